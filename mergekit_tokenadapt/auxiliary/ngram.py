@@ -1,0 +1,72 @@
+"""The embedded default: character n-grams of the tokens' text. No download, no model.
+
+TF-IDF weights of all n-grams of 1 to 4 characters, reduced to a few hundred dimensions by truncated
+singular value decomposition over the two vocabularies at hand. Texts that share rare parts are
+close; texts that differ in case or in a leading space only are closest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
+from mergekit_tokenadapt.errors import TokenAdaptError
+
+DIMENSIONS = 256
+LONGEST = 4
+"""Characters of the longest n-grams."""
+SEED = 0
+"""Of the randomised decomposition."""
+
+
+class NgramSpace(AuxiliarySpace):
+    """``auxiliary: ngram`` or ``auxiliary: ngram:DIMENSIONS``."""
+
+    def __init__(self, dimensions: int = DIMENSIONS) -> None:
+        self.dimensions = dimensions
+
+    @classmethod
+    def from_argument(cls, argument: str | None) -> NgramSpace:
+        """The argument is the number of dimensions."""
+        if argument is None:
+            return cls()
+        if not argument.isdecimal() or int(argument) < 1:
+            raise TokenAdaptError(
+                f"auxiliary 'ngram:{argument}': give the number of dimensions, for instance ngram:256"
+            )
+        return cls(int(argument))
+
+    def embed(self, texts: Sequence[str], *, device: torch.device, quiet: bool = False) -> Tensor:
+        """Fit to `texts` and embed them; on the CPU, whatever `device` is."""
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        # An n-gram of one text only cannot make it similar to another: it is left out (min_df).
+        vectorizer = TfidfVectorizer(analyzer=ngrams, sublinear_tf=True, min_df=min(2, len(texts)), dtype=np.float32)
+        weights = vectorizer.fit_transform(texts)
+        dimensions = min(self.dimensions, min(weights.shape) - 1)
+        if dimensions < 2:  # too little for a decomposition: the weights themselves are the vectors
+            return torch.from_numpy(weights.toarray())
+        reduced = TruncatedSVD(dimensions, n_iter=2, random_state=SEED).fit_transform(weights)
+        return torch.from_numpy(np.ascontiguousarray(reduced, dtype=np.float32))
+
+
+def ngrams(text: str) -> Iterator[str]:
+    """The n-grams of a text without its case and leading space, then a mark for each of these.
+
+    >>> sorted(ngrams(" On"))
+    ['\\x02', '\\x02o', '\\x02on', '\\x02on\\x03', '\\x1e', '\\x1f', 'n', 'n\\x03', 'o', 'on', 'on\\x03']
+    """
+    core = text.casefold().strip(" ")
+    bounded = f"\x02{core}\x03" if core else text
+    for length in range(1, LONGEST + 1):
+        for start in range(len(bounded) - length + 1):
+            yield bounded[start : start + length]
+    if core and text.startswith(" "):
+        yield "\x1f"
+    if core and text.casefold() != text:
+        yield "\x1e"

@@ -1,0 +1,61 @@
+"""The contract of a method, and how a recipe names one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import pydantic
+
+from mergekit_tokenadapt import registry
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.mixture import Mixture
+from mergekit_tokenadapt.problem import TransferProblem
+
+
+class Method(pydantic.BaseModel, ABC, frozen=True, extra="forbid"):
+    """One way to make rows for new tokens. Its fields are its options in the recipe.
+
+    Implementations register under the entry-point group ``mergekit_tokenadapt.methods``. A method is
+    arithmetic: it gets tokens, ids and vectors, and returns weights; it reads no files.
+    """
+
+    summary: ClassVar[str]
+    """One line for `mergekit-tokenadapt methods`."""
+    source: ClassVar[str]
+    """Where the method comes from."""
+    needs_auxiliary: ClassVar[bool] = False
+
+    @abstractmethod
+    def weigh(self, problem: TransferProblem) -> Mixture:
+        """How each of the N new tokens is made of old rows: N mixtures, no weights of the model needed.
+
+        A token that the method has nothing for gets an empty mixture.
+        """
+
+
+def find_method(name: str, options: Mapping[str, Any]) -> Method:
+    """The method that a recipe names, with its options.
+
+    Raises:
+        TokenAdaptError: unknown name or option, or a value out of range; the message names the key.
+    """
+    method = registry.load(registry.METHODS, name, Method)
+    try:
+        return method.model_validate(dict(options))
+    except pydantic.ValidationError as error:
+        raise TokenAdaptError(f"method {name!r}: {describe_errors(error, list(method.model_fields))}") from error
+
+
+def describe_errors(error: pydantic.ValidationError, known_keys: list[str] | None = None) -> str:
+    """pydantic's errors on one line: which key, what was wrong, what was given."""
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            options = f"; its options are: {', '.join(known_keys)}" if known_keys else ""
+            lines.append(f"unknown option {key!r}{options}")
+        else:
+            lines.append(f"{key}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, not {problem['input']!r}")
+    return "; ".join(lines)

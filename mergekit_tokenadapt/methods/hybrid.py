@@ -1,0 +1,32 @@
+"""TokenAdapt itself: local and global estimates, mixed (arXiv 2505.09738, 3.4)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from mergekit_tokenadapt.methods.base import Method
+from mergekit_tokenadapt.methods.local import Local
+from mergekit_tokenadapt.methods.nearest import Global
+from mergekit_tokenadapt.mixture import Mixture
+from mergekit_tokenadapt.problem import TransferProblem
+
+
+class Hybrid(Method):
+    """``(1 - global_weight) * local + global_weight * global``; where one has nothing, the other alone."""
+
+    summary: ClassVar[str] = "local and global estimates, mixed: the paper's method"
+    source: ClassVar[str] = "TokenAdapt, arXiv 2505.09738, section 3.4"
+    needs_auxiliary: ClassVar[bool] = True
+
+    temperature: float = Field(default=0.3, gt=0, description="of both estimates; below 1 sharpens the weights")
+    top_k: int = Field(default=3, ge=1, description="neighbours of a new token")
+    global_weight: float = Field(default=0.3, ge=0, le=1, description="share of the global estimate")
+    threshold: float = Field(default=0.0, ge=-1, le=1, description="least cosine similarity of a neighbour")
+
+    def weigh(self, problem: TransferProblem) -> Mixture:
+        """The local mixture plus the global one."""
+        local = Local(temperature=self.temperature).weigh(problem)
+        nearest = Global(temperature=self.temperature, top_k=self.top_k, threshold=self.threshold).weigh(problem)
+        return local.plus(nearest, self.global_weight)

@@ -1,0 +1,69 @@
+"""TokenAdapt's local estimate: the pieces, weighted by meaning and length (arXiv 2505.09738, 3.2)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mergekit_tokenadapt.methods.base import Method
+from mergekit_tokenadapt.mixture import Mixture
+from mergekit_tokenadapt.problem import TransferProblem
+
+
+class Local(Method):
+    """For a new token with pieces j = 1..m, phi its unit vector and phi_j those of the pieces:
+
+    ``a_j = phi . phi_j``; ``u = softmax(a)``; ``l_j = characters(j) / max(1, characters(new))``;
+    ``c = (u + l) / 2``; ``w = softmax(c / temperature)``; row = ``sum_j w_j E[j]``.
+    """
+
+    summary: ClassVar[str] = "old pieces, weighted by similarity of meaning and by length"
+    source: ClassVar[str] = "TokenAdapt, arXiv 2505.09738, section 3.2"
+    needs_auxiliary: ClassVar[bool] = True
+
+    temperature: float = Field(default=0.3, gt=0, description="below 1 sharpens the weights, above 1 flattens them")
+
+    def weigh(self, problem: TransferProblem) -> Mixture:
+        """The pieces with weights w."""
+        pieces, device = problem.pieces, problem.device
+        rows, ids = torch.from_numpy(pieces.rows).to(device), torch.from_numpy(pieces.ids).to(device)
+        num_new = len(pieces)
+
+        new_NA, candidates_CA = problem.vectors_of(problem.new_tokens), problem.vectors_of(problem.candidates)
+        place_of_id = torch.full((problem.base_rows,), -1, dtype=torch.int64, device=device)
+        place_of_id[problem.candidate_ids] = torch.arange(len(candidates_CA), device=device)
+        similarity = _paired_dot(new_NA, rows, candidates_CA, place_of_id[ids])
+
+        lengths = torch.zeros(problem.base_rows, device=device)
+        lengths[problem.candidate_ids] = torch.tensor([_characters(t.bytes) for t in problem.candidates], device=device)
+        new_lengths = torch.tensor([_characters(t.bytes) for t in problem.new_tokens], device=device)
+        length_share = lengths[ids] / new_lengths.clamp(min=1)[rows]
+
+        closeness = (segment_softmax(similarity, rows, num_new) + length_share) / 2
+        weights = segment_softmax(closeness / self.temperature, rows, num_new)
+        return Mixture.from_triplets(rows, ids, weights, num_new)
+
+
+def segment_softmax(values: Tensor, segments: Tensor, num_segments: int) -> Tensor:
+    """Softmax over the values of each segment: float32 [Z], segments int64 [Z] -> float32 [Z]."""
+    highest = values.new_full((num_segments,), -torch.inf).scatter_reduce(0, segments, values, "amax")
+    exponentials = (values - highest[segments]).exp()
+    sums = values.new_zeros(num_segments).index_add(0, segments, exponentials)
+    return exponentials / sums[segments]
+
+
+def _characters(content: bytes) -> float:
+    """Characters of a token's text; an incomplete character counts as one."""
+    return float(len(content.decode("utf-8", errors="replace")))
+
+
+def _paired_dot(left: Tensor, left_ids: Tensor, right: Tensor, right_ids: Tensor, *, block: int = 65536) -> Tensor:
+    """``left[left_ids[z]] . right[right_ids[z]]`` for every z, in blocks: float32 [Z]."""
+    products = left.new_empty(len(left_ids))
+    for start in range(0, len(left_ids), block):
+        part = slice(start, start + block)
+        products[part] = (left[left_ids[part]] * right[right_ids[part]]).sum(1)
+    return products

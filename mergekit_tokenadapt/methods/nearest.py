@@ -1,0 +1,36 @@
+"""TokenAdapt's global estimate: the nearest old tokens (arXiv 2505.09738, 3.3)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from mergekit_tokenadapt.methods.base import Method
+from mergekit_tokenadapt.mixture import Mixture
+from mergekit_tokenadapt.problem import TransferProblem
+
+
+class Global(Method):
+    """The `top_k` old tokens nearest to a new one in the auxiliary space:
+
+    ``a_i = phi . phi_i``; ``w = softmax(a / temperature)``; row = ``sum_i w_i E[i]``. Where
+    `threshold` is given, neighbours with ``a_i < threshold`` are left out and the rest renormalised.
+    """
+
+    summary: ClassVar[str] = "nearest old tokens in the auxiliary space"
+    source: ClassVar[str] = "TokenAdapt, arXiv 2505.09738, section 3.3"
+    needs_auxiliary: ClassVar[bool] = True
+
+    temperature: float = Field(default=0.3, gt=0, description="below 1 sharpens the weights, above 1 flattens them")
+    top_k: int = Field(default=3, ge=1, description="neighbours of a new token")
+    threshold: float = Field(default=0.0, ge=-1, le=1, description="least cosine similarity of a neighbour")
+
+    def weigh(self, problem: TransferProblem) -> Mixture:
+        """The neighbours with weights w; no neighbour above the threshold gives an empty mixture."""
+        similarities_NK, ids_NK = problem.neighbours(self.top_k)
+        kept_NK = similarities_NK >= self.threshold
+        weights_NK = torch.where(kept_NK, similarities_NK / self.temperature, -torch.inf).softmax(dim=1)
+        rows = torch.arange(len(ids_NK), device=ids_NK.device)[:, None].expand_as(ids_NK)
+        return Mixture.from_triplets(rows[kept_NK], ids_NK[kept_NK], weights_NK[kept_NK], len(ids_NK))

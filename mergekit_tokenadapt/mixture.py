@@ -1,0 +1,101 @@
+"""Rows as weighted sums of old rows: the sparse half of every plan.
+
+Letters: N new rows, V rows of the old matrix, D width of a row, Z non-zero weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CHUNK_ROWS = 16384
+"""New rows computed at a time: bounds the float32 copies to the old rows that these need."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """N rows, each a weighted sum of rows of a V x D matrix, in compressed sparse rows.
+
+    Row n is ``sum(weights[j] * matrix[ids[j]] for j in range(indptr[n], indptr[n + 1]))``. It can be
+    empty: the method found nothing to make it from.
+    """
+
+    indptr: Tensor
+    """int64 [N + 1]"""
+    ids: Tensor
+    """int64 [Z]: rows of the old matrix."""
+    weights: Tensor
+    """float32 [Z]"""
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def counts(self) -> Tensor:
+        """Number of weights of each row, int64 [N]."""
+        return self.indptr.diff()
+
+    @property
+    def rows(self) -> Tensor:
+        """For each weight, the row it belongs to, int64 [Z]."""
+        return torch.repeat_interleave(torch.arange(len(self), device=self.indptr.device), self.counts)
+
+    def row(self, index: int) -> list[tuple[int, float]]:
+        """(old id, weight) of one row, heaviest first."""
+        start, end = int(self.indptr[index]), int(self.indptr[index + 1])
+        pairs = zip(self.ids[start:end].tolist(), self.weights[start:end].tolist(), strict=True)
+        return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
+
+    def cpu(self) -> Mixture:
+        """The same mixture in main memory."""
+        return Mixture(self.indptr.cpu(), self.ids.cpu(), self.weights.cpu())
+
+    @classmethod
+    def from_triplets(cls, rows: Tensor, ids: Tensor, weights: Tensor, num_rows: int) -> Mixture:
+        """Pack (row, old id, weight) triplets; weights of the same row and id are added up."""
+        width = int(ids.max()) + 1 if len(ids) else 1
+        places = torch.stack([rows, ids])
+        packed = torch.sparse_coo_tensor(places, weights.float(), (num_rows, width), check_invariants=True).coalesce()
+        counts = torch.bincount(packed.indices()[0], minlength=num_rows)
+        return cls(_indptr(counts), packed.indices()[1], packed.values())
+
+    def plus(self, other: Mixture, share: float) -> Mixture:
+        """``(1 - share) * self + share * other``, row by row; an empty row leaves the other one whole."""
+        mine, others = torch.full((len(self),), 1 - share), torch.full((len(self),), share)
+        mine, others = mine.to(self.weights), others.to(self.weights)
+        mine[other.counts == 0] = 1
+        others[self.counts == 0] = 1
+        return Mixture.from_triplets(
+            torch.cat([self.rows, other.rows]),
+            torch.cat([self.ids, other.ids]),
+            torch.cat([self.weights * mine[self.rows], other.weights * others[other.rows]]),
+            len(self),
+        )
+
+    def apply(self, matrix_VD: Tensor) -> Tensor:
+        """The N rows, float32 [N, D], on the device of `matrix_VD`, which is not changed.
+
+        Only the old rows that a chunk of new rows needs are copied to float32 at a time.
+        """
+        device = matrix_VD.device
+        indptr, ids, weights = self.indptr.to(device), self.ids.to(device), self.weights.to(device)
+        made_ND = torch.zeros((len(self), matrix_VD.shape[1]), dtype=torch.float32, device=device)
+        for start in range(0, len(self), CHUNK_ROWS):
+            end = min(start + CHUNK_ROWS, len(self))
+            first, last = int(indptr[start]), int(indptr[end])
+            used, place = ids[first:last].unique(return_inverse=True)
+            if len(used):
+                made_ND[start:end] = torch.nn.functional.embedding_bag(
+                    place,
+                    matrix_VD.index_select(0, used).float(),
+                    indptr[start:end] - first,
+                    mode="sum",
+                    per_sample_weights=weights[first:last],
+                )
+        return made_ND
+
+
+def _indptr(counts: Tensor) -> Tensor:
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

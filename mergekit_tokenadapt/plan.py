@@ -1,0 +1,185 @@
+"""The transfer plan: how every row of the new matrices is made of old rows.
+
+A plan is data. It is made without loading any weights, and can be saved, explained and tested on
+its own. Every row has one of four origins:
+
+- copied: COPIED and SPECIAL rows with a source; bit for bit the old row;
+- mixed: NEW rows, and SPECIAL rows made from a text; a weighted sum of old rows;
+- mean: PADDING rows, NEW special tokens, and NEW tokens that the method found nothing for; the mean
+  of the old vocabulary's rows. Its logit is the mean of the old tokens' logits, so it is never the
+  highest one: such a row cannot be generated, where a row of zeros (logit 0) could.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.matching import Reason, VocabularyMap
+from mergekit_tokenadapt.methods.base import Method
+from mergekit_tokenadapt.methods.mean import uniform
+from mergekit_tokenadapt.mixture import Mixture
+from mergekit_tokenadapt.problem import TransferProblem
+
+FORMAT = "mergekit-tokenadapt plan 1"
+
+
+@dataclass(frozen=True)
+class TransferPlan:
+    """How each of R new rows is made of V old rows."""
+
+    mapping: VocabularyMap
+    base_ids: Tensor
+    """int64: the old rows that belong to a token; their mean makes the rows of origin "mean"."""
+    mixed_ids: Tensor
+    """int64 [M]: the new rows that are mixed."""
+    mixture: Mixture
+    """The M mixtures."""
+    method: str
+    options: Mapping[str, Any]
+
+    @property
+    def num_rows(self) -> int:
+        """R: rows of the new matrices."""
+        return self.mapping.num_rows
+
+    @property
+    def copied_ids(self) -> Tensor:
+        """The new rows that are copied, ascending, int64."""
+        return torch.from_numpy(np.flatnonzero(self.mapping.sources >= 0))
+
+    @property
+    def mean_ids(self) -> Tensor:
+        """The new rows that are the mean of the old ones, ascending, int64."""
+        is_mean = torch.ones(self.num_rows, dtype=torch.bool)
+        is_mean[self.copied_ids] = False
+        is_mean[self.mixed_ids] = False
+        return is_mean.nonzero().flatten()
+
+    def counts(self) -> dict[str, int]:
+        """Rows per reason, and `unresolved`: NEW rows that are the mean for want of anything better."""
+        unresolved = (self.mapping.reasons[self.mean_ids.numpy()] == Reason.NEW).sum()
+        return {**self.mapping.counts(), "unresolved": int(unresolved)}
+
+    def apply(self, matrix: Tensor) -> Tensor:
+        """Make the new rows from the old ones.
+
+        Args:
+            matrix: [V, ...], any floating dtype, vocabulary axis first; not changed. One-dimensional
+                for vocabulary biases.
+
+        Returns:
+            [R, ...], same dtype and device. Sums are computed in float32.
+
+        Raises:
+            TokenAdaptError: the matrix has fewer rows than the plan uses.
+        """
+        used = [self.base_ids, torch.from_numpy(self.mapping.sources), self.mixture.ids]
+        needed = int(torch.cat(used).max()) + 1
+        if len(matrix) < needed:
+            raise TokenAdaptError(f"a vocabulary tensor has {len(matrix)} rows, but the plan uses {needed}")
+        if self.mapping.is_identity and self.num_rows == len(matrix):
+            return matrix.clone()
+        device = matrix.device
+        flat_VD = matrix.reshape(len(matrix), -1)
+        new_RD = torch.empty((self.num_rows, flat_VD.shape[1]), dtype=matrix.dtype, device=device)
+        copied = self.copied_ids
+        sources = torch.from_numpy(self.mapping.sources)[copied]
+        new_RD[copied.to(device)] = flat_VD.index_select(0, sources.to(device))
+        new_RD[self.mixed_ids.to(device)] = self.mixture.apply(flat_VD).to(matrix.dtype)
+        new_RD[self.mean_ids.to(device)] = mean_row(flat_VD, self.base_ids.to(device)).to(matrix.dtype)
+        return new_RD.reshape(self.num_rows, *matrix.shape[1:])
+
+    def explain(self, row: int) -> list[tuple[int, float]]:
+        """(old id, weight) pairs that make a new row, heaviest first; empty for a mean row."""
+        if self.mapping.sources[row] >= 0:
+            return [(int(self.mapping.sources[row]), 1.0)]
+        place = (self.mixed_ids == row).nonzero().flatten()
+        return self.mixture.row(int(place[0])) if len(place) else []
+
+    def save(self, file: Path) -> None:
+        """Write the plan: safetensors content with a JSON header. Same plan, same bytes."""
+        header = {
+            "format": FORMAT,
+            "method": self.method,
+            "options": dict(self.options),
+            "texts": {str(row): text for row, text in sorted(self.mapping.texts.items())},
+            "is_identity": self.mapping.is_identity,
+        }
+        tensors = {
+            "reasons": torch.from_numpy(self.mapping.reasons),
+            "sources": torch.from_numpy(self.mapping.sources),
+            "base_ids": self.base_ids,
+            "mixed_ids": self.mixed_ids,
+            "indptr": self.mixture.indptr,
+            "ids": self.mixture.ids,
+            "weights": self.mixture.weights,
+        }
+        save_file(tensors, str(file), metadata={"plan": json.dumps(header, sort_keys=True)})
+
+    @classmethod
+    def load(cls, file: Path) -> TransferPlan:
+        """Read a plan that `save` wrote.
+
+        Raises:
+            TokenAdaptError: the file is missing, or not a plan.
+        """
+        try:
+            with safe_open(str(file), framework="pt") as opened:
+                header = json.loads((opened.metadata() or {})["plan"])
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            if header["format"] != FORMAT:
+                raise TokenAdaptError(f"{file} is a plan of another version: {header['format']!r}, not {FORMAT!r}")
+            mapping = VocabularyMap(
+                tensors["reasons"].numpy(),
+                tensors["sources"].numpy(),
+                {int(row): text for row, text in header["texts"].items()},
+                header["is_identity"],
+            )
+            mixture = Mixture(tensors["indptr"], tensors["ids"], tensors["weights"])
+            return cls(mapping, tensors["base_ids"], tensors["mixed_ids"], mixture, header["method"], header["options"])
+        except (OSError, KeyError, ValueError, AttributeError, SafetensorError) as error:
+            if isinstance(error, TokenAdaptError):
+                raise
+            raise TokenAdaptError(f"{file} is not a transfer plan: {error}") from error
+
+
+def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPlan:
+    """Let `method` weigh the new tokens, and put copied, mixed and mean rows together."""
+    mapping = problem.mapping
+    text_ids = sorted(mapping.texts)
+    from_texts = uniform(problem.segmenter.cut([mapping.texts[i].encode("utf-8") for i in text_ids]))
+    ids = torch.from_numpy(np.concatenate([problem.new_ids, np.array(text_ids, dtype=np.int64)]))
+    mixtures = _stack(method.weigh(problem).cpu(), from_texts) if len(problem.new_ids) else from_texts
+    found = mixtures.counts > 0
+    mixture = Mixture(
+        torch.cat([torch.zeros(1).long(), mixtures.counts[found].cumsum(0)]), mixtures.ids, mixtures.weights
+    )
+    base_ids = torch.tensor([t.id for t in problem.base if t.id < problem.base_rows], dtype=torch.int64)
+    return TransferPlan(mapping, base_ids, ids[found], mixture, name, method.model_dump(mode="json"))
+
+
+def mean_row(matrix_VD: Tensor, ids: Tensor, *, block: int = 65536) -> Tensor:
+    """The mean of some rows, float32 [D], computed in float64, block by block."""
+    total = torch.zeros(matrix_VD.shape[1], dtype=torch.float64, device=matrix_VD.device)
+    for part in ids.split(block):
+        total += matrix_VD.index_select(0, part).sum(0, dtype=torch.float64)
+    return (total / max(1, len(ids))).float()
+
+
+def _stack(first: Mixture, second: Mixture) -> Mixture:
+    return Mixture(
+        torch.cat([first.indptr, second.indptr[1:] + first.indptr[-1]]),
+        torch.cat([first.ids, second.ids]),
+        torch.cat([first.weights, second.weights]),
+    )

@@ -1,0 +1,59 @@
+"""Putting our recipe field and our planner into mergekit."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated, Any, Optional
+
+import mergekit.config
+import mergekit.merge
+import mergekit.plan
+from pydantic import BeforeValidator
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+
+SEAMS = (
+    (mergekit.config, "MergeConfiguration"),
+    (mergekit.config, "TokenizerConfig"),
+    (mergekit.merge, "MergePlanner"),
+    (mergekit.plan, "PermutedVocabulary"),
+    (mergekit.plan, "BuildTokenizer"),
+)
+"""The names in mergekit that the plugin takes the place of or subclasses."""
+
+
+def is_active() -> bool:
+    """Whether this process's mergekit knows the ``adapt`` block."""
+    return getattr(mergekit.merge.MergePlanner, "understands_adapt", False)
+
+
+def activate_once() -> None:
+    """See `mergekit_tokenadapt.activate`."""
+    if is_active():
+        return
+    _check_seams()
+    from mergekit_tokenadapt.plugin.planner import AdaptingPlanner
+    from mergekit_tokenadapt.plugin.recipe import AdaptingTokenizerConfig
+
+    configuration = mergekit.config.MergeConfiguration
+    field = configuration.model_fields["tokenizer"]
+    field.annotation = Optional[Annotated[AdaptingTokenizerConfig, BeforeValidator(_as_dict)]]  # noqa: UP045
+    configuration.__annotations__["tokenizer"] = field.annotation
+    configuration.model_rebuild(force=True)
+    mergekit.merge.MergePlanner = AdaptingPlanner
+
+
+def _as_dict(value: Any) -> Any:
+    """Let a program still pass mergekit's own `TokenizerConfig` object."""
+    is_stock = type(value) is mergekit.config.TokenizerConfig
+    return value.model_dump(exclude_unset=True) if is_stock else value
+
+
+def _check_seams() -> None:
+    installed = version("mergekit")
+    missing = [name for module, name in SEAMS if not hasattr(module, name)]
+    if missing or not hasattr(mergekit.plan.MergePlanner, "plan_tensor"):
+        raise TokenAdaptError(
+            f"mergekit-tokenadapt works with mergekit 0.1.5 and later 0.1.x, not with the installed {installed} "
+            f"(which lacks {', '.join(missing) or 'MergePlanner.plan_tensor'})"
+        )

@@ -1,0 +1,100 @@
+"""Looking at the input models before the first slow step: tokenizers, shapes, and what cannot work."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergekit.architecture import ModelArchitecture
+from mergekit.common import ModelReference
+from mergekit.io.tasks import LoaderCache
+from mergekit.options import MergeOptions
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
+
+FLOATS = {"F64", "F32", "F16", "BF16"}
+"""safetensors names of the dtypes that rows can be mixed in."""
+
+
+@dataclass(frozen=True)
+class InputModel:
+    """One input model of the recipe."""
+
+    reference: ModelReference
+    tokenizer: TokenizerFiles
+    folder: Path
+    rows: int | None
+    """Rows of its vocabulary tensors; None where that cannot be read without loading them."""
+    row_shape: tuple[int, ...] | None
+    """Shape of one row of its widest vocabulary tensor; None likewise."""
+
+
+def look_at(reference: ModelReference, architecture: ModelArchitecture, options: MergeOptions) -> InputModel:
+    """Read what is needed of an input model, without loading tensors.
+
+    Raises:
+        TokenAdaptError: it is quantised, has no vocabulary tensor, or its tokenizer cannot be read.
+    """
+    config = reference.config(trust_remote_code=options.trust_remote_code)
+    if getattr(config, "quantization_config", None):
+        raise TokenAdaptError(
+            f"{reference} is a quantised checkpoint; rows cannot be mixed in it: use the unquantised model"
+        )
+    weights = [w for w in architecture.all_weights(config) if w.vocabulary_axis is not None]
+    loader = LoaderCache().get(reference)
+    names = {w.name: [w.name, *(w.aliases or ()), *(w.tied_names or ())] for w in weights}
+    present = {w: n for w, tries in names.items() for n in tries if n in loader.index.tensor_paths}
+    if not present:
+        raise TokenAdaptError(f"{reference} has no tensor with a vocabulary axis that mergekit knows of")
+    axes = {w.name: w.vocabulary_axis for w in weights}
+    shapes = []
+    for weight, name in present.items():
+        found = _shape(Path(loader.index.base_path) / loader.index.tensor_paths[name], name)
+        if found is None:
+            continue
+        dtype, shape = found
+        if dtype not in FLOATS:
+            raise TokenAdaptError(
+                f"{reference}: the tensor {name} is {dtype}, not a floating-point type that rows can be mixed in"
+            )
+        axis = axes[weight]
+        shapes.append((shape[axis], (*shape[:axis], *shape[axis + 1 :])))
+    path = reference.model
+    tokenizer = load_tokenizer(path.path, revision=path.revision, trust_remote_code=options.trust_remote_code)
+    return InputModel(
+        reference,
+        tokenizer,
+        Path(loader.index.base_path),
+        min((rows for rows, _ in shapes), default=None),
+        max((row for _, row in shapes), key=len, default=None),
+    )
+
+
+def check_together(models: list[InputModel]) -> None:
+    """Refuse models whose rows cannot be merged.
+
+    Raises:
+        TokenAdaptError: their hidden sizes differ.
+    """
+    shapes = {m.row_shape: m for m in models if m.row_shape is not None}
+    if len(shapes) > 1:
+        listed = ", ".join(f"{m.reference}: {'x'.join(map(str, shape))}" for shape, m in shapes.items())
+        raise TokenAdaptError(f"models of different hidden sizes cannot be merged ({listed})")
+
+
+def _shape(file: Path, name: str) -> tuple[str, tuple[int, ...]] | None:
+    """(dtype, shape) of a tensor in a safetensors file, from its header; None for other formats."""
+    if file.suffix != ".safetensors":
+        return None
+    try:
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            if length > 100_000_000:
+                raise ValueError("header too long")
+            entry = json.loads(opened.read(length))[name]
+        return entry["dtype"], tuple(entry["shape"])
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise TokenAdaptError(f"{file} is not a readable safetensors file: {error}") from error

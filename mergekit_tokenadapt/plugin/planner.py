@@ -1,0 +1,143 @@
+"""mergekit's planner, with one task swapped where a recipe has an ``adapt`` block."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from mergekit.architecture import ModelArchitecture, WeightInfo
+from mergekit.common import ImmutableMap, ModelReference
+from mergekit.config import ConfigReader, MergeConfiguration
+from mergekit.options import MergeOptions
+from mergekit.plan import MergePlanner
+
+from mergekit_tokenadapt.auxiliary import find_auxiliary
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.output import OutputFolder
+from mergekit_tokenadapt.plugin.inputs import InputModel, check_together, look_at
+from mergekit_tokenadapt.plugin.recipe import AdaptConfig
+from mergekit_tokenadapt.plugin.tasks import AdaptVocabulary, FinishWithTokenizer, PlanTransfer
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
+from mergekit_tokenadapt.transfer import Transfer, choose_rows
+
+LOG = logging.getLogger(__name__)
+
+
+class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
+    """Plans like mergekit; with an ``adapt`` block, every vocabulary tensor is adapted on its way in.
+
+    All that can be wrong with the input is found here, before mergekit makes the output folder.
+    """
+
+    understands_adapt = True
+    _plans: ImmutableMap[ModelReference, PlanTransfer] | None = None
+
+    def __init__(
+        self,
+        config: MergeConfiguration,
+        arch_info: ModelArchitecture,
+        options: MergeOptions,
+        out_model_config: Any,
+    ) -> None:
+        super().__init__(config, arch_info, options, out_model_config)
+        adapt: AdaptConfig | None = getattr(config.tokenizer, "adapt", None)
+        if adapt is not None:
+            self._prepare(adapt)
+
+    def plan_tensor(
+        self,
+        weight: WeightInfo,
+        weights_in: list[WeightInfo],
+        models: list[ModelReference],
+        cfg_reader: ConfigReader,
+    ) -> None:
+        """Plan one tensor; a vocabulary tensor goes through our task where mergekit planned its own."""
+        planned = len(self._tensors)
+        super().plan_tensor(weight, weights_in, models, cfg_reader)
+        if self._plans is None or weight.vocabulary_axis is None or len(self._tensors) == planned:
+            return
+        weight, merge = self._tensors[-1]
+        stock = merge.gather_tensors
+        adapted = AdaptVocabulary(
+            **{name: getattr(stock, name) for name in type(stock).model_fields},
+            plans=ImmutableMap({model: self._plans[model] for model in models}),
+        )
+        self._tensors[-1] = (weight, merge.model_copy(update={"gather_tensors": adapted}))
+
+    def _prepare(self, adapt: AdaptConfig) -> None:
+        """Read tokenizers and shapes, refuse what cannot work, and make the plan tasks."""
+        method = adapt.make_method()
+        auxiliary = find_auxiliary(adapt.auxiliary) if method.needs_auxiliary else None
+        models = [look_at(reference, self.arch_info, self.options) for reference in self._references()]
+        check_together(models)
+        target = self._target(models[0])
+        rows = [(m.tokenizer, self._rows(m)) for m in models]
+        num_rows = choose_rows(adapt.rows, rows, target, self.config.tokenizer.pad_to_multiple_of)
+        plans = {
+            model.reference: PlanTransfer(
+                transfer=Transfer(
+                    base=model.tokenizer,
+                    target=target,
+                    method_name=adapt.method,
+                    method=method,
+                    num_rows=num_rows,
+                    base_rows=base_rows,
+                    auxiliary=auxiliary,
+                    token_map=adapt.token_map,
+                    device=torch.device(self.options.device or "cpu"),
+                    quiet=self.options.quiet,
+                )
+            )
+            for model, (_, base_rows) in zip(models, rows, strict=True)
+        }
+        for plan in plans.values():
+            plan.transfer.check()
+        self._plans = ImmutableMap(plans)
+        folder = OutputFolder(
+            base=models[0].tokenizer,
+            base_folder=models[0].folder,
+            target=target,
+            num_rows=num_rows,
+            vocab_size_key=self.arch_info.vocab_size_config_key or "vocab_size",
+            adapt=adapt.model_dump(mode="json"),
+            inputs=tuple((str(m.reference), m.folder) for m in models),
+        )
+        folder.check()
+        stock = self._tokenizer_task
+        self._tokenizer_task = FinishWithTokenizer(
+            **{name: getattr(stock, name) for name in type(stock).model_fields},
+            plans=tuple(plans.values()),
+            folder=folder,
+        )
+
+    def _references(self) -> list[ModelReference]:
+        """The input models, the base model first, then in the order of the recipe."""
+        config = self.config
+        listed = [config.base_model] if config.base_model else []
+        listed += [m.model for m in config.models or ()]
+        listed += [source.model for s in config.slices or () for source in s.sources]
+        for module in (config.modules or {}).values():
+            listed += [m.model for m in module.models or ()]
+            listed += [source.model for s in module.slices or () for source in s.sources]
+        return list(dict.fromkeys(listed))
+
+    def _target(self, base: InputModel) -> TokenizerFiles:
+        source = self.config.tokenizer.source
+        if source == "base":
+            return base.tokenizer
+        return load_tokenizer(
+            source.model.path,
+            revision=source.model.revision,
+            trust_remote_code=self.options.trust_remote_code,
+        )
+
+    def _rows(self, model: InputModel) -> int:
+        """Rows of the vocabulary tensors, or what the config says where only loading could tell."""
+        if model.rows is not None:
+            return model.rows
+        rows = model.tokenizer.model_rows
+        if rows is None:
+            raise TokenAdaptError(f"{model.reference}: its config.json has no vocab_size")
+        LOG.info("taking the number of rows of %s from its config: %d", model.reference, rows)
+        return rows

@@ -1,0 +1,56 @@
+"""The recipe block ``tokenizer.adapt``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from mergekit.tokenizer.config import TokenizerConfig
+from pydantic import BaseModel, Field, PositiveInt, model_validator
+
+from mergekit_tokenadapt.methods import Method, find_method
+
+
+class AdaptConfig(BaseModel, frozen=True, extra="allow"):
+    """Options that every method has. Any other key is an option of the method, and checked by it."""
+
+    method: str = Field(default="hybrid", description="how rows of new tokens are made")
+    auxiliary: str = Field(default="ngram", description="embedding space: ngram, a folder, or a hub id")
+    rows: Literal["exact", "donor"] | PositiveInt | None = Field(
+        default=None,
+        description="rows of the output matrices: highest id + 1 (exact, the default), those of the target's model "
+        "(donor), or a number; a model that already speaks the target tokenizer keeps its rows by default",
+    )
+    token_map: Mapping[str, str] = Field(
+        default_factory=dict, description="special tokens: {OLD: NEW}, or {NEW: text to make it from}"
+    )
+    chat_template: str = Field(default="target", description="target, base, or a file with Jinja source")
+    save_plan: bool = Field(default=True, description="write tokenadapt.plan into the output folder")
+
+    @model_validator(mode="after")
+    def _check_method(self) -> AdaptConfig:
+        self.make_method()
+        return self
+
+    def make_method(self) -> Method:
+        """The method with its options."""
+        return find_method(self.method, self.model_extra or {})
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+
+class AdaptingTokenizerConfig(TokenizerConfig, frozen=True):  # type: ignore[misc]
+    """mergekit's tokenizer block with one more field."""
+
+    adapt: AdaptConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_neighbours(cls, block: Any) -> Any:
+        if isinstance(block, Mapping) and block.get("adapt") is not None:
+            if block.get("source") in (None, "union"):
+                raise ValueError("tokenizer.adapt needs tokenizer.source: a tokenizer folder, a hub id, or 'base'")
+            if block.get("tokens"):
+                raise ValueError("tokenizer.tokens cannot be used with tokenizer.adapt: use tokenizer.adapt.token_map")
+        return block

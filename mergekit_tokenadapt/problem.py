@@ -1,0 +1,100 @@
+"""What a method is given: two vocabularies, how they match, and what is known of the new tokens.
+
+Letters: N new tokens, C candidate old tokens, A dimensions of the auxiliary space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
+from mergekit_tokenadapt.matching import Reason, VocabularyMap
+from mergekit_tokenadapt.segmentation import Pieces, Segmenter
+from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
+
+
+@dataclass(frozen=True)
+class TransferProblem:
+    """Old rows are known, new rows are wanted. Everything here is made on first use, and kept."""
+
+    base: Vocabulary
+    target: Vocabulary
+    mapping: VocabularyMap
+    segmenter: Segmenter
+    base_rows: int
+    auxiliary: AuxiliarySpace | None = None
+    device: torch.device = torch.device("cpu")
+    quiet: bool = False
+
+    @cached_property
+    def new_tokens(self) -> list[Token]:
+        """The N tokens to make rows for, by ascending id.
+
+        Special tokens without a counterpart are not among them: they stand for no text.
+        """
+        ids = self.mapping.ids(Reason.NEW).tolist()
+        return [t for t in map(self.target.by_id.__getitem__, ids) if t.kind is not TokenKind.SPECIAL]
+
+    @cached_property
+    def new_ids(self) -> np.ndarray:
+        """Their ids, int64 [N]."""
+        return np.array([t.id for t in self.new_tokens], dtype=np.int64)
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """The old tokens that each new token's text is cut into."""
+        return self.segmenter.cut([t.bytes for t in self.new_tokens])
+
+    @cached_property
+    def candidates(self) -> list[Token]:
+        """The C old tokens that can be a neighbour: all that stand for text and have a row.
+
+        Sorted by bytes, so that ties between neighbours do not depend on how ids were given out.
+        """
+        usable = [t for t in self.base if t.kind is not TokenKind.SPECIAL and t.id < self.base_rows]
+        return sorted(usable, key=lambda t: (t.bytes, t.kind, t.spelling))
+
+    @cached_property
+    def candidate_ids(self) -> Tensor:
+        """Their ids, int64 [C], on `device`."""
+        return torch.tensor([t.id for t in self.candidates], dtype=torch.int64, device=self.device)
+
+    @cached_property
+    def _vectors(self) -> tuple[Tensor, dict[str, int]]:
+        """Unit vectors of all distinct texts, and the place of each text among them."""
+        assert self.auxiliary is not None, "this method needs an auxiliary space"
+        texts = sorted({t.label for t in self.candidates} | {t.label for t in self.new_tokens})
+        vectors = self.auxiliary.embed(texts, device=self.device, quiet=self.quiet)
+        return torch.nn.functional.normalize(vectors.to(self.device), dim=1), {t: n for n, t in enumerate(texts)}
+
+    def vectors_of(self, tokens: list[Token]) -> Tensor:
+        """phi: unit vectors of candidates or new tokens, float32 [len(tokens), A], on `device`."""
+        vectors, place = self._vectors
+        return vectors[torch.tensor([place[t.label] for t in tokens], dtype=torch.int64, device=self.device)]
+
+    def neighbours(self, top_k: int, *, block: int = 2048) -> tuple[Tensor, Tensor]:
+        """The `top_k` candidates nearest to each new token, most similar first.
+
+        The similarities are computed in blocks: no N x C matrix is ever in memory. A text that the
+        auxiliary space knows nothing of (a zero vector) is near to nothing: its similarity is -inf.
+
+        Returns:
+            cosine similarities, float32 [N, k]; ids of old tokens, int64 [N, k]; k = min(top_k, C).
+        """
+        candidates_CA = self.vectors_of(self.candidates)
+        new_NA = self.vectors_of(self.new_tokens)
+        unknown_C = ~candidates_CA.any(dim=1)
+        k = min(top_k, len(candidates_CA))
+        similarities, places = new_NA.new_empty((len(new_NA), k)), self.candidate_ids.new_empty((len(new_NA), k))
+        for start in range(0, len(new_NA), block):
+            part = slice(start, start + block)
+            block_similarities = new_NA[part] @ candidates_CA.T
+            block_similarities[:, unknown_C] = -torch.inf
+            similarities[part], places[part] = block_similarities.topk(k, dim=1)
+        similarities[~new_NA.any(dim=1)] = -torch.inf
+        return similarities, self.candidate_ids[places]

@@ -1,0 +1,97 @@
+"""One model's way from its own tokenizer to another: everything that a plan is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from mergekit_tokenadapt.auxiliary import AuxiliarySpace
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.matching import match, read_token_map
+from mergekit_tokenadapt.methods import Method
+from mergekit_tokenadapt.plan import TransferPlan, make_plan
+from mergekit_tokenadapt.problem import TransferProblem
+from mergekit_tokenadapt.segmentation import Segmenter
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer:
+    """A base tokenizer, a target tokenizer and a method. Compared by identity."""
+
+    base: TokenizerFiles
+    target: TokenizerFiles
+    method_name: str
+    method: Method
+    num_rows: int
+    """Rows of the new matrices."""
+    base_rows: int
+    """Rows of the old matrices."""
+    auxiliary: AuxiliarySpace | None = None
+    token_map: Mapping[str, str] = field(default_factory=dict)
+    device: torch.device = torch.device("cpu")
+    quiet: bool = False
+
+    def check(self) -> None:
+        """Find out what a plan would stumble over, without making one.
+
+        Raises:
+            TokenAdaptError: the token map names unknown tokens.
+        """
+        read_token_map(self.token_map, self.base.vocabulary, self.target.vocabulary)
+
+    def make_problem(self) -> TransferProblem:
+        """Match the vocabularies."""
+        base, target = self.base.vocabulary, self.target.vocabulary
+        mapping = match(base, target, num_rows=self.num_rows, base_rows=self.base_rows, token_map=self.token_map)
+        segmenter = Segmenter(self.base.definition, base, self.base_rows)
+        return TransferProblem(
+            base, target, mapping, segmenter, self.base_rows, self.auxiliary, self.device, self.quiet
+        )
+
+    def make_plan(self) -> TransferPlan:
+        """Match the vocabularies and let the method weigh the new tokens."""
+        return make_plan(self.make_problem(), self.method_name, self.method)
+
+
+def choose_rows(
+    rows: Literal["exact", "donor"] | int | None,
+    bases: list[tuple[TokenizerFiles, int]],
+    target: TokenizerFiles,
+    pad_to_multiple_of: int | None = None,
+) -> int:
+    """Rows of the output matrices.
+
+    Args:
+        rows: what the recipe asks for, see `AdaptConfig.rows`.
+        bases: tokenizer and rows of each input model.
+        target: the tokenizer that the output is to speak.
+        pad_to_multiple_of: round up to a multiple of this.
+
+    Raises:
+        TokenAdaptError: too few rows for the target's ids, or the target's model is not known.
+    """
+    needed = target.vocabulary.num_ids
+    if rows == "donor":
+        if target.model_rows is None:
+            raise TokenAdaptError(
+                f"rows: donor needs a config.json with vocab_size beside the tokenizer, and {target.name!r} has none"
+            )
+        num_rows = target.model_rows
+    elif rows == "exact":
+        num_rows = needed
+    elif rows is None:
+        same = [n for base, n in bases if n >= needed and base.vocabulary.tokens == target.vocabulary.tokens]
+        num_rows = same[0] if same else needed
+    else:
+        num_rows = rows
+    if num_rows < needed:
+        raise TokenAdaptError(
+            f"rows: {rows} means {num_rows} rows, but the target's highest token id is {needed - 1}: "
+            f"at least {needed} are needed"
+        )
+    multiple = pad_to_multiple_of or 1
+    return -(-num_rows // multiple) * multiple

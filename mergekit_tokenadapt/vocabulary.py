@@ -1,0 +1,306 @@
+"""What a token is: its id, spelling, bytes and kind. Nothing else in the project decodes tokens.
+
+A tokenizer spells bytes in one of a few ways, and says which in its own definition (decoder,
+pre-tokenizer, model), never reliably in its class name:
+
+========================  ==========================================================
+byte-level BPE            each byte is one printable character (GPT-2's alphabet)
+SentencePiece (BPE or     a marker, usually U+2581, stands for the space;
+Unigram)                  ``<0x0A>`` stands for a byte where byte fallback is on
+WordPiece                 ``##ing`` continues a word, anything else starts one
+BPE with a word suffix    ``example</w>`` ends a word
+plain                     the spelling is the text
+========================  ==========================================================
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+
+Definition = Mapping[str, Any]
+"""The content of a ``tokenizer.json``."""
+
+
+class TokenKind(str, Enum):
+    """What a row of the vocabulary stands for."""
+
+    ORDINARY = "ordinary"
+    """Text, or part of a character, that the tokenizer's model produces."""
+    BYTE = "byte"
+    """A SentencePiece byte-fallback token such as ``<0x0A>``."""
+    ADDED = "added"
+    """Text matched before the model runs; not special."""
+    SPECIAL = "special"
+    """A control token. It stands for a role, not for its spelling."""
+
+
+class Token(NamedTuple):
+    """One entry of a vocabulary."""
+
+    id: int
+    spelling: str
+    """The entry as the tokenizer's definition writes it."""
+    bytes: bytes
+    """The text it stands for, UTF-8. May be part of a character, and then is not valid UTF-8."""
+    kind: TokenKind
+
+    @property
+    def text(self) -> str | None:
+        """The token's true text, or None where its bytes are not valid UTF-8."""
+        try:
+            return self.bytes.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
+
+    @property
+    def label(self) -> str:
+        """The text, with bytes that are not valid UTF-8 written as ``\\xe4``."""
+        return self.bytes.decode("utf-8", errors="backslashreplace")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """All tokens of a tokenizer, in the order of their ids.
+
+    Ids may have gaps: an id without a token is a padding row. Nothing here depends on the order
+    in which the definition lists its entries.
+    """
+
+    tokens: tuple[Token, ...]
+    roles: Mapping[str, int] = field(default_factory=dict)
+    """Role (``bos``, ``eos``, ``unk``, ``pad``, ...) to token id. A missing role is not there."""
+
+    @classmethod
+    def from_definition(cls, definition: Definition, roles: Mapping[str, str] | None = None) -> Vocabulary:
+        """Read the vocabulary of a ``tokenizer.json``.
+
+        Args:
+            definition: the parsed file.
+            roles: role to the spelling of its token, as ``tokenizer_config.json`` says.
+
+        Raises:
+            TokenAdaptError: the definition has no vocabulary, or an id is not a whole number >= 0.
+        """
+        model_entries = _model_entries(definition)
+        spell_out = speller(definition)
+        tokens: dict[int, Token] = {}
+        # Sorted by id, then spelling: of two spellings with one id, the first one is kept.
+        for token_id, spelling in model_entries:
+            if token_id not in tokens:
+                content, kind = spell_out(spelling)
+                tokens[token_id] = Token(token_id, spelling, content, kind)
+        in_the_model = set(model_entries)
+        for added in _added_tokens(definition):
+            spelling = added["content"]
+            in_model = (added["id"], spelling) in in_the_model
+            # An added token that is also an entry of the model is spelt as the model spells
+            # (Gemma's runs of spaces); any other is matched against the text as it stands.
+            content = spell_out(spelling)[0] if in_model else spelling.encode("utf-8", "surrogatepass")
+            kind = TokenKind.SPECIAL if added.get("special") else TokenKind.ADDED
+            tokens[added["id"]] = Token(added["id"], spelling, content, kind)
+        if not tokens:
+            raise TokenAdaptError("the tokenizer's vocabulary is empty")
+        id_of = {tokens[i].spelling: i for i in sorted(tokens, reverse=True)}
+        role_ids = {role: id_of[s] for role, s in sorted((roles or {}).items()) if s in id_of}
+        for token_id in role_ids.values():  # a role makes a token special, as transformers has it
+            tokens[token_id] = tokens[token_id]._replace(kind=TokenKind.SPECIAL)
+        return cls(tuple(tokens[i] for i in sorted(tokens)), role_ids)
+
+    def __len__(self) -> int:
+        """The number of tokens. Not the number of rows: see `num_ids`."""
+        return len(self.tokens)
+
+    def __iter__(self) -> Iterator[Token]:
+        return iter(self.tokens)
+
+    @property
+    def num_ids(self) -> int:
+        """Highest id + 1: the fewest rows that a matrix for this vocabulary can have."""
+        return self.tokens[-1].id + 1
+
+    @cached_property
+    def by_id(self) -> Mapping[int, Token]:
+        """Token id to token."""
+        return {t.id: t for t in self.tokens}
+
+    @cached_property
+    def by_spelling(self) -> Mapping[str, Token]:
+        """Spelling to token; the lowest id where a spelling occurs twice."""
+        return {t.spelling: t for t in reversed(self.tokens)}
+
+    @cached_property
+    def single_bytes(self) -> Mapping[int, int]:
+        """Byte value to the id of the token that is that one byte; the lowest such id."""
+        textual = (t for t in reversed(self.tokens) if t.kind in (TokenKind.ORDINARY, TokenKind.BYTE))
+        return {t.bytes[0]: t.id for t in textual if len(t.bytes) == 1}
+
+    def ids(self, *kinds: TokenKind) -> np.ndarray:
+        """Ids of the tokens of the given kinds (all kinds where none is given), ascending, int64."""
+        return np.array([t.id for t in self.tokens if not kinds or t.kind in kinds], dtype=np.int64)
+
+    def find(self, text: str) -> Token | None:
+        """The token that a user means by `text`: by its true text first, then by its spelling."""
+        content = text.encode("utf-8")
+        return next((t for t in self.tokens if t.bytes == content), None) or self.by_spelling.get(text)
+
+
+# --- how spellings stand for bytes ---------------------------------------------------------------
+
+Speller = Callable[[str], tuple[bytes, TokenKind]]
+"""A spelling -> the bytes it stands for, and ORDINARY or BYTE."""
+
+
+def speller(definition: Definition) -> Speller:
+    """Choose how this tokenizer's spellings stand for bytes, from its own definition."""
+    model = definition["model"]
+    decoder = list(components(definition.get("decoder")))
+    front = list(components(definition.get("pre_tokenizer"))) + list(components(definition.get("normalizer")))
+    if any(part["type"] == "ByteLevel" for part in decoder + front):
+        return _byte_level
+    if model.get("type") == "WordPiece":
+        return _wordpiece(model.get("continuing_subword_prefix") or "##")
+    byte_fallback = bool(model.get("byte_fallback")) or any(part["type"] == "ByteFallback" for part in decoder)
+    marker = _space_marker(decoder, front)
+    if marker is not None or byte_fallback:
+        return _sentencepiece(marker, byte_fallback)
+    if model.get("end_of_word_suffix"):
+        return _word_suffix(model["end_of_word_suffix"])
+    return lambda spelling: (spelling.encode("utf-8", "surrogatepass"), TokenKind.ORDINARY)
+
+
+def components(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """A normalizer, pre-tokenizer or decoder, and for a ``Sequence`` each of its members, in order.
+
+    >>> [p["type"] for p in components({"type": "Sequence", "decoders": [{"type": "Fuse"}]})]
+    ['Sequence', 'Fuse']
+    """
+    if part is None:
+        return
+    yield part
+    for key in ("normalizers", "pretokenizers", "decoders"):
+        for member in part.get(key) or ():
+            yield from components(member)
+
+
+def _space_marker(decoder: list[Mapping[str, Any]], front: list[Mapping[str, Any]]) -> str | None:
+    """The character that stands for a space in a SentencePiece vocabulary, or None."""
+    for part in decoder + front:
+        if part["type"] == "Metaspace":
+            return part.get("replacement", "▁")
+    for part in decoder:
+        if part["type"] == "Replace" and part.get("content") == " ":
+            return part["pattern"].get("String")
+    for part in front:
+        if part["type"] == "Replace" and part.get("pattern", {}).get("String") == " ":
+            return part.get("content")
+    return None
+
+
+def byte_alphabet() -> list[str]:
+    """GPT-2's alphabet: the printable character that spells each of the 256 byte values.
+
+    >>> byte_alphabet()[ord("A")], byte_alphabet()[ord(" ")]
+    ('A', 'Ġ')
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in set(printable)]
+    alphabet = {b: chr(b) for b in printable} | {b: chr(0x100 + n) for n, b in enumerate(others)}
+    return [alphabet[b] for b in range(256)]
+
+
+class _ByteOfCharacter(dict[int, int]):
+    """For `str.translate`; a character outside the alphabet becomes one that Latin-1 cannot encode."""
+
+    def __missing__(self, key: int) -> int:
+        return 0x100
+
+
+_BYTE_OF_CHARACTER = _ByteOfCharacter({ord(c): b for b, c in enumerate(byte_alphabet())})
+
+
+def _byte_level(spelling: str) -> tuple[bytes, TokenKind]:
+    try:
+        return spelling.translate(_BYTE_OF_CHARACTER).encode("latin-1"), TokenKind.ORDINARY
+    except UnicodeEncodeError:  # not spelt in the alphabet: `tokenizers` then decodes it as it stands
+        return spelling.encode("utf-8", "surrogatepass"), TokenKind.ORDINARY
+
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def _sentencepiece(marker: str | None, byte_fallback: bool) -> Speller:
+    def spell_out(spelling: str) -> tuple[bytes, TokenKind]:
+        if byte_fallback and (match := _BYTE_TOKEN.fullmatch(spelling)):
+            return bytes([int(match[1], 16)]), TokenKind.BYTE
+        text = spelling if marker is None else spelling.replace(marker, " ")
+        return text.encode("utf-8", "surrogatepass"), TokenKind.ORDINARY
+
+    return spell_out
+
+
+def _wordpiece(prefix: str) -> Speller:
+    def spell_out(spelling: str) -> tuple[bytes, TokenKind]:
+        if spelling.startswith(prefix) and len(spelling) > len(prefix):
+            return spelling[len(prefix) :].encode("utf-8", "surrogatepass"), TokenKind.ORDINARY
+        # A word starts after a space, but BERT's pre-tokenizer also isolates punctuation and
+        # ideographs, which follow their neighbour directly.
+        space = "" if len(spelling) == 1 and not _is_word_character(spelling) else " "
+        return (space + spelling).encode("utf-8", "surrogatepass"), TokenKind.ORDINARY
+
+    return spell_out
+
+
+def _is_word_character(character: str) -> bool:
+    if unicodedata.category(character)[0] not in "LNM":
+        return False
+    return not unicodedata.name(character, "").startswith("CJK")
+
+
+def _word_suffix(suffix: str) -> Speller:
+    def spell_out(spelling: str) -> tuple[bytes, TokenKind]:
+        text = spelling[: -len(suffix)] + " " if spelling.endswith(suffix) else spelling
+        return text.encode("utf-8", "surrogatepass"), TokenKind.ORDINARY
+
+    return spell_out
+
+
+# --- reading the definition ----------------------------------------------------------------------
+
+
+def _model_entries(definition: Definition) -> list[tuple[int, str]]:
+    """(id, spelling) of the entries of the tokenizer's model, without added tokens, sorted."""
+    model = definition.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
+    if isinstance(vocabulary, list):  # Unigram: (piece, score) pairs, the id is the place
+        return [(i, piece) for i, (piece, _score) in enumerate(vocabulary)]
+    if not isinstance(vocabulary, Mapping):
+        raise TokenAdaptError("the tokenizer's definition has no model vocabulary")
+    for spelling, token_id in vocabulary.items():
+        _check_id(spelling, token_id)
+    return sorted((i, spelling) for spelling, i in vocabulary.items())
+
+
+def _added_tokens(definition: Definition) -> list[Mapping[str, Any]]:
+    added = definition.get("added_tokens") or []
+    for entry in added:
+        _check_id(entry.get("content"), entry.get("id"))
+    return sorted(added, key=lambda entry: (entry["id"], entry["content"]))
+
+
+MAX_TOKEN_ID = 2**24
+"""Ids above this are taken for a corrupt file: the rows they ask for would fill any memory."""
+
+
+def _check_id(spelling: Any, token_id: Any) -> None:
+    if not isinstance(spelling, str) or type(token_id) is not int or not 0 <= token_id <= MAX_TOKEN_ID:
+        raise TokenAdaptError(f"the tokenizer gives the token {spelling!r} the id {token_id!r}, which is not valid")
