@@ -85,7 +85,7 @@ class Mixture:
         for start in range(0, len(self), CHUNK_ROWS):
             end = min(start + CHUNK_ROWS, len(self))
             first, last = int(indptr[start]), int(indptr[end])
-            used, place = ids[first:last].unique(return_inverse=True)
+            used, place = torch.unique(ids[first:last], return_inverse=True)
             if len(used):
                 made_ND[start:end] = torch.nn.functional.embedding_bag(
                     place,

@@ -172,8 +172,8 @@ def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPl
 def mean_row(matrix_VD: Tensor, ids: Tensor, *, block: int = 65536) -> Tensor:
     """The mean of some rows, float32 [D], computed in float64, block by block."""
     total = torch.zeros(matrix_VD.shape[1], dtype=torch.float64, device=matrix_VD.device)
-    for part in ids.split(block):
-        total += matrix_VD.index_select(0, part).sum(0, dtype=torch.float64)
+    for start in range(0, len(ids), block):
+        total += matrix_VD.index_select(0, ids[start : start + block]).sum(0, dtype=torch.float64)
     return (total / max(1, len(ids))).float()
 
 

@@ -17,6 +17,8 @@ from mergekit_tokenadapt.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.segmentation import Pieces, Segmenter
 from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class TransferProblem:
@@ -28,7 +30,7 @@ class TransferProblem:
     segmenter: Segmenter
     base_rows: int
     auxiliary: AuxiliarySpace | None = None
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     quiet: bool = False
 
     @cached_property

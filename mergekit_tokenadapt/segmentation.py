@@ -125,7 +125,7 @@ def _unknown_ids(definition: Definition, vocabulary: Vocabulary) -> frozenset[in
 
 def _without_dummy_space(definition: Definition) -> dict[str, Any]:
     """A copy of the definition that puts nothing before or around a text."""
-    copy = json.loads(json.dumps({k: v for k, v in definition.items() if k != "model"}))
+    copy: dict[str, Any] = json.loads(json.dumps({k: v for k, v in definition.items() if k != "model"}))
     copy |= {"model": definition["model"], "post_processor": None, "truncation": None, "padding": None}
     copy["normalizer"] = _without_prepend(copy.get("normalizer"))
     for part in [*components(copy.get("normalizer")), *components(copy.get("pre_tokenizer"))]:

@@ -13,7 +13,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.matching import match, read_token_map
 from mergekit_tokenadapt.methods import Method
 from mergekit_tokenadapt.plan import TransferPlan, make_plan
-from mergekit_tokenadapt.problem import TransferProblem
+from mergekit_tokenadapt.problem import CPU, TransferProblem
 from mergekit_tokenadapt.segmentation import Segmenter
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
 
@@ -32,7 +32,7 @@ class Transfer:
     """Rows of the old matrices."""
     auxiliary: AuxiliarySpace | None = None
     token_map: Mapping[str, str] = field(default_factory=dict)
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     quiet: bool = False
 
     def check(self) -> None:

@@ -196,14 +196,18 @@ def _space_marker(decoder: list[Mapping[str, Any]], front: list[Mapping[str, Any
     """The character that stands for a space in a SentencePiece vocabulary, or None."""
     for part in decoder + front:
         if part["type"] == "Metaspace":
-            return part.get("replacement", "▁")
+            return str(part.get("replacement", "▁"))
     for part in decoder:
         if part["type"] == "Replace" and part.get("content") == " ":
-            return part["pattern"].get("String")
+            return _text_or_none(part["pattern"].get("String"))
     for part in front:
         if part["type"] == "Replace" and part.get("pattern", {}).get("String") == " ":
-            return part.get("content")
+            return _text_or_none(part.get("content"))
     return None
+
+
+def _text_or_none(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def byte_alphabet() -> list[str]:

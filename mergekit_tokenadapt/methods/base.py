@@ -14,12 +14,14 @@ from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.problem import TransferProblem
 
 
-class Method(pydantic.BaseModel, ABC, frozen=True, extra="forbid"):
+class Method(pydantic.BaseModel, ABC):
     """One way to make rows for new tokens. Its fields are its options in the recipe.
 
     Implementations register under the entry-point group ``mergekit_tokenadapt.methods``. A method is
     arithmetic: it gets tokens, ids and vectors, and returns weights; it reads no files.
     """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     summary: ClassVar[str]
     """One line for `mergekit-tokenadapt methods`."""

@@ -11,6 +11,7 @@ from mergekit.common import ImmutableMap, ModelReference
 from mergekit.config import ConfigReader, MergeConfiguration
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
+from mergekit.tokenizer import BuildTokenizer
 
 from mergekit_tokenadapt.auxiliary import find_auxiliary
 from mergekit_tokenadapt.errors import TokenAdaptError
@@ -104,7 +105,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             inputs=tuple((str(m.reference), m.folder) for m in models),
         )
         folder.check()
-        stock = self._tokenizer_task
+        stock: BuildTokenizer = self._tokenizer_task  # type: ignore[has-type]
         self._tokenizer_task = FinishWithTokenizer(
             **{name: getattr(stock, name) for name in type(stock).model_fields},
             plans=tuple(plans.values()),

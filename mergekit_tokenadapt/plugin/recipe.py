@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from mergekit.tokenizer.config import TokenizerConfig
-from pydantic import BaseModel, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from mergekit_tokenadapt.methods import Method, find_method
 
 
-class AdaptConfig(BaseModel, frozen=True, extra="allow"):
+class AdaptConfig(BaseModel):
     """Options that every method has. Any other key is an option of the method, and checked by it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     method: str = Field(default="hybrid", description="how rows of new tokens are made")
     auxiliary: str = Field(default="ngram", description="embedding space: ngram, a folder, or a hub id")
@@ -40,7 +42,7 @@ class AdaptConfig(BaseModel, frozen=True, extra="allow"):
         return hash(self.model_dump_json())
 
 
-class AdaptingTokenizerConfig(TokenizerConfig, frozen=True):  # type: ignore[misc]
+class AdaptingTokenizerConfig(TokenizerConfig):  # type: ignore[misc]
     """mergekit's tokenizer block with one more field."""
 
     adapt: AdaptConfig | None = None

@@ -10,14 +10,17 @@ from mergekit.graph import Task
 from mergekit.tokenizer import BuildTokenizer, PermutedVocabulary
 from mergekit.tokenizer.build import TokenizerInfo
 from mergekit.vocabulary import vocabulary_views
+from pydantic import ConfigDict
 
 from mergekit_tokenadapt.output import AdaptedTokenizer, OutputFolder
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.transfer import Transfer
 
 
-class PlanTransfer(Task[TransferPlan], arbitrary_types_allowed=True):  # type: ignore[misc]
+class PlanTransfer(Task[TransferPlan]):  # type: ignore[misc]
     """Work out how the rows of one input model are made."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     transfer: Transfer
 
@@ -79,10 +82,10 @@ class AdaptedTokenizerInfo(TokenizerInfo):  # type: ignore[misc]
 class FinishWithTokenizer(BuildTokenizer):  # type: ignore[misc]
     """Hand the finishing of the output folder to mergekit's last step."""
 
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
     plans: tuple[PlanTransfer, ...]
     folder: OutputFolder
-
-    model_config = {"arbitrary_types_allowed": True}
 
     def arguments(self) -> dict[str, Task[Any]]:
         """The plan of each model."""
