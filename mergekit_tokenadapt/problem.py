@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
 from mergekit_tokenadapt.matching import Reason, VocabularyMap
@@ -32,6 +33,8 @@ class TransferProblem:
     auxiliary: AuxiliarySpace | None = None
     device: torch.device = CPU
     quiet: bool = False
+    only: frozenset[int] | None = None
+    """Make only these target ids' rows, to explain them; None: all that are new."""
 
     @cached_property
     def new_tokens(self) -> list[Token]:
@@ -39,6 +42,10 @@ class TransferProblem:
 
         Special tokens without a counterpart are not among them: they stand for no text.
         """
+        return [t for t in self._all_new_tokens if self.only is None or t.id in self.only]
+
+    @cached_property
+    def _all_new_tokens(self) -> list[Token]:
         ids = self.mapping.ids(Reason.NEW).tolist()
         return [t for t in map(self.target.by_id.__getitem__, ids) if t.kind is not TokenKind.SPECIAL]
 
@@ -70,7 +77,7 @@ class TransferProblem:
     def _vectors(self) -> tuple[Tensor, dict[str, int]]:
         """Unit vectors of all distinct texts, and the place of each text among them."""
         assert self.auxiliary is not None, "this method needs an auxiliary space"
-        texts = sorted({t.label for t in self.candidates} | {t.label for t in self.new_tokens})
+        texts = sorted({t.label for t in self.candidates} | {t.label for t in self._all_new_tokens})
         vectors = self.auxiliary.embed(texts, device=self.device, quiet=self.quiet)
         return torch.nn.functional.normalize(vectors.to(self.device), dim=1), {t: n for n, t in enumerate(texts)}
 
@@ -93,7 +100,8 @@ class TransferProblem:
         unknown_C = ~candidates_CA.any(dim=1)
         k = min(top_k, len(candidates_CA))
         similarities, places = new_NA.new_empty((len(new_NA), k)), self.candidate_ids.new_empty((len(new_NA), k))
-        for start in range(0, len(new_NA), block):
+        starts = range(0, len(new_NA), block)
+        for start in tqdm(starts, desc="Nearest old tokens", unit="block", disable=True if self.quiet else None):
             part = slice(start, start + block)
             block_similarities = new_NA[part] @ candidates_CA.T
             block_similarities[:, unknown_C] = -torch.inf

@@ -43,18 +43,18 @@ class Transfer:
         """
         read_token_map(self.token_map, self.base.vocabulary, self.target.vocabulary)
 
-    def make_problem(self) -> TransferProblem:
-        """Match the vocabularies."""
+    def make_problem(self, only: frozenset[int] | None = None) -> TransferProblem:
+        """Match the vocabularies; with `only`, ask for the rows of these target ids and no others."""
         base, target = self.base.vocabulary, self.target.vocabulary
         mapping = match(base, target, num_rows=self.num_rows, base_rows=self.base_rows, token_map=self.token_map)
         segmenter = Segmenter(self.base.definition, base, self.base_rows)
         return TransferProblem(
-            base, target, mapping, segmenter, self.base_rows, self.auxiliary, self.device, self.quiet
+            base, target, mapping, segmenter, self.base_rows, self.auxiliary, self.device, self.quiet, only
         )
 
-    def make_plan(self) -> TransferPlan:
+    def make_plan(self, only: frozenset[int] | None = None) -> TransferPlan:
         """Match the vocabularies and let the method weigh the new tokens."""
-        return make_plan(self.make_problem(), self.method_name, self.method)
+        return make_plan(self.make_problem(only), self.method_name, self.method)
 
 
 def choose_rows(

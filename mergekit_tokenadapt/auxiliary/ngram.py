@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
 from mergekit_tokenadapt.errors import TokenAdaptError
@@ -45,13 +46,18 @@ class NgramSpace(AuxiliarySpace):
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
 
+        progress = tqdm(total=2, desc=f"N-gram space of {len(texts):,} texts", disable=True if quiet else None)
         # An n-gram of one text only cannot make it similar to another: it is left out (min_df).
         vectorizer = TfidfVectorizer(analyzer=ngrams, sublinear_tf=True, min_df=min(2, len(texts)), dtype=np.float32)
         weights = vectorizer.fit_transform(texts)
+        progress.update()
         dimensions = min(self.dimensions, min(weights.shape) - 1)
         if dimensions < 2:  # too little for a decomposition: the weights themselves are the vectors
-            return torch.from_numpy(weights.toarray())
-        reduced = TruncatedSVD(dimensions, n_iter=2, random_state=SEED).fit_transform(weights)
+            reduced = weights.toarray()
+        else:
+            reduced = TruncatedSVD(dimensions, n_iter=2, random_state=SEED).fit_transform(weights)
+        progress.update()
+        progress.close()
         return torch.from_numpy(np.ascontiguousarray(reduced, dtype=np.float32))
 
 

@@ -1,0 +1,30 @@
+# Each target works alone on a fresh machine: it makes .venv and installs what it needs there.
+PYTHON ?= python3
+# The constraints keep pip from taking a CUDA build of torch; users of the package are not bound by them.
+PIP_FLAGS ?= --constraint constraints.txt
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: demo test test-all lint clean
+
+demo: $(READY)       ## swap the tokenizer of a real model, and measure
+	$(BIN)/python examples/demo.py
+
+test: $(READY)       ## the fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)   ## all tests, downloads and slow ones too
+	$(BIN)/python -m pytest
+
+lint: $(READY)       ## style, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv demo
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable '.[dev]'
+	touch $(READY)

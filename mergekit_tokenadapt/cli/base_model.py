@@ -1,0 +1,57 @@
+"""What `plan` and `explain` need of BASE: its tokenizer and sizes, never its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mergekit_tokenadapt.auxiliary import find_auxiliary
+from mergekit_tokenadapt.methods import find_method
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer, read_json
+from mergekit_tokenadapt.transfer import Transfer, choose_rows
+
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class BaseSizes:
+    """Sizes of the vocabulary matrices, as config.json tells them."""
+
+    rows: int
+    hidden_size: int | None
+    matrices: int
+    """1 where input and output matrix are tied, else 2."""
+    bytes_per_number: int
+
+
+def sizes_of(base: TokenizerFiles) -> BaseSizes:
+    """Read the sizes from config.json; where there is none, the tokenizer's highest id + 1 are the rows."""
+    config = read_json(base.folder / "config.json")
+    text: dict[str, Any] = config | (config.get("text_config") or {})
+    return BaseSizes(
+        rows=base.model_rows or base.vocabulary.num_ids,
+        hidden_size=text.get("hidden_size"),
+        matrices=1 if text.get("tie_word_embeddings", True) else 2,
+        bytes_per_number=BYTES.get(str(text.get("dtype") or text.get("torch_dtype")), 4),
+    )
+
+
+def make_transfer(base_name: str, target_name: str, block: dict[str, Any], *, quiet: bool) -> Transfer:
+    """The transfer from BASE to TARGET that an ``adapt`` block asks for."""
+    base, target = load_tokenizer(base_name), load_tokenizer(target_name)
+    options = {k: v for k, v in block.items() if k not in ("method", "auxiliary", "token_map", "rows")}
+    method = find_method(block["method"], options)
+    base_rows = sizes_of(base).rows
+    transfer = Transfer(
+        base=base,
+        target=target,
+        method_name=block["method"],
+        method=method,
+        num_rows=choose_rows(block.get("rows"), [(base, base_rows)], target),
+        base_rows=base_rows,
+        auxiliary=find_auxiliary(block["auxiliary"]) if method.needs_auxiliary else None,
+        token_map=block.get("token_map", {}),
+        quiet=quiet,
+    )
+    transfer.check()
+    return transfer

@@ -1,0 +1,33 @@
+"""The command `mergekit-tokenadapt`."""
+
+from __future__ import annotations
+
+import click
+
+from mergekit_tokenadapt.cli.lazy import LazyGroup
+
+
+@click.group(
+    cls=LazyGroup,
+    commands_in={
+        "transplant": "mergekit_tokenadapt.cli.transplant:transplant_command",
+        "plan": "mergekit_tokenadapt.cli.plan:plan_command",
+        "explain": "mergekit_tokenadapt.cli.explain:explain_command",
+        "methods": "mergekit_tokenadapt.cli.methods:methods_command",
+    },
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="mergekit-tokenadapt")
+def main() -> None:
+    """Give a language model another tokenizer without training.
+
+    BASE is a model folder or hub id; TARGET is any tokenizer folder or hub id, no weights needed there.
+
+    \b
+    mergekit-tokenadapt plan ./model ./tokenizer
+    mergekit-tokenadapt transplant ./model ./tokenizer ./out
+    mergekit-tokenadapt explain ./model ./tokenizer --token " example"
+    mergekit-tokenadapt methods
+
+    The same as a recipe for stock mergekit: a tokenizer.adapt block, see the README.
+    """

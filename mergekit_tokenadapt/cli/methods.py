@@ -1,0 +1,61 @@
+"""`mergekit-tokenadapt methods`: what is installed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from mergekit_tokenadapt import registry
+from mergekit_tokenadapt.auxiliary import AuxiliarySpace
+from mergekit_tokenadapt.methods import Method
+
+
+@click.command("methods")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def methods_command(as_json: bool) -> None:
+    """List the installed methods and auxiliary spaces, with options.
+
+    Other packages add to both through the entry-point groups mergekit_tokenadapt.methods and
+    mergekit_tokenadapt.auxiliary.
+    """
+    methods = [_describe(name) for name in registry.names(registry.METHODS)]
+    spaces = [
+        {"name": name, "summary": _first_line(registry.load(registry.AUXILIARY, name, AuxiliarySpace))}
+        for name in registry.names(registry.AUXILIARY)
+    ]
+    if as_json:
+        click.echo(json.dumps({"methods": methods, "auxiliary": spaces}, indent=2))
+        return
+    console = Console()
+    table = Table("method", "what it does", "options (defaults)", "source", title="Methods", title_justify="left")
+    for method in methods:
+        options = [f"{o['name']} ({o['default']}): {o['description']}" for o in method["options"]]
+        uses = "uses an auxiliary space" if method["needs_auxiliary"] else "no auxiliary space"
+        table.add_row(method["name"], f"{method['summary']}; {uses}", "\n".join(options), method["source"])
+    console.print(table)
+    table = Table("auxiliary", "how to name it", title="Auxiliary spaces", title_justify="left")
+    for space in spaces:
+        table.add_row(space["name"], space["summary"])
+    console.print(table)
+
+
+def _describe(name: str) -> dict[str, Any]:
+    method = registry.load(registry.METHODS, name, Method)
+    return {
+        "name": name,
+        "summary": method.summary,
+        "source": method.source,
+        "needs_auxiliary": method.needs_auxiliary,
+        "options": [
+            {"name": option, "default": field.default, "description": field.description or ""}
+            for option, field in method.model_fields.items()
+        ],
+    }
+
+
+def _first_line(described: type) -> str:
+    return (described.__doc__ or "").strip().splitlines()[0].replace("``", "")

@@ -1,0 +1,110 @@
+"""`mergekit-tokenadapt plan`: what a transplant would do."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mergekit_tokenadapt.cli.base_model import make_transfer, sizes_of
+from mergekit_tokenadapt.cli.options import adapt_block
+from mergekit_tokenadapt.matching import Reason
+from mergekit_tokenadapt.problem import TransferProblem
+
+EXAMPLES = """\b
+Examples:
+  mergekit-tokenadapt plan ./SmolLM2-135M-Instruct ./deepseek-tokenizer
+  mergekit-tokenadapt plan ./model ./tokenizer --json
+"""
+
+SAMPLES = 6
+"""Tokens shown for each reason."""
+
+
+@click.command("plan", epilog=EXAMPLES)
+@click.argument("base")
+@click.argument("target")
+@click.option("--token-map", multiple=True, metavar="OLD=NEW", help="As in `transplant`. Repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def plan_command(base: str, target: str, token_map: tuple[str, ...], as_json: bool) -> None:
+    """Print what a transplant of TARGET onto BASE would do: tokens by reason, sizes, memory.
+
+    Only tokenizers and config.json are read, no weights.
+    """
+    transfer = make_transfer(base, target, adapt_block("mean", "ngram", (), token_map), quiet=True)
+    problem = transfer.make_problem()
+    report = {**_tokens(problem), **_sizes(problem, sizes_of(transfer.base))}
+    if as_json:
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        _print(report, base, target)
+
+
+def _tokens(problem: TransferProblem) -> dict[str, Any]:
+    counts = problem.mapping.counts()
+    samples = {}
+    for reason in Reason:
+        ids = problem.mapping.ids(reason)
+        spread = ids[:: max(1, len(ids) // SAMPLES)][:SAMPLES].tolist()
+        samples[reason.name.lower()] = [problem.target.by_id[i].label for i in spread if i in problem.target.by_id]
+    special = sum(counts.values()) - counts["copied"] - counts["special"] - counts["padding"] - len(problem.new_tokens)
+    pieces = problem.pieces.counts
+    return {
+        "base_tokens": len(problem.base),
+        "target_tokens": len(problem.target),
+        "rows_by_reason": counts,
+        "samples": samples,
+        "new_special_tokens": special,
+        "pieces_per_new_token": round(float(pieces.mean()), 2) if len(pieces) else None,
+        "new_tokens_without_pieces": int((pieces == 0).sum()),
+    }
+
+
+def _sizes(problem: TransferProblem, sizes: Any) -> dict[str, Any]:
+    rows = {"base_rows": sizes.rows, "target_rows": problem.mapping.num_rows}
+    if sizes.hidden_size is None:
+        return rows
+    row = sizes.hidden_size * sizes.bytes_per_number
+    old, new = (sizes.matrices * n * row for n in rows.values())
+    # Mixing holds one old and one new matrix, and a float32 copy of the rows that are mixed.
+    mixing = (sum(rows.values()) * row) + 4 * sizes.hidden_size * len(problem.new_tokens)
+    return {
+        **rows,
+        "vocabulary_parameters_before": sizes.matrices * sizes.rows * sizes.hidden_size,
+        "vocabulary_parameters_after": sizes.matrices * problem.mapping.num_rows * sizes.hidden_size,
+        "bytes_before": old,
+        "bytes_after": new,
+        "estimated_memory_for_mixing": mixing,
+    }
+
+
+def _print(report: dict[str, Any], base: str, target: str) -> None:
+    console = Console()
+    table = Table(title=f"{target} onto {base}", title_justify="left")
+    table.add_column("reason", no_wrap=True, min_width=7)
+    table.add_column("rows", no_wrap=True, min_width=9, justify="right")
+    table.add_column("share", no_wrap=True, min_width=6, justify="right")
+    table.add_column("for instance", overflow="ellipsis", no_wrap=True)
+    total = sum(report["rows_by_reason"].values())
+    for reason, count in report["rows_by_reason"].items():
+        examples = " ".join(json.dumps(s, ensure_ascii=False) for s in report["samples"][reason])
+        table.add_row(reason, f"{count:,}", f"{count / total:.1%}", Text(examples))
+    console.print(table)
+    lines = {
+        "tokens": f"{report['base_tokens']:,} -> {report['target_tokens']:,}",
+        "rows": f"{report['base_rows']:,} -> {report['target_rows']:,}",
+        "pieces per new token": report["pieces_per_new_token"],
+        "new tokens without pieces": f"{report['new_tokens_without_pieces']:,} (they become the mean row)",
+        "special tokens without counterpart": f"{report['new_special_tokens']:,} (they become the mean row)",
+    }
+    if "bytes_after" in report:
+        before, after = report["vocabulary_parameters_before"], report["vocabulary_parameters_after"]
+        lines["vocabulary parameters"] = f"{before / 1e6:,.1f} M -> {after / 1e6:,.1f} M"
+        lines["vocabulary tensors"] = f"{report['bytes_before'] / 1e6:,.0f} MB -> {report['bytes_after'] / 1e6:,.0f} MB"
+        lines["memory for mixing, about"] = f"{report['estimated_memory_for_mixing'] / 1e6:,.0f} MB"
+    for name, value in lines.items():
+        console.print(f"{name + ':':36}{value}", markup=False, highlight=False)

@@ -1,0 +1,75 @@
+"""`mergekit-tokenadapt transplant`: the recipe from flags, run by mergekit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import yaml
+from mergekit.options import MergeOptions, PrettyPrintHelp, add_merge_options
+
+from mergekit_tokenadapt.cli.options import adapt_block, adapt_options
+
+EXAMPLES = """\b
+Examples:
+  mergekit-tokenadapt transplant ./SmolLM2-135M-Instruct ./deepseek-tokenizer ./out
+  mergekit-tokenadapt transplant HuggingFaceTB/SmolLM2-135M Qwen/Qwen3-0.6B ./out --rows donor
+  mergekit-tokenadapt transplant ./model ./tokenizer ./out --method hybrid -o global_weight=0.4 \\
+      --auxiliary sentence-transformers/all-MiniLM-L6-v2 --token-map "<|im_end|>=<end_of_turn>"
+"""
+
+
+class _Rows(click.ParamType):  # type: ignore[type-arg]
+    name = "exact|donor|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, int) or value in ("exact", "donor"):
+            return value
+        if value.isdecimal() and int(value) > 0:
+            return int(value)
+        self.fail("take exact, donor or a number of rows", param, ctx)
+
+
+@click.command("transplant", cls=PrettyPrintHelp, epilog=EXAMPLES)
+@click.argument("base")
+@click.argument("target")
+@click.argument("out", type=click.Path(file_okay=False))
+@adapt_options
+@click.option("--rows", type=_Rows(), help="Rows of the vocabulary matrices.  [default: highest id + 1]")
+@click.option("--pad-to-multiple-of", type=click.IntRange(min=1), help="Round the number of rows up.")
+@click.option("--chat-template", metavar="target|base|FILE", help="Whose chat template.  [default: target]")
+@click.option("--dtype", help="dtype of the output, for instance bfloat16.  [default: as BASE]")
+@click.option("--force", is_flag=True, help="Replace OUT where it exists.")
+@click.option("--print-recipe", is_flag=True, help="Print the recipe for mergekit-yaml, and stop.")
+@add_merge_options  # type: ignore[untyped-decorator]
+def transplant_command(
+    merge_options: MergeOptions,
+    base: str,
+    target: str,
+    out: str,
+    method: str,
+    auxiliary: str,
+    options: tuple[str, ...],
+    token_map: tuple[str, ...],
+    rows: Any,
+    pad_to_multiple_of: int | None,
+    chat_template: str | None,
+    dtype: str | None,
+    force: bool,
+    print_recipe: bool,
+) -> None:
+    """Make OUT: the model BASE with the tokenizer TARGET, all other weights untouched.
+
+    OUT appears when it is complete, or not at all.
+    """
+    from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
+
+    merge_options.apply_global_options()
+    adapt = adapt_block(method, auxiliary, options, token_map, rows=rows, chat_template=chat_template)
+    recipe = make_recipe(base, target, adapt, dtype=dtype, pad_to_multiple_of=pad_to_multiple_of)
+    if print_recipe:
+        click.echo(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), nl=False)
+        return
+    folder = run_recipe(recipe, out, merge_options, force=force)
+    if not merge_options.quiet:
+        click.echo(f"Wrote {folder}", err=True)

@@ -1,0 +1,85 @@
+"""One model, one tokenizer: the recipe for it, and running a recipe so that its output is all or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mergekit.common import ModelReference
+from mergekit.config import MergeConfiguration
+from mergekit.merge import run_merge
+from mergekit.options import MergeOptions
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.plugin import activate
+
+
+def make_recipe(
+    base: str,
+    target: str,
+    adapt: Mapping[str, Any],
+    *,
+    dtype: str | None = None,
+    pad_to_multiple_of: int | None = None,
+) -> dict[str, Any]:
+    """The mergekit recipe that gives the model `base` the tokenizer `target`."""
+    tokenizer: dict[str, Any] = {"source": _as_path(target)}
+    if pad_to_multiple_of:
+        tokenizer["pad_to_multiple_of"] = pad_to_multiple_of
+    recipe: dict[str, Any] = {"merge_method": "passthrough", "models": [{"model": _as_path(base)}]}
+    if dtype:
+        recipe["dtype"] = dtype
+    return recipe | {"tokenizer": tokenizer | {"adapt": dict(adapt)}}
+
+
+def run_recipe(recipe: Mapping[str, Any], out: str, options: MergeOptions, *, force: bool = False) -> Path:
+    """Run a recipe with mergekit into a temporary folder, and rename that to `out` when it is complete.
+
+    Raises:
+        TokenAdaptError: `out` exists and `force` is not given, or the recipe or its input is wrong.
+        pydantic.ValidationError: a key of the recipe is wrong.
+    """
+    destination = Path(out)
+    if destination.exists() and not force:
+        raise TokenAdaptError(f"{destination} exists already; give another name, or --force to replace it")
+    activate()
+    configuration = MergeConfiguration.model_validate(dict(recipe))
+    for reference in configuration.referenced_models():
+        _check_model(reference, options)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
+    try:
+        # mergekit names the model after its folder: the staged one has the name of the final one.
+        staged = stage / destination.name
+        source = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+        run_merge(configuration, str(staged), options, config_source=source)
+        if destination.exists():
+            os.replace(destination, stage / "replaced")
+        os.replace(staged, destination)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return destination
+
+
+def _as_path(name: str) -> str:
+    """A local folder written so that nothing takes it for a hub id."""
+    is_local = os.path.exists(name) and not os.path.isabs(name) and not name.startswith(".")
+    return os.path.join(".", name) if is_local else name
+
+
+def _check_model(reference: ModelReference, options: MergeOptions) -> None:
+    """Fail in one line where there is no model, before mergekit does it in many."""
+    path = Path(reference.model.path)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise TokenAdaptError(f"{path} is not a model folder: it has no config.json")
+    try:
+        reference.config(trust_remote_code=options.trust_remote_code)
+        reference.tensor_index(options.transformers_cache)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TokenAdaptError(f"no model found at {str(reference)!r}: {reason}") from error

@@ -1,0 +1,117 @@
+"""Fixtures for all tests: tiny tokenizers of five families, and tiny models. No network."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports huggingface_hub: a test that reaches for the network fails at once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+import tokenizers_zoo
+from tokenizers_zoo import FAMILIES, Definition
+
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
+
+hypothesis.settings.register_profile(
+    "repeatable",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("repeatable")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def built_families() -> Mapping[str, tokenizers_zoo.Built]:
+    """Family -> (tokenizer.json, tokenizer_config.json). Not to be changed."""
+    return {family: build() for family, build in FAMILIES.items()}
+
+
+@pytest.fixture(scope="session")
+def zoo_folders(
+    built_families: Mapping[str, tokenizers_zoo.Built], tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Path]:
+    """Family -> folder with its tokenizer. Not to be changed."""
+    root = tmp_path_factory.mktemp("zoo")
+    return {f: tokenizers_zoo.write_tokenizer(root / f, *built) for f, built in built_families.items()}
+
+
+@pytest.fixture(scope="session")
+def zoo(zoo_folders: Mapping[str, Path]) -> Mapping[str, TokenizerFiles]:
+    """Family -> the loaded tokenizer."""
+    return {family: load_tokenizer(str(folder)) for family, folder in zoo_folders.items()}
+
+
+@pytest.fixture(scope="session")
+def byte_level_folder(zoo_folders: Mapping[str, Path]) -> Path:
+    """GPT-2 style."""
+    return zoo_folders["byte-level"]
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_bpe_folder(zoo_folders: Mapping[str, Path]) -> Path:
+    """Llama style: dummy space, byte fallback."""
+    return zoo_folders["sentencepiece-bpe"]
+
+
+@pytest.fixture(scope="session")
+def gemma_style_folder(zoo_folders: Mapping[str, Path]) -> Path:
+    """No dummy space; runs of spaces are added tokens."""
+    return zoo_folders["gemma-style"]
+
+
+@pytest.fixture(scope="session")
+def unigram_folder(zoo_folders: Mapping[str, Path]) -> Path:
+    """Unigram with a Metaspace."""
+    return zoo_folders["unigram"]
+
+
+@pytest.fixture(scope="session")
+def wordpiece_folder(zoo_folders: Mapping[str, Path]) -> Path:
+    """BERT style."""
+    return zoo_folders["wordpiece"]
+
+
+@pytest.fixture(scope="session", params=list(FAMILIES))
+def family(request: pytest.FixtureRequest) -> str:
+    """The name of each family in turn."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(family: str, zoo_folders: Mapping[str, Path]) -> Path:
+    """The folder of each family in turn."""
+    return zoo_folders[family]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(family: str, zoo: Mapping[str, TokenizerFiles]) -> TokenizerFiles:
+    """The loaded tokenizer of each family in turn."""
+    return zoo[family]
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder() -> Callable[..., Path]:
+    """``tiny_model_folder(tokenizer_folder, path, tied=True, dtype=..., seed=0, rows=None)``."""
+    return tokenizers_zoo.tiny_model_folder
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[..., TokenizerFiles]:
+    """Write a definition (and a config) to a fresh folder, and load it."""
+    numbers = iter(range(1000))
+
+    def load_definition(definition: Definition, config: Mapping[str, object] | None = None) -> TokenizerFiles:
+        folder = tmp_path / f"tokenizer-{next(numbers)}"
+        return load_tokenizer(str(tokenizers_zoo.write_tokenizer(folder, definition, config)))
+
+    return load_definition

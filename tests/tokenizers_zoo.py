@@ -1,0 +1,403 @@
+"""Tiny tokenizers of every family, trained on a few lines of own text, and tiny models for them.
+
+Each builder returns the content of ``tokenizer.json`` and of ``tokenizer_config.json``. Training takes
+milliseconds; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+
+from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
+from mergekit_tokenadapt.matching import match
+from mergekit_tokenadapt.problem import TransferProblem
+from mergekit_tokenadapt.segmentation import Segmenter
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.vocabulary import Vocabulary
+
+Definition = dict[str, Any]
+Built = tuple[Definition, dict[str, Any]]
+
+CORPUS = [
+    "The miller's daughter walked to the river, and the river walked with her to the sea.",
+    "She counted the stones: one, two, three, thirteen, thirty, three hundred and thirty-three.",
+    "Nothing is heavier than a sack of wet flour; nothing is lighter than the thought of bread.",
+    "Walking, talking, baking, making, taking: the words ending in -ing were singing in the ring.",
+    "On Monday the cat sat on the mat. On Tuesday the mat sat on the cat! Who would believe that?",
+    "Der Müller mahlt das Mehl, die Mühle mahlt am Wasser, und über der Brücke weht ein kühler Wind.",
+    "La rivière était très haute cet été; l'eau montait déjà jusqu'à la fenêtre du vieux château.",
+    "Река течёт мимо старой мельницы, и мельник считает камни: один, два, три.",
+    "Το ποτάμι κυλάει δίπλα στον παλιό μύλο και ο μυλωνάς μετράει τις πέτρες.",
+    "小河流过古老的磨坊。磨坊主数着石头:一、二、三。面包很香。",
+    "川は古い水車小屋のそばを流れる。パンはとてもおいしいです。",
+    "النهر يجري قرب الطاحونة القديمة، والطحان يعد الحجارة.",
+    "नदी पुरानी चक्की के पास बहती है और चक्की वाला पत्थर गिनता है।",
+    "Bread 🍞 and water 💧 and a happy family 👨‍👩‍👧 by the river 🏞️ 🙂🙂",
+    "def count_stones(stones):\n    total = 0\n    for stone in stones:\n        total += stone\n    return total\n",
+    "class Mill:\n    def __init__(self, name):\n        self.name = name\n\n    def grind(self):\n        return None\n",
+    'for (int i = 0; i < 10; i++) {\n\tif (a[i] >= b[i] && c != 0) { x = a[i] * 2; }\n}\n\n\n{"key": [1, 2.5, null]}',
+    "0 1 2 3 4 5 6 7 8 9 10 11 12 100 1000 1999 2024 2025 3.14159 1,000,000 0xFF 50%",
+    "words   with    runs     of      spaces\tand\ttabs\n\nand lines\r\n",
+    "the river the river the mill the mill the bread the bread the stone the stone of the of the in the in the",
+]
+"""Own words: several scripts, code, digits, emoji, runs of white space."""
+
+CHAT_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+
+BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+def added(content: str, token_id: int, *, special: bool = True, **flags: bool) -> dict[str, Any]:
+    """An entry of ``added_tokens``."""
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
+    return {"id": token_id, "content": content, **plain, **flags}
+
+
+def _define(tokenizer: Tokenizer) -> Definition:
+    return json.loads(tokenizer.to_str())
+
+
+# --- the five families ---------------------------------------------------------------------------
+
+
+def byte_level() -> Built:
+    """GPT-2 style; spells bytes in the printable alphabet. One added token is not special."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    definition = _define(tokenizer)
+    definition["added_tokens"].append(added("<tool>", len(definition["model"]["vocab"]), special=False))
+    config = _config(bos="<|im_start|>", eos="<|im_end|>", unk="<|endoftext|>", pad="<|endoftext|>")
+    return definition, config | {"chat_template": CHAT_TEMPLATE}
+
+
+def sentencepiece_bpe() -> Built:
+    """Llama style: dummy space, ``▁`` for the space, byte fallback."""
+    definition = _sentencepiece(
+        ["<unk>", "<s>", "</s>"],
+        runs=["▁" * n for n in (2, 4, 8)],
+        extra=[],
+        vocab_size=450,
+    )
+    definition["normalizer"] = {
+        "type": "Sequence",
+        "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        ],
+    }
+    definition["decoder"]["decoders"].append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    return definition, _config(bos="<s>", eos="</s>", unk="<unk>", pad="</s>")
+
+
+def gemma_style() -> Built:
+    """No dummy space; runs of spaces and newlines are added tokens and entries of the model, with one id.
+
+    Like Gemma's, its vocabulary contains a literal U+0120, which is not a space here.
+    """
+    runs = ["▁" * n for n in range(2, 9)]
+    newlines = ["\n" * n for n in range(2, 5)]
+    specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"]
+    definition = _sentencepiece(specials, runs=runs + newlines, extra=["Ġ", "\n"], vocab_size=500)
+    definition["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    definition["pre_tokenizer"] = {
+        "type": "Split",
+        "pattern": {"String": " "},
+        "behavior": "MergedWithPrevious",
+        "invert": False,
+    }
+    vocabulary = definition["model"]["vocab"]
+    definition["added_tokens"] += [added(run, vocabulary[run], special=False) for run in runs + newlines]
+    config = _config(bos="<bos>", eos="<eos>", unk="<unk>", pad="<pad>")
+    return definition, config
+
+
+def _sentencepiece(specials: list[str], *, runs: list[str], extra: list[str], vocab_size: int) -> Definition:
+    """Specials, 256 byte tokens, runs, then what is learned word by word."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", behavior="merged_with_next")
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=2, limit_alphabet=120, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    definition = _define(tokenizer)
+    learned = sorted(definition["model"]["vocab"], key=definition["model"]["vocab"].__getitem__)
+    spellings = list(dict.fromkeys([*specials, *BYTE_TOKENS, *runs, *extra, *learned]))
+    merges = definition["model"]["merges"] + [_halves(run) for run in runs]
+    definition["model"] |= {
+        "vocab": {spelling: i for i, spelling in enumerate(spellings)},
+        "merges": merges,
+        "byte_fallback": True,
+        "fuse_unk": True,
+        "unk_token": "<unk>",
+    }
+    definition["pre_tokenizer"] = None
+    definition["decoder"] = {
+        "type": "Sequence",
+        "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"},
+            {"type": "Fuse"},
+        ],
+    }
+    definition["added_tokens"] = [added(s, i) for i, s in enumerate(specials)]
+    return definition
+
+
+def _halves(run: str) -> list[str]:
+    half = len(run) // 2 if len(run) in (2, 4, 8) else len(run) - 1
+    return [run[:half], run[half:]]
+
+
+def unigram() -> Built:
+    """T5 or XLM-R style vocabulary (without their normalizer): a Metaspace, no byte fallback."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=400,
+        special_tokens=["<pad>", "</s>", "<unk>", "<s>"],
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return _define(tokenizer), _config(bos="<s>", eos="</s>", unk="<unk>", pad="<pad>")
+
+
+def wordpiece() -> Built:
+    """BERT style, lower case."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=450,
+        special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return _define(tokenizer), _config(unk="[UNK]", pad="[PAD]", cls="[CLS]", sep="[SEP]", mask="[MASK]")
+
+
+def _config(**roles: str) -> dict[str, Any]:
+    tokens = {f"{role}_token": token for role, token in roles.items()}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, **tokens}
+
+
+FAMILIES: Mapping[str, Callable[[], Built]] = {
+    "byte-level": byte_level,
+    "sentencepiece-bpe": sentencepiece_bpe,
+    "gemma-style": gemma_style,
+    "unigram": unigram,
+    "wordpiece": wordpiece,
+}
+"""Readable id -> builder."""
+
+LOSSLESS = ("byte-level", "sentencepiece-bpe", "gemma-style")
+"""Families that can express any byte."""
+
+PAIRS = [(base, target) for base in FAMILIES for target in FAMILIES if base != target]
+"""Every ordered pair of families."""
+
+PAIR_IDS = [f"{base}->{target}" for base, target in PAIRS]
+
+
+# --- folders and models --------------------------------------------------------------------------
+
+
+def write_tokenizer(folder: Path, definition: Definition, config: Mapping[str, Any] | None = None) -> Path:
+    """Write tokenizer.json and, where given, tokenizer_config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(json.dumps(definition, ensure_ascii=False), encoding="utf-8")
+    if config is not None:
+        text = json.dumps(config, ensure_ascii=False, indent=2)
+        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+def tiny_model_folder(
+    tokenizer_folder: Path,
+    path: Path,
+    tied: bool = True,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    rows: int | None = None,
+) -> Path:
+    """A real LlamaForCausalLM with seeded random weights, saved with the tokenizer's files.
+
+    Args:
+        tokenizer_folder: a folder of the zoo.
+        path: where to save; made if missing.
+        tied: whether one matrix serves as input and output embedding.
+        dtype: of the saved weights.
+        seed: of the weights.
+        rows: ``vocab_size``; the highest id + 1 by default.
+    """
+    import transformers
+
+    files = _files_of(tokenizer_folder)
+    roles = files.vocabulary.roles
+    ids = {
+        "bos_token_id": roles.get("bos", roles.get("cls")),
+        "eos_token_id": roles.get("eos", roles.get("sep")),
+        "pad_token_id": roles.get("pad"),
+    }
+    config = transformers.LlamaConfig(
+        vocab_size=rows or files.vocabulary.num_ids,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+        **ids,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = transformers.LlamaForCausalLM(config)
+        with torch.no_grad():
+            for parameter in model.parameters():  # larger than the usual 0.02, so that logits differ
+                if parameter.dim() > 1:
+                    parameter.normal_(std=0.2)
+    model = model.to(dtype)
+    model.config.dtype = dtype
+    model.generation_config = transformers.GenerationConfig(**ids)
+    model.save_pretrained(path)
+    for file in files.files():
+        (path / file.name).write_bytes(file.read_bytes())
+    return path
+
+
+def _files_of(folder: Path) -> TokenizerFiles:
+    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+
+    return load_tokenizer(str(folder))
+
+
+# --- variations ----------------------------------------------------------------------------------
+
+
+def renumbered(definition: Definition, new_id: Callable[[int], int]) -> Definition:
+    """The same tokenizer with other ids, for models whose vocabulary is a mapping; it may leave gaps.
+
+    Added tokens become entries of the model too: `tokenizers` gives any other the next free id.
+    """
+    result = copy.deepcopy(definition)
+    known = {entry["content"]: entry["id"] for entry in definition["added_tokens"]} | definition["model"]["vocab"]
+    result["model"]["vocab"] = {s: new_id(i) for s, i in known.items()}
+    result["added_tokens"] = [{**entry, "id": new_id(entry["id"])} for entry in definition["added_tokens"]]
+    return result
+
+
+def permutation(size: int, seed: int = 0) -> list[int]:
+    """A seeded permutation of ``range(size)``."""
+    ids = list(range(size))
+    random.Random(seed).shuffle(ids)
+    return ids
+
+
+def shuffled_entries(definition: Definition, seed: int = 0) -> Definition:
+    """The same tokenizer, its entries written in another order."""
+    result = copy.deepcopy(definition)
+    rng = random.Random(seed)
+    if isinstance(result["model"]["vocab"], dict):  # the places in Unigram's list are its ids
+        entries = list(result["model"]["vocab"].items())
+        rng.shuffle(entries)
+        result["model"]["vocab"] = dict(entries)
+    rng.shuffle(result["added_tokens"])
+    return result
+
+
+def plain_definition(
+    vocabulary: Mapping[str, int] | Sequence[str],
+    added_tokens: Iterable[Mapping[str, Any]] = (),
+    *,
+    decoder: Mapping[str, Any] | None = None,
+    pre_tokenizer: Mapping[str, Any] | None = None,
+    normalizer: Mapping[str, Any] | None = None,
+    **model: Any,
+) -> Definition:
+    """A definition by hand: BPE without merges unless `model` says otherwise."""
+    if not isinstance(vocabulary, Mapping):
+        vocabulary = {spelling: i for i, spelling in enumerate(vocabulary)}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [dict(entry) for entry in added_tokens],
+        "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": None,
+        "decoder": decoder,
+        "model": {"type": "BPE", "merges": [], "vocab": dict(vocabulary), **model},
+    }
+
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+"""A ByteLevel pre-tokenizer or decoder."""
+
+METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+"""A Metaspace pre-tokenizer or decoder."""
+
+
+# --- problems ------------------------------------------------------------------------------------
+
+
+class RandomSpace(AuxiliarySpace):
+    """A seeded random vector for every text; the zero vector for the texts in `unknown`."""
+
+    def __init__(self, dimensions: int = 16, seed: int = 0, unknown: Iterable[str] = ()) -> None:
+        self.dimensions = dimensions
+        self.seed = seed
+        self.unknown = frozenset(unknown)
+
+    @classmethod
+    def from_argument(cls, argument: str | None) -> RandomSpace:
+        return cls()
+
+    def vector(self, text: str) -> list[float]:
+        if text in self.unknown:
+            return [0.0] * self.dimensions
+        rng = random.Random(f"{self.seed}:{text}")
+        return [rng.gauss(0, 1) for _ in range(self.dimensions)]
+
+    def embed(self, texts: Sequence[str], *, device: torch.device, quiet: bool = False) -> Tensor:
+        assert len(set(texts)) == len(texts), "texts have to be distinct"
+        assert list(texts) == sorted(texts), "texts have to be sorted"
+        return torch.tensor([self.vector(text) for text in texts], dtype=torch.float32)
+
+
+def make_problem(
+    base: TokenizerFiles | tuple[Definition, Vocabulary],
+    target: TokenizerFiles | Vocabulary,
+    auxiliary: AuxiliarySpace | None = None,
+    *,
+    base_rows: int | None = None,
+    num_rows: int | None = None,
+    token_map: Mapping[str, str] | None = None,
+) -> TransferProblem:
+    """A problem between two tokenizers, without any weights."""
+    if isinstance(base, TokenizerFiles):
+        base = (dict(base.definition), base.vocabulary)
+    definition, old = base
+    new = target.vocabulary if isinstance(target, TokenizerFiles) else target
+    base_rows = old.num_ids if base_rows is None else base_rows
+    mapping = match(old, new, num_rows=num_rows, base_rows=base_rows, token_map=token_map)
+    segmenter = Segmenter(definition, old, base_rows)
+    return TransferProblem(old, new, mapping, segmenter, base_rows, auxiliary, quiet=True)
