@@ -7,6 +7,9 @@ import os
 # Before anything imports huggingface_hub: a test that reaches for the network fails at once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The matrices are tiny: several threads would only wait for each other.
+for _library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

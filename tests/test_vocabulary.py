@@ -383,7 +383,6 @@ def test_single_bytes_are_not_taken_from_added_or_special_tokens() -> None:
     assert read(definition).single_bytes == {ord("b"): 0}
 
 
-@pytest.mark.xfail(reason="documented as 'the lowest such id'; but byte tokens of ASCII are hardly ever trained")
 def test_an_ordinary_token_is_preferred_to_the_byte_token_of_the_same_byte() -> None:
     """In Llama's vocabulary <0x20> comes before ``▁``, and is never produced from text."""
     vocabulary = read(plain_definition(["<0x20>", "▁"], decoder=METASPACE, byte_fallback=True))

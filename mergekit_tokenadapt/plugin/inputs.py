@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergekit.architecture import ModelArchitecture
+from mergekit.architecture import ModelArchitecture, WeightInfo
 from mergekit.common import ModelReference
 from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
+
+LOG = logging.getLogger(__name__)
 
 FLOATS = {"F64", "F32", "F16", "BF16"}
 """safetensors names of the dtypes that rows can be mixed in."""
@@ -43,11 +47,16 @@ def look_at(reference: ModelReference, architecture: ModelArchitecture, options:
         raise TokenAdaptError(
             f"{reference} is a quantised checkpoint; rows cannot be mixed in it: use the unquantised model"
         )
-    weights = [w for w in architecture.all_weights(config) if w.vocabulary_axis is not None]
     loader = LoaderCache().get(reference)
-    names = {w.name: [w.name, *(w.aliases or ()), *(w.tied_names or ())] for w in weights}
+    known = architecture.all_weights(config)
+    is_inferred = not architecture.architectures
+    if not is_inferred:
+        _check_complete(reference, known, loader.index.tensor_paths, options)
+    weights = [w for w in known if w.vocabulary_axis is not None]
+    names = {w.name: _names(w) for w in weights}
     present = {w: n for w, tries in names.items() for n in tries if n in loader.index.tensor_paths}
-    if not present:
+    # In a model that mergekit has no definition of, checkpoint and model may use different names.
+    if not weights or not (present or is_inferred):
         raise TokenAdaptError(f"{reference} has no tensor with a vocabulary axis that mergekit knows of")
     axes = {w.name: w.vocabulary_axis for w in weights}
     shapes = []
@@ -83,6 +92,34 @@ def check_together(models: list[InputModel]) -> None:
     if len(shapes) > 1:
         listed = ", ".join(f"{m.reference}: {'x'.join(map(str, shape))}" for shape, m in shapes.items())
         raise TokenAdaptError(f"models of different hidden sizes cannot be merged ({listed})")
+
+
+BUFFERS = (".inv_freq", ".position_ids", ".masked_bias", ".attn.bias")
+"""Ends of names of tensors that older checkpoints hold, and that models make themselves."""
+
+
+def _names(weight: WeightInfo) -> list[str]:
+    """All names under which a checkpoint may hold a weight."""
+    return [weight.name, *(weight.aliases or ()), *(weight.tied_names or ())]
+
+
+def _check_complete(
+    reference: ModelReference, known: list[WeightInfo], present: Iterable[str], options: MergeOptions
+) -> None:
+    """Refuse a model with tensors that mergekit's definition of its architecture would leave out.
+
+    Raises:
+        TokenAdaptError: there are such tensors, and `--allow-crimes` is not given.
+    """
+    known_names = {name for weight in known for name in _names(weight)}
+    lost = sorted(name for name in present if name not in known_names and not name.endswith(BUFFERS))
+    if not lost:
+        return
+    shown = ", ".join(lost[:4]) + (", ..." if len(lost) > 4 else "")
+    message = f"{reference}: mergekit's definition of the architecture leaves out {len(lost)} of its tensors ({shown})"
+    if not options.allow_crimes:
+        raise TokenAdaptError(f"{message}; the output would not work. To go on all the same: --allow-crimes")
+    LOG.warning("%s; they will be missing from the output", message)
 
 
 def _shape(file: Path, name: str) -> tuple[str, tuple[int, ...]] | None:

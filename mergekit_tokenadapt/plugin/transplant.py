@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -14,9 +15,12 @@ from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
+from safetensors import SafetensorError
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.plugin import activate
+
+LOG = logging.getLogger(__name__)
 
 
 def make_recipe(
@@ -57,7 +61,11 @@ def run_recipe(recipe: Mapping[str, Any], out: str, options: MergeOptions, *, fo
         # mergekit names the model after its folder: the staged one has the name of the final one.
         staged = stage / destination.name
         source = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
-        run_merge(configuration, str(staged), options, config_source=source)
+        try:
+            run_merge(configuration, str(staged), options, config_source=source)
+        except (RuntimeError, SafetensorError) as error:  # what mergekit raises for users' mistakes, too
+            LOG.debug("mergekit failed", exc_info=error)
+            raise TokenAdaptError(f"mergekit could not run the recipe: {error} (-vv shows where)") from error
         if destination.exists():
             os.replace(destination, stage / "replaced")
         os.replace(staged, destination)
@@ -80,6 +88,6 @@ def _check_model(reference: ModelReference, options: MergeOptions) -> None:
     try:
         reference.config(trust_remote_code=options.trust_remote_code)
         reference.tensor_index(options.transformers_cache)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TokenAdaptError(f"no model found at {str(reference)!r}: {reason}") from error

@@ -1,0 +1,169 @@
+"""Embedding models as auxiliary spaces, and the cache of their vectors."""
+
+import json
+import multiprocessing
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mergekit_tokenadapt.auxiliary import find_auxiliary
+from mergekit_tokenadapt.auxiliary.cached import CACHE_VARIABLE, CachedSpace
+from mergekit_tokenadapt.auxiliary.transformer import TransformerSpace
+from mergekit_tokenadapt.errors import TokenAdaptError
+
+TEXTS = ["a", " and the", "hello", "the longest of all these texts", "é", "🙂"]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def encoder(tmp_path, wordpiece_folder):
+    """A tiny BERT folder."""
+    from transformers import BertConfig, BertModel
+
+    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+
+    folder = tmp_path / "encoder"
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=load_tokenizer(str(wordpiece_folder)).vocabulary.num_ids,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    BertModel(config).save_pretrained(folder)
+    for file in wordpiece_folder.iterdir():
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class CountingSpace(CachedSpace):
+    """Counts how often it computes."""
+
+    computed = 0
+
+    @classmethod
+    def from_argument(cls, argument):
+        return cls(argument)
+
+    def compute(self, folder, texts, *, device, quiet):
+        CountingSpace.computed += 1
+        return torch.tensor([[float(len(text)), 1.0] for text in texts])
+
+
+def test_mean_pooling_is_the_mean_over_real_tokens(encoder):
+    from transformers import AutoModel, AutoTokenizer
+
+    vectors = find_auxiliary(str(encoder)).embed(TEXTS, device=CPU, quiet=True)
+    tokenizer, model = AutoTokenizer.from_pretrained(str(encoder)), AutoModel.from_pretrained(str(encoder)).eval()
+    for text, vector in zip(TEXTS, vectors, strict=True):  # one by one: no padding at all
+        with torch.inference_mode():
+            alone = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
+        torch.testing.assert_close(vector, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_vectors_are_computed_once_and_read_back_bit_for_bit(encoder, cache):
+    CountingSpace.computed = 0
+    first = CountingSpace(str(encoder)).embed(TEXTS, device=CPU, quiet=True)
+    second = CountingSpace(str(encoder)).embed(TEXTS, device=CPU, quiet=True)
+    assert CountingSpace.computed == 1
+    assert torch.equal(first, second)
+    (file,) = cache.glob("*.safetensors")
+    assert torch.equal(load_file(str(file))["vectors"], first)
+
+
+def test_other_texts_or_another_model_are_not_mistaken_for_cached_ones(encoder):
+    CountingSpace.computed = 0
+    CountingSpace(str(encoder)).embed(TEXTS, device=CPU, quiet=True)
+    CountingSpace(str(encoder)).embed([*TEXTS, "more"], device=CPU, quiet=True)
+    CountingSpace(str(encoder)).embed(["ab", "c"], device=CPU, quiet=True)
+    CountingSpace(str(encoder)).embed(["a", "bc"], device=CPU, quiet=True)
+    config = json.loads((encoder / "config.json").read_text())
+    (encoder / "config.json").write_text(json.dumps({**config, "other": 1}))
+    CountingSpace(str(encoder)).embed(TEXTS, device=CPU, quiet=True)
+    assert CountingSpace.computed == 5
+
+
+def test_a_damaged_cache_file_is_computed_again(encoder, cache, caplog):
+    CountingSpace.computed = 0
+    first = CountingSpace(str(encoder)).embed(TEXTS, device=CPU, quiet=True)
+    (file,) = cache.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:30])
+    assert torch.equal(CountingSpace(str(encoder)).embed(TEXTS, device=CPU, quiet=True), first)
+    assert CountingSpace.computed == 2
+    assert "damaged" in caplog.text
+
+
+def test_a_cache_that_cannot_be_made_is_done_without(encoder, cache, caplog):
+    cache.write_text("a file where the folder should be")
+    assert len(CountingSpace(str(encoder)).embed(TEXTS, device=CPU, quiet=True)) == len(TEXTS)
+    assert "not cached" in caplog.text
+
+
+def _embed(folder, queue):
+    torch.set_num_threads(1)
+    vectors = TransformerSpace(folder).embed(TEXTS * 1, device=CPU, quiet=True)
+    queue.put(vectors.tolist())
+
+
+def test_two_processes_may_share_the_cache(encoder, cache):
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    workers = [context.Process(target=_embed, args=(str(encoder), queue)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    first, second = queue.get(timeout=120), queue.get(timeout=120)
+    for worker in workers:
+        worker.join()
+    assert first == second
+    assert len(list(cache.glob("*.safetensors"))) == 1
+    assert not list(cache.glob("*.tmp"))
+
+
+def test_a_model2vec_folder_is_recognised(tmp_path, wordpiece_folder):
+    model2vec = pytest.importorskip("model2vec")
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(wordpiece_folder / "tokenizer.json"))
+    vectors = np.random.default_rng(0).normal(size=(tokenizer.get_vocab_size(), 16)).astype(np.float32)
+    folder = tmp_path / "static"
+    model = model2vec.StaticModel(vectors, tokenizer)
+    model.save_pretrained(str(folder))
+    embedded = find_auxiliary(str(folder)).embed(TEXTS, device=CPU, quiet=True)
+    assert embedded.shape == (len(TEXTS), 16)
+    torch.testing.assert_close(embedded, torch.from_numpy(model.encode(TEXTS)).float())
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nothing", "unknown auxiliary 'nothing': not one of .*ngram"),
+        ("transformer", "needs a model"),
+        ("./missing/folder", "unknown auxiliary"),
+        ("sentence-transformers", "needs a model"),
+    ],
+)
+def test_names_that_lead_nowhere(name, says):
+    with pytest.raises(TokenAdaptError, match=says):
+        find_auxiliary(name)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(TokenAdaptError, match="holds no embedding model"):
+        find_auxiliary(str(tmp_path))
+
+
+def test_a_hub_id_that_cannot_be_fetched_is_one_line():
+    space = TransformerSpace.from_argument("nobody/nothing")
+    with pytest.raises(TokenAdaptError, match="is not a folder, and could not be fetched") as caught:
+        space.embed(TEXTS, device=CPU, quiet=True)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,111 @@
+"""The commands that print: plan, explain, methods, and transplant --print-recipe."""
+
+import json
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from mergekit_tokenadapt.cli.main import main
+from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, byte_level_folder, tiny_model_folder):
+    return tiny_model_folder(byte_level_folder, tmp_path_factory.mktemp("cli") / "base")
+
+
+def run(*args):
+    result = CliRunner().invoke(main, [str(a) for a in args], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_help_lists_all_commands_and_every_command_has_examples_or_options():
+    listed = run("--help")
+    for command in ("transplant", "plan", "explain", "methods"):
+        assert command in listed
+        assert "Usage:" in run(command, "--help")
+    for command in ("transplant", "plan", "explain"):
+        assert "Examples:" in run(command, "--help")
+
+
+def test_plan_counts_every_row(base, gemma_style_folder):
+    report = json.loads(run("plan", base, gemma_style_folder, "--json"))
+    vocabulary = load_tokenizer(str(gemma_style_folder)).vocabulary
+    assert sum(report["rows_by_reason"].values()) == report["target_rows"] == vocabulary.num_ids
+    assert report["vocabulary_parameters_after"] == 32 * vocabulary.num_ids  # tied: one matrix
+    text = run("plan", base, gemma_style_folder)
+    assert f"{report['rows_by_reason']['new']:,}" in text
+    assert "pieces per new token" in text
+
+
+def test_plan_needs_no_weights(base, gemma_style_folder, tmp_path):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((base / name).read_bytes())
+    assert run("plan", tmp_path, gemma_style_folder, "--json") == run("plan", base, gemma_style_folder, "--json")
+
+
+@pytest.mark.parametrize("method", ["mean", "local", "global", "hybrid"])
+def test_explain_shows_the_weights_of_a_row(base, gemma_style_folder, method):
+    from mergekit_tokenadapt.cli.base_model import make_transfer
+
+    full = make_transfer(str(base), str(gemma_style_folder), {"method": method, "auxiliary": "ngram"}, quiet=True)
+    plan = full.make_plan()
+    row = int(plan.mixed_ids[len(plan.mixed_ids) // 2])
+    token = full.target.vocabulary.by_id[row]
+    shown = json.loads(
+        run("explain", base, gemma_style_folder, "--token", token.text, "--method", method, "--json", "--quiet")
+    )
+    assert shown[0]["id"] == row
+    assert shown[0]["reason"] == "new"
+    found = {part["id"]: part["weight"] for part in shown[0]["made_of"]}
+    assert found == pytest.approx(dict(plan.explain(row)), abs=1e-5)
+    assert sum(found.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_explain_copied_special_and_unknown_tokens(base, gemma_style_folder):
+    text = run("explain", base, gemma_style_folder, "--token", "a", "--token", "<eos>", "--quiet")
+    assert '"a"' in text
+    assert ": copied" in text
+    assert "1.0000" in text
+    result = CliRunner().invoke(main, ["explain", str(base), str(gemma_style_folder), "--token", "no such token"])
+    assert result.exit_code == 2
+    assert "'no such token' is not one token of" in result.output
+
+
+def test_methods_lists_methods_spaces_and_options():
+    listed = json.loads(run("methods", "--json"))
+    methods = {m["name"]: m for m in listed["methods"]}
+    assert {"mean", "local", "global", "hybrid"} <= methods.keys()
+    assert {o["name"]: o["default"] for o in methods["hybrid"]["options"]} == {
+        "temperature": 0.3,
+        "top_k": 3,
+        "global_weight": 0.3,
+        "threshold": 0.0,
+    }
+    assert {"ngram", "sentence-transformers", "transformer", "model2vec"} <= {s["name"] for s in listed["auxiliary"]}
+    assert "2505.09738" in run("methods")
+
+
+def test_print_recipe_is_the_recipe_that_would_run(base, gemma_style_folder, tmp_path):
+    printed = run(
+        "transplant", base, gemma_style_folder, tmp_path / "out", "--print-recipe", "--method", "global",
+        "-o", "top_k=5", "--rows", "donor", "--token-map", "<a>=<b>", "--dtype", "bfloat16",
+    )  # fmt: skip
+    recipe = yaml.safe_load(printed)
+    assert recipe["dtype"] == "bfloat16"
+    assert recipe["tokenizer"]["adapt"] == {
+        "method": "global", "auxiliary": "ngram", "rows": "donor", "token_map": {"<a>": "<b>"}, "top_k": 5,
+    }  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def test_transplant_from_flags_is_the_recipe(base, gemma_style_folder, tmp_path):
+    run(
+        "transplant", base, gemma_style_folder, tmp_path / "out", "--method", "mean", "--quiet", "--no-write-model-card"
+    )
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "config.json", "generation_config.json", "model.safetensors", "tokenadapt.json", "tokenadapt.plan",
+        "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip

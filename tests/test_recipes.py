@@ -1,0 +1,169 @@
+"""Every recipe in yaml_recipes/, run by the stock mergekit commands on tiny stand-ins."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+RECIPES = Path(__file__).parent.parent / "yaml_recipes"
+
+
+def stock_command(name: str, *args: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a console script of this environment, as a user would."""
+    command = Path(sys.executable).parent / name
+    done = subprocess.run([command, *args], cwd=cwd, capture_output=True, text=True, check=False)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture
+def demo_folders(tmp_path, byte_level_folder, gemma_style_folder, tiny_model_folder):
+    """What `make demo` puts below ./demo, in small: the names that the recipes use."""
+    demo = tmp_path / "demo"
+    tiny_model_folder(byte_level_folder, demo / "SmolLM2-135M-Instruct", dtype=torch.bfloat16)
+    tiny_model_folder(gemma_style_folder, demo / "SmolLM2-deepseek-hybrid", dtype=torch.bfloat16, seed=1)
+    shutil.copytree(gemma_style_folder, demo / "deepseek-tokenizer")
+    return tmp_path
+
+
+@pytest.fixture
+def minilm_stand_in(demo_folders, wordpiece_folder):
+    """A tiny sentence-transformers folder under the name of the hub id, which a folder takes precedence over."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel
+
+    encoder = demo_folders / "encoder"
+    vocab_size = Tokenizer.from_file(str(wordpiece_folder / "tokenizer.json")).get_vocab_size()
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=vocab_size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    BertModel(config).save_pretrained(encoder)
+    for file in wordpiece_folder.iterdir():
+        shutil.copy(file, encoder)
+    word = Transformer(str(encoder), max_seq_length=64)
+    folder = demo_folders / "sentence-transformers" / "all-MiniLM-L6-v2"
+    SentenceTransformer(modules=[word, Pooling(32)], device="cpu").save(str(folder))
+    return folder
+
+
+def assert_speaks(out: Path, tokenizer_folder: Path) -> None:
+    """The folder loads without a word about weights, encodes like the target tokenizer, and generates."""
+    model, loading = AutoModelForCausalLM.from_pretrained(str(out), output_loading_info=True)
+    assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert (out / "tokenizer.json").read_bytes() == (tokenizer_folder / "tokenizer.json").read_bytes()
+    tokenizer = AutoTokenizer.from_pretrained(str(out))
+    ids = tokenizer("Hello world", return_tensors="pt").input_ids
+    generated = model.generate(ids, max_new_tokens=8, min_new_tokens=8, do_sample=False)
+    assert generated.shape == (1, ids.shape[1] + 8)
+    embeddings = model.get_input_embeddings().weight
+    assert embeddings.isfinite().all()
+    assert embeddings.abs().sum(1).min() > 0
+    assert model.config.vocab_size == len(embeddings)
+
+
+def test_every_recipe_is_run_here():
+    tested = {
+        "tokenizer_swap.yml",
+        "tokenizer_swap_mean.yml",
+        "tokenizer_swap_embedding_model.yml",
+        "merge_two_tokenizers.yml",
+        "two_steps.yml",
+    }
+    assert {file.name for file in RECIPES.iterdir()} == tested
+
+
+@pytest.mark.parametrize("recipe", ["tokenizer_swap", "tokenizer_swap_mean"])
+def test_tokenizer_swap(recipe, demo_folders, gemma_style_folder):
+    stock_command("mergekit-yaml", str(RECIPES / f"{recipe}.yml"), "out", cwd=demo_folders)
+    assert_speaks(demo_folders / "out", gemma_style_folder)
+
+
+def test_tokenizer_swap_with_an_embedding_model(demo_folders, minilm_stand_in, gemma_style_folder, monkeypatch):
+    cache = demo_folders / "cache"
+    monkeypatch.setenv("MERGEKIT_TOKENADAPT_CACHE", str(cache))
+    recipe = RECIPES / "tokenizer_swap_embedding_model.yml"
+    stock_command("mergekit-yaml", str(recipe), "first", cwd=demo_folders)
+    assert_speaks(demo_folders / "first", gemma_style_folder)
+    assert len(list(cache.glob("*.safetensors"))) == 1
+    stock_command("mergekit-yaml", str(recipe), "second", cwd=demo_folders)
+    first, second = (demo_folders / name / "model.safetensors" for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_two_tokenizers_merged_onto_one(demo_folders, byte_level_folder):
+    stock_command("mergekit-yaml", str(RECIPES / "merge_two_tokenizers.yml"), "out", cwd=demo_folders)
+    assert_speaks(demo_folders / "out", byte_level_folder)
+    # The first model speaks the target already: its share of every row is exactly its own row.
+    rows = {
+        name: AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).get_input_embeddings().weight
+        for name, folder in (("out", demo_folders / "out"), ("own", demo_folders / "demo/SmolLM2-135M-Instruct"))
+    }
+    assert rows["out"].shape == rows["own"].shape
+    assert not torch.equal(rows["out"], rows["own"])
+    correlation = torch.nn.functional.cosine_similarity(rows["out"], rows["own"]).mean()
+    assert correlation > 0.5
+
+
+def test_two_steps_with_mergekit_multi(demo_folders, gemma_style_folder):
+    stock_command(
+        "mergekit-multi",
+        str(RECIPES / "two_steps.yml"),
+        "--intermediate-dir",
+        "./steps",  # plain "steps/swapped" would look like a hub id to the model card
+        "--out-path",
+        "out",
+        cwd=demo_folders,
+    )
+    assert_speaks(demo_folders / "steps" / "swapped", gemma_style_folder)
+    model = AutoModelForCausalLM.from_pretrained(str(demo_folders / "out"))
+    assert model.get_input_embeddings().weight.isfinite().all()
+    assert (demo_folders / "steps/swapped/tokenadapt.json").is_file()
+
+
+def test_a_recipe_without_the_block_is_not_touched(demo_folders):
+    recipe = demo_folders / "stock.yml"
+    recipe.write_text(
+        "merge_method: passthrough\nmodels:\n  - model: ./demo/SmolLM2-135M-Instruct\ntokenizer:\n  source: base\n"
+    )
+    stock_command("mergekit-yaml", str(recipe), "with", cwd=demo_folders)
+    command = Path(sys.executable).parent / "mergekit-yaml"
+    subprocess.run(
+        [command, str(recipe), "without"],
+        cwd=demo_folders,
+        env={**os.environ, "PYDANTIC_DISABLE_PLUGINS": "mergekit-tokenadapt"},
+        check=True,
+        capture_output=True,
+    )
+    for file in sorted((demo_folders / "without").iterdir()):
+        expected = file.read_bytes().replace(b"# without", b"# with")
+        assert (demo_folders / "with" / file.name).read_bytes() == expected, file.name
+    assert not (demo_folders / "with" / "tokenadapt.json").exists()
+
+
+def test_a_wrong_key_gets_an_error_that_names_it(demo_folders):
+    recipe = demo_folders / "wrong.yml"
+    text = (RECIPES / "tokenizer_swap.yml").read_text().replace("top_k", "topk")
+    recipe.write_text(text)
+    done = stock_command("mergekit-yaml", str(recipe), "out", cwd=demo_folders, check=False)
+    assert done.returncode != 0
+    assert "unknown option 'topk'; its options are: temperature, top_k, global_weight, threshold" in done.stderr
+    assert not (demo_folders / "out").exists()
+
+
+def test_a_missing_tokenizer_is_one_line_and_exit_code_2_in_the_stock_command(demo_folders):
+    recipe = demo_folders / "wrong.yml"
+    recipe.write_text((RECIPES / "tokenizer_swap.yml").read_text().replace("deepseek-tokenizer", "nothing"))
+    done = stock_command("mergekit-yaml", str(recipe), "out", cwd=demo_folders, check=False)
+    assert done.returncode == 2
+    assert "Error: no tokenizer found at './demo/nothing'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (demo_folders / "out").exists()

@@ -1,0 +1,297 @@
+"""`run_recipe` in this process: dtypes, tied and untied, biases, shards, rows, and what the folder holds."""
+
+import json
+import logging
+
+import pytest
+import torch
+import transformers
+from mergekit.options import MergeOptions
+from safetensors.torch import load_file, save_file
+from tokenizers_zoo import added, write_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
+from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def transplant(base, target, out, *, force=False, dtype=None, pad=None, options=None, **adapt):
+    """The library call behind the command."""
+    recipe = make_recipe(str(base), str(target), {"method": "mean", **adapt}, dtype=dtype, pad_to_multiple_of=pad)
+    return run_recipe(recipe, str(out), MergeOptions(quiet=True, **(options or {})), force=force)
+
+
+def tensors_of(folder):
+    """All tensors of a folder's safetensors files."""
+    return {name: t for file in sorted(folder.glob("*.safetensors")) for name, t in load_file(str(file)).items()}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, byte_level_folder, tiny_model_folder):
+    return tiny_model_folder(byte_level_folder, tmp_path_factory.mktemp("base") / "model", dtype=torch.bfloat16)
+
+
+@pytest.fixture(scope="module")
+def untied_base(tmp_path_factory, byte_level_folder, tiny_model_folder):
+    return tiny_model_folder(byte_level_folder, tmp_path_factory.mktemp("untied") / "model", tied=False)
+
+
+def test_the_same_tokenizer_is_bit_identical(tmp_path, base):
+    out = transplant(base, base, tmp_path / "out", method="hybrid")
+    before, after = tensors_of(base), tensors_of(out)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (base / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_the_same_tokenizer_keeps_padding_rows(tmp_path, byte_level_folder, tiny_model_folder):
+    padded = tiny_model_folder(byte_level_folder, tmp_path / "padded", rows=1024)
+    out = transplant(padded, padded, tmp_path / "out")
+    assert torch.equal(tensors_of(padded)[EMBEDDINGS], tensors_of(out)[EMBEDDINGS])
+    exact = transplant(padded, padded, tmp_path / "exact", rows="exact")
+    assert len(tensors_of(exact)[EMBEDDINGS]) == load_tokenizer(str(padded)).vocabulary.num_ids
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("method", ["mean", "local", "global", "hybrid"])
+def test_rows_are_those_of_the_plan_in_the_dtype_asked_for(tmp_path, base, gemma_style_folder, method, dtype):
+    out = transplant(base, gemma_style_folder, tmp_path / "out", method=method, dtype=dtype)
+    old, new = tensors_of(base)[EMBEDDINGS].to(getattr(torch, dtype)), tensors_of(out)[EMBEDDINGS]
+    plan = TransferPlan.load(out / "tokenadapt.plan")
+    assert new.dtype == old.dtype
+    assert plan.method == method
+    assert len(plan.mixed_ids) > 20
+    for row in [*plan.copied_ids[::20].tolist(), *plan.mixed_ids[::4].tolist()]:
+        expected = sum(weight * old[i].float() for i, weight in plan.explain(row))
+        torch.testing.assert_close(new[row].float(), expected.to(old.dtype).float(), rtol=1e-2, atol=1e-6)
+    copied = plan.copied_ids
+    assert torch.equal(new[copied], old[torch.from_numpy(plan.mapping.sources)[copied]])
+
+
+def test_untied_matrices_share_the_plan_and_all_else_is_untouched(tmp_path, untied_base, unigram_folder):
+    out = transplant(untied_base, unigram_folder, tmp_path / "out")
+    before, after = tensors_of(untied_base), tensors_of(out)
+    assert before.keys() == after.keys()
+    plan = TransferPlan.load(out / "tokenadapt.plan")
+    for name in (EMBEDDINGS, HEAD):
+        assert torch.equal(after[name], plan.apply(before[name]))
+    untouched = before.keys() - {EMBEDDINGS, HEAD}
+    assert all(torch.equal(before[name], after[name]) for name in untouched)
+    model = AutoModelForCausalLM.from_pretrained(str(out))
+    assert not model.config.tie_word_embeddings
+    assert torch.equal(model.lm_head.weight, after[HEAD])
+
+
+@pytest.fixture
+def masked_model(tmp_path, wordpiece_folder):
+    """``masked_model("DistilBert")``: (folder, model) of a tiny masked language model with a vocabulary bias."""
+
+    def make(name):
+        files = load_tokenizer(str(wordpiece_folder))
+        small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        if name == "DistilBert":
+            small = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
+        config = getattr(transformers, f"{name}Config")(vocab_size=files.vocabulary.num_ids, **small)
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{name}ForMaskedLM")(config)
+        model.save_pretrained(tmp_path / name)
+        write_tokenizer(tmp_path / name, files.definition, files.config)
+        return tmp_path / name, model
+
+    return make
+
+
+def test_a_masked_language_model_keeps_its_vocabulary_bias(tmp_path, masked_model, unigram_folder):
+    folder, model = masked_model("DistilBert")
+    bias = torch.randn_like(model.vocab_projector.bias)
+    save_file({**tensors_of(folder), "vocab_projector.bias": bias}, str(folder / "model.safetensors"))
+    out = transplant(folder, unigram_folder, tmp_path / "out")
+    plan = TransferPlan.load(out / "tokenadapt.plan")
+    adapted, loading = transformers.AutoModelForMaskedLM.from_pretrained(str(out), output_loading_info=True)
+    assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert torch.equal(adapted.vocab_projector.bias, plan.apply(bias))
+    assert adapted.distilbert.embeddings.position_embeddings.weight.shape == (512, 32)
+
+
+def test_tensors_that_mergekit_would_lose_are_refused(tmp_path, masked_model, unigram_folder):
+    folder, _ = masked_model("Bert")  # mergekit 0.1.5 does not know of the head's transform
+    tensors = {**tensors_of(folder), "bert.pooler.dense.weight": torch.eye(32)}
+    save_file({**tensors, "bert.pooler.dense.bias": torch.zeros(32)}, str(folder / "model.safetensors"))
+    with pytest.raises(TokenAdaptError, match=r"leaves out 4 of its tensors \(cls\.predictions\.transform"):
+        transplant(folder, unigram_folder, tmp_path / "out")
+    transplant(folder, unigram_folder, tmp_path / "out", options={"allow_crimes": True})
+
+
+def test_sharded_output_and_pickled_input(tmp_path, untied_base, gemma_style_folder):
+    expected = tensors_of(transplant(untied_base, gemma_style_folder, tmp_path / "whole"))
+    sharded = transplant(untied_base, gemma_style_folder, tmp_path / "sharded", options={"out_shard_size": 30_000})
+    assert len(list(sharded.glob("*.safetensors"))) > 1
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    for file in untied_base.iterdir():
+        if file.suffix != ".safetensors":
+            (pickled / file.name).write_bytes(file.read_bytes())
+    torch.save(tensors_of(untied_base), pickled / "pytorch_model.bin")
+    options = {"lazy_unpickle": True, "low_cpu_memory": True}
+    from_pickle = transplant(pickled, gemma_style_folder, tmp_path / "from-pickle", options=options)
+    for folder in (sharded, from_pickle):
+        found = tensors_of(folder)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_rows_and_padding_are_what_was_asked_for(tmp_path, base, gemma_style_folder, tiny_model_folder):
+    ids = load_tokenizer(str(gemma_style_folder)).vocabulary.num_ids
+    donor = tiny_model_folder(gemma_style_folder, tmp_path / "donor", rows=ids + 77)
+    wanted = {
+        "exact": ({"rows": "exact"}, ids),
+        "as donor": ({"rows": "donor"}, ids + 77),
+        "number": ({"rows": ids + 5}, ids + 5),
+        "default": ({}, ids),
+        "multiple": ({"pad": 64}, -(-ids // 64) * 64),
+    }
+    for name, (options, rows) in wanted.items():
+        out = transplant(base, donor, tmp_path / name, **options)
+        matrix = tensors_of(out)[EMBEDDINGS]
+        assert len(matrix) == rows == json.loads((out / "config.json").read_text())["vocab_size"], name
+        assert matrix[ids:].abs().sum(1).bool().all(), "a padding row of zeros could win"
+        assert AutoModelForCausalLM.from_pretrained(str(out)).lm_head.weight.shape[0] == rows
+
+
+def test_padding_rows_are_never_generated(tmp_path, untied_base, gemma_style_folder):
+    ids = load_tokenizer(str(gemma_style_folder)).vocabulary.num_ids
+    out = transplant(untied_base, gemma_style_folder, tmp_path / "out", rows=ids + 200)
+    model = AutoModelForCausalLM.from_pretrained(str(out))
+    torch.manual_seed(0)
+    logits = model(torch.randint(ids, (16, 64))).logits
+    assert logits.argmax(-1).max() < ids
+
+
+def test_outputs_are_the_same_bytes_again(tmp_path, base, unigram_folder):
+    first, second = (
+        transplant(base, unigram_folder, tmp_path / place / "out", method="hybrid") for place in ("first", "second")
+    )
+    for file in sorted(first.iterdir()):
+        assert file.read_bytes() == (second / file.name).read_bytes(), file.name
+
+
+def test_special_ids_agree_everywhere(tmp_path, base, gemma_style_folder):
+    out = transplant(base, gemma_style_folder, tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(str(out))
+    configs = [json.loads((out / name).read_text()) for name in ("config.json", "generation_config.json")]
+    for role in ("bos", "eos", "pad"):
+        for config in configs:
+            assert config[f"{role}_token_id"] == getattr(tokenizer, f"{role}_token_id")
+
+
+def test_the_manifest_says_what_was_done(tmp_path, base, gemma_style_folder):
+    out = transplant(base, gemma_style_folder, tmp_path / "out", method="local", temperature=0.5)
+    manifest = json.loads((out / "tokenadapt.json").read_text())
+    assert manifest["adapt"]["method"] == "local"
+    assert manifest["inputs"][0]["options"] == {"temperature": 0.5}
+    assert sum(n for r, n in manifest["inputs"][0]["rows_by_reason"].items() if r != "unresolved") == manifest["rows"]
+    assert manifest["versions"]["mergekit"].startswith("0.1.")
+    assert str(tmp_path) not in json.dumps(manifest["versions"])
+
+
+CHAT = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+
+
+def test_chat_templates_by_choice(tmp_path, byte_level_folder, gemma_style_folder, tiny_model_folder, caplog):
+    base = tiny_model_folder(byte_level_folder, tmp_path / "base")
+    (base / "chat_template.jinja").write_text("base: {{ messages }}")
+    target = tmp_path / "target"
+    files = load_tokenizer(str(gemma_style_folder))
+    write_tokenizer(target, files.definition, {**files.config, "chat_template": "target: {{ messages }}"})
+    mine = tmp_path / "mine.jinja"
+    mine.write_text(CHAT)
+    for choice, expected in (("target", "target: "), ("base", "base: "), (str(mine), "<|im_start|>")):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            out = transplant(base, target, tmp_path / f"out-{expected[:4]}", chat_template=choice)
+        template = AutoTokenizer.from_pretrained(str(out)).chat_template
+        assert expected in template
+        assert ("'<|im_start|>', which is not one token" in caplog.text) == (expected == "<|im_start|>")
+    assert (tmp_path / "out-targ/tokenizer_config.json").read_bytes() == (target / "tokenizer_config.json").read_bytes()
+
+
+def test_a_bare_tokenizer_json_is_enough(tmp_path, base, unigram_folder):
+    bare = tmp_path / "bare" / "tokenizer.json"
+    bare.parent.mkdir()
+    bare.write_bytes((unigram_folder / "tokenizer.json").read_bytes())
+    out = transplant(base, bare, tmp_path / "out")
+    text = "some words, 12 and more"
+    expected = load_tokenizer(str(unigram_folder)).fast_tokenizer().encode(text, add_special_tokens=False).ids
+    assert AutoTokenizer.from_pretrained(str(out))(text, add_special_tokens=False).input_ids == expected
+
+
+def test_a_token_map_decides_over_string_and_role(tmp_path, byte_level_folder, gemma_style_folder, tiny_model_folder):
+    base = tiny_model_folder(byte_level_folder, tmp_path / "base")
+    target = load_tokenizer(str(gemma_style_folder))
+    definition = json.loads(json.dumps(target.definition))
+    new_id = target.vocabulary.num_ids
+    definition["added_tokens"] += [added("<turn>", new_id), added("<tool>", new_id + 1)]
+    folder = write_tokenizer(tmp_path / "target", definition, dict(target.config))
+    eos = load_tokenizer(str(base)).role_tokens["eos"]
+    out = transplant(base, folder, tmp_path / "out", token_map={eos: "<turn>", "<tool>": "the world"})
+    old, new = tensors_of(base)[EMBEDDINGS], tensors_of(out)[EMBEDDINGS]
+    vocabulary = load_tokenizer(str(base)).vocabulary
+    assert torch.equal(new[new_id], old[vocabulary.by_spelling[eos].id])
+    pieces = load_tokenizer(str(base)).fast_tokenizer().encode("the world", add_special_tokens=False).ids
+    torch.testing.assert_close(new[new_id + 1], old[pieces].mean(0))
+
+
+def test_an_existing_output_is_replaced_only_by_force(tmp_path, base, unigram_folder):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious").write_text("kept")
+    with pytest.raises(TokenAdaptError, match=r"exists already.*--force"):
+        transplant(base, unigram_folder, out)
+    assert (out / "precious").read_text() == "kept"
+    transplant(base, unigram_folder, out, force=True)
+    assert not (out / "precious").exists()
+    assert (out / "tokenadapt.json").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_failure_leaves_nothing_and_keeps_what_was_there(tmp_path, base, unigram_folder, monkeypatch):
+    from mergekit_tokenadapt.output import OutputFolder
+
+    def full_disk(self, out):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(OutputFolder, "finish", full_disk)
+    out = tmp_path / "out"
+    with pytest.raises(OSError, match="No space left"):
+        transplant(base, unigram_folder, out)
+    assert list(tmp_path.iterdir()) == []
+    out.mkdir()
+    (out / "precious").write_text("kept")
+    with pytest.raises(OSError, match="No space left"):
+        transplant(base, unigram_folder, out, force=True)
+    assert (out / "precious").read_text() == "kept"
+
+
+def test_three_models_merge_by_task_arithmetic(tmp_path, tiny_model_folder, zoo_folders):
+    folders = {
+        name: tiny_model_folder(zoo_folders[name], tmp_path / name, seed=seed)
+        for seed, name in enumerate(("byte-level", "gemma-style", "unigram"))
+    }
+    models = [{"model": str(f), "parameters": {"weight": 0.3}} for name, f in folders.items() if name != "byte-level"]
+    recipe = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(folders["byte-level"]),
+        "models": models,
+        "tokenizer": {"source": str(zoo_folders["gemma-style"]), "adapt": {"method": "mean"}},
+    }
+    out = run_recipe(recipe, str(tmp_path / "out"), MergeOptions(quiet=True))
+    plans = {name: out / f"tokenadapt.plan{suffix}" for name, suffix in zip(folders, ("", ".1", ".2"), strict=True)}
+    rows = {name: TransferPlan.load(plans[name]).apply(tensors_of(folders[name])[EMBEDDINGS]) for name in folders}
+    start = rows["byte-level"]
+    expected = start + 0.3 * (rows["gemma-style"] - start) + 0.3 * (rows["unigram"] - start)
+    torch.testing.assert_close(tensors_of(out)[EMBEDDINGS], expected, rtol=1e-4, atol=1e-5)
