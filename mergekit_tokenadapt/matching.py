@@ -102,6 +102,8 @@ def match(
 
     mapped, texts = read_token_map(token_map or {}, base, target)
     for token_id, source in mapped.items():
+        if source >= base_rows:
+            raise TokenAdaptError(f"token_map: {base.by_id[source].spelling!r} has no row in the base model")
         reasons[token_id], sources[token_id] = Reason.SPECIAL, source
     for token_id in texts:
         reasons[token_id], sources[token_id] = Reason.SPECIAL, -1

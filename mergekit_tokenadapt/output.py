@@ -173,7 +173,8 @@ class SpecialIds:
         self._by_source: dict[int, int] = {}
         for reason in (Reason.SPECIAL, Reason.COPIED):
             for row in plan.mapping.ids(reason).tolist():
-                self._by_source.setdefault(int(plan.mapping.sources[row]), row)
+                if (source := int(plan.mapping.sources[row])) >= 0:
+                    self._by_source.setdefault(source, row)
 
     def new_id(self, old: int) -> int | None:
         """The target token with the same string, else the one that got the old token's row, else None."""

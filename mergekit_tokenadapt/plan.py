@@ -6,8 +6,8 @@ its own. Every row has one of four origins:
 - copied: COPIED and SPECIAL rows with a source; bit for bit the old row;
 - mixed: NEW rows, and SPECIAL rows made from a text; a weighted sum of old rows;
 - mean: PADDING rows, NEW special tokens, and NEW tokens that the method found nothing for; the mean
-  of the old vocabulary's rows. Its logit is the mean of the old tokens' logits, so it is never the
-  highest one: such a row cannot be generated, where a row of zeros (logit 0) could.
+  of all copied and mixed rows. Its logit is the mean of their logits, so it is never the highest
+  one: such a token cannot be generated, where a row of zeros (logit 0) could.
 """
 
 from __future__ import annotations
@@ -39,8 +39,6 @@ class TransferPlan:
     """How each of R new rows is made of V old rows."""
 
     mapping: VocabularyMap
-    base_ids: Tensor
-    """int64: the old rows that belong to a token; their mean makes the rows of origin "mean"."""
     mixed_ids: Tensor
     """int64 [M]: the new rows that are mixed."""
     mixture: Mixture
@@ -60,7 +58,7 @@ class TransferPlan:
 
     @property
     def mean_ids(self) -> Tensor:
-        """The new rows that are the mean of the old ones, ascending, int64."""
+        """The new rows that are the mean of the other new ones, ascending, int64."""
         is_mean = torch.ones(self.num_rows, dtype=torch.bool)
         is_mean[self.copied_ids] = False
         is_mean[self.mixed_ids] = False
@@ -84,8 +82,7 @@ class TransferPlan:
         Raises:
             TokenAdaptError: the matrix has fewer rows than the plan uses.
         """
-        used = [self.base_ids, torch.from_numpy(self.mapping.sources), self.mixture.ids]
-        needed = int(torch.cat(used).max()) + 1
+        needed = int(torch.cat([torch.from_numpy(self.mapping.sources), self.mixture.ids]).max()) + 1
         if len(matrix) < needed:
             raise TokenAdaptError(f"a vocabulary tensor has {len(matrix)} rows, but the plan uses {needed}")
         if self.mapping.is_identity and self.num_rows == len(matrix):
@@ -97,7 +94,9 @@ class TransferPlan:
         sources = torch.from_numpy(self.mapping.sources)[copied]
         new_RD[copied.to(device)] = flat_VD.index_select(0, sources.to(device))
         new_RD[self.mixed_ids.to(device)] = self.mixture.apply(flat_VD).to(matrix.dtype)
-        new_RD[self.mean_ids.to(device)] = mean_row(flat_VD, self.base_ids.to(device)).to(matrix.dtype)
+        made = torch.cat([copied, self.mixed_ids]).to(device)
+        mean = mean_row(new_RD, made) if len(made) else mean_row(flat_VD, torch.arange(len(matrix), device=device))
+        new_RD[self.mean_ids.to(device)] = mean.to(matrix.dtype)
         return new_RD.reshape(self.num_rows, *matrix.shape[1:])
 
     def explain(self, row: int) -> list[tuple[int, float]]:
@@ -119,7 +118,6 @@ class TransferPlan:
         tensors = {
             "reasons": torch.from_numpy(self.mapping.reasons),
             "sources": torch.from_numpy(self.mapping.sources),
-            "base_ids": self.base_ids,
             "mixed_ids": self.mixed_ids,
             "indptr": self.mixture.indptr,
             "ids": self.mixture.ids,
@@ -147,8 +145,8 @@ class TransferPlan:
                 header["is_identity"],
             )
             mixture = Mixture(tensors["indptr"], tensors["ids"], tensors["weights"])
-            return cls(mapping, tensors["base_ids"], tensors["mixed_ids"], mixture, header["method"], header["options"])
-        except (OSError, KeyError, ValueError, AttributeError, SafetensorError) as error:
+            return cls(mapping, tensors["mixed_ids"], mixture, header["method"], header["options"])
+        except (OSError, KeyError, ValueError, AttributeError, TypeError, SafetensorError) as error:
             if isinstance(error, TokenAdaptError):
                 raise
             raise TokenAdaptError(f"{file} is not a transfer plan: {error}") from error
@@ -165,16 +163,22 @@ def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPl
     mixture = Mixture(
         torch.cat([torch.zeros(1).long(), mixtures.counts[found].cumsum(0)]), mixtures.ids, mixtures.weights
     )
-    base_ids = torch.tensor([t.id for t in problem.base if t.id < problem.base_rows], dtype=torch.int64)
-    return TransferPlan(mapping, base_ids, ids[found], mixture, name, method.model_dump(mode="json"))
+    return TransferPlan(mapping, ids[found], mixture, name, method.model_dump(mode="json"))
 
 
 def mean_row(matrix_VD: Tensor, ids: Tensor, *, block: int = 65536) -> Tensor:
-    """The mean of some rows, float32 [D], computed in float64, block by block."""
+    """The mean of some rows, float32 [D], computed in float64, block by block.
+
+    Rows with NaN or infinite numbers are left out, so that they do not spread.
+    """
     total = torch.zeros(matrix_VD.shape[1], dtype=torch.float64, device=matrix_VD.device)
+    num_finite = 0
     for start in range(0, len(ids), block):
-        total += matrix_VD.index_select(0, ids[start : start + block]).sum(0, dtype=torch.float64)
-    return (total / max(1, len(ids))).float()
+        rows = matrix_VD.index_select(0, ids[start : start + block])
+        rows = rows[rows.isfinite().all(dim=1)]
+        total += rows.sum(0, dtype=torch.float64)
+        num_finite += len(rows)
+    return (total / max(1, num_finite)).float()
 
 
 def _stack(first: Mixture, second: Mixture) -> Mixture:

@@ -69,8 +69,8 @@ class Segmenter:
     """
 
     def __init__(self, definition: Definition, vocabulary: Vocabulary, num_rows: int | None = None) -> None:
-        self._tokenizer = Tokenizer.from_str(json.dumps(_without_dummy_space(definition)))
-        self._tokenizer.encode_special_tokens = True
+        plain = _without_specials(_without_dummy_space(definition), vocabulary)
+        self._tokenizer = Tokenizer.from_str(json.dumps(plain))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._vocabulary = vocabulary
@@ -127,7 +127,10 @@ def _without_dummy_space(definition: Definition) -> dict[str, Any]:
     """A copy of the definition that puts nothing before or around a text."""
     copy: dict[str, Any] = json.loads(json.dumps({k: v for k, v in definition.items() if k != "model"}))
     copy |= {"model": definition["model"], "post_processor": None, "truncation": None, "padding": None}
-    copy["normalizer"] = _without_prepend(copy.get("normalizer"))
+    copy["normalizer"] = _without(copy.get("normalizer"), "Prepend")
+    if any(part["type"] == "Metaspace" for part in components(copy.get("pre_tokenizer"))):
+        # T5 splits at spaces, dropping them, and has the Metaspace put them back: that would now not happen.
+        copy["pre_tokenizer"] = _without(copy["pre_tokenizer"], "WhitespaceSplit")
     for part in [*components(copy.get("normalizer")), *components(copy.get("pre_tokenizer"))]:
         if "add_prefix_space" in part:
             part["add_prefix_space"] = False  # type: ignore[index]
@@ -136,10 +139,27 @@ def _without_dummy_space(definition: Definition) -> dict[str, Any]:
     return copy
 
 
-def _without_prepend(normalizer: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if normalizer is None or normalizer["type"] == "Prepend":
+def _without_specials(definition: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+    """A copy of the definition that takes the strings of special tokens for ordinary text."""
+    special = set(vocabulary.ids(TokenKind.SPECIAL).tolist())
+    added = [entry for entry in definition.get("added_tokens") or () if entry["id"] not in special]
+    model = dict(definition["model"])
+    if isinstance(model["vocab"], list):
+        # Unigram looks its pieces up in the text: those of special tokens are given an unlikely spelling.
+        pieces = enumerate(model["vocab"])
+        model["vocab"] = [[f"\uffff{i}" if i in special else piece, score] for i, (piece, score) in pieces]
+    else:
+        # An added token that is no entry of the model would be given the next free id, not its own.
+        model["vocab"] = {**model["vocab"], **{entry["content"]: entry["id"] for entry in added}}
+    return definition | {"model": model, "added_tokens": added}
+
+
+def _without(part: Mapping[str, Any] | None, unwanted: str) -> Mapping[str, Any] | None:
+    """A normalizer or pre-tokenizer without its members of one type."""
+    if part is None or part["type"] == unwanted:
         return None
-    if normalizer["type"] != "Sequence":
-        return normalizer
-    members = [_without_prepend(member) for member in normalizer["normalizers"]]
-    return {**normalizer, "normalizers": [member for member in members if member is not None]}
+    for key in ("normalizers", "pretokenizers"):
+        if key in part:
+            members = [_without(member, unwanted) for member in part[key]]
+            return {**part, key: [member for member in members if member is not None]}
+    return part

@@ -152,11 +152,11 @@ def _with_config_tokens(definition: dict[str, Any], config: Mapping[str, Any]) -
     vocabulary = definition["model"].get("vocab")
     if isinstance(vocabulary, dict):
         known |= vocabulary.keys()
-    extra = [
-        {"id": int(token_id), **entry}
-        for token_id, entry in (config.get("added_tokens_decoder") or {}).items()
-        if entry.get("content") not in known
-    ]
+    declared = config.get("added_tokens_decoder") or {}
+    for token_id, entry in declared.items():
+        if not token_id.isdecimal() or not isinstance(entry, Mapping):
+            raise TokenAdaptError(f"tokenizer_config.json: added_tokens_decoder: {token_id!r} is not a token")
+    extra = [{"id": int(i), **entry} for i, entry in declared.items() if entry.get("content") not in known]
     if not extra:
         return definition
     added = [*(definition.get("added_tokens") or ()), *extra]

@@ -10,7 +10,7 @@ import torch
 
 from mergekit_tokenadapt.auxiliary import AuxiliarySpace
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.matching import match, read_token_map
+from mergekit_tokenadapt.matching import VocabularyMap, match
 from mergekit_tokenadapt.methods import Method
 from mergekit_tokenadapt.plan import TransferPlan, make_plan
 from mergekit_tokenadapt.problem import CPU, TransferProblem
@@ -36,17 +36,16 @@ class Transfer:
     quiet: bool = False
 
     def check(self) -> None:
-        """Find out what a plan would stumble over, without making one.
+        """Match the vocabularies, to find out what a plan would stumble over.
 
         Raises:
-            TokenAdaptError: the token map names unknown tokens.
+            TokenAdaptError: the token map names tokens that are unknown, or that have no row.
         """
-        read_token_map(self.token_map, self.base.vocabulary, self.target.vocabulary)
+        self._match()
 
     def make_problem(self, only: frozenset[int] | None = None) -> TransferProblem:
         """Match the vocabularies; with `only`, ask for the rows of these target ids and no others."""
-        base, target = self.base.vocabulary, self.target.vocabulary
-        mapping = match(base, target, num_rows=self.num_rows, base_rows=self.base_rows, token_map=self.token_map)
+        base, target, mapping = self.base.vocabulary, self.target.vocabulary, self._match()
         segmenter = Segmenter(self.base.definition, base, self.base_rows)
         return TransferProblem(
             base, target, mapping, segmenter, self.base_rows, self.auxiliary, self.device, self.quiet, only
@@ -55,6 +54,10 @@ class Transfer:
     def make_plan(self, only: frozenset[int] | None = None) -> TransferPlan:
         """Match the vocabularies and let the method weigh the new tokens."""
         return make_plan(self.make_problem(only), self.method_name, self.method)
+
+    def _match(self) -> VocabularyMap:
+        base, target = self.base.vocabulary, self.target.vocabulary
+        return match(base, target, num_rows=self.num_rows, base_rows=self.base_rows, token_map=self.token_map)
 
 
 def choose_rows(

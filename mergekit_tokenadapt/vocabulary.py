@@ -140,9 +140,13 @@ class Vocabulary:
 
     @cached_property
     def single_bytes(self) -> Mapping[int, int]:
-        """Byte value to the id of the token that is that one byte; the lowest such id."""
-        textual = (t for t in reversed(self.tokens) if t.kind in (TokenKind.ORDINARY, TokenKind.BYTE))
-        return {t.bytes[0]: t.id for t in textual if len(t.bytes) == 1}
+        """Byte value to the id of the token that is that one byte.
+
+        An ordinary token goes before a byte token (which is hardly ever trained where there is an
+        ordinary one), then the lowest id.
+        """
+        single = [t for t in self.tokens if len(t.bytes) == 1 and t.kind in (TokenKind.ORDINARY, TokenKind.BYTE)]
+        return {t.bytes[0]: t.id for t in sorted(single, key=lambda t: (t.kind is TokenKind.ORDINARY, -t.id))}
 
     def ids(self, *kinds: TokenKind) -> np.ndarray:
         """Ids of the tokens of the given kinds (all kinds where none is given), ascending, int64."""

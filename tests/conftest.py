@@ -1,5 +1,7 @@
 """Fixtures for all tests: tiny tokenizers of five families, and tiny models. No network."""
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import os
@@ -16,8 +18,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-import torch
 import tokenizers_zoo
+import torch
 from tokenizers_zoo import FAMILIES, Definition
 
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer

@@ -26,6 +26,9 @@ from mergekit_tokenadapt.problem import TransferProblem
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
 from mergekit_tokenadapt.vocabulary import Vocabulary
 
+OLD_ROWS = 474
+"""Of the base of `plan`."""
+
 DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=lambda d: str(d)[6:])
 
 INTEGERS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
@@ -58,6 +61,7 @@ def plan(zoo: Mapping[str, TokenizerFiles]) -> TransferPlan:
         num_rows=610,
         token_map={"<s>": "<|im_start|>", "<tool>": " the river"},
     )
+    assert zoo["unigram"].vocabulary.num_ids == OLD_ROWS
     counts = made.counts()
     assert all(counts[kind] > 0 for kind in ("copied", "special", "new", "padding", "unresolved")), counts
     return made
@@ -88,11 +92,14 @@ def test_every_row_has_one_origin(base: str, target: str, zoo: Mapping[str, Toke
     assert len(made.mixture) == len(made.mixed_ids)
 
 
-def test_base_ids_are_the_tokens_with_a_row(zoo: Mapping[str, TokenizerFiles]) -> None:
+def test_no_base_token_without_a_row_is_used(zoo: Mapping[str, TokenizerFiles]) -> None:
     base = zoo["byte-level"]
     spread = tokenizers_zoo.renumbered(dict(base.definition), lambda i: 2 * i)
     problem = make_problem((spread, Vocabulary.from_definition(spread)), zoo["wordpiece"], base_rows=500)
-    assert plan_of(problem, "mean").base_ids.tolist() == list(range(0, 500, 2))
+    made = plan_of(problem, "mean")
+    used = {token_id for row in range(made.num_rows) for token_id, _ in made.explain(row)}
+    assert max(used) < 500
+    assert all(token_id % 2 == 0 for token_id in used)
 
 
 def test_counts_add_up(plan: TransferPlan) -> None:
@@ -149,11 +156,11 @@ def test_asking_for_some_rows_only_gives_the_same_rows(zoo: Mapping[str, Tokeniz
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3), (1,)], ids=["bias", "matrix", "three axes", "one column"])
 @DTYPES
 def test_apply_is_what_explain_says(plan: TransferPlan, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    old = random_tensor(370, *shape, dtype=dtype)
+    old = random_tensor(OLD_ROWS + 10, *shape, dtype=dtype)
     made = plan.apply(old)
     assert made.shape == (plan.num_rows, *shape)
     assert made.dtype == dtype
-    expected = np.tensordot(dense(plan, 370), old.double().numpy(), axes=1)
+    expected = np.tensordot(dense(plan, OLD_ROWS + 10), old.double().numpy(), axes=1)
     tolerance = {torch.bfloat16: 2e-2, torch.float16: 2e-3, torch.float32: 1e-5}[dtype]
     mean_rows = plan.mean_ids.numpy()
     explained = np.setdiff1d(np.arange(plan.num_rows), mean_rows)
@@ -164,7 +171,7 @@ def test_apply_is_what_explain_says(plan: TransferPlan, shape: tuple[int, ...], 
 
 @DTYPES
 def test_copied_rows_are_bit_identical(plan: TransferPlan, dtype: torch.dtype) -> None:
-    old = random_tensor(360, 4, dtype=dtype)
+    old = random_tensor(OLD_ROWS, 4, dtype=dtype)
     old[::3] = -0.0
     old[1::7] = torch.inf
     old[2::5, 1] = torch.finfo(dtype).smallest_normal / 4  # subnormal
@@ -178,7 +185,7 @@ def test_a_broken_row_stays_in_the_rows_that_are_made_of_it(plan: TransferPlan, 
     copied = set(plan.mapping.sources.tolist())
     used = set(plan.mixture.ids.tolist())
     broken = next(i for i in sorted(copied - used) if i >= 0)
-    old = random_tensor(360, 4, dtype=dtype)
+    old = random_tensor(OLD_ROWS, 4, dtype=dtype)
     whole = plan.apply(old)
     old[broken] = torch.nan
     made = plan.apply(old)
@@ -198,21 +205,21 @@ def test_the_matrix_is_not_changed_and_not_shared(zoo: Mapping[str, TokenizerFil
 
 
 def test_a_matrix_that_is_not_contiguous_gives_the_same_rows(plan: TransferPlan) -> None:
-    old = random_tensor(4, 360).T
+    old = random_tensor(4, OLD_ROWS).T
     assert not old.is_contiguous()
     assert torch.equal(plan.apply(old), plan.apply(old.contiguous()))
 
 
-@pytest.mark.parametrize("rows", [0, 1, 359])
+@pytest.mark.parametrize("rows", [0, 1, OLD_ROWS - 3])
 def test_a_matrix_with_too_few_rows_is_refused(plan: TransferPlan, rows: int) -> None:
-    with pytest.raises(TokenAdaptError, match=f"has {rows} rows, but the plan uses 360"):
+    with pytest.raises(TokenAdaptError, match=rf"has {rows} rows, but the plan uses \d+"):
         plan.apply(torch.ones(rows, 2))
 
 
 def test_rows_beyond_the_base_vocabulary_do_not_count(plan: TransferPlan) -> None:
-    old = random_tensor(400, 3)
+    old = random_tensor(OLD_ROWS + 40, 3)
     other = old.clone()
-    other[360:] = torch.nan
+    other[OLD_ROWS:] = torch.nan
     assert torch.equal(plan.apply(old), plan.apply(other))
 
 
@@ -254,7 +261,7 @@ def test_the_same_tokenizer_with_other_rows_keeps_its_tokens(tokenizer: Tokenize
 @given(st.integers(0, 2**16), st.sampled_from([0.0, 5.0, -5.0]), st.sampled_from([torch.float32, torch.float64]))
 def test_mean_rows_never_win(plan: TransferPlan, seed: int, shift: float, dtype: torch.dtype) -> None:
     """Whatever the hidden state, and also where all logits are negative."""
-    matrix = plan.apply(random_tensor(360, 8, seed=seed) + shift).to(dtype)
+    matrix = plan.apply(random_tensor(OLD_ROWS, 8, seed=seed) + shift).to(dtype)
     states = random_tensor(200, 8, seed=seed + 1).to(dtype) * 10
     logits = states @ matrix.T
     mean_logits = logits[:, plan.mean_ids]
@@ -285,7 +292,8 @@ def test_mean_rows_never_win_between_zoo_tokenizers(zoo: Mapping[str, TokenizerF
 def test_the_mean_is_exact_for_wide_ranges() -> None:
     """Summed in float32, the small values would be lost; in float16 they would overflow."""
     matrix = torch.tensor([[6e4, 1e8], [6e4, 1.0], [6e4, -1e8]]).to(torch.float32)
-    assert mean_row(matrix, torch.arange(3)).tolist() == pytest.approx([6e4, 1 / 3])
+    for block in (1, 65536):
+        assert mean_row(matrix, torch.arange(3), block=block).tolist() == pytest.approx([6e4, 1 / 3])
     assert mean_row(matrix[:, :1].half(), torch.arange(3)).isfinite().all()
 
 
@@ -335,8 +343,7 @@ def assert_same_plan(one: TransferPlan, other: TransferPlan) -> None:
     assert one.mapping.texts == other.mapping.texts
     assert one.mapping.is_identity == other.mapping.is_identity
     assert (one.method, dict(one.options)) == (other.method, dict(other.options))
-    for name in ("base_ids", "mixed_ids"):
-        assert torch.equal(getattr(one, name), getattr(other, name))
+    assert torch.equal(one.mixed_ids, other.mixed_ids)
     for name in ("indptr", "ids", "weights"):
         mine, others = getattr(one.mixture, name), getattr(other.mixture, name)
         assert mine.dtype == others.dtype
@@ -383,7 +390,6 @@ def test_the_file_is_safetensors_and_says_what_it_is(plan: TransferPlan, tmp_pat
     assert set(load_file(tmp_path / "a.plan")) == {
         "reasons",
         "sources",
-        "base_ids",
         "mixed_ids",
         "indptr",
         "ids",
@@ -394,7 +400,7 @@ def test_the_file_is_safetensors_and_says_what_it_is(plan: TransferPlan, tmp_pat
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{}", b"\x00" * 100, b"\xff" * 100, b'{"model": "a JSON file"}', "kein Plan, sondern ein Text".encode() * 9],
+    [b"", b"{}", b"\x00" * 100, b"\xff" * 100, b'{"model": "a JSON file"}', b"kein Plan, sondern ein Text" * 9],
     ids=["empty", "tiny", "zeros", "ones", "json", "text"],
 )
 def test_a_file_of_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
@@ -439,7 +445,7 @@ def test_a_plan_of_another_version_says_so(plan: TransferPlan, tmp_path: Path) -
         TransferPlan.load(tmp_path / "a.plan")
 
 
-@pytest.mark.parametrize("missing", ["reasons", "sources", "base_ids", "mixed_ids", "indptr", "ids", "weights"])
+@pytest.mark.parametrize("missing", ["reasons", "sources", "mixed_ids", "indptr", "ids", "weights"])
 def test_a_plan_without_one_of_its_tensors_is_refused(missing: str, plan: TransferPlan, tmp_path: Path) -> None:
     from safetensors import safe_open
 

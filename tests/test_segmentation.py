@@ -266,7 +266,6 @@ def test_ids_with_gaps_are_used_as_they_are(zoo: Mapping[str, TokenizerFiles]) -
     assert [ids.tolist() for ids in sparse] == [(3 * ids + 1).tolist() for ids in dense]
 
 
-@pytest.mark.xfail(reason="`tokenizers` gives an added token outside the model the next free id, not the file's")
 def test_an_added_token_behind_a_gap_gives_its_own_id() -> None:
     definition = plain_definition({"a": 0, "b": 1, "c": 3}, [added("<x>", 7, special=False)], decoder=BYTE_LEVEL)
     segmenter, _ = segmenter_of(definition)

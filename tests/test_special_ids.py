@@ -274,7 +274,7 @@ def test_donor_rows_need_the_targets_model(target: TokenizerFiles) -> None:
 
 
 def test_donor_rows_that_are_too_few_are_refused(target: TokenizerFiles, tmp_path: Path) -> None:
-    with pytest.raises(TokenAdaptError, match="rows: donor means 512 rows.*highest token id is 600.*at least 601"):
+    with pytest.raises(TokenAdaptError, match=r"rows: donor means 512 rows.*highest token id is 600.*at least 601"):
         choose_rows("donor", [], with_model_rows(target, tmp_path, 512))
 
 
@@ -293,7 +293,9 @@ def test_too_few_rows_are_refused(rows: int, target: TokenizerFiles) -> None:
     ("rows", "multiple", "expected"),
     [(None, 64, 640), ("exact", 64, 640), (640, 64, 640), (641, 64, 704), ("exact", 1, 601), ("exact", None, 601)],
 )
-def test_rows_are_rounded_up_to_a_multiple(rows: Any, multiple: int | None, expected: int, target: TokenizerFiles) -> None:
+def test_rows_are_rounded_up_to_a_multiple(
+    rows: Any, multiple: int | None, expected: int, target: TokenizerFiles
+) -> None:
     assert choose_rows(rows, [], target, multiple) == expected
 
 
@@ -324,14 +326,11 @@ def test_a_transfer_checks_its_token_map_before_anything_slow(zoo: Mapping[str, 
 
 def test_a_transfer_makes_the_plan_it_describes(zoo: Mapping[str, TokenizerFiles]) -> None:
     bytes_, gemma = zoo["byte-level"], zoo["gemma-style"]
-    transfer = make_transfer(
-        bytes_, gemma, token_map={"<|im_start|>": "<start_of_turn>"}, num_rows=600, base_rows=500
-    )
+    transfer = make_transfer(bytes_, gemma, token_map={"<|im_start|>": "<start_of_turn>"}, num_rows=600, base_rows=500)
     plan = transfer.make_plan()
     assert (plan.method, plan.options, plan.num_rows) == ("mean", {}, 600)
     row = gemma.vocabulary.by_spelling["<start_of_turn>"].id
     assert plan.explain(row) == [(bytes_.vocabulary.by_spelling["<|im_start|>"].id, 1.0)]
-    assert int(plan.base_ids.max()) == 499
     assert int(plan.mixture.ids.max()) < 500
     assert plan.mapping.sources.max() < 500
 

@@ -35,12 +35,12 @@ def test_a_bare_tokenizer_json_is_enough(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_that_is_nowhere_is_one_clear_error() -> None:
-    with pytest.raises(TokenAdaptError, match="no tokenizer found at './nowhere/at all'"):
+    with pytest.raises(TokenAdaptError, match=r"no tokenizer found at '\./nowhere/at all'"):
         load_tokenizer("./nowhere/at all")
 
 
 def test_an_unknown_hub_id_is_one_clear_error() -> None:
-    with pytest.raises(TokenAdaptError, match="no tokenizer found at 'nobody/nothing-here'.*hub id") as caught:
+    with pytest.raises(TokenAdaptError, match=r"no tokenizer found at 'nobody/nothing-here'.*hub id") as caught:
         load_tokenizer("nobody/nothing-here")
     assert "\n" not in str(caught.value)
 

@@ -376,6 +376,7 @@ def test_find_of_a_real_character_is_not_mistaken_for_a_spelling(spelling: str) 
 def test_by_spelling_gives_the_lowest_id_of_a_repeated_spelling() -> None:
     definition = plain_definition(["a", "b"], [added("a", 9, special=False)])
     assert read(definition).by_spelling["a"].id == 0
+    assert read(definition, eos="a").roles == {"eos": 0}
 
 
 def test_single_bytes_are_not_taken_from_added_or_special_tokens() -> None:

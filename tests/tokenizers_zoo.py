@@ -1,14 +1,18 @@
-"""Tiny tokenizers of every family, trained on a few lines of own text, and tiny models for them.
+"""Tiny tokenizers of every family, made from a few lines of own text, and tiny models for them.
 
-Each builder returns the content of ``tokenizer.json`` and of ``tokenizer_config.json``. Training takes
-milliseconds; nothing is downloaded.
+Each builder returns the content of ``tokenizer.json`` and of ``tokenizer_config.json``, the same in every
+process. (The BPE trainer of `tokenizers` is repeatable as long as its alphabet is not limited; those for
+WordPiece and Unigram are not, so these two vocabularies are counted here.) It takes milliseconds, and
+nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +47,7 @@ CORPUS = [
     "नदी पुरानी चक्की के पास बहती है और चक्की वाला पत्थर गिनता है।",
     "Bread 🍞 and water 💧 and a happy family 👨‍👩‍👧 by the river 🏞️ 🙂🙂",
     "def count_stones(stones):\n    total = 0\n    for stone in stones:\n        total += stone\n    return total\n",
-    "class Mill:\n    def __init__(self, name):\n        self.name = name\n\n    def grind(self):\n        return None\n",
+    "class Mill:\n    def __init__(self, name):\n        self.name = name\n\n    def grind(self):\n        return 1\n",
     'for (int i = 0; i < 10; i++) {\n\tif (a[i] >= b[i] && c != 0) { x = a[i] * 2; }\n}\n\n\n{"key": [1, 2.5, null]}',
     "0 1 2 3 4 5 6 7 8 9 10 11 12 100 1000 1999 2024 2025 3.14159 1,000,000 0xFF 50%",
     "words   with    runs     of      spaces\tand\ttabs\n\nand lines\r\n",
@@ -133,8 +137,9 @@ def _sentencepiece(specials: list[str], *, runs: list[str], extra: list[str], vo
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", behavior="merged_with_next")
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=2, limit_alphabet=120, show_progress=False)
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=2, show_progress=False)
+    # Some scripts and the emoji are left to the byte tokens.
+    tokenizer.train_from_iterator(filter(_is_european, CORPUS), trainer)
     definition = _define(tokenizer)
     learned = sorted(definition["model"]["vocab"], key=definition["model"]["vocab"].__getitem__)
     spellings = list(dict.fromkeys([*specials, *BYTE_TOKENS, *runs, *extra, *learned]))
@@ -166,32 +171,52 @@ def _halves(run: str) -> list[str]:
 
 def unigram() -> Built:
     """T5 or XLM-R style vocabulary (without their normalizer): a Metaspace, no byte fallback."""
-    tokenizer = Tokenizer(models.Unigram())
+    words = Counter("▁" + word for line in CORPUS for word in line.split())
+    characters = sorted({character for word in words for character in word})
+    pieces = characters + _substrings(words, 260)
+    total = sum(words.values())
+    scores = [math.log(sum(n for w, n in words.items() if piece in w) / total) - 1 / len(piece) for piece in pieces]
+    specials = ["<pad>", "</s>", "<unk>", "<s>"]
+    vocab = [(piece, 0.0) for piece in specials] + list(zip(pieces, scores, strict=True))
+    tokenizer = Tokenizer(models.Unigram(vocab, specials.index("<unk>"), False))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=400,
-        special_tokens=["<pad>", "</s>", "<unk>", "<s>"],
-        unk_token="<unk>",
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_special_tokens(specials)
     return _define(tokenizer), _config(bos="<s>", eos="</s>", unk="<unk>", pad="<pad>")
 
 
 def wordpiece() -> Built:
     """BERT style, lower case."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    normal = [normalizer.normalize_str(line) for line in CORPUS]
+    words = Counter(word for line in normal for word, _ in pre_tokenizer.pre_tokenize_str(line))
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    first = sorted({word[0] for word in words})
+    others = sorted({"##" + character for word in words for character in word[1:]})
+    frequent = sorted(word for word, count in words.items() if count > 1 and len(word) > 1)
+    endings = Counter({word[1:]: count for word, count in sorted(words.items())})
+    continued = ["##" + piece for piece in _substrings(endings, 120)]
+    spellings = dict.fromkeys([*specials, *first, *others, *frequent, *continued])
+    vocab = {spelling: i for i, spelling in enumerate(spellings)}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=450,
-        special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_special_tokens(specials)
     return _define(tokenizer), _config(unk="[UNK]", pad="[PAD]", cls="[CLS]", sep="[SEP]", mask="[MASK]")
+
+
+def _is_european(line: str) -> bool:
+    return max(line) < "\u0500"
+
+
+def _substrings(words: Mapping[str, int], number: int) -> list[str]:
+    """The most useful parts of words, of 2 to 6 characters, most useful first."""
+    useful: Counter[str] = Counter()
+    for word, count in words.items():
+        for length in range(2, 7):
+            for start in range(len(word) - length + 1):
+                useful[word[start : start + length]] += count * (length - 1)
+    return sorted(useful, key=lambda piece: (-useful[piece], piece))[:number]
 
 
 def _config(**roles: str) -> dict[str, Any]:

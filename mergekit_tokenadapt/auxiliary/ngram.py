@@ -44,12 +44,15 @@ class NgramSpace(AuxiliarySpace):
     def embed(self, texts: Sequence[str], *, device: torch.device, quiet: bool = False) -> Tensor:
         """Fit to `texts` and embed them; on the CPU, whatever `device` is."""
         from sklearn.decomposition import TruncatedSVD
-        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
         progress = tqdm(total=2, desc=f"N-gram space of {len(texts):,} texts", disable=True if quiet else None)
-        # An n-gram of one text only cannot make it similar to another: it is left out (min_df).
-        vectorizer = TfidfVectorizer(analyzer=ngrams, sublinear_tf=True, min_df=min(2, len(texts)), dtype=np.float32)
-        weights = vectorizer.fit_transform(texts)
+        # An n-gram of one text only cannot make it similar to another: it is left out.
+        counts = CountVectorizer(analyzer=ngrams, dtype=np.float32).fit_transform(texts)
+        counts = counts[:, np.flatnonzero(counts.getnnz(axis=0) > 1)]
+        if not counts.shape[1]:  # no two texts have anything in common
+            return torch.zeros(len(texts), 1)
+        weights = TfidfTransformer(sublinear_tf=True).fit_transform(counts)
         progress.update()
         dimensions = min(self.dimensions, min(weights.shape) - 1)
         if dimensions < 2:  # too little for a decomposition: the weights themselves are the vectors
@@ -65,7 +68,7 @@ def ngrams(text: str) -> Iterator[str]:
     """The n-grams of a text without its case and leading space, then a mark for each of these.
 
     >>> sorted(ngrams(" On"))
-    ['\\x02', '\\x02o', '\\x02on', '\\x02on\\x03', '\\x1e', '\\x1f', 'n', 'n\\x03', 'o', 'on', 'on\\x03']
+    ['\\x02', '\\x02o', '\\x02on', '\\x02on\\x03', '\\x03', '\\x1e', '\\x1f', 'n', 'n\\x03', 'o', 'on', 'on\\x03']
     """
     core = text.casefold().strip(" ")
     bounded = f"\x02{core}\x03" if core else text
