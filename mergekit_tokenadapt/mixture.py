@@ -48,6 +48,14 @@ class Mixture:
         pairs = zip(self.ids[start:end].tolist(), self.weights[start:end].tolist(), strict=True)
         return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
 
+    def select(self, places: Tensor) -> Mixture:
+        """Some of the rows, in the order given; `places` int64."""
+        counts = self.counts[places]
+        indptr = _indptr(counts)
+        shift = self.indptr[places] - indptr[:-1]
+        kept = torch.repeat_interleave(shift, counts) + torch.arange(int(indptr[-1]), device=shift.device)
+        return Mixture(indptr, self.ids[kept], self.weights[kept])
+
     def cpu(self) -> Mixture:
         """The same mixture in main memory."""
         return Mixture(self.indptr.cpu(), self.ids.cpu(), self.weights.cpu())

@@ -12,7 +12,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,7 @@ class OutputFolder:
                     "method": plan.method,
                     "options": dict(plan.options),
                     "rows_by_reason": plan.counts(),
+                    "fits": {tensor: asdict(report) for tensor, report in sorted(plan.reports.items())},
                 }
                 for (name, folder), plan in zip(self.inputs, self.plans, strict=True)
             ],

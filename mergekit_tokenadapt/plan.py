@@ -4,7 +4,8 @@ A plan is data. It is made without loading any weights, and can be saved, explai
 its own. Every row has one of four origins:
 
 - copied: COPIED and SPECIAL rows with a source; bit for bit the old row;
-- mixed: NEW rows, and SPECIAL rows made from a text; a weighted sum of old rows;
+- mixed: NEW rows, and SPECIAL rows made from a text; a weighted sum of old rows, or, with a method that
+  calibrates, what a map fitted on the matrix itself predicts;
 - mean: PADDING rows, NEW special tokens, and NEW tokens that the method found nothing for; the mean
   of all copied and mixed rows. Its logit is the mean of their logits, so it is never the highest
   one: such a token cannot be generated, where a row of zeros (logit 0) could.
@@ -13,8 +14,9 @@ its own. Every row has one of four origins:
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mergekit_tokenadapt.calibration import Calibration, FitReport
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.methods.base import Method
 from mergekit_tokenadapt.methods.mean import uniform
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.problem import TransferProblem
+from mergekit_tokenadapt.vocabulary import TokenKind
+
+LOG = logging.getLogger(__name__)
 
 FORMAT = "mergekit-tokenadapt plan 1"
 
@@ -45,6 +51,12 @@ class TransferPlan:
     """The M mixtures."""
     method: str
     options: Mapping[str, Any]
+    calibration: Calibration | None = None
+    """Where there is one, its predictions take the place of mixtures; they need to see the matrix."""
+    muted_ids: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    """int64: copied rows of tokens that are never produced; they become mean rows."""
+    reports: dict[str, FitReport] = field(default_factory=dict, compare=False)
+    """How well the calibration fitted, by tensor name; `apply` puts it there."""
 
     @property
     def num_rows(self) -> int:
@@ -54,7 +66,9 @@ class TransferPlan:
     @property
     def copied_ids(self) -> Tensor:
         """The new rows that are copied, ascending, int64."""
-        return torch.from_numpy(np.flatnonzero(self.mapping.sources >= 0))
+        is_copied = torch.from_numpy(self.mapping.sources >= 0)
+        is_copied[self.muted_ids] = False
+        return is_copied.nonzero().flatten()
 
     @property
     def mean_ids(self) -> Tensor:
@@ -69,12 +83,13 @@ class TransferPlan:
         unresolved = (self.mapping.reasons[self.mean_ids.numpy()] == Reason.NEW).sum()
         return {**self.mapping.counts(), "unresolved": int(unresolved)}
 
-    def apply(self, matrix: Tensor) -> Tensor:
+    def apply(self, matrix: Tensor, name: str = "") -> Tensor:
         """Make the new rows from the old ones.
 
         Args:
             matrix: [V, ...], any floating dtype, vocabulary axis first; not changed. One-dimensional
                 for vocabulary biases.
+            name: of the tensor, for `reports`.
 
         Returns:
             [R, ...], same dtype and device. Sums are computed in float32.
@@ -93,11 +108,24 @@ class TransferPlan:
         copied = self.copied_ids
         sources = torch.from_numpy(self.mapping.sources)[copied]
         new_RD[copied.to(device)] = flat_VD.index_select(0, sources.to(device))
-        new_RD[self.mixed_ids.to(device)] = self.mixture.apply(flat_VD).to(matrix.dtype)
+        clean_VD, is_finite = _without_bad_rows(flat_VD)
+        new_RD[self.mixed_ids.to(device)] = self.mixture.apply(clean_VD).to(matrix.dtype)
+        if self.calibration is not None:
+            self._calibrate(new_RD, clean_VD.float(), is_finite, name)
         made = torch.cat([copied, self.mixed_ids]).to(device)
         mean = mean_row(new_RD, made) if len(made) else mean_row(flat_VD, torch.arange(len(matrix), device=device))
         new_RD[self.mean_ids.to(device)] = mean.to(matrix.dtype)
         return new_RD.reshape(self.num_rows, *matrix.shape[1:])
+
+    def _calibrate(self, new_RD: Tensor, matrix_VD: Tensor, is_finite_V: Tensor, name: str) -> None:
+        """Put the calibration's predictions into the new rows."""
+        assert self.calibration is not None
+        fitted = self.calibration.apply(matrix_VD, is_finite_V)
+        if fitted is None:
+            LOG.warning("too few old tokens to calibrate on: new rows are the plain mean of their pieces")
+            return
+        made_ND, self.reports[name] = fitted
+        new_RD[self.calibration.new_ids.to(new_RD.device)] = made_ND.to(new_RD.dtype)
 
     def explain(self, row: int) -> list[tuple[int, float]]:
         """(old id, weight) pairs that make a new row, heaviest first; empty for a mean row."""
@@ -122,7 +150,10 @@ class TransferPlan:
             "indptr": self.mixture.indptr,
             "ids": self.mixture.ids,
             "weights": self.mixture.weights,
+            "muted_ids": self.muted_ids,
         }
+        if self.calibration is not None:
+            tensors |= {f"calibration.{name}": tensor for name, tensor in self.calibration.tensors().items()}
         save_file(tensors, str(file), metadata={"plan": json.dumps(header, sort_keys=True)})
 
     @classmethod
@@ -145,7 +176,18 @@ class TransferPlan:
                 header["is_identity"],
             )
             mixture = Mixture(tensors["indptr"], tensors["ids"], tensors["weights"])
-            return cls(mapping, tensors["mixed_ids"], mixture, header["method"], header["options"])
+            prefix = "calibration."
+            saved = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+            calibration = Calibration.from_tensors(saved) if saved else None
+            return cls(
+                mapping,
+                tensors["mixed_ids"],
+                mixture,
+                header["method"],
+                header["options"],
+                calibration,
+                tensors["muted_ids"],
+            )
         except (OSError, KeyError, ValueError, AttributeError, TypeError, SafetensorError) as error:
             if isinstance(error, TokenAdaptError):
                 raise
@@ -163,7 +205,30 @@ def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPl
     mixture = Mixture(
         torch.cat([torch.zeros(1).long(), mixtures.counts[found].cumsum(0)]), mixtures.ids, mixtures.weights
     )
-    return TransferPlan(mapping, ids[found], mixture, name, method.model_dump(mode="json"))
+    # To explain a few rows, the mixtures have to do: a calibration needs all new tokens to be like.
+    calibration = method.calibrate(problem) if len(problem.new_ids) and problem.only is None else None
+    muted = byte_twins(problem) if method.mutes_byte_twins and not mapping.is_identity else []
+    options = method.model_dump(mode="json")
+    return TransferPlan(
+        mapping, ids[found], mixture, name, options, calibration, torch.tensor(muted, dtype=torch.int64)
+    )
+
+
+def byte_twins(problem: TransferProblem) -> list[int]:
+    """Byte-fallback tokens that the target tokenizer never produces: another token is the same byte."""
+    others = {t.bytes for t in problem.target if t.kind in (TokenKind.ORDINARY, TokenKind.ADDED)}
+    return [t.id for t in problem.target if t.kind is TokenKind.BYTE and t.bytes in others]
+
+
+def _without_bad_rows(matrix_VD: Tensor) -> tuple[Tensor, Tensor]:
+    """The matrix with the mean row in place of rows that are not finite, and bool [V]: which are finite."""
+    is_finite = matrix_VD.isfinite().all(dim=1)
+    num_bad = int((~is_finite).sum())
+    if not num_bad:
+        return matrix_VD, is_finite
+    LOG.warning("%d old rows hold NaN or infinite numbers: the mean row stands in for them in new rows", num_bad)
+    mean = mean_row(matrix_VD, torch.arange(len(matrix_VD), device=matrix_VD.device))
+    return torch.where(is_finite[:, None], matrix_VD, mean.to(matrix_VD.dtype)), is_finite
 
 
 def mean_row(matrix_VD: Tensor, ids: Tensor, *, block: int = 65536) -> Tensor:

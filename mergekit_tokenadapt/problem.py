@@ -95,16 +95,28 @@ class TransferProblem:
         Returns:
             cosine similarities, float32 [N, k]; ids of old tokens, int64 [N, k]; k = min(top_k, C).
         """
+        return self._nearest(self.vectors_of(self.new_tokens), top_k, block, of="new")
+
+    def candidate_neighbours(self, top_k: int, *, block: int = 2048) -> tuple[Tensor, Tensor]:
+        """As `neighbours`, for each of the C candidates among the others: it is never its own neighbour."""
+        return self._nearest(self.vectors_of(self.candidates), top_k, block, of="old", leave_one_out=True)
+
+    def _nearest(
+        self, queries_QA: Tensor, top_k: int, block: int, *, of: str, leave_one_out: bool = False
+    ) -> tuple[Tensor, Tensor]:
         candidates_CA = self.vectors_of(self.candidates)
-        new_NA = self.vectors_of(self.new_tokens)
         unknown_C = ~candidates_CA.any(dim=1)
         k = min(top_k, len(candidates_CA))
-        similarities, places = new_NA.new_empty((len(new_NA), k)), self.candidate_ids.new_empty((len(new_NA), k))
-        starts = range(0, len(new_NA), block)
-        for start in tqdm(starts, desc="Nearest old tokens", unit="block", disable=True if self.quiet else None):
-            part = slice(start, start + block)
-            block_similarities = new_NA[part] @ candidates_CA.T
-            block_similarities[:, unknown_C] = -torch.inf
-            similarities[part], places[part] = block_similarities.topk(k, dim=1)
-        similarities[~new_NA.any(dim=1)] = -torch.inf
+        shape = (len(queries_QA), k)
+        similarities, places = queries_QA.new_empty(shape), self.candidate_ids.new_empty(shape)
+        starts = range(0, len(queries_QA), block)
+        progress = f"Nearest old tokens of {of} ones"
+        for start in tqdm(starts, desc=progress, unit="block", disable=True if self.quiet else None):
+            part = slice(start, min(start + block, len(queries_QA)))
+            block_QC = queries_QA[part] @ candidates_CA.T
+            block_QC[:, unknown_C] = -torch.inf
+            if leave_one_out:
+                block_QC[:, part].fill_diagonal_(-torch.inf)
+            similarities[part], places[part] = block_QC.topk(k, dim=1)
+        similarities[~queries_QA.any(dim=1)] = -torch.inf
         return similarities, self.candidate_ids[places]

@@ -73,6 +73,7 @@ class Segmenter:
         self._tokenizer = Tokenizer.from_str(json.dumps(plain))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self.definition = definition
         self._vocabulary = vocabulary
         self._num_rows = vocabulary.num_ids if num_rows is None else num_rows
         self._excluded = _unknown_ids(definition, vocabulary) | set(vocabulary.ids(TokenKind.SPECIAL).tolist())

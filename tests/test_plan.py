@@ -394,6 +394,7 @@ def test_the_file_is_safetensors_and_says_what_it_is(plan: TransferPlan, tmp_pat
         "indptr",
         "ids",
         "weights",
+        "muted_ids",
     }
     assert FORMAT.encode() in (tmp_path / "a.plan").read_bytes()
 

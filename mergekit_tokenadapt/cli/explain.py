@@ -53,6 +53,8 @@ def explain_command(
         for part in report["made_of"]:
             text = json.dumps(part["text"], ensure_ascii=False)
             click.echo(f"  {part['weight']:7.4f}  {text} (old id {part['id']})")
+        if report["calibrated"]:
+            click.echo("  and a map fitted on the model's own rows, from these pieces and the token's neighbours")
         if not report["made_of"]:
             click.echo("  the mean of all old rows")
 
@@ -67,5 +69,12 @@ def _find(transfer: Transfer, text: str) -> Token:
 def _explain(token: Token, plan: TransferPlan, transfer: Transfer) -> dict[str, Any]:
     old = transfer.base.vocabulary.by_id
     made_of = [{"id": i, "text": old[i].label, "weight": round(w, 6)} for i, w in plan.explain(token.id)]
-    reason = Reason(int(plan.mapping.reasons[token.id])).name.lower()
-    return {"id": token.id, "text": token.label, "kind": token.kind.value, "reason": reason, "made_of": made_of}
+    reason = Reason(int(plan.mapping.reasons[token.id]))
+    return {
+        "id": token.id,
+        "text": token.label,
+        "kind": token.kind.value,
+        "reason": reason.name.lower(),
+        "made_of": made_of,
+        "calibrated": reason is Reason.NEW and transfer.method.calibrates and bool(made_of),
+    }

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pydantic
 
 from mergekit_tokenadapt import registry
+from mergekit_tokenadapt.calibration import Calibration
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.problem import TransferProblem
@@ -28,6 +29,11 @@ class Method(pydantic.BaseModel, ABC):
     source: ClassVar[str]
     """Where the method comes from."""
     needs_auxiliary: ClassVar[bool] = False
+    calibrates: ClassVar[bool] = False
+    """Whether `calibrate` gives a map; rows then need the matrix, and not only the mixtures."""
+    mutes_byte_twins: ClassVar[bool] = False
+    """Whether byte tokens that the target never produces, because an ordinary token stands for the same
+    byte, become mean rows. As copies they would take half of that token's probability."""
 
     @abstractmethod
     def weigh(self, problem: TransferProblem) -> Mixture:
@@ -35,6 +41,10 @@ class Method(pydantic.BaseModel, ABC):
 
         A token that the method has nothing for gets an empty mixture.
         """
+
+    def calibrate(self, problem: TransferProblem) -> Calibration | None:
+        """A map to be fitted on each matrix, whose predictions take the place of the mixtures; or None."""
+        return None
 
 
 def find_method(name: str, options: Mapping[str, Any]) -> Method:

@@ -59,7 +59,8 @@ class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
             dtype = torch.promote_types(dtype, view.dtype)
         adapted = {}
         for model, view in zip(tensors, views, strict=True):
-            rows = plans[f"plan:{model}"].apply(view).to(dtype)
+            weight = self.gather_tensors.weight_info[model].name
+            rows = plans[f"plan:{model}"].apply(view, weight).to(dtype)
             adapted[model] = rows.movedim(0, self.vocabulary_axis).contiguous()
         return adapted
 

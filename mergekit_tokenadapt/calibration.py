@@ -1,0 +1,280 @@
+"""Rows predicted from what is known of a token, by a map fitted on the old vocabulary itself.
+
+The dense half of a plan: where a `Mixture` says which old rows make a new one, a `Calibration` holds
+facts about the new tokens, and about old tokens whose rows are known: the examples. The map from facts
+to rows is a ridge regression, fitted anew to every matrix that the plan is applied to, so that input
+and output matrices of an untied model get one each. All of it is closed form; nothing is random.
+
+Letters: T tokens, X examples, N new rows, V rows of the old matrix, D its width, P principal directions,
+K neighbours, S scalars, F columns of the regression.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.mixture import Mixture
+
+LOG = logging.getLogger(__name__)
+
+PENALTIES = (1e-6, 1e-2, 0.1, 0.3, 1.0, 3.0)
+"""Tried, in units of the number of examples; the held-out examples choose."""
+MIN_EXAMPLES = 4
+"""Fewer examples than this to fit, or to hold out, and there is no map."""
+CHUNK = 8192
+"""Tokens whose columns are in memory at a time."""
+MAX_DIRECTIONS = 768
+"""Columns are made from at most so many principal directions of the matrix: bounds time and memory."""
+SHARPNESS = 0.1
+"""Temperature of the weights of the neighbours beside the nearest; the regression scales their sum."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of T tokens: their pieces, their neighbours among other old tokens, and scalars."""
+
+    pieces: Mixture
+    """T mixtures of equal weights, in the order of the text."""
+    neighbours: Tensor
+    """int32 [T, K]: ids of old tokens, nearest first; never the token itself."""
+    similarities: Tensor
+    """float32 [T, K]: their cosine similarities; -inf where there is no such neighbour."""
+    scalars: Tensor
+    """float32 [T, S]: kind of text and the like."""
+
+    def __len__(self) -> int:
+        return len(self.scalars)
+
+    def select(self, places: Tensor) -> Facts:
+        """The facts of some of the tokens."""
+        return Facts(
+            self.pieces.select(places), self.neighbours[places], self.similarities[places], self.scalars[places]
+        )
+
+    def columns(self, matrix_VP: Tensor) -> Tensor:
+        """The columns of the regression, float32 [T, F] with F = 7 P + S + 4.
+
+        Rows: the pieces' mean, first and last; the nearest neighbour and the weighted neighbours, plain
+        and scaled by how near the nearest is. Scalars: log and inverse of the number of pieces, the
+        nearest neighbour's similarity and its square, and `scalars`. (The pieces' length-weighted mean
+        was tried as one more row: it explained nothing more of the held-out rows.)
+        """
+        device = matrix_VP.device
+        counts = self.pieces.counts.to(device).float()
+        has_pieces = (counts > 0).float()[:, None]
+        starts, ends = self.pieces.indptr[:-1], self.pieces.indptr[1:] - 1
+        last_piece = max(0, len(self.pieces.ids) - 1)
+        padded = self.pieces.ids if len(self.pieces.ids) else torch.zeros(1, dtype=torch.int64)
+        first, last = (padded[at.clamp(0, last_piece)].to(device) for at in (starts, ends))
+
+        similarities_TK = self.similarities.to(device)
+        nearness_T1 = similarities_TK[:, :1].clamp(min=0)
+        weights_TK = torch.nan_to_num((similarities_TK / SHARPNESS).softmax(dim=1))
+        ids_TK = self.neighbours.to(device).long()
+        nearest_TP = matrix_VP[ids_TK[:, 0]] * similarities_TK[:, :1].isfinite()
+        around_TP = torch.nn.functional.embedding_bag(ids_TK, matrix_VP, mode="sum", per_sample_weights=weights_TK)
+        parts = [
+            self.pieces.apply(matrix_VP),
+            matrix_VP[first] * has_pieces,
+            matrix_VP[last] * has_pieces,
+            nearest_TP,
+            around_TP,
+            nearest_TP * nearness_T1.square(),
+            around_TP * nearness_T1.square(),
+            counts.clamp(min=1).log()[:, None],
+            1 / counts.clamp(min=1)[:, None],
+            nearness_T1,
+            nearness_T1.square(),
+            self.scalars.to(device),
+        ]
+        return torch.cat(parts, dim=1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For saving; see `from_tensors`."""
+        return {
+            "pieces.indptr": self.pieces.indptr.int(),
+            "pieces.ids": self.pieces.ids.int(),
+            "pieces.weights": self.pieces.weights,
+            "neighbours": self.neighbours,
+            "similarities": self.similarities,
+            "scalars": self.scalars,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Facts:
+        """What `tensors` gave."""
+        indptr, ids = tensors["pieces.indptr"].long(), tensors["pieces.ids"].long()
+        pieces = Mixture(indptr, ids, tensors["pieces.weights"])
+        return cls(pieces, tensors["neighbours"], tensors["similarities"], tensors["scalars"])
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How well the map predicts old rows that it has not seen."""
+
+    examples: int
+    held_out: int
+    penalty: float
+    explained: float
+    """Share of the held-out rows' variance that is predicted: 1 is exact, 0 is no better than their mean."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Old tokens as examples, and new tokens, both by the facts known of them."""
+
+    example_ids: Tensor
+    """int64 [X]: the old rows that are the examples' answers."""
+    is_held_out: Tensor
+    """bool [X]: examples that choose the penalty; once it is chosen they are fitted, too."""
+    examples: Facts
+    new_ids: Tensor
+    """int64 [N]: the new rows that are predicted."""
+    new: Facts
+
+    def apply(self, matrix_VD: Tensor, usable_V: Tensor) -> tuple[Tensor, FitReport] | None:
+        """Fit the map on this matrix, and predict the new rows.
+
+        Args:
+            matrix_VD: the old rows, float32, all finite.
+            usable_V: bool; old rows that may be examples.
+
+        Returns:
+            float32 [N, D], on the matrix' device, and how good the fit is; None where there are too
+            few examples to fit and to hold out.
+        """
+        usable_X = usable_V.cpu()[self.example_ids]
+        num_held_out = int((usable_X & self.is_held_out).sum())
+        if min(num_held_out, int(usable_X.sum()) - num_held_out) < MIN_EXAMPLES:
+            return None
+        matrix_VP = _along_principal_directions(matrix_VD)
+        regression = _Regression.prepare(self, matrix_VD, matrix_VP, usable_X)
+        weights_FD, penalty, explained = regression.solve()
+        made_ND = matrix_VD.new_empty((len(self.new), matrix_VD.shape[1]))
+        for places in torch.arange(len(self.new)).split(CHUNK):  # type: ignore[no-untyped-call]
+            made_ND[places] = regression.predict(self.new.select(places).columns(matrix_VP), weights_FD)
+        return made_ND, FitReport(int(usable_X.sum()), num_held_out, penalty, explained)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For saving; see `from_tensors`."""
+        own = {"example_ids": self.example_ids, "is_held_out": self.is_held_out, "new_ids": self.new_ids}
+        return own | {
+            f"{part}.{name}": tensor
+            for part, facts in (("examples", self.examples), ("new", self.new))
+            for name, tensor in facts.tensors().items()
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Calibration:
+        """What `tensors` gave."""
+
+        def facts(part: str) -> Facts:
+            prefix = f"{part}."
+            return Facts.from_tensors({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+
+        return cls(tensors["example_ids"], tensors["is_held_out"], facts("examples"), tensors["new_ids"], facts("new"))
+
+
+@dataclass(frozen=True)
+class _Equations:
+    """Normal equations of a set of examples, float64."""
+
+    gram_FF: Tensor
+    answers_FD: Tensor
+    variance: float
+    """Sum of the squared, centred answers."""
+    count: int
+
+    def plus(self, columns_XF: Tensor, answers_XD: Tensor) -> _Equations:
+        return _Equations(
+            self.gram_FF + columns_XF.T @ columns_XF,
+            self.answers_FD + columns_XF.T @ answers_XD,
+            self.variance + float(answers_XD.square().sum(dtype=torch.float64)),
+            self.count + len(columns_XF),
+        )
+
+    def ridge(self, penalty: float) -> Tensor | None:
+        """The map [F, D]; None where the penalty is too small for the rounding errors."""
+        damped = self.gram_FF.clone()
+        damped.diagonal().add_(penalty * self.count)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        return None if failed else torch.cholesky_solve(self.answers_FD, factor)
+
+    def explained(self, weights_FD: Tensor) -> float:
+        """1 - error / variance of these examples under a map."""
+        predicted = (weights_FD * (self.gram_FF @ weights_FD)).sum()
+        agreement = (weights_FD * self.answers_FD).sum()
+        return float(2 * agreement - predicted) / self.variance if self.variance else 0.0
+
+
+@dataclass(frozen=True)
+class _Regression:
+    """Columns and answers centred, columns scaled to unit variance."""
+
+    mean_F: Tensor
+    scale_F: Tensor
+    answer_mean_D: Tensor
+    fitted: _Equations
+    held_out: _Equations
+
+    @classmethod
+    def prepare(cls, calibration: Calibration, matrix_VD: Tensor, matrix_VP: Tensor, usable_X: Tensor) -> _Regression:
+        fitted_X, held_out_X = usable_X & ~calibration.is_held_out, usable_X & calibration.is_held_out
+        examples, answers = calibration.examples, calibration.example_ids.to(matrix_VD.device)
+        answer_mean_D = matrix_VD[answers[usable_X.to(answers.device)]].mean(0)
+
+        total, squares = torch.zeros(1), torch.zeros(1)
+        for places in _chunks_of(usable_X):
+            columns = examples.select(places).columns(matrix_VP).double()
+            total, squares = total.to(columns) + columns.sum(0), squares.to(columns) + columns.square().sum(0)
+        mean_F = total / int(usable_X.sum())
+        power_F = squares / int(usable_X.sum())
+        variance_F = (power_F - mean_F.square()).clamp(min=0)
+        # A column that never varies says nothing: divided by its rounding noise, it would shout.
+        scale_F = torch.where(variance_F > 1e-9 * power_F, variance_F.sqrt(), torch.inf).float()
+
+        def equations(chosen_X: Tensor) -> _Equations:
+            zeros = torch.zeros((), dtype=torch.float64, device=matrix_VD.device)
+            result = _Equations(zeros, zeros, 0.0, 0)
+            for places in _chunks_of(chosen_X):
+                columns = (examples.select(places).columns(matrix_VP) - mean_F.float()) / scale_F
+                result = result.plus(columns, matrix_VD[answers[places.to(answers.device)]] - answer_mean_D)
+            return result
+
+        return cls(mean_F.float(), scale_F, answer_mean_D, equations(fitted_X), equations(held_out_X))
+
+    def solve(self) -> tuple[Tensor, float, float]:
+        """The map [F, D] of the best penalty, that penalty, and what it explains of the held-out rows."""
+        maps = {penalty: self.fitted.ridge(penalty) for penalty in PENALTIES}
+        tried = [(self.held_out.explained(found), penalty) for penalty, found in maps.items() if found is not None]
+        explained, penalty = max(tried)
+        everything = _Equations(
+            self.fitted.gram_FF + self.held_out.gram_FF,
+            self.fitted.answers_FD + self.held_out.answers_FD,
+            self.fitted.variance + self.held_out.variance,
+            self.fitted.count + self.held_out.count,
+        )
+        weights_FD = everything.ridge(penalty)
+        assert weights_FD is not None, "more examples only make the equations better conditioned"
+        return weights_FD.float(), penalty, explained
+
+    def predict(self, columns_TF: Tensor, weights_FD: Tensor) -> Tensor:
+        return ((columns_TF - self.mean_F) / self.scale_F) @ weights_FD + self.answer_mean_D
+
+
+def _along_principal_directions(matrix_VD: Tensor) -> Tensor:
+    """The matrix itself where it is narrow, else its coordinates along the leading directions."""
+    if matrix_VD.shape[1] <= MAX_DIRECTIONS:
+        return matrix_VD
+    vectors_DD: Tensor
+    _, vectors_DD = torch.linalg.eigh(matrix_VD.T @ matrix_VD)
+    return matrix_VD @ vectors_DD[:, -MAX_DIRECTIONS:]
+
+
+def _chunks_of(chosen: Tensor) -> list[Tensor]:
+    """Places where `chosen` is true, in chunks."""
+    return list(chosen.nonzero().flatten().split(CHUNK))  # type: ignore[no-untyped-call]

@@ -1,0 +1,119 @@
+"""Rows that calibrate themselves on the base model's own vocabulary."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import unicodedata
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mergekit_tokenadapt.calibration import Calibration, Facts
+from mergekit_tokenadapt.decomposition import Decomposer
+from mergekit_tokenadapt.methods.base import Method
+from mergekit_tokenadapt.methods.mean import uniform
+from mergekit_tokenadapt.mixture import Mixture
+from mergekit_tokenadapt.problem import TransferProblem
+from mergekit_tokenadapt.segmentation import Pieces
+from mergekit_tokenadapt.vocabulary import Token
+
+HELD_OUT = 0.1
+"""Share of the examples that choose the penalty and measure the error."""
+SPARE_NEIGHBOURS = 4
+"""Neighbours are searched for this many times over, because the examples give some of them up."""
+
+
+class Calibrated(Method):
+    """Learn from the old tokens how this model's rows follow from a token's pieces and neighbours.
+
+    Every old token that can be cut into smaller ones is an example: its row is the answer. Examples are
+    made to look like the new tokens: cut into as many pieces, and with neighbours no nearer than theirs.
+    The map is a ridge regression whose penalty is chosen on held-out examples.
+    """
+
+    summary: ClassVar[str] = "a map from pieces and neighbours to rows, fitted on the model's own vocabulary"
+    source: ClassVar[str] = "this project"
+    needs_auxiliary: ClassVar[bool] = True
+    calibrates: ClassVar[bool] = True
+    mutes_byte_twins: ClassVar[bool] = True
+
+    top_k: int = Field(default=8, ge=1, description="neighbours of a token")
+
+    def weigh(self, problem: TransferProblem) -> Mixture:
+        """The plain mean of the pieces: what the map starts from, and what there is without examples."""
+        return uniform(problem.pieces)
+
+    def calibrate(self, problem: TransferProblem) -> Calibration | None:
+        """Facts about examples and new tokens; None where no old token can be cut."""
+        decomposer = Decomposer(problem.segmenter.definition, problem.base, problem.base_rows)
+        wanted = _like(problem.pieces.counts[problem.pieces.counts > 1], problem.candidates, salt=1)
+        cuts = [decomposer.cut(token, int(n)) for token, n in zip(problem.candidates, wanted, strict=True)]
+        places = [n for n, cut in enumerate(cuts) if cut]
+        if not places or not problem.new_tokens:
+            return None
+        tokens = [problem.candidates[n] for n in places]
+        similarities, neighbours = (part.cpu() for part in problem.neighbours(self.top_k))
+        spare = problem.candidate_neighbours(SPARE_NEIGHBOURS * self.top_k)
+        ceiling = torch.from_numpy(_like(similarities[:, 0].numpy(), tokens, salt=2))
+        example_neighbours = _below(spare[0].cpu()[places], spare[1].cpu()[places], ceiling, self.top_k)
+        is_held_out = torch.tensor([_fraction(token, salt=3) < HELD_OUT for token in tokens])
+        example_pieces = Pieces.from_lists(cuts[n] for n in places)
+        return Calibration(
+            example_ids=torch.tensor([t.id for t in tokens]),
+            is_held_out=is_held_out,
+            examples=_facts(tokens, example_pieces, *example_neighbours),
+            new_ids=torch.from_numpy(problem.new_ids),
+            new=_facts(problem.new_tokens, problem.pieces, similarities, neighbours),
+        )
+
+
+def _facts(tokens: list[Token], pieces: Pieces, similarities: Tensor, neighbours: Tensor) -> Facts:
+    # Not `uniform`: that sorts the pieces, and the map has to know which is first and which is last.
+    weights = 1 / torch.from_numpy(pieces.counts).float()[torch.from_numpy(pieces.rows)]
+    in_order = Mixture(torch.from_numpy(pieces.indptr), torch.from_numpy(pieces.ids), weights)
+    scalars = torch.tensor([_kind_of_text(t) for t in tokens], dtype=torch.float32)
+    return Facts(in_order, neighbours.int(), similarities, scalars)
+
+
+def _below(similarities: Tensor, neighbours: Tensor, ceiling: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The `top_k` nearest neighbours that are no nearer than `ceiling`; -inf where there are too few."""
+    too_near = similarities > ceiling[:, None]
+    order = too_near.to(torch.int8).argsort(dim=1, stable=True)[:, :top_k]
+    kept = torch.where(too_near, -torch.inf, similarities).gather(1, order)
+    return kept, neighbours.gather(1, order)
+
+
+def _like(population: np.ndarray, tokens: list[Token], *, salt: int) -> np.ndarray:
+    """A value for each token, distributed like the population; it depends on the token's bytes only."""
+    if not len(population):
+        return np.full(len(tokens), 2)
+    ordered = np.sort(population)
+    places = [int(_fraction(token, salt=salt) * len(ordered)) for token in tokens]
+    return ordered[places]
+
+
+def _fraction(token: Token, *, salt: int) -> float:
+    """A number in [0, 1) that looks random and is the same in every run, whatever the token's id."""
+    digest = hashlib.blake2b(token.bytes + token.kind.value.encode(), digest_size=4, salt=bytes([salt])).digest()
+    return int.from_bytes(digest, "big") / 2**32
+
+
+def _kind_of_text(token: Token) -> list[float]:
+    """Leading space, kind of the first character, and length: what rows of frequent tokens depend on."""
+    text = token.label
+    core = text.removeprefix(" ")
+    category = unicodedata.category(core[0]) if core else "Zs"
+    kinds = ("Ll", "Lu", "Lo", "N", "P", "S", "Z", "C")
+    return [
+        float(text.startswith(" ")),
+        float(core.isupper() and len(core) > 1),
+        float(not text.isascii()),
+        float(token.text is None),
+        math.log(max(1, len(text))),
+        math.log(max(1, len(token.bytes))),
+        *(float(category.startswith(kind)) for kind in kinds),
+    ]
