@@ -1,0 +1,35 @@
+"""The command `mergekit-tokenadapt-eval`."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from mergekit_tokenadapt.cli.lazy import LazyGroup
+
+
+@click.group(
+    cls=LazyGroup,
+    commands_in={
+        "check": "mergekit_tokenadapt.cli.eval_check:check_command",
+    },
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="mergekit-tokenadapt")
+def main() -> None:
+    """Know whether a model with a new tokenizer is sound, and how good it is.
+
+    Works on any model or tokenizer of transformers, by folder or hub id, not only on ours. Exit codes:
+    0; 1 where a check failed; 2 for input that cannot be used.
+
+    \b
+    mergekit-tokenadapt-eval check ./out --base ./model
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+if __name__ == "__main__":
+    main()
