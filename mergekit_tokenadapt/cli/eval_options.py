@@ -1,0 +1,47 @@
+"""Options that several evaluation commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from mergekit_tokenadapt.evaluation.texts import TextSet
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+def text_options(command: CommandT) -> CommandT:
+    """``--text``, ``--builtin`` and ``--max-bytes``: what is scored."""
+    for option in reversed(
+        (
+            click.option(
+                "--text",
+                "texts",
+                multiple=True,
+                metavar="NAME=PATH",
+                help="A file, a folder, .jsonl (,field=NAME), or hf:ID (,config=NAME ,split=NAME). Repeatable.",
+            ),
+            click.option("--builtin", multiple=True, metavar="NAME", help="A built-in text: en, code, ... Repeatable."),
+            click.option(
+                "--max-bytes",
+                type=click.IntRange(min=0),
+                default=4000,
+                show_default=True,
+                help="Bytes of each text, in whole documents; 0 for all.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def read_texts(texts: tuple[str, ...], builtin: tuple[str, ...], max_bytes: int) -> list[TextSet]:
+    """The texts that the options name; all built-in ones where they name none."""
+    from mergekit_tokenadapt.evaluation.texts import BUILTIN, builtin_text, read_text
+
+    names = builtin or (() if texts else tuple(BUILTIN))
+    sets = [builtin_text(name) for name in names] + [read_text(argument) for argument in texts]
+    return [text.limited(max_bytes) for text in sets]
