@@ -13,29 +13,35 @@ if TYPE_CHECKING:
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
-def text_options(command: CommandT) -> CommandT:
-    """``--text``, ``--builtin`` and ``--max-bytes``: what is scored."""
-    for option in reversed(
-        (
-            click.option(
-                "--text",
-                "texts",
-                multiple=True,
-                metavar="NAME=PATH",
-                help="A file, a folder, .jsonl (,field=NAME), or hf:ID (,config=NAME ,split=NAME). Repeatable.",
-            ),
-            click.option("--builtin", multiple=True, metavar="NAME", help="A built-in text: en, code, ... Repeatable."),
-            click.option(
-                "--max-bytes",
-                type=click.IntRange(min=0),
-                default=4000,
-                show_default=True,
-                help="Bytes of each text, in whole documents; 0 for all.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+def text_options(*, max_bytes: int) -> Callable[[CommandT], CommandT]:
+    """``--text``, ``--builtin`` and ``--max-bytes`` (with this default): what is scored."""
+
+    def decorate(command: CommandT) -> CommandT:
+        for option in reversed(_text_options(max_bytes)):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _text_options(max_bytes: int) -> list[Callable[[Any], Any]]:
+    return [
+        click.option(
+            "--text",
+            "texts",
+            multiple=True,
+            metavar="NAME=PATH",
+            help="A file, a folder, .jsonl (,field=NAME), or hf:ID (,config=NAME ,split=NAME). Repeatable.",
+        ),
+        click.option("--builtin", multiple=True, metavar="NAME", help="A built-in text: en, code, ... Repeatable."),
+        click.option(
+            "--max-bytes",
+            type=click.IntRange(min=0),
+            default=max_bytes,
+            show_default=True,
+            help="Bytes of each text, in whole documents; 0 for all.",
+        ),
+    ]
 
 
 def read_texts(texts: tuple[str, ...], builtin: tuple[str, ...], max_bytes: int) -> list[TextSet]:

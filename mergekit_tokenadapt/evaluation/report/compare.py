@@ -10,6 +10,7 @@ from rich.console import Console
 from mergekit_tokenadapt.evaluation.report.tables import (
     add_table,
     percent,
+    print_texts,
     say,
     short_names,
     signed,
@@ -56,23 +57,7 @@ def print_compare(console: Console, result: dict[str, Any]) -> None:
 
 def _print_texts(console: Console, result: dict[str, Any]) -> None:
     s = result["settings"]
-    add_table(
-        console,
-        "Scored",
-        ["text", "documents", "bytes", "sha256", "left out (empty)", "repaired", "source"],
-        [
-            [
-                t["name"],
-                f"{t['documents']:,}",
-                f"{t['bytes']:,}",
-                t["sha256"][:12],
-                str(t["empty_left_out"]),
-                str(t["repaired"]),
-                t["source"],
-            ]
-            for t in result["texts"]
-        ],
-    )
+    print_texts(console, result["texts"])
     say(
         console,
         f"Windows of {s['window']} tokens, {s['stride']} scored in each; {s['device']}, {s['dtype']}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,7 +12,9 @@ from rich.text import Text
 
 def add_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table: the first column is words, the others are numbers. Text is never read as markup."""
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    # Not the table's own title, which would be wrapped to the table's width.
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for n, column in enumerate(columns):
         table.add_column(Text(column, overflow="fold"), justify="left" if n == 0 else "right", overflow="fold")
     for row in rows:
@@ -23,6 +26,24 @@ def add_table(console: Console, title: str, columns: Sequence[str], rows: Sequen
 def say(console: Console, line: str) -> None:
     """Print a line as it is: no markup, no highlighting, wrapped by the terminal only."""
     console.print(Text(line), soft_wrap=True)
+
+
+def print_texts(console: Console, texts: Sequence[dict[str, Any]]) -> None:
+    """Exactly what was scored: documents, bytes, hash."""
+    columns = ["text", "documents", "bytes", "sha256", "left out (empty)", "repaired", "source"]
+    rows = [
+        [
+            t["name"],
+            f"{t['documents']:,}",
+            f"{t['bytes']:,}",
+            t["sha256"][:12],
+            str(t["empty_left_out"]),
+            str(t["repaired"]),
+            t["source"],
+        ]
+        for t in texts
+    ]
+    add_table(console, "Scored", columns, rows)
 
 
 def short_names(names: Sequence[str]) -> list[str]:

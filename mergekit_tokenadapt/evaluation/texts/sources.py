@@ -19,8 +19,8 @@ MAX_DATASET_DOCUMENTS = 1000
 """Documents read of a hub dataset, which may be larger than any disk."""
 
 
-def read_text(argument: str) -> TextSet:
-    """Read what ``--text`` names.
+def read_text(argument: str, *, option: str = "--text") -> TextSet:
+    """Read what an option such as ``--text`` names.
 
     A file is one document; a folder is one document per file below it, in the order of their paths;
     of ``.jsonl``, every line is one document, whose text is in `field` (``text`` by default).
@@ -30,7 +30,7 @@ def read_text(argument: str) -> TextSet:
     """
     name, equals, source = argument.partition("=")
     if not (name and equals and source):
-        raise TokenAdaptError(f"--text takes NAME=PATH or NAME=hf:ID, not {argument!r}")
+        raise TokenAdaptError(f"{option} takes NAME=PATH or NAME=hf:ID, not {argument!r}")
     settings: dict[str, str] = {}
     place = source
     while match := _SETTING.search(place):
@@ -44,7 +44,7 @@ def read_text(argument: str) -> TextSet:
         files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
         return TextSet.of(name, (d for file in files for d in _documents(file, field)), source)
     if not path.is_file():
-        raise TokenAdaptError(f"--text {name}: there is no file or folder {place!r}")
+        raise TokenAdaptError(f"{option} {name}: there is no file or folder {place!r}")
     return TextSet.of(name, _documents(path, field), source)
 
 
