@@ -15,6 +15,7 @@ from mergekit_tokenadapt.cli.lazy import LazyGroup
         "check": "mergekit_tokenadapt.cli.eval_check:check_command",
         "compare": "mergekit_tokenadapt.cli.eval_compare:compare_command",
         "tokenizer": "mergekit_tokenadapt.cli.eval_tokenizer:tokenizer_command",
+        "draft": "mergekit_tokenadapt.cli.eval_draft:draft_command",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -29,6 +30,7 @@ def main() -> None:
     mergekit-tokenadapt-eval check ./out --base ./model
     mergekit-tokenadapt-eval compare ./model ./out --html report.html
     mergekit-tokenadapt-eval tokenizer ./model ./tokenizer
+    mergekit-tokenadapt-eval draft ./large-model ./out
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
