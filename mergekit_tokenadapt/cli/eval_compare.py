@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from mergekit_tokenadapt.cli.eval_options import read_texts, text_options
+from mergekit_tokenadapt.errors import TokenAdaptError
 
 EXAMPLES = """\b
 Examples:
@@ -63,6 +64,8 @@ def compare_command(
     from mergekit_tokenadapt.evaluation.compare import CompareOptions, compare
     from mergekit_tokenadapt.evaluation.model_folder import open_model
 
+    if html is not None and not html.parent.is_dir():  # found out now, not after an hour of scoring
+        raise TokenAdaptError(f"--html {str(html)!r}: there is no folder {str(html.parent)!r}")
     options = CompareOptions(
         window=window,
         stride=stride,

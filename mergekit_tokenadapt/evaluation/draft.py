@@ -178,7 +178,7 @@ def continue_prompt(
 def next_token_logits(model: Any, ids: Sequence[int], first: int, token_ids: Tensor) -> Tensor:
     """Logits for the tokens from place `first` on, float32 [T, V], on the CPU; V are the ids with a token."""
     logits = model(torch.tensor([list(ids)], device=model.device)).logits[0, first - 1 : -1]
-    return logits.float().cpu()[:, token_ids]
+    return torch.as_tensor(logits).float().cpu()[:, token_ids]
 
 
 def accepted_tokens(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +10,7 @@ from mergekit_tokenadapt.evaluation.report.tables import (
     add_table,
     percent,
     print_texts,
+    quoted,
     say,
     short_names,
     signed,
@@ -110,7 +110,7 @@ def _print_excess(console: Console, name: str, model: dict[str, Any]) -> None:
         ["token", "row", "times", "bits in all", "bits each", "made of"],
         [
             [
-                json.dumps(t["text"], ensure_ascii=False),
+                quoted(t["text"]),
                 t["reason"],
                 str(t["count"]),
                 f"{t['excess_bits']:.1f}",
@@ -126,7 +126,7 @@ def made_of(token: dict[str, Any], most: int = 4) -> str:
     """The recipe of a row in one line; empty where it is not known."""
     if token["made_of"] is None:
         return ""
-    parts = [f"{p['weight']:.2f} {json.dumps(p['text'], ensure_ascii=False)}" for p in token["made_of"]]
+    parts = [f"{p['weight']:.2f} {quoted(p['text'])}" for p in token["made_of"]]
     if not parts:
         return "the mean of all old rows"
     return " + ".join(parts[:most]) + (f" + {len(parts) - most} more" if len(parts) > most else "")

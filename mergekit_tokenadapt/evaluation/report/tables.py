@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,3 +80,12 @@ def signed(value: float, digits: int = 3) -> str:
 def with_interval(value: str, bounds: Sequence[float] | None, digits: int = 3) -> str:
     """``value [low, high]``, or the value alone where there is no interval."""
     return value if bounds is None else f"{value} [{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"
+
+
+def quoted(label: str) -> str:
+    """A token's label in quotes, with control characters visible; ``\\xe4`` stays as it is.
+
+    >>> print(quoted("a\\n"), quoted("\\\\xe4"))
+    "a\\n" "\\xe4"
+    """
+    return json.dumps(label, ensure_ascii=False).replace("\\\\x", "\\x")
