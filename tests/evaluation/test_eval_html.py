@@ -266,6 +266,6 @@ def test_in_a_real_browser(browser: Browser, width: int, page_and_result: tuple[
         ".map(b => [b.left, b.right, b.height])"
     )
     assert len(boxes) == 5
-    assert all(left >= 0 and right <= width and height > 60 for left, right, height in boxes)
+    assert all(left >= 0 and right <= width and height > 40 for left, right, height in boxes)
     sizes = browser.run("return [...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)")
     assert min(sizes) >= 8

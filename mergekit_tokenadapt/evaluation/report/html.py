@@ -23,7 +23,7 @@ h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0; }
 h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 p { margin: .4rem 0; max-width: 46rem; }
 .soft { color: var(--soft); }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
+.plots { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
 figure { margin: 0; padding: .8rem; background: var(--card); border-radius: 8px; min-width: 0; }
 figcaption { font-weight: 600; margin-bottom: .3rem; overflow-wrap: anywhere; }
 svg { display: block; width: 100%; max-width: 32rem; height: auto; }
@@ -52,7 +52,7 @@ def compare_page(result: dict[str, Any]) -> str:
         f"<h1>{escape(title)}</h1>",
         _settings(result),
         _key([(name, charts.colour(n)) for n, name in enumerate(names)]),
-        f'<div class="grid">{_quality_plot(models)}{_length_plot(models)}</div>',
+        f'<div class="plots">{_quality_plot(models)}{_length_plot(models)}</div>',
         "<h2>Bits per byte of the original text</h2>",
         "<p>Lower is better; comparable across tokenizers. In brackets the 95 % interval over documents.</p>",
         _quality_table(names, models),
@@ -214,7 +214,7 @@ def _model_section(name: str, model: dict[str, Any]) -> str:
         [
             f"<h2>{escape(name)}: where the loss sits</h2>",
             f'<p class="soft">Rows: {escape(counts)}.</p>',
-            f'<div class="grid">{"".join(figures)}</div>',
+            f'<div class="plots">{"".join(figures)}</div>',
             _share_table(model),
             f"<h2>{escape(name)}: tokens with the most loss beyond the base</h2>",
             "<p>A token's loss, less what the base model needs for the same bytes.</p>",
