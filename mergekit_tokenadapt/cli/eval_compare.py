@@ -9,8 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from mergekit_tokenadapt.cli.eval_options import read_texts, text_options
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.cli.eval_options import check_page, read_texts, text_options
 
 EXAMPLES = """\b
 Examples:
@@ -64,8 +63,7 @@ def compare_command(
     from mergekit_tokenadapt.evaluation.compare import CompareOptions, compare
     from mergekit_tokenadapt.evaluation.model_folder import open_model
 
-    if html is not None and not html.parent.is_dir():  # found out now, not after an hour of scoring
-        raise TokenAdaptError(f"--html {str(html)!r}: there is no folder {str(html.parent)!r}")
+    check_page(html)
     options = CompareOptions(
         window=window,
         stride=stride,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from mergekit_tokenadapt.errors import TokenAdaptError
 
 if TYPE_CHECKING:
     from mergekit_tokenadapt.evaluation.texts import TextSet
@@ -51,3 +54,13 @@ def read_texts(texts: tuple[str, ...], builtin: tuple[str, ...], max_bytes: int)
     names = builtin or (() if texts else tuple(BUILTIN))
     sets = [builtin_text(name) for name in names] + [read_text(argument) for argument in texts]
     return [text.limited(max_bytes) for text in sets]
+
+
+def check_page(html: Path | None) -> None:
+    """Find out before the scoring, not after it, that the page cannot be written.
+
+    Raises:
+        TokenAdaptError: its folder is not there.
+    """
+    if html is not None and not html.parent.is_dir():
+        raise TokenAdaptError(f"--html {str(html)!r}: there is no folder {str(html.parent)!r}")

@@ -16,6 +16,7 @@ from mergekit_tokenadapt.cli.lazy import LazyGroup
         "compare": "mergekit_tokenadapt.cli.eval_compare:compare_command",
         "tokenizer": "mergekit_tokenadapt.cli.eval_tokenizer:tokenizer_command",
         "draft": "mergekit_tokenadapt.cli.eval_draft:draft_command",
+        "tasks": "mergekit_tokenadapt.cli.eval_tasks:tasks_command",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -31,6 +32,7 @@ def main() -> None:
     mergekit-tokenadapt-eval compare ./model ./out --html report.html
     mergekit-tokenadapt-eval tokenizer ./model ./tokenizer
     mergekit-tokenadapt-eval draft ./large-model ./out
+    mergekit-tokenadapt-eval tasks ./model ./out --tasks arc_easy
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -8,7 +8,7 @@ from mergekit_tokenadapt.evaluation.report.svg import FONT, ROW, WIDTH, Drawing,
 
 PALETTE = ("#5f6b7a", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's colours, told apart with any colour vision; the base is grey."""
-CLASS_COLOURS = {"new": "#d55e00", "copied": "#0072b2", "following": "#e69f00"}
+CLASS_COLOURS = {"new": "#d55e00", "copied": "#0072b2", "following": "#00805f"}
 ROW_COLOURS = {"old": "#0072b2", "new": "#d55e00"}
 LEFT = 78
 """Space for the names of rows."""

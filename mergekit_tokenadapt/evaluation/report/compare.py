@@ -16,6 +16,7 @@ from mergekit_tokenadapt.evaluation.report.tables import (
     signed,
     with_interval,
 )
+from mergekit_tokenadapt.evaluation.report.tasks import print_tasks
 
 
 def print_compare(console: Console, result: dict[str, Any]) -> None:
@@ -52,6 +53,8 @@ def print_compare(console: Console, result: dict[str, Any]) -> None:
     for name, model in others:
         _print_shares(console, name, model)
         _print_excess(console, name, model)
+    if "tasks" in result:
+        print_tasks(console, result["tasks"])
     say(console, result["perplexity_note"])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from mergekit_tokenadapt.evaluation.report import charts
 from mergekit_tokenadapt.evaluation.report.compare import made_of
 from mergekit_tokenadapt.evaluation.report.tables import percent, quoted, short_names, signed
+from mergekit_tokenadapt.evaluation.report.tasks import score_table, title_of
 from mergekit_tokenadapt.evaluation.texts import LANGUAGES
 
 STYLE = """
@@ -38,7 +39,7 @@ table { border-collapse: separate; border-spacing: 0; font-size: .87rem; font-va
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; vertical-align: bottom; white-space: normal; min-width: 4.5rem; overflow-wrap: break-word; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
-td.words { text-align: left; white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
+.words { text-align: left; white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
 code { font-family: ui-monospace, monospace; font-size: .95em; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
@@ -59,6 +60,7 @@ def compare_page(result: dict[str, Any]) -> str:
         "<h2>Lengths</h2>",
         _length_table(names, models),
         *[_model_section(name, model) for name, model in zip(names[1:], models[1:], strict=True)],
+        *_task_section(result.get("tasks")),
         "<h2>Speed of scoring</h2>",
         _speed_table(names, models),
         "<h2>What was scored</h2>",
@@ -99,13 +101,10 @@ def _figure(caption: str, picture: str, key: str = "") -> str:
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: frozenset[int] = frozenset()) -> str:
     """A table that scrolls by itself where the screen is narrow; cells of the columns `words` are text."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join(
-        "<tr>"
-        + "".join(f'<td class="words">{c}</td>' if n in words else f"<td>{c}</td>" for n, c in enumerate(row))
-        + "</tr>"
-        for row in rows
-    )
+    kinds = [' class="words"' if n in words else "" for n in range(len(columns))]
+    head = "".join(f"<th{kind}>{escape(column)}</th>" for kind, column in zip(kinds, columns, strict=True))
+    cells = ["".join(f"<td{kind}>{c}</td>" for kind, c in zip(kinds, row, strict=True)) for row in rows]
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -168,6 +167,13 @@ def _length_table(names: Sequence[str], models: Sequence[dict[str, Any]]) -> str
         for domain in _domains(models)
     ]
     return _table(columns, rows)
+
+
+def _task_section(tasks: dict[str, Any] | None) -> list[str]:
+    if tasks is None:
+        return []
+    columns, rows = score_table(tasks)
+    return [f"<h2>{escape(title_of(tasks))}</h2>", _table(columns, [[escape(c) for c in row] for row in rows])]
 
 
 def _speed_table(names: Sequence[str], models: Sequence[dict[str, Any]]) -> str:
