@@ -53,18 +53,31 @@ class ModelFolder:
         return vocabulary_parameters(self)
 
     @cached_property
+    def _parameter_of(self) -> dict[str, str]:
+        """Stored vocabulary tensor to the parameter of the model's class that it is loaded into."""
+        known = self.architecture
+        by_name = {n: p for n in self.tensors for p in known.names if _same_parameter(n, p)}
+        found = {n: p for n, p in by_name.items() if p in known.shapes}
+        # Some classes rename tensors on loading (GPT-NeoX's embed_out): a vocabulary parameter that is
+        # left over belongs to the one tensor left over that has its shape, but for the number of rows.
+        for parameter in known.shapes.keys() - found.values():
+            fitting = [n for n in self.tensors if n not in by_name and known.fits(parameter, self.tensors.shape(n))]
+            if len(fitting) == 1:
+                found[fitting[0]] = parameter
+        return dict(sorted(found.items()))
+
+    @cached_property
     def vocabulary_tensors(self) -> dict[str, int]:
         """Name of every stored tensor that has a vocabulary axis, to that axis.
 
         Raises:
             TokenAdaptError: the folder holds no causal language model, or none of its tensors is known.
         """
-        axes = self.architecture.axes
-        found = {n: axes[p] for n in self.tensors for p in axes if _same_parameter(n, p)}
+        found = {name: self.architecture.axes[parameter] for name, parameter in self._parameter_of.items()}
         if not found:
             raise TokenAdaptError(
                 f"{self.name}: none of its tensors is one of the vocabulary tensors that its config "
-                f"asks for ({', '.join(axes) or 'none'})"
+                f"asks for ({', '.join(self.architecture.axes) or 'none'})"
             )
         return found
 
@@ -80,7 +93,7 @@ class ModelFolder:
         Raises:
             TokenAdaptError: there is none.
         """
-        names = [name for name in self.matrices if _same_parameter(name, self.architecture.input)]
+        names = [name for name in self.matrices if self._parameter_of[name] == self.architecture.input]
         # A tied matrix may be stored under the name of the output matrix only.
         if names or self.matrices:
             return (names or self.matrices)[0]
@@ -89,9 +102,8 @@ class ModelFolder:
     @cached_property
     def output_matrix(self) -> str | None:
         """Name of the stored output matrix; None where only the input matrix is stored."""
-        output = self.architecture.output
-        names = [n for n in self.matrices if output and n != self.input_matrix and _same_parameter(n, output)]
-        return names[0] if names else None
+        names = [n for n in self.matrices if self._parameter_of[n] == self.architecture.output]
+        return names[0] if names and names[0] != self.input_matrix else None
 
     def rows(self, name: str) -> Tensor:
         """A vocabulary tensor with the vocabulary axis first, [rows, ...], as stored."""
@@ -193,12 +205,23 @@ class TensorFiles:
 class VocabularyParameters:
     """The parameters of a model class that have a vocabulary axis."""
 
+    names: tuple[str, ...]
+    """All parameters of the class."""
     axes: Mapping[str, int]
-    """Parameter to that axis."""
+    """Vocabulary parameter to that axis."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Vocabulary parameter to its shape."""
     input: str
     """The parameter of the input embedding."""
     output: str | None
     """The parameter of the output matrix, tied or not."""
+
+    def fits(self, parameter: str, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor could be that parameter, the number of rows aside."""
+        axis, wanted = self.axes[parameter], self.shapes[parameter]
+        return len(shape) == len(wanted) and all(
+            a == b for n, (a, b) in enumerate(zip(shape, wanted, strict=True)) if n != axis
+        )
 
 
 def vocabulary_parameters(model: ModelFolder) -> VocabularyParameters:
@@ -227,15 +250,21 @@ def vocabulary_parameters(model: ModelFolder) -> VocabularyParameters:
         raise TokenAdaptError(
             f"{model.name} is not a causal language model that transformers can build: {reason}"
         ) from error
-    shapes = dict(large.named_parameters(remove_duplicate=False))
+    parameters = dict(small.named_parameters(remove_duplicate=False))
+    larger_shapes = {name: p.shape for name, p in large.named_parameters(remove_duplicate=False)}
     axes = {}
-    for name, parameter in small.named_parameters(remove_duplicate=False):
-        grown = [axis for axis, size in enumerate(parameter.shape) if shapes[name].shape[axis] != size]
+    for name, parameter in parameters.items():
+        grown = [axis for axis, size in enumerate(parameter.shape) if larger_shapes[name][axis] != size]
         if grown:
             axes[name] = grown[0]
-    names = {id(module): f"{name}.weight" for name, module in small.named_modules()}
-    output = small.get_output_embeddings()
-    return VocabularyParameters(axes, names[id(small.get_input_embeddings())], names.get(id(output)))
+    modules = {id(module): f"{name}.weight" for name, module in small.named_modules()}
+    return VocabularyParameters(
+        names=tuple(parameters),
+        axes=axes,
+        shapes={name: tuple(parameters[name].shape) for name in axes},
+        input=modules[id(small.get_input_embeddings())],
+        output=modules.get(id(small.get_output_embeddings())),
+    )
 
 
 def _same_parameter(stored: str, parameter: str) -> bool:
