@@ -23,7 +23,7 @@ Examples:
 @click.command("compare", epilog=EXAMPLES)
 @click.argument("base")
 @click.argument("outs", nargs=-1, required=True, metavar="OUT [OUT ...]")
-@text_options(max_bytes=4000)
+@text_options(max_bytes=2000)
 @click.option("--window", type=click.IntRange(min=2), help="Tokens a model sees at a time.  [default: 1024 or less]")
 @click.option("--stride", type=click.IntRange(min=1), help="Tokens scored per window.  [default: half the window]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Most windows at a time.  [default: by memory]")

@@ -125,7 +125,7 @@ def _check_input(folders: Sequence[ModelFolder], texts: Sequence[TextSet]) -> No
         twice = sorted({name for name in names if names.count(name) > 1})
         raise TokenAdaptError(f"two texts have the name {twice[0]!r}: give one of them another")
     for folder in folders:
-        rows = folder.rows(folder.input_matrix).shape[0]
+        rows = folder.num_rows
         needed = folder.tokenizer.vocabulary.num_ids
         if needed > rows:
             raise TokenAdaptError(

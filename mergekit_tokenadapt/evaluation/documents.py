@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
+from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.losses import Scorer
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
 from mergekit_tokenadapt.vocabulary import Vocabulary
@@ -55,10 +56,14 @@ def score_documents(scorer: Scorer, tokenizer: TokenizerFiles, texts: Sequence[s
 
     Where a tokenizer has neither bos nor eos, nothing can be asked about the first token; it is paid
     for as if all tokens were equally likely.
+
+    Raises:
+        TokenAdaptError: the tokenizer makes no token of any document, or memory runs out.
     """
     vocabulary = tokenizer.vocabulary
     encoder, start = text_encoder(tokenizer), start_token(vocabulary)
     encodings = [encoder.encode(text, add_special_tokens=False) for text in texts]
+    check_some_tokens(tokenizer, encodings)
     prefix = [] if start is None else [start]
     losses = scorer.score([prefix + e.ids for e in encodings])
     if start is None:
@@ -70,6 +75,16 @@ def score_documents(scorer: Scorer, tokenizer: TokenizerFiles, texts: Sequence[s
         ScoredDocument(text, np.array(e.ids, dtype=np.int64), values, byte_ends(text, e.ids, e.offsets, vocabulary))
         for text, e, values in zip(texts, encodings, losses, strict=True)
     ]
+
+
+def check_some_tokens(tokenizer: TokenizerFiles, encodings: Sequence[Encoding]) -> None:
+    """Refuse texts of which nothing is left, for instance white space that the tokenizer drops.
+
+    Raises:
+        TokenAdaptError: no document has a token.
+    """
+    if not any(encoding.ids for encoding in encodings):
+        raise TokenAdaptError(f"{tokenizer.name} makes no token of any of {len(encodings)} documents of a text")
 
 
 def byte_ends(text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], vocabulary: Vocabulary) -> np.ndarray:

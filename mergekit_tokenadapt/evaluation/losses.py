@@ -148,7 +148,7 @@ def token_losses(logits_TV: Tensor, targets_T: Tensor) -> np.ndarray:
     for start in range(0, len(targets_T), LOSS_ROWS):
         rows_TV = logits_TV[start : start + LOSS_ROWS].float()
         chosen_T = rows_TV.gather(1, targets_T[start : start + LOSS_ROWS, None]).squeeze(1)
-        parts.append((rows_TV.logsumexp(dim=1) - chosen_T).double().cpu())
+        parts.append((rows_TV.logsumexp(dim=1) - chosen_T).cpu().double())
     return torch.cat(parts).numpy() if parts else np.zeros(0)
 
 

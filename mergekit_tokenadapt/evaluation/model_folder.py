@@ -105,6 +105,11 @@ class ModelFolder:
         names = [n for n in self.matrices if self._parameter_of[n] == self.architecture.output]
         return names[0] if names and names[0] != self.input_matrix else None
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of the input embedding matrix."""
+        return self.tensors.shape(self.input_matrix)[self.vocabulary_tensors[self.input_matrix]]
+
     def rows(self, name: str) -> Tensor:
         """A vocabulary tensor with the vocabulary axis first, [rows, ...], as stored."""
         return self.tensors.read(name).movedim(self.vocabulary_tensors[name], 0)
@@ -130,9 +135,12 @@ def open_model(name: str, *, trust_remote_code: bool = False) -> ModelFolder:
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = [*TOKENIZER_FILES, "*.json", "*.safetensors", "*.bin", "*.py", "tokenadapt.plan*"]
+    patterns = [*TOKENIZER_FILES, "*.json", "*.safetensors", "*.py", "tokenadapt.plan*"]
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        folder = Path(snapshot_download(name, allow_patterns=patterns))
+        if not list(folder.glob("*.safetensors")):  # many repositories hold their weights twice
+            folder = Path(snapshot_download(name, allow_patterns=[*patterns, "*.bin"]))
+        return folder
     except Exception as error:  # network, validation, permissions: the library has dozens of kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TokenAdaptError(

@@ -371,3 +371,32 @@ def test_a_tokenizer_with_more_ids_than_rows_is_refused(
     result = run("compare", base, folder, "--builtin", "en", "--quiet")
     assert result.exit_code == 2
     assert "tokenizer and model do not belong together" in result.output
+
+
+def test_bytes_are_those_of_the_original_text(base: Path, copy_of: Callable[[Path], Path]) -> None:
+    folder = copy_of(base)
+    # What the model reads is shorter than the text: "ﬁ" (3 bytes) becomes "fi" (2), blanks at the end are cut.
+    rules = {
+        "type": "Sequence",
+        "normalizers": [{"type": "NFKC"}, {"type": "Strip", "strip_left": True, "strip_right": True}],
+    }
+    tiny_models.edit_json(folder / "tokenizer.json", lambda c: c.update(normalizer=rules))
+    text = "the ﬁne river   "
+    result = compare([open_model(str(folder))], [TextSet.of("t", [text], "test")], SHORT)
+    report = result["models"][0]["all"]
+    assert report["bytes"] == len(text.encode()) == 18
+    read = score_documents(Scorer(load_model(open_model(str(base)))), load_tokenizer(str(base)), ["the fine river"])[0]
+    assert report["bits_per_byte"] == pytest.approx(read.bits / 18, abs=1e-6)
+
+
+def test_a_text_without_any_token_is_refused(
+    run: Run, base: Path, copy_of: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    folder = copy_of(base)
+    rule = {"type": "Strip", "strip_left": True, "strip_right": True}
+    tiny_models.edit_json(folder / "tokenizer.json", lambda c: c.update(normalizer=rule))
+    (tmp_path / "blank.txt").write_text("   ")
+    result = run("compare", base, folder, "--text", f"blank={tmp_path / 'blank.txt'}", "--quiet")
+    assert result.exit_code == 2
+    assert "makes no token of any of 1 documents" in result.output
+    assert run("tokenizer", folder, "--text", f"blank={tmp_path / 'blank.txt'}").exit_code == 2

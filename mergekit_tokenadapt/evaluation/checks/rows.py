@@ -76,9 +76,8 @@ def check_norms(model: ModelFolder, origins: RowOrigins | None) -> Finding:
 
 def check_padding(model: ModelFolder, *, run: bool) -> Finding:
     """An id without a token is never the most likely one, on built-in prose, code and hard characters."""
-    matrix_rows = model.tensors.shape(model.input_matrix)[model.vocabulary_tensors[model.input_matrix]]
-    padding = torch.ones(matrix_rows, dtype=torch.bool)
-    padding[[t.id for t in model.tokenizer.vocabulary if t.id < matrix_rows]] = False
+    padding = torch.ones(model.num_rows, dtype=torch.bool)
+    padding[[t.id for t in model.tokenizer.vocabulary if t.id < model.num_rows]] = False
     if not bool(padding.any()):
         return Finding("padding", Status.PASSED, "every row has a token")
     if not run:
@@ -92,11 +91,12 @@ def check_padding(model: ModelFolder, *, run: bool) -> Finding:
 
 def _winners(model: ModelFolder) -> Tensor:
     """The most likely next id at positions of built-in text, int64 [T]."""
+    from mergekit_tokenadapt.evaluation.documents import text_encoder
     from mergekit_tokenadapt.evaluation.loading import load_model
     from mergekit_tokenadapt.evaluation.texts import builtin_text
 
     network = load_model(model)
-    tokenizer = model.tokenizer.fast_tokenizer()
+    tokenizer = text_encoder(model.tokenizer)
     documents = [d for name in ("hard", "prose", "code") for d in builtin_text(name).documents]
     winners: list[Tensor] = []
     with torch.inference_mode():

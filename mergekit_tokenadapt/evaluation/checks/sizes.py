@@ -32,7 +32,7 @@ def check_sizes(model: ModelFolder) -> Finding:
         problems,
         "sizes",
         f"{len(vocabulary):,} tokens, highest id {vocabulary.num_ids - 1:,}, {lowest:,} rows "
-        f"({lowest - len(vocabulary):,} without a token), config {configured:,}",
+        f"({lowest - len(vocabulary):,} without a token), config {configured}",
         tokens=len(vocabulary),
         highest_id=vocabulary.num_ids - 1,
         rows=rows,

@@ -29,7 +29,7 @@ def say(console: Console, line: str) -> None:
     console.print(Text(line), soft_wrap=True)
 
 
-def print_texts(console: Console, texts: Sequence[dict[str, Any]]) -> None:
+def print_texts(console: Console, texts: Sequence[dict[str, Any]], title: str = "Scored") -> None:
     """Exactly what was scored: documents, bytes, hash."""
     columns = ["text", "documents", "bytes", "sha256", "left out (empty)", "repaired", "source"]
     rows = [
@@ -44,7 +44,7 @@ def print_texts(console: Console, texts: Sequence[dict[str, Any]]) -> None:
         ]
         for t in texts
     ]
-    add_table(console, "Scored", columns, rows)
+    add_table(console, title, columns, rows)
 
 
 def short_names(names: Sequence[str]) -> list[str]:

@@ -32,6 +32,7 @@ def print_tokenizers(console: Console, result: dict[str, Any]) -> None:
     for title, cell in PER_TEXT:
         rows = [[text["name"], *[cell(t["texts"][text["name"]]) for t in tokenizers]] for text in result["texts"]]
         add_table(console, title, ["text", *names], rows)
+    print_texts(console, result["parallel_texts"], "Parallel text, for parity and words")
     _print_maps(
         console, f"Parity: tokens for the same text, {result['reference']} = 1", names, tokenizers, "parity", "{:.2f}"
     )
@@ -84,6 +85,7 @@ def _print_mixtures(
     mixtures = [t["mixture"] for t in tokenizers]
     if not samples:
         return
+    print_texts(console, samples, "Samples of the categories")
     rows = [[s["name"], *[percent(m["shares"][s["name"]]) for m in mixtures]] for s in samples]
     rows.append(["merges looked at", *[str(m["merges"]) for m in mixtures]])
     rows.append(["not in the samples", *[str(m["unseen"]) for m in mixtures]])

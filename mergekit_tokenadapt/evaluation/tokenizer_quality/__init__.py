@@ -63,6 +63,7 @@ def describe_tokenizers(
         "command": "tokenizer",
         "reference": options.reference,
         "texts": [text.describe() for text in texts],
+        "parallel_texts": [text.describe() for text in parallel_texts().values()],
         "word_note": None if units["words"] else INSTALL,
         "mixture_texts": [text.describe() for text in options.mixture],
         "tokenizers": [_describe(tokenizer, texts, options, units) for tokenizer in tokenizers],
