@@ -17,6 +17,11 @@ SUMMARIES = {
     "plan": "Print what a transplant would do, without loading weights.",
     "explain": "Show which old tokens, with which weights, make a new token's row.",
     "methods": "List the installed methods and auxiliary spaces, with options.",
+    "check": "Is a model folder sound? Sizes, ids, tensors, tokenizer; against its base where given.",
+    "compare": "Quality of models side by side, in units that compare across tokenizers.",
+    "tokenizer": "Quality of tokenizers, without a model.",
+    "draft": "How long a draft model's guesses are accepted by a target model.",
+    "tasks": "Scores of lm-evaluation-harness tasks, in the same report.",
 }
 
 

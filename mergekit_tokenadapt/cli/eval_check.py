@@ -1,0 +1,41 @@
+"""`mergekit-tokenadapt-eval check`: is a model folder sound?"""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.console import Console
+
+EXAMPLES = """\b
+Examples:
+  mergekit-tokenadapt-eval check ./out
+  mergekit-tokenadapt-eval check ./out --base ./SmolLM2-135M-Instruct --json
+"""
+
+
+@click.command("check", epilog=EXAMPLES)
+@click.argument("out")
+@click.option("--base", help="The model that OUT was made from: what should be untouched is compared bit by bit.")
+@click.option("--run/--no-run", default=True, help="Load the model where a check needs its predictions.")
+@click.option("--trust-remote-code", is_flag=True, help="Let the model's own code run.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.pass_context
+def check_command(
+    context: click.Context, out: str, base: str | None, run: bool, trust_remote_code: bool, as_json: bool
+) -> None:
+    """Check the model OUT: sizes, special ids, tensors, tokenizer. Exit code 1 where a check failed."""
+    from mergekit_tokenadapt.evaluation.checks import run_checks
+    from mergekit_tokenadapt.evaluation.model_folder import open_model
+    from mergekit_tokenadapt.evaluation.report.check import check_result, print_check
+
+    model = open_model(out, trust_remote_code=trust_remote_code)
+    origin = open_model(base, trust_remote_code=trust_remote_code) if base else None
+    findings = run_checks(model, origin, run=run)
+    result = check_result(out, base, findings)
+    if as_json:
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        print_check(Console(), out, findings)
+    if not result["sound"]:
+        context.exit(1)

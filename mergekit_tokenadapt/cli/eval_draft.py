@@ -1,0 +1,84 @@
+"""`mergekit-tokenadapt-eval draft`: acceptance of a draft model."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.console import Console
+
+from mergekit_tokenadapt.cli.eval_options import read_texts, text_options
+
+EXAMPLES = """\b
+Examples:
+  mergekit-tokenadapt-eval draft ./large-model ./small-model-with-its-tokenizer
+  mergekit-tokenadapt-eval draft ./large ./small --builtin code --proposed 8 --temperature 0.7
+"""
+
+
+@click.command("draft", epilog=EXAMPLES)
+@click.argument("target")
+@click.argument("draft")
+@text_options(max_bytes=0)
+@click.option("--prompts", type=click.IntRange(min=1), default=20, show_default=True, help="Most prompts.")
+@click.option("--prompt-tokens", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--new-tokens", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--proposed", type=click.IntRange(min=1), default=5, show_default=True, help="Guesses in a round.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Of the sampled run.",
+)
+@click.option("--device", help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="[default: float32 on a CPU]")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--trust-remote-code", is_flag=True, help="Let the models' own code run.")
+def draft_command(
+    target: str,
+    draft: str,
+    texts: tuple[str, ...],
+    builtin: tuple[str, ...],
+    max_bytes: int,
+    prompts: int,
+    prompt_tokens: int,
+    new_tokens: int,
+    proposed: int,
+    temperature: float,
+    device: str | None,
+    dtype: str | None,
+    seed: int,
+    as_json: bool,
+    trust_remote_code: bool,
+) -> None:
+    """Measure how many guesses of DRAFT are accepted by TARGET in speculative decoding.
+
+    Prompts are the beginnings of documents; English prose and code where no text is named.
+    """
+    from mergekit_tokenadapt.evaluation.draft import DraftOptions, measure_draft
+    from mergekit_tokenadapt.evaluation.model_folder import open_model
+    from mergekit_tokenadapt.evaluation.report.draft import print_draft
+
+    options = DraftOptions(
+        num_proposed=proposed,
+        num_tokens=new_tokens,
+        prompt_tokens=prompt_tokens,
+        temperature=temperature,
+        max_prompts=prompts,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+    )
+    named = builtin or (() if texts else ("prose", "code"))
+    result = measure_draft(
+        open_model(target, trust_remote_code=trust_remote_code),
+        open_model(draft, trust_remote_code=trust_remote_code),
+        read_texts(texts, named, max_bytes),
+        options,
+    )
+    if as_json:
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        print_draft(Console(), result)

@@ -1,0 +1,73 @@
+"""`mergekit-tokenadapt-eval tasks`: lm-evaluation-harness, in the same report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from mergekit_tokenadapt.cli.eval_options import check_page
+from mergekit_tokenadapt.errors import TokenAdaptError
+
+EXAMPLES = """\b
+Examples:
+  mergekit-tokenadapt-eval tasks ./model ./out --tasks arc_easy,hellaswag --limit 200
+  mergekit-tokenadapt-eval compare ./model ./out --json > compare.json
+  mergekit-tokenadapt-eval tasks ./model ./out --tasks arc_easy --report compare.json --html report.html
+"""
+
+
+@click.command("tasks", epilog=EXAMPLES)
+@click.argument("models", nargs=-1, required=True, metavar="MODEL [MODEL ...]")
+@click.option("--tasks", "tasks", required=True, metavar="NAME,NAME", help="Names, as `lm-eval ls tasks` lists them.")
+@click.option("--num-fewshot", type=click.IntRange(min=0), help="Examples in the prompt.  [default: as the task says]")
+@click.option("--limit", type=click.IntRange(min=1), help="Examples of each task.  [default: all]")
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--device", help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="[default: float32 on a CPU]")
+@click.option("--include-path", type=click.Path(path_type=Path), help="A folder with tasks of your own.")
+@click.option("--report", type=click.Path(path_type=Path), help="JSON of `compare`; the scores are added to it.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write the joint page; needs --report.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--trust-remote-code", is_flag=True, help="Let the models' own code run.")
+def tasks_command(
+    models: tuple[str, ...],
+    tasks: str,
+    num_fewshot: int | None,
+    limit: int | None,
+    batch_size: int,
+    device: str | None,
+    dtype: str | None,
+    include_path: Path | None,
+    report: Path | None,
+    html: Path | None,
+    as_json: bool,
+    trust_remote_code: bool,
+) -> None:
+    """Run tasks of lm-evaluation-harness on each MODEL."""
+    from mergekit_tokenadapt.evaluation.model_folder import open_model
+    from mergekit_tokenadapt.evaluation.report.compare import print_compare
+    from mergekit_tokenadapt.evaluation.report.html import compare_page
+    from mergekit_tokenadapt.evaluation.report.tasks import print_tasks
+    from mergekit_tokenadapt.evaluation.tasks import TaskOptions, add_to_report, run_tasks
+
+    if html is not None and report is None:
+        raise TokenAdaptError("--html needs --report: a page is made of the JSON of compare and the scores")
+    check_page(html)
+    if report is not None:
+        add_to_report(report, {})  # found out now, not after an hour of scoring
+    options = TaskOptions(num_fewshot, limit, batch_size, device, dtype, include_path)
+    folders = [open_model(name, trust_remote_code=trust_remote_code) for name in models]
+    scores = run_tasks(folders, [name for name in tasks.split(",") if name], options)
+    result = scores if report is None else add_to_report(report, scores)
+    if html is not None:
+        html.write_text(compare_page(result), encoding="utf-8")
+        click.echo(f"Wrote {html}", err=True)
+    if as_json:
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    elif report is None:
+        print_tasks(Console(), result)
+    else:
+        print_compare(Console(), result)

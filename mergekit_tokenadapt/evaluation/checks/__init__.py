@@ -1,0 +1,46 @@
+"""Is a model folder sound? One function per question, each with one finding."""
+
+from __future__ import annotations
+
+from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status
+from mergekit_tokenadapt.evaluation.checks.rows import check_finite, check_norms, check_padding, check_zero_rows
+from mergekit_tokenadapt.evaluation.checks.sizes import check_sizes, check_special_ids, check_tied
+from mergekit_tokenadapt.evaluation.checks.tokens import (
+    check_chat_template,
+    check_round_trip,
+    check_transformers_agrees,
+    check_unreachable,
+)
+from mergekit_tokenadapt.evaluation.checks.untouched import check_untouched
+from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+from mergekit_tokenadapt.evaluation.origins import find_origins
+
+__all__ = ["Finding", "Status", "run_checks"]
+
+
+def run_checks(model: ModelFolder, base: ModelFolder | None = None, *, run: bool = True) -> list[Finding]:
+    """Ask every question about a model folder, the cheap ones first.
+
+    Args:
+        model: any causal language model.
+        base: the model that it was made from; without it some questions are skipped.
+        run: load the model where a question needs its predictions.
+
+    Raises:
+        TokenAdaptError: a file cannot be read, or the folder holds no causal language model.
+    """
+    origins = find_origins(model, base)
+    return [
+        check_sizes(model),
+        check_special_ids(model),
+        check_tied(model),
+        check_chat_template(model),
+        check_transformers_agrees(model),
+        check_round_trip(model.tokenizer),
+        check_unreachable(model.tokenizer),
+        check_finite(model),
+        check_zero_rows(model),
+        check_norms(model, origins),
+        check_untouched(model, origins),
+        check_padding(model, run=run),
+    ]

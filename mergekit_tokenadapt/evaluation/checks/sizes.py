@@ -1,0 +1,94 @@
+"""Numbers that must agree: sizes of the vocabulary, special ids, tied matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mergekit_tokenadapt.evaluation.checks.finding import Finding, passed_unless
+from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+from mergekit_tokenadapt.evaluation.tensor_math import difference_of
+
+SHARED_ROLES = ("bos", "eos", "pad")
+"""Roles that config.json, generation_config.json and the tokenizer may all name."""
+
+
+def check_sizes(model: ModelFolder) -> Finding:
+    """Every vocabulary tensor has `vocab_size` rows, and every token id has a row."""
+    vocabulary = model.tokenizer.vocabulary
+    configured = model.text_config.get("vocab_size")
+    rows = {name: model.tensors.shape(name)[axis] for name, axis in model.vocabulary_tensors.items()}
+    problems = [
+        f"{name} has {count:,} rows, but config.json says vocab_size {configured}"
+        for name, count in rows.items()
+        if count != configured
+    ]
+    problems += [
+        f"{name} has {count:,} rows, but the highest token id is {vocabulary.num_ids - 1:,}"
+        for name, count in rows.items()
+        if count < vocabulary.num_ids
+    ]
+    lowest = min(rows.values())
+    return passed_unless(
+        problems,
+        "sizes",
+        f"{len(vocabulary):,} tokens, highest id {vocabulary.num_ids - 1:,}, {lowest:,} rows "
+        f"({lowest - len(vocabulary):,} without a token), config {configured}",
+        tokens=len(vocabulary),
+        highest_id=vocabulary.num_ids - 1,
+        rows=rows,
+        vocab_size=configured,
+    )
+
+
+def check_special_ids(model: ModelFolder) -> Finding:
+    """bos, eos and pad are the same ids wherever they are named, and are tokens.
+
+    A place that names no id for a role agrees with all others. A list of eos ids must hold the
+    tokenizer's own.
+    """
+    vocabulary = model.tokenizer.vocabulary
+    places = {
+        "config.json": model.text_config,
+        "generation_config.json": model.generation_config,
+        "the tokenizer": {f"{role}_token_id": i for role, i in vocabulary.roles.items()},
+    }
+    problems, named = [], {}
+    for role in SHARED_ROLES:
+        ids = {place: _as_set(config.get(f"{role}_token_id")) for place, config in places.items()}
+        ids = {place: values for place, values in ids.items() if values}
+        named[role] = {place: sorted(values) for place, values in ids.items()}
+        if ids and not set.intersection(*ids.values()):
+            listed = ", ".join(f"{'/'.join(map(str, sorted(v)))} in {place}" for place, v in ids.items())
+            problems.append(f"{role} is {listed}")
+        unknown = sorted({i for values in ids.values() for i in values if i not in vocabulary.by_id})
+        problems += [f"{role} id {i} is not a token" for i in unknown]
+    missing = [role for role, declared in named.items() if not declared]
+    words = ", ".join(
+        f"{role} {'/'.join(map(str, sorted({i for ids in declared.values() for i in ids})))}"
+        for role, declared in named.items()
+        if declared
+    )
+    good = f"{words or 'no special ids'} everywhere" + (f"; no {', '.join(missing)}" if missing else "")
+    return passed_unless(problems, "special ids", good, ids=named)
+
+
+def _as_set(value: Any) -> set[int]:
+    if value is None:
+        return set()
+    return set(value) if isinstance(value, list) else {value}
+
+
+def check_tied(model: ModelFolder) -> Finding:
+    """The stored tensors fit what config.json says about tied embeddings."""
+    # transformers takes True where a config is silent.
+    tied = bool(model.config.get("tie_word_embeddings", model.text_config.get("tie_word_embeddings", True)))
+    first, second = model.input_matrix, model.output_matrix
+    problems = []
+    if not tied and second is None:
+        problems.append(
+            f"tie_word_embeddings is false, but {first} is the only vocabulary matrix: "
+            "the output matrix would be random"
+        )
+    if tied and second is not None and difference_of(model.rows(first), model.rows(second)):
+        problems.append(f"tie_word_embeddings is true, but {second} is stored with other values than {first}")
+    return passed_unless(problems, "tied", "tied" if tied else "untied, both matrices stored", tied=tied)

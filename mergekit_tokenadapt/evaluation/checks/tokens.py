@@ -1,0 +1,133 @@
+"""What the tokenizer does: round trips, unreachable tokens, chat markers, and what transformers makes of it."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status, passed_unless
+from mergekit_tokenadapt.evaluation.documents import text_encoder
+from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+from mergekit_tokenadapt.evaluation.texts import builtin_text
+from mergekit_tokenadapt.output import stray_markers
+from mergekit_tokenadapt.segmentation import Segmenter
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
+
+MAX_EXAMPLES = 20
+
+
+def check_chat_template(model: ModelFolder) -> Finding:
+    """Markers such as ``<|im_start|>`` in the chat template are single tokens."""
+    template = model.tokenizer.chat_template
+    if template is None:
+        return Finding("chat template", Status.PASSED, "none")
+    markers = stray_markers(template, Vocabulary(()))  # of an empty vocabulary, every marker is missing
+    library = text_encoder(model.tokenizer)
+    lengths = {marker: len(library.encode(marker, add_special_tokens=False).ids) for marker in markers}
+    problems = [f"{marker!r} is {length} tokens, not one" for marker, length in lengths.items() if length != 1]
+    return passed_unless(problems, "chat template", f"every marker is one token ({len(markers)})", markers=markers)
+
+
+# --- round trips ---------------------------------------------------------------------------------
+
+
+def check_round_trip(tokenizer: TokenizerFiles) -> Finding:
+    """Text comes back from its tokens: all scripts, emoji, controls, white space, repaired bytes.
+
+    A tokenizer with a normalizer may change spelling (compatibility forms, case, white space at the
+    ends); such texts are counted, not failed. Characters that are lost or replaced fail.
+    """
+    library = text_encoder(tokenizer)
+    hard = builtin_text("hard").documents
+    outcomes = {text: round_trip(library, text) for text in hard}
+    lossy = [text for text, outcome in outcomes.items() if outcome == "lossy"]
+    problems = [f"{_shorten(text)} comes back as {_shorten(_there_and_back(library, text))}" for text in lossy]
+    counts = Counter(outcomes.values())
+    good = f"{counts['exact']} of {len(hard)} hard texts exact"
+    if counts["normalised"]:
+        good += f", {counts['normalised']} as the tokenizer's normalizer spells them"
+    return passed_unless(problems, "round trip", good, **{k: counts[k] for k in ("exact", "normalised", "lossy")})
+
+
+def round_trip(library: Tokenizer, text: str) -> str:
+    """``exact``, ``normalised`` (only spelling or white space changed, by the normalizer) or ``lossy``."""
+    back = _there_and_back(library, text)
+    if back == text:
+        return "exact"
+    return "normalised" if library.normalizer is not None and _skeleton(back) == _skeleton(text) else "lossy"
+
+
+def _there_and_back(library: Tokenizer, text: str) -> str:
+    ids = library.encode(text, add_special_tokens=False).ids
+    back: str = library.decode(ids, skip_special_tokens=False)
+    return back
+
+
+def _skeleton(text: str) -> str:
+    """What normalizers leave alone: letters without case, compatibility forms, marks and white space."""
+    decomposed = unicodedata.normalize("NFKD", text).casefold()
+    return "".join(c for c in decomposed if not c.isspace() and unicodedata.category(c)[0] not in "MC")
+
+
+def _shorten(text: str, length: int = 40) -> str:
+    return repr(text if len(text) <= length else text[: length - 3] + "...")
+
+
+# --- unreachable tokens --------------------------------------------------------------------------
+
+
+def check_unreachable(tokenizer: TokenizerFiles) -> Finding:
+    """Count the tokens that their own text never yields, by kind.
+
+    The test of Land and Bartolo, "Fishing for Magikarp" (arXiv 2405.05417, section 3.1): decode and
+    encode again. A token that is part of a character has no text of its own, and is counted apart.
+    """
+    unreachable, partial = unreachable_tokens(tokenizer)
+    counts = Counter(token.kind.value for token in unreachable)
+    words = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items())) or "none"
+    details: dict[str, Any] = {
+        "by_kind": dict(sorted(counts.items())),
+        "parts_of_characters": partial,
+        "examples": [{"id": t.id, "text": t.label, "kind": t.kind.value} for t in unreachable[:MAX_EXAMPLES]],
+    }
+    message = f"{words}; {partial:,} tokens are part of a character and cannot be asked"
+    return Finding("unreachable tokens", Status.NOTED if unreachable else Status.PASSED, message, details)
+
+
+def unreachable_tokens(tokenizer: TokenizerFiles) -> tuple[list[Token], int]:
+    """Tokens whose text is encoded otherwise, by id; and the number of tokens that have no text."""
+    vocabulary = tokenizer.vocabulary
+    plain = [t for t in vocabulary if t.kind in (TokenKind.ORDINARY, TokenKind.BYTE) and t.text is not None]
+    control = [t for t in vocabulary if t.kind in (TokenKind.SPECIAL, TokenKind.ADDED)]
+    pieces = Segmenter(tokenizer.definition, vocabulary).cut([t.bytes for t in plain])
+    unreachable = [t for n, t in enumerate(plain) if pieces[n].tolist() != [t.id]]
+    library = text_encoder(tokenizer)
+    # A special token is asked by its spelling: that is what a chat template writes.
+    encoded = library.encode_batch([t.spelling for t in control], add_special_tokens=False)
+    unreachable += [t for t, encoding in zip(control, encoded, strict=True) if t.id not in encoding.ids]
+    return sorted(unreachable), len(vocabulary) - len(plain) - len(control)
+
+
+# --- transformers --------------------------------------------------------------------------------
+
+
+def check_transformers_agrees(model: ModelFolder) -> Finding:
+    """AutoTokenizer gives the ids that tokenizer.json says: a class may rebuild parts of it on loading."""
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(str(model.tokenizer.folder), trust_remote_code=model.trust_remote_code)
+    except Exception as error:  # the tokenizer's class runs its own code here
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return Finding("transformers", Status.FAILED, f"AutoTokenizer cannot load the tokenizer: {reason}")
+    library = text_encoder(model.tokenizer)
+    problems = []
+    for name in ("hard", "code", "prose"):
+        for text in builtin_text(name).documents:
+            if loaded(text, add_special_tokens=False).input_ids != library.encode(text, add_special_tokens=False).ids:
+                problems.append(f"AutoTokenizer encodes {_shorten(text)} otherwise than tokenizer.json")
+    return passed_unless(problems, "transformers", f"AutoTokenizer ({type(loaded).__name__}) gives the same ids")

@@ -1,0 +1,36 @@
+"""Against the base model: what a transplant should leave alone is bit-identical."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status, passed_unless
+from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+from mergekit_tokenadapt.evaluation.origins import RowOrigins
+from mergekit_tokenadapt.evaluation.tensor_math import difference_of
+
+
+def check_untouched(model: ModelFolder, origins: RowOrigins | None) -> Finding:
+    """Tensors without a vocabulary axis, and copied rows where the folder holds a plan, equal the base's."""
+    if origins is None or origins.base is None:
+        return Finding("untouched", Status.SKIPPED, "needs the base model: give --base")
+    base = origins.base
+    problems = []
+    for name in sorted(set(model.tensors) | set(base.tensors)):
+        if name in model.vocabulary_tensors or name in base.vocabulary_tensors:
+            continue
+        if name not in base.tensors or name not in model.tensors:
+            problems.append(f"{name} is only in {model.name if name in model.tensors else base.name}")
+        elif difference := difference_of(base.tensors.read(name), model.tensors.read(name)):
+            problems.append(f"{name} {difference}")
+    shared = [n for n in model.vocabulary_tensors if n in base.tensors]
+    copied = origins.copied_ids if origins.plan is not None else np.empty(0, dtype=np.int64)
+    if len(copied):
+        ids, sources = torch.from_numpy(copied), torch.from_numpy(origins.mapping.sources[copied])
+        for name in shared:
+            if difference := difference_of(base.rows(name)[sources], model.rows(name)[ids]):
+                problems.append(f"{name}, copied rows: {difference}")
+    num_tensors = len(model.tensors.names) - len(model.vocabulary_tensors)
+    good = f"{num_tensors} tensors bit-identical" + (f", and {len(copied):,} copied rows" if len(copied) else "")
+    return passed_unless(problems, "untouched", good, tensors=num_tensors, copied_rows=len(copied))

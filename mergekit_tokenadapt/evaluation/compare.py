@@ -1,0 +1,252 @@
+"""Models side by side on the same texts, in units that compare across tokenizers.
+
+The first model is the base of every ratio and difference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.bootstrap import interval, resample_counts
+from mergekit_tokenadapt.evaluation.documents import ScoredDocument, score_documents, start_token
+from mergekit_tokenadapt.evaluation.excess import loss_shares, top_excess
+from mergekit_tokenadapt.evaluation.loading import choose_device, choose_dtype, load_model
+from mergekit_tokenadapt.evaluation.losses import STRIDE, WINDOW, Scorer, check_stride
+from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+from mergekit_tokenadapt.evaluation.origins import find_origins
+from mergekit_tokenadapt.evaluation.row_views import view_rows
+from mergekit_tokenadapt.evaluation.texts import TextSet
+
+PERPLEXITY_NOTE = (
+    "Perplexity ratios are per token, as the TokenAdapt paper reports them (arXiv 2505.09738); "
+    "they do not compare across tokenizers. Bits per byte do."
+)
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """How to measure."""
+
+    window: int | None = None
+    """Tokens that a model sees at a time; None: `WINDOW`, or less where a model allows less."""
+    stride: int | None = None
+    """Tokens scored per window; None: half the window."""
+    batch_size: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    num_resamples: int = 1000
+    seed: int = 0
+    top: int = 20
+    """How many tokens to list."""
+    rows: bool = False
+    """Look at the embedding rows too, for the HTML report."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModelScores:
+    """All documents of all texts, scored by one model."""
+
+    folder: ModelFolder
+    domains: Mapping[str, list[ScoredDocument]]
+    seconds: float
+    num_scored: int
+
+
+def compare(
+    folders: Sequence[ModelFolder],
+    texts: Sequence[TextSet],
+    options: CompareOptions | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Score every text with every model, one model in memory at a time.
+
+    Args:
+        folders: the base first.
+        texts: with names that differ.
+        options: see there.
+        progress: is told what is being done.
+
+    Returns:
+        The report's content, see docs/evaluation.md.
+
+    Raises:
+        TokenAdaptError: a model cannot be loaded, or its tokenizer has ids that it has no rows for.
+    """
+    options = options or CompareOptions()
+    _check_input(folders, texts)
+    window = options.window or min([WINDOW, *[n for f in folders if (n := context_length(f)) is not None]])
+    stride = options.stride or max(1, window * STRIDE // WINDOW)
+    check_stride(window, stride)
+    scores: list[ModelScores] = []
+    for folder in folders:
+        progress(f"loading {folder.name}")
+        model = load_model(folder, device=options.device, dtype=options.dtype)
+        scorer = Scorer(model, window, stride, options.batch_size)
+        domains = {}
+        for text in texts:
+            progress(f"{folder.name}: {text.name}, {text.num_bytes:,} bytes")
+            domains[text.name] = score_documents(scorer, folder.tokenizer, text.documents)
+        scores.append(ModelScores(folder, domains, scorer.seconds, scorer.num_scored))
+        del model, scorer
+    progress("bootstrap")
+    device = choose_device(options.device)
+    return {
+        "command": "compare",
+        "base": folders[0].name,
+        "settings": {
+            "window": window,
+            "stride": stride,
+            "device": str(device),
+            "dtype": str(choose_dtype(options.dtype, device)).removeprefix("torch."),
+            "resamples": options.num_resamples,
+            "seed": options.seed,
+        },
+        "perplexity_note": PERPLEXITY_NOTE,
+        "texts": [text.describe() for text in texts],
+        "models": _model_reports(scores, options),
+    }
+
+
+def context_length(folder: ModelFolder) -> int | None:
+    """Positions that the model was made for, as its config says; None where it does not."""
+    config = folder.text_config
+    return next((int(config[k]) for k in ("max_position_embeddings", "n_positions") if config.get(k)), None)
+
+
+def _check_input(folders: Sequence[ModelFolder], texts: Sequence[TextSet]) -> None:
+    names = [text.name for text in texts]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise TokenAdaptError(f"two texts have the name {twice[0]!r}: give one of them another")
+    for folder in folders:
+        rows = folder.num_rows
+        needed = folder.tokenizer.vocabulary.num_ids
+        if needed > rows:
+            raise TokenAdaptError(
+                f"{folder.name}: the tokenizer's highest id is {needed - 1}, but the model has {rows} rows: "
+                "tokenizer and model do not belong together"
+            )
+
+
+def _model_reports(scores: Sequence[ModelScores], options: CompareOptions) -> list[dict[str, Any]]:
+    base = scores[0]
+    generator = np.random.default_rng(options.seed)
+    counts = {  # shared by all models: the bootstrap is paired
+        name: resample_counts(len(documents), options.num_resamples, generator)
+        for name, documents in base.domains.items()
+    }
+    reports = []
+    for score in scores:
+        domains = {
+            name: domain_report(documents, base.domains[name], counts[name])
+            for name, documents in score.domains.items()
+        }
+        report = {
+            "name": score.folder.name,
+            "tokens": len(score.folder.tokenizer.vocabulary),
+            "start_token": _start_label(score.folder),
+            "tokens_per_second": score.num_scored / score.seconds,
+            "bytes_per_second": sum(d.num_bytes for ds in score.domains.values() for d in ds) / score.seconds,
+            "seconds": score.seconds,
+            "all": _pooled_report(score, base, counts),
+            "domains": domains,
+        }
+        reports.append(report | (_origin_report(score, base, options) if score is not base else {}))
+    return reports
+
+
+def domain_report(
+    documents: Sequence[ScoredDocument], base: Sequence[ScoredDocument], counts_SN: np.ndarray
+) -> dict[str, Any]:
+    """One model on one text: quality, intervals, and difference to the base.
+
+    Intervals are None for a single document: there is nothing to resample.
+    """
+    bits_N, base_bits_N = _bits(documents), _bits(base)
+    bytes_N = _num_bytes(documents)
+    report = _summary(documents, base)
+    if len(documents) < 2:
+        return report | {"interval": None, "difference_interval": None}
+    total_S = counts_SN @ bytes_N
+    return report | {
+        "interval": interval(counts_SN @ bits_N / total_S),
+        "difference_interval": interval(counts_SN @ (bits_N - base_bits_N) / total_S),
+    }
+
+
+def _pooled_report(score: ModelScores, base: ModelScores, counts: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """All texts together; documents are resampled within their text."""
+    flat = [d for documents in score.domains.values() for d in documents]
+    flat_base = [d for documents in base.domains.values() for d in documents]
+    bits_S, difference_S, bytes_S = 0.0, 0.0, 0.0
+    for name, documents in score.domains.items():
+        bits_S = bits_S + counts[name] @ _bits(documents)
+        difference_S = difference_S + counts[name] @ (_bits(documents) - _bits(base.domains[name]))
+        bytes_S = bytes_S + counts[name] @ _num_bytes(documents)
+    report = _summary(flat, flat_base)
+    if len(flat) == len(score.domains):  # one document each: resampling changes nothing
+        return report | {"interval": None, "difference_interval": None}
+    return report | {
+        "interval": interval(np.asarray(bits_S / bytes_S)),
+        "difference_interval": interval(np.asarray(difference_S / bytes_S)),
+    }
+
+
+def _summary(documents: Sequence[ScoredDocument], base: Sequence[ScoredDocument]) -> dict[str, Any]:
+    num_bytes = int(_num_bytes(documents).sum())
+    num_tokens = sum(len(d.ids) for d in documents)
+    num_characters = sum(len(d.text) for d in documents)
+    bits_per_byte = float(_bits(documents).sum()) / num_bytes
+    mean_loss, base_loss = _mean_loss(documents), _mean_loss(base)
+    return {
+        "documents": len(documents),
+        "bytes": num_bytes,
+        "tokens": num_tokens,
+        "bits_per_byte": bits_per_byte,
+        "difference": bits_per_byte - float(_bits(base).sum()) / num_bytes,
+        "token_perplexity": math.exp(mean_loss),
+        "token_perplexity_ratio": math.exp(mean_loss - base_loss),
+        "tokens_per_byte": num_tokens / num_bytes,
+        "characters_per_token": num_characters / num_tokens,
+    }
+
+
+def _bits(documents: Sequence[ScoredDocument]) -> np.ndarray:
+    return np.array([d.bits for d in documents])
+
+
+def _num_bytes(documents: Sequence[ScoredDocument]) -> np.ndarray:
+    return np.array([d.num_bytes for d in documents], dtype=np.float64)
+
+
+def _mean_loss(documents: Sequence[ScoredDocument]) -> float:
+    return float(sum(d.losses.sum() for d in documents)) / sum(len(d.ids) for d in documents)
+
+
+def _start_label(folder: ModelFolder) -> str | None:
+    vocabulary = folder.tokenizer.vocabulary
+    start = start_token(vocabulary)
+    return None if start is None else vocabulary.by_id[start].spelling
+
+
+def _origin_report(score: ModelScores, base: ModelScores, options: CompareOptions) -> dict[str, Any]:
+    """Where the loss sits: on new, copied and following tokens, and on which tokens."""
+    origins = find_origins(score.folder, base.folder)
+    assert origins is not None  # with a base there always is something to match with
+    pairs = [
+        (ours, theirs)
+        for name, documents in score.domains.items()
+        for ours, theirs in zip(documents, base.domains[name], strict=True)
+    ]
+    report = {
+        "rows_by_reason": origins.mapping.counts(),
+        "loss_shares": loss_shares(pairs, origins),
+        "top_excess": top_excess(pairs, origins, options.top),
+    }
+    return report | ({"row_view": view_rows(origins, options.seed)} if options.rows else {})

@@ -1,0 +1,236 @@
+"""How long the guesses of a draft model are accepted by a target model (speculative decoding).
+
+In a round the draft proposes up to k tokens; the target accepts the first j of them and adds one token
+of its own, so a round yields j + 1 tokens for one run of the target (Leviathan et al. 2023, arXiv
+2211.17192; greedy: accepted where it is the target's own choice). Nothing of that loop needs to be run:
+
+- Greedy: the text is the target's own, whatever the draft does. Token t is accepted if it is the draft's
+  choice too.
+- Sampled: the text is distributed as the target's own samples, whatever the draft does (appendix A.1).
+  Of a token x drawn by the target, the draft had proposed and the target accepted it with probability
+  ``min(p(x), q(x)) / p(x) = min(1, q(x) / p(x))``; a coin decides.
+
+So the target continues the prompts, both models look once at the result, and rounds are counted.
+
+Letters: T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.documents import start_token, text_encoder
+from mergekit_tokenadapt.evaluation.loading import choose_device, choose_dtype, load_model
+from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+from mergekit_tokenadapt.evaluation.texts import TextSet
+from mergekit_tokenadapt.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class DraftOptions:
+    """How to try."""
+
+    num_proposed: int = 5
+    """k: tokens that the draft proposes in a round."""
+    num_tokens: int = 64
+    """Tokens that each prompt is continued by."""
+    prompt_tokens: int = 32
+    """Tokens of each document that are the prompt."""
+    temperature: float = 1.0
+    """Of the sampled run, for both models."""
+    max_prompts: int = 20
+    device: str | None = None
+    dtype: str | None = None
+    seed: int = 0
+
+
+def check_same_vocabulary(target: ModelFolder, draft: ModelFolder) -> None:
+    """Refuse models whose ids do not mean the same.
+
+    Raises:
+        TokenAdaptError: some id is another token; says which.
+    """
+    ours, theirs = target.tokenizer.vocabulary, draft.tokenizer.vocabulary
+    different = [i for i in sorted(ours.by_id.keys() | theirs.by_id.keys()) if _meaning(ours, i) != _meaning(theirs, i)]
+    if different:
+        i = different[0]
+        raise TokenAdaptError(
+            f"{draft.name} cannot draft for {target.name}: {len(different):,} ids are different tokens; "
+            f"id {i} is {_say(theirs, i)} in the draft and {_say(ours, i)} in the target"
+        )
+
+
+def _meaning(vocabulary: Vocabulary, token_id: int) -> tuple[bytes, str] | None:
+    token = vocabulary.by_id.get(token_id)
+    return None if token is None else (token.bytes, token.spelling)
+
+
+def _say(vocabulary: Vocabulary, token_id: int) -> str:
+    token = vocabulary.by_id.get(token_id)
+    return "no token" if token is None else repr(token.label)
+
+
+def measure_draft(
+    target: ModelFolder, draft: ModelFolder, texts: Sequence[TextSet], options: DraftOptions | None = None
+) -> dict[str, Any]:
+    """Greedy and sampled acceptance of a draft on the beginnings of documents.
+
+    Returns:
+        The report's content, see docs/evaluation.md.
+
+    Raises:
+        TokenAdaptError: the vocabularies differ, no document is long enough, a continuation is too short for
+            a round, or a model cannot be loaded.
+    """
+    options = options or DraftOptions()
+    if options.num_tokens <= options.num_proposed:
+        raise TokenAdaptError(
+            f"{options.num_tokens} new tokens cannot hold a round of {options.num_proposed} proposed ones: "
+            "set --new-tokens higher"
+        )
+    check_same_vocabulary(target, draft)
+    prompts = make_prompts(target, texts, options)
+    vocabulary = target.tokenizer.vocabulary
+    token_ids = torch.from_numpy(vocabulary.ids())
+    target_model = load_model(target, device=options.device, dtype=options.dtype)
+    draft_model = load_model(draft, device=options.device, dtype=options.dtype)
+    modes = {}
+    for mode, temperature in (("greedy", 0.0), ("sampled", options.temperature)):
+        generator = torch.Generator().manual_seed(options.seed)
+        accepted = []
+        for prompt in prompts:
+            text = continue_prompt(target_model, prompt, options.num_tokens, temperature, token_ids, generator)
+            p_TV = next_token_logits(target_model, text, len(prompt), token_ids)
+            q_TV = next_token_logits(draft_model, text, len(prompt), token_ids)
+            chosen = torch.searchsorted(token_ids, torch.tensor(text[len(prompt) :]))
+            accepted.append(accepted_tokens(p_TV, q_TV, chosen, temperature, generator))
+        modes[mode] = summarise(accepted, options.num_proposed)
+    device = choose_device(options.device)
+    return {
+        "command": "draft",
+        "target": target.name,
+        "draft": draft.name,
+        "texts": [text.describe() for text in texts],
+        "settings": {
+            "prompts": len(prompts),
+            "prompt_tokens": options.prompt_tokens,
+            "new_tokens": options.num_tokens,
+            "proposed": options.num_proposed,
+            "temperature": options.temperature,
+            "seed": options.seed,
+            "device": str(device),
+            "dtype": str(choose_dtype(options.dtype, device)).removeprefix("torch."),
+        },
+        "modes": modes,
+    }
+
+
+def make_prompts(target: ModelFolder, texts: Sequence[TextSet], options: DraftOptions) -> list[list[int]]:
+    """The first tokens of the documents that have enough, after the start token; in turn from each text.
+
+    Raises:
+        TokenAdaptError: no document has enough tokens.
+    """
+    encoder, start = text_encoder(target.tokenizer), start_token(target.tokenizer.vocabulary)
+    prefix = [] if start is None else [start]
+    by_text = [[encoder.encode(d, add_special_tokens=False).ids for d in text.documents] for text in texts]
+    longest = max(len(documents) for documents in by_text)
+    in_turn = [documents[n] for n in range(longest) for documents in by_text if n < len(documents)]
+    prompts = [prefix + ids[: options.prompt_tokens] for ids in in_turn if len(ids) >= options.prompt_tokens]
+    if not prompts:
+        raise TokenAdaptError(f"no document has the {options.prompt_tokens} tokens of a prompt: set --prompt-tokens")
+    return prompts[: options.max_prompts]
+
+
+@torch.inference_mode()
+def continue_prompt(
+    model: Any,
+    prompt: Sequence[int],
+    num_tokens: int,
+    temperature: float,
+    token_ids: Tensor,
+    generator: torch.Generator,
+) -> list[int]:
+    """Prompt and continuation. Temperature 0 is greedy; ids without a token are never chosen."""
+    ids, cache = list(prompt), None
+    inputs = torch.tensor([ids], device=model.device)
+    for _ in range(num_tokens):
+        out = model(inputs, past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        logits_V = out.logits[0, -1].float().cpu()[token_ids]
+        if temperature == 0:
+            place = int(logits_V.argmax())
+        else:
+            place = int(torch.multinomial((logits_V / temperature).softmax(0), 1, generator=generator))
+        ids.append(int(token_ids[place]))
+        inputs = torch.tensor([[ids[-1]]], device=model.device)
+    return ids
+
+
+@torch.inference_mode()
+def next_token_logits(model: Any, ids: Sequence[int], first: int, token_ids: Tensor) -> Tensor:
+    """Logits for the tokens from place `first` on, float32 [T, V], on the CPU; V are the ids with a token."""
+    logits = model(torch.tensor([list(ids)], device=model.device)).logits[0, first - 1 : -1]
+    return torch.as_tensor(logits).float().cpu()[:, token_ids]
+
+
+def accepted_tokens(
+    p_TV: Tensor, q_TV: Tensor, chosen_T: Tensor, temperature: float, generator: torch.Generator
+) -> np.ndarray:
+    """Whether each token of the target's text had been accepted, had the draft been asked for it: bool [T].
+
+    Args:
+        p_TV: the target's logits.
+        q_TV: the draft's logits.
+        chosen_T: places of the tokens in V.
+        temperature: 0 for greedy.
+        generator: for the coins of the sampled mode.
+    """
+    if temperature == 0:
+        return np.asarray((q_TV.argmax(dim=1) == chosen_T).numpy())
+    log_p_T = (p_TV / temperature).log_softmax(1).gather(1, chosen_T[:, None]).squeeze(1)
+    log_q_T = (q_TV / temperature).log_softmax(1).gather(1, chosen_T[:, None]).squeeze(1)
+    coins_T = torch.rand(len(chosen_T), generator=generator)
+    return np.asarray((coins_T < (log_q_T - log_p_T).exp()).numpy())
+
+
+def rounds(accepted_T: np.ndarray, num_proposed: int) -> list[int]:
+    """Accepted tokens of each round: a run of accepted ones, at most `num_proposed`, then the target's own.
+
+    A round that the end of the text cuts short is not counted: how it would have ended is not known.
+
+    >>> rounds(np.array([True, False, True, True, True, False]), 2)
+    [1, 2, 0]
+    """
+    lengths, start = [], 0
+    while start < len(accepted_T):
+        length = 0
+        while length < num_proposed and start + length < len(accepted_T) and accepted_T[start + length]:
+            length += 1
+        if start + length == len(accepted_T):
+            break
+        lengths.append(length)
+        start += length + 1
+    return lengths
+
+
+def summarise(accepted: Sequence[np.ndarray], num_proposed: int) -> dict[str, Any]:
+    """Share of accepted tokens, and accepted tokens and yield per round, over all prompts."""
+    lengths = np.array([length for accepted_T in accepted for length in rounds(accepted_T, num_proposed)])
+    every = np.concatenate(accepted)
+    mean = float(lengths.mean())
+    return {
+        "tokens": len(every),
+        "acceptance": float(every.mean()),
+        "rounds": len(lengths),
+        "accepted_per_round": mean,
+        "tokens_per_round": mean + 1,
+        "rounds_by_accepted": np.bincount(lengths, minlength=num_proposed + 1).tolist(),
+    }

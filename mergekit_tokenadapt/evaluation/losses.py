@@ -1,0 +1,159 @@
+"""Losses of every token of many documents: windows, batches, out-of-memory handling.
+
+Letters: B windows in a batch, T positions, V logits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+
+WINDOW = 1024
+"""Tokens that the model sees at a time."""
+STRIDE = 512
+"""Tokens scored per window after the first; the rest of the window is context."""
+LOGIT_BUDGET = 2**29
+"""Bytes of float32 logits per batch to start with; halved where memory runs out."""
+LOSS_ROWS = 256
+"""Positions whose logits are turned into float32 at a time."""
+
+
+class Window(NamedTuple):
+    """One run of the model: it sees the inputs ``begin:end`` of a sequence and is scored from ``first`` on."""
+
+    sequence: int
+    begin: int
+    end: int
+    first: int
+
+
+def windows(sequence: int, length: int, window: int, stride: int) -> Iterator[Window]:
+    """Cut a sequence of `length` predictions into runs; every prediction is scored exactly once.
+
+    The first run scores all it sees, each later one its last `stride` positions: these have at least
+    ``window - stride`` tokens of context. With ``stride == window`` runs do not overlap.
+
+    >>> [(w.begin, w.end, w.first) for w in windows(0, 10, 4, 2)]
+    [(0, 4, 0), (2, 6, 4), (4, 8, 6), (6, 10, 8)]
+    """
+    first = 0
+    while first < length:
+        end = min(length, window if first == 0 else first + stride)
+        yield Window(sequence, max(0, end - window), end, first)
+        first = end
+
+
+def check_stride(window: int, stride: int) -> None:
+    """Refuse strides that would leave tokens out.
+
+    Raises:
+        TokenAdaptError: the stride is longer than the window, or not positive.
+    """
+    if not 0 < stride <= window:
+        raise TokenAdaptError(f"the stride must be between 1 and the window ({window}), not {stride}")
+
+
+@dataclass
+class Scorer:
+    """Scores token sequences with one model, and keeps the time that it took."""
+
+    model: Any
+    """A causal language model of transformers, on its device."""
+    window: int = WINDOW
+    stride: int = STRIDE
+    max_batch: int | None = None
+    """Most windows in a batch; None leaves it to the memory."""
+    seconds: float = 0.0
+    """Time spent in the model so far."""
+    num_scored: int = 0
+    """Tokens scored so far."""
+
+    def __post_init__(self) -> None:
+        check_stride(self.window, self.stride)
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Loss of every token but the first of each sequence, in nats.
+
+        Args:
+            sequences: token ids, the first one of each is context only. May hold a single id.
+
+        Returns:
+            float64 [len(sequence) - 1] each.
+
+        Raises:
+            TokenAdaptError: a single window does not fit into memory.
+        """
+        losses = [np.zeros(max(0, len(ids) - 1)) for ids in sequences]
+        waiting = [w for n, ids in enumerate(sequences) for w in windows(n, len(ids) - 1, self.window, self.stride)]
+        # Longest first: little padding, and memory runs out at once or never.
+        waiting.sort(key=lambda w: (w.begin - w.end, w.sequence, w.begin))
+        max_tokens = self._first_guess()
+        while waiting:
+            longest = waiting[0].end - waiting[0].begin
+            size = max(1, max_tokens // longest)
+            batch = waiting[: min(size, self.max_batch or size)]
+            try:
+                scored = self._run(batch, sequences)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if len(batch) == 1:
+                    raise TokenAdaptError(
+                        f"out of memory with a single window of {longest} tokens: try a smaller --window"
+                    ) from error
+                max_tokens = longest * (len(batch) // 2)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            for w, values in zip(batch, scored, strict=True):
+                losses[w.sequence][w.first : w.end] = values
+            del waiting[: len(batch)]
+        self.num_scored += sum(map(len, losses))
+        return losses
+
+    def _first_guess(self) -> int:
+        return max(1, LOGIT_BUDGET // (4 * int(self.model.config.get_text_config().vocab_size)))
+
+    @torch.inference_mode()
+    def _run(self, batch: Sequence[Window], sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        longest = max(w.end - w.begin for w in batch)
+        inputs_BT = torch.zeros((len(batch), longest), dtype=torch.int64)
+        mask_BT = torch.zeros_like(inputs_BT)
+        for n, w in enumerate(batch):
+            inputs_BT[n, : w.end - w.begin] = torch.tensor(sequences[w.sequence][w.begin : w.end])
+            mask_BT[n, : w.end - w.begin] = 1
+        device = self.model.device
+        started = time.perf_counter()
+        # Padding stands on the right, where a causal model's other positions do not see it.
+        logits_BTV = self.model(inputs_BT.to(device), attention_mask=mask_BT.to(device), use_cache=False).logits
+        scored = []
+        for n, w in enumerate(batch):
+            targets = torch.tensor(sequences[w.sequence][w.first + 1 : w.end + 1], device=device)
+            scored.append(token_losses(logits_BTV[n, w.first - w.begin : w.end - w.begin], targets))
+        self.seconds += time.perf_counter() - started
+        return scored
+
+
+def token_losses(logits_TV: Tensor, targets_T: Tensor) -> np.ndarray:
+    """Negative log probability of each target, in nats, computed in float32: float64 [T]."""
+    parts = []
+    for start in range(0, len(targets_T), LOSS_ROWS):
+        rows_TV = logits_TV[start : start + LOSS_ROWS].float()
+        chosen_T = rows_TV.gather(1, targets_T[start : start + LOSS_ROWS, None]).squeeze(1)
+        parts.append((rows_TV.logsumexp(dim=1) - chosen_T).cpu().double())
+    return torch.cat(parts).numpy() if parts else np.zeros(0)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    message = str(error).lower()
+    return "out of memory" in message or "can't allocate memory" in message

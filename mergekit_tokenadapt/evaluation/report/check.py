@@ -1,0 +1,42 @@
+"""The report of `check`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status
+
+STYLES = {Status.PASSED: "green", Status.FAILED: "bold red", Status.NOTED: "yellow", Status.SKIPPED: "dim"}
+
+
+def check_result(model: str, base: str | None, findings: Sequence[Finding]) -> dict[str, Any]:
+    """For JSON."""
+    return {
+        "command": "check",
+        "model": model,
+        "base": base,
+        "sound": all(f.status is not Status.FAILED for f in findings),
+        "findings": [f.as_dict() for f in findings],
+    }
+
+
+def print_check(console: Console, model: str, findings: Sequence[Finding]) -> None:
+    """A line per check, and a verdict."""
+    table = Table("check", "", "what was seen", box=None, pad_edge=False)
+    for finding in findings:
+        status = Text(finding.status.value, style=STYLES[finding.status])
+        table.add_row(finding.check, status, Text(finding.message, overflow="fold"))
+    console.print(table)
+    failed = [f.check for f in findings if f.status is Status.FAILED]
+    if failed:
+        console.print(Text(f"{model} is not sound: {', '.join(failed)}", style="bold red"), soft_wrap=True)
+    else:
+        skipped = sum(f.status is Status.SKIPPED for f in findings)
+        console.print(
+            Text(f"{model} is sound" + (f", as far as asked ({skipped} skipped)" if skipped else "")), soft_wrap=True
+        )

@@ -1,0 +1,55 @@
+"""Old and new rows of the input embedding as pictures want them: norm histograms and a 2-D view.
+
+Letters: R rows, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.evaluation.origins import RowOrigins
+from mergekit_tokenadapt.evaluation.tensor_math import row_norms
+
+NUM_BINS = 40
+NUM_POINTS = 600
+"""Rows of each kind in the 2-D view."""
+
+
+def view_rows(origins: RowOrigins, seed: int = 0) -> dict[str, Any]:
+    """Histograms of row lengths, and old and new rows on the old rows' two main axes.
+
+    The axes are the first two principal components of the old (copied) rows. `explained` is the share
+    of their variance that the two hold. Points are a random sample, the same for the same seed.
+    """
+    matrix_RD = origins.model.rows(origins.model.input_matrix)
+    old, new = torch.from_numpy(origins.copied_ids), torch.from_numpy(origins.new_ids)
+    norms = row_norms(matrix_RD)
+    edges = np.histogram_bin_edges(norms.numpy(), NUM_BINS)
+    mean_D, axes_D2, explained = _principal_axes(matrix_RD[old].float())
+    generator = torch.Generator().manual_seed(seed)
+    view: dict[str, Any] = {"edges": edges.round(4).tolist(), "explained": explained}
+    for name, ids in (("old", old), ("new", new)):
+        sample = ids[torch.randperm(len(ids), generator=generator)[:NUM_POINTS]]
+        points = (matrix_RD[sample].float() - mean_D) @ axes_D2
+        view[name] = {
+            "rows": len(ids),
+            "histogram": np.histogram(norms[ids].numpy(), edges)[0].tolist(),
+            "points": [[round(x, 3), round(y, 3)] for x, y in points.tolist()],
+        }
+    return view
+
+
+def _principal_axes(rows_RD: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Mean [D], the two axes of largest variance [D, 2], and the share of the variance that they hold."""
+    mean_D = rows_RD.mean(dim=0)
+    centred = (rows_RD - mean_D).double()
+    values, vectors = torch.linalg.eigh(centred.T @ centred)
+    axes_D2 = vectors[:, [-1, -2]]
+    # An axis has no natural direction: the component of largest size is made positive.
+    largest = axes_D2.abs().argmax(dim=0)
+    axes_D2 = axes_D2 * axes_D2[largest, torch.arange(2)].sign()
+    return mean_D, axes_D2.float(), float(values[-2:].sum() / values.sum())

@@ -1,0 +1,130 @@
+"""A thin call into lm-evaluation-harness (extra ``[lm-eval]``): its tasks, its numbers, our report."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.loading import choose_device, choose_dtype
+from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+from mergekit_tokenadapt.tokenizer_files import read_json
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What is passed on to the harness."""
+
+    num_fewshot: int | None = None
+    """None: as each task says."""
+    limit: int | None = None
+    """Examples of each task; None for all."""
+    batch_size: int = 1
+    device: str | None = None
+    dtype: str | None = None
+    include_path: Path | None = None
+    """A folder with task definitions of one's own."""
+
+
+def run_tasks(
+    folders: Sequence[ModelFolder], tasks: Sequence[str], options: TaskOptions | None = None
+) -> dict[str, Any]:
+    """Run tasks on models, one model after the other.
+
+    Returns:
+        The report's content, see docs/evaluation.md.
+
+    Raises:
+        TokenAdaptError: the harness is not installed, does not know a task, or cannot get a task's data.
+    """
+    options = options or TaskOptions()
+    try:
+        import lm_eval
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise TokenAdaptError(
+            f"tasks need lm-evaluation-harness: pip install 'mergekit-tokenadapt[lm-eval]' ({error})"
+        ) from error
+    manager = TaskManager(include_path=None if options.include_path is None else str(options.include_path))
+    _check_names(tasks, manager.all_tasks)
+    device = choose_device(options.device)
+    dtype = str(choose_dtype(options.dtype, device)).removeprefix("torch.")
+    models = []
+    for folder in folders:
+        try:
+            found = lm_eval.simple_evaluate(
+                model="hf",
+                model_args={
+                    "pretrained": str(folder.folder),
+                    "dtype": dtype,
+                    "trust_remote_code": folder.trust_remote_code,
+                },
+                tasks=list(tasks),
+                num_fewshot=options.num_fewshot,
+                limit=options.limit,
+                batch_size=options.batch_size,
+                device=str(device),
+                log_samples=False,
+                task_manager=manager,
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:  # data that cannot be fetched, mostly
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise TokenAdaptError(f"lm-evaluation-harness failed on {folder.name}: {reason}") from error
+        models.append({"name": folder.name, "scores": read_scores(found)})
+    return {
+        "command": "tasks",
+        "harness": str(getattr(lm_eval, "__version__", "unknown")),
+        "settings": {
+            "tasks": list(tasks),
+            "num_fewshot": options.num_fewshot,
+            "limit": options.limit,
+            "device": str(device),
+            "dtype": dtype,
+        },
+        "models": models,
+    }
+
+
+def _check_names(tasks: Sequence[str], known: Sequence[str]) -> None:
+    for task in tasks:
+        if task not in known:
+            near = difflib.get_close_matches(task, known, n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else "; see lm-eval ls tasks"
+            raise TokenAdaptError(f"lm-evaluation-harness has no task {task!r}{hint}")
+
+
+def read_scores(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The harness's ``{"task": {"acc,none": 0.5, "acc_stderr,none": 0.1}}`` as a list, sorted by task and metric."""
+    scores = []
+    for task, metrics in sorted(found["results"].items()):
+        for key, value in sorted(metrics.items()):
+            metric, comma, which = key.partition(",")
+            if not comma or metric.endswith("_stderr") or not isinstance(value, (int, float)):
+                continue
+            error = metrics.get(f"{metric}_stderr,{which}")
+            scores.append(
+                {
+                    "task": task,
+                    "metric": metric if which == "none" else f"{metric} ({which})",
+                    "value": float(value),
+                    "standard_error": float(error) if isinstance(error, (int, float)) else None,
+                }
+            )
+    return scores
+
+
+def add_to_report(report: Path, tasks: dict[str, Any]) -> dict[str, Any]:
+    """The result of `compare` in a JSON file, with task scores in it.
+
+    Raises:
+        TokenAdaptError: the file is not such a result.
+    """
+    if not report.is_file():
+        raise TokenAdaptError(f"--report: there is no file {str(report)!r}")
+    result = read_json(report)
+    if result.get("command") != "compare":
+        raise TokenAdaptError(f"--report: {str(report)!r} was not written by compare --json")
+    return {**result, "tasks": tasks}

@@ -1,0 +1,111 @@
+"""Quality of tokenizers, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.mixture_inference import infer_mixture
+from mergekit_tokenadapt.evaluation.texts import LANGUAGES, TextSet, parallel_texts
+from mergekit_tokenadapt.evaluation.tokenizer_quality.habits import habits
+from mergekit_tokenadapt.evaluation.tokenizer_quality.make_up import make_up
+from mergekit_tokenadapt.evaluation.tokenizer_quality.on_text import measure, tokenize
+from mergekit_tokenadapt.evaluation.tokenizer_quality.words import (
+    INSTALL,
+    is_installed,
+    known_languages,
+    read_units,
+    share_in,
+    words_of,
+)
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+
+__all__ = ["QualityOptions", "describe_tokenizers"]
+
+
+@dataclass(frozen=True)
+class QualityOptions:
+    """What to ask beyond the text."""
+
+    reference: str = "en"
+    """Language that parity is measured against."""
+    word_languages: tuple[str, ...] = ()
+    """Languages for the share of words; empty: those of the parallel text that wordfreq knows."""
+    units: Mapping[str, Path] = field(default_factory=dict)
+    """Language to a list of its words or morphemes."""
+    mixture: tuple[TextSet, ...] = ()
+    """Samples of the categories that the tokenizers may have been trained on."""
+    num_merges: int = 1000
+    """Merges looked at to find the mixture."""
+
+
+def describe_tokenizers(
+    tokenizers: Sequence[TokenizerFiles], texts: Sequence[TextSet], options: QualityOptions | None = None
+) -> dict[str, Any]:
+    """Everything that can be said of tokenizers without a model.
+
+    Returns:
+        The report's content, see docs/evaluation.md.
+
+    Raises:
+        TokenAdaptError: an option names something that is not there.
+    """
+    options = options or QualityOptions()
+    if options.reference not in LANGUAGES:
+        raise TokenAdaptError(f"there is no parallel text in {options.reference!r}; there is {', '.join(LANGUAGES)}")
+    units = _units(options)
+    return {
+        "command": "tokenizer",
+        "reference": options.reference,
+        "texts": [text.describe() for text in texts],
+        "parallel_texts": [text.describe() for text in parallel_texts().values()],
+        "word_note": None if units["words"] else INSTALL,
+        "mixture_texts": [text.describe() for text in options.mixture],
+        "tokenizers": [_describe(tokenizer, texts, options, units) for tokenizer in tokenizers],
+    }
+
+
+def _units(options: QualityOptions) -> dict[str, dict[str, frozenset[str]]]:
+    """``words`` and ``units``: language to a set of words, or of the user's units."""
+    languages = options.word_languages
+    if not languages and is_installed():
+        languages = tuple(code for code in LANGUAGES if code in known_languages())
+    for language in {*languages, *options.units} - set(LANGUAGES):
+        raise TokenAdaptError(f"there is no built-in text in {language!r}; there is {', '.join(LANGUAGES)}")
+    return {
+        "words": {language: words_of(language) for language in languages},
+        "units": {language: read_units(file) for language, file in options.units.items()},
+    }
+
+
+def _describe(
+    tokenizer: TokenizerFiles,
+    texts: Sequence[TextSet],
+    options: QualityOptions,
+    units: Mapping[str, Mapping[str, frozenset[str]]],
+) -> dict[str, Any]:
+    vocabulary = tokenizer.vocabulary
+    documents = {text.name: tokenize(tokenizer, text.documents) for text in texts}
+    used = np.unique(np.concatenate([d.ids for tokenized in documents.values() for d in tokenized]))
+    parallel = {code: tokenize(tokenizer, text.documents) for code, text in parallel_texts().items()}
+    lengths = {code: sum(len(d.ids) for d in tokenized) for code, tokenized in parallel.items()}
+    distinct = {
+        code: [vocabulary.by_id[int(i)] for i in np.unique(np.concatenate([d.ids for d in tokenized]))]
+        for code, tokenized in parallel.items()
+    }
+    return {
+        "name": tokenizer.name,
+        "make_up": make_up(vocabulary),
+        "habits": habits(tokenizer),
+        "texts": {name: measure(tokenized, len(vocabulary)) for name, tokenized in documents.items()},
+        "vocabulary_use": len(used) / len(vocabulary),
+        "parity": {code: length / lengths[options.reference] for code, length in lengths.items()},
+        "word_share": {code: share_in(distinct[code], words) for code, words in units["words"].items()},
+        "unit_share": {code: share_in(distinct[code], own) for code, own in units["units"].items()},
+        "mixture": infer_mixture(tokenizer, options.mixture, options.num_merges) if options.mixture else None,
+    }
