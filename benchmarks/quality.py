@@ -157,7 +157,7 @@ def tables(results: dict[str, Any], max_bytes: int) -> str:
         if not found[BASE] or not found["mean"]:
             continue
         counts = found["mean"]["rows_by_reason"]
-        share = counts["new"] / (sum(counts.values()) - counts["unresolved"])
+        share = counts["new"] / sum(counts[reason] for reason in ("copied", "special", "new", "padding"))
         lines += [
             "",
             f"## {MODELS[base][0]} with the tokenizer of {MODELS[target][0]} ({share:.0%} of the tokens new)",

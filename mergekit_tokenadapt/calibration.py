@@ -136,6 +136,13 @@ class Calibration:
     """int64 [N]: the new rows that are predicted."""
     new: Facts
 
+    @property
+    def used_ids(self) -> Tensor:
+        """All old rows that the map is made with, int64; an id may occur more than once."""
+        facts = (self.examples, self.new)
+        parts = [part for f in facts for part in (f.pieces.ids, f.neighbours.flatten().long())]
+        return torch.cat([self.example_ids, *parts])
+
     def apply(self, matrix_VD: Tensor, usable_V: Tensor) -> tuple[Tensor, FitReport] | None:
         """Fit the map on this matrix, and predict the new rows.
 
@@ -181,7 +188,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class _Equations:
-    """Normal equations of a set of examples, float64."""
+    """Normal equations of a set of examples: float32 products, added up in float64."""
 
     gram_FF: Tensor
     answers_FD: Tensor
@@ -258,8 +265,8 @@ class _Regression:
             self.fitted.variance + self.held_out.variance,
             self.fitted.count + self.held_out.count,
         )
-        weights_FD = everything.ridge(penalty)
-        assert weights_FD is not None, "more examples only make the equations better conditioned"
+        larger = [p for p in PENALTIES if p >= penalty]
+        penalty, weights_FD = next((p, w) for p in larger if (w := everything.ridge(p)) is not None)
         return weights_FD.float(), penalty, explained
 
     def predict(self, columns_TF: Tensor, weights_FD: Tensor) -> Tensor:

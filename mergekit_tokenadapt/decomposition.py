@@ -37,7 +37,10 @@ class Decomposer:
         if self._halves is not None:
             return self._undo_merges(token.id, num_pieces, self._halves)
         longest = max(1, min(len(token.bytes) - 1, math.ceil(1.5 * len(token.bytes) / num_pieces)))
-        return self._segment(token.bytes, longest) or self._segment(token.bytes, len(token.bytes) - 1)
+        for limit in range(longest, len(token.bytes)):  # characters of several bytes cannot be cut so small
+            if pieces := self._segment(token.bytes, limit):
+                return pieces
+        return []
 
     @staticmethod
     def _undo_merges(token_id: int, num_pieces: int, halves: Mapping[int, tuple[int, int, int]]) -> list[int]:
@@ -87,12 +90,21 @@ def _halves(model: Mapping[str, object], vocabulary: Vocabulary, num_rows: int) 
 def _scored_pieces(
     model: Mapping[str, object], vocabulary: Vocabulary, num_rows: int
 ) -> dict[bytes, tuple[float, int]]:
-    """Bytes -> (score, id) of every token that can be a piece; a score of -1 each where there are none."""
+    """Bytes -> (score, id) of every token that can be a piece; a score of -1 each where there are none.
+
+    A byte token is a piece only where nothing else is: it serves no other token of its byte, and its
+    score is far below all others.
+    """
     entries = model.get("vocab")
     scores = {n: float(entry[1]) for n, entry in enumerate(entries)} if isinstance(entries, list) else {}
-    pieces: dict[bytes, tuple[float, int]] = {}
+    far_below = min(scores.values(), default=-1.0) - 10
+
+    def rank(token: Token) -> tuple[float, str]:
+        return far_below if token.kind is TokenKind.BYTE else scores.get(token.id, -1.0), token.spelling
+
+    best: dict[bytes, Token] = {}
     for token in vocabulary:
         if token.kind in (TokenKind.ORDINARY, TokenKind.BYTE) and token.id < num_rows and token.bytes:
-            candidate = (scores.get(token.id, -1.0), token.id)
-            pieces[token.bytes] = max(pieces.get(token.bytes, candidate), candidate)
-    return pieces
+            # Never by id: equal tokens are told apart by their spelling.
+            best[token.bytes] = max(best.get(token.bytes, token), token, key=rank)
+    return {content: (rank(token)[0], token.id) for content, token in best.items()}

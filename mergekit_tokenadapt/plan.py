@@ -37,6 +37,7 @@ from mergekit_tokenadapt.vocabulary import TokenKind
 
 LOG = logging.getLogger(__name__)
 
+NO_EXAMPLES = "too few old tokens to calibrate on: new rows are the plain mean of their pieces"
 FORMAT = "mergekit-tokenadapt plan 1"
 
 
@@ -54,7 +55,7 @@ class TransferPlan:
     calibration: Calibration | None = None
     """Where there is one, its predictions take the place of mixtures; they need to see the matrix."""
     muted_ids: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    """int64: copied rows of tokens that are never produced; they become mean rows."""
+    """int64: rows of tokens that are never produced; they become mean rows, whatever their reason."""
     reports: dict[str, FitReport] = field(default_factory=dict, compare=False)
     """How well the calibration fitted, by tensor name; `apply` puts it there."""
 
@@ -79,9 +80,10 @@ class TransferPlan:
         return is_mean.nonzero().flatten()
 
     def counts(self) -> dict[str, int]:
-        """Rows per reason, and `unresolved`: NEW rows that are the mean for want of anything better."""
-        unresolved = (self.mapping.reasons[self.mean_ids.numpy()] == Reason.NEW).sum()
-        return {**self.mapping.counts(), "unresolved": int(unresolved)}
+        """Rows per reason, and of these: `muted` rows, and `unresolved`, NEW rows that the method found nothing for."""
+        mean_ids = self.mean_ids[~torch.isin(self.mean_ids, self.muted_ids)]
+        unresolved = (self.mapping.reasons[mean_ids.numpy()] == Reason.NEW).sum()
+        return {**self.mapping.counts(), "muted": len(self.muted_ids), "unresolved": int(unresolved)}
 
     def apply(self, matrix: Tensor, name: str = "") -> Tensor:
         """Make the new rows from the old ones.
@@ -97,7 +99,9 @@ class TransferPlan:
         Raises:
             TokenAdaptError: the matrix has fewer rows than the plan uses.
         """
-        needed = int(torch.cat([torch.from_numpy(self.mapping.sources), self.mixture.ids]).max()) + 1
+        used = [torch.from_numpy(self.mapping.sources), self.mixture.ids]
+        used += [self.calibration.used_ids] if self.calibration is not None else []
+        needed = int(torch.cat(used).max()) + 1
         if len(matrix) < needed:
             raise TokenAdaptError(f"a vocabulary tensor has {len(matrix)} rows, but the plan uses {needed}")
         if self.mapping.is_identity and self.num_rows == len(matrix):
@@ -122,13 +126,15 @@ class TransferPlan:
         assert self.calibration is not None
         fitted = self.calibration.apply(matrix_VD, is_finite_V)
         if fitted is None:
-            LOG.warning("too few old tokens to calibrate on: new rows are the plain mean of their pieces")
+            LOG.warning(NO_EXAMPLES)
             return
         made_ND, self.reports[name] = fitted
         new_RD[self.calibration.new_ids.to(new_RD.device)] = made_ND.to(new_RD.dtype)
 
     def explain(self, row: int) -> list[tuple[int, float]]:
         """(old id, weight) pairs that make a new row, heaviest first; empty for a mean row."""
+        if (self.muted_ids == row).any():
+            return []
         if self.mapping.sources[row] >= 0:
             return [(int(self.mapping.sources[row]), 1.0)]
         place = (self.mixed_ids == row).nonzero().flatten()
@@ -201,17 +207,15 @@ def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPl
     from_texts = uniform(problem.segmenter.cut([mapping.texts[i].encode("utf-8") for i in text_ids]))
     ids = torch.from_numpy(np.concatenate([problem.new_ids, np.array(text_ids, dtype=np.int64)]))
     mixtures = _stack(method.weigh(problem).cpu(), from_texts) if len(problem.new_ids) else from_texts
-    found = mixtures.counts > 0
-    mixture = Mixture(
-        torch.cat([torch.zeros(1).long(), mixtures.counts[found].cumsum(0)]), mixtures.ids, mixtures.weights
-    )
+    twins = byte_twins(problem) if method.mutes_byte_twins and not mapping.is_identity else []
+    muted = torch.tensor(twins, dtype=torch.int64)
+    found = (mixtures.counts > 0) & ~torch.isin(ids, muted)
+    mixture = mixtures.select(found.nonzero().flatten())
     # To explain a few rows, the mixtures have to do: a calibration needs all new tokens to be like.
     calibration = method.calibrate(problem) if len(problem.new_ids) and problem.only is None else None
-    muted = byte_twins(problem) if method.mutes_byte_twins and not mapping.is_identity else []
-    options = method.model_dump(mode="json")
-    return TransferPlan(
-        mapping, ids[found], mixture, name, options, calibration, torch.tensor(muted, dtype=torch.int64)
-    )
+    if method.calibrates and calibration is None and len(problem.new_ids) and problem.only is None:
+        LOG.warning(NO_EXAMPLES)
+    return TransferPlan(mapping, ids[found], mixture, name, method.model_dump(mode="json"), calibration, muted)
 
 
 def byte_twins(problem: TransferProblem) -> list[int]:

@@ -257,6 +257,12 @@ def test_the_scores_decide_between_segmentations() -> None:
     assert spelt(vocabulary, decomposer.cut(vocabulary.by_spelling["abc"], 5)) == ["a", "b", "c"]
 
 
+def test_a_segmentation_uses_no_special_token() -> None:
+    decomposer, vocabulary = decomposer_of(unigram_definition({"x": -1.0, "x<unk>": -2.0, "xx": -2.0}))
+    assert decomposer.cut(vocabulary.by_spelling["x<unk>"], 2) == []
+    assert spelt(vocabulary, decomposer.cut(vocabulary.by_spelling["xx"], 2)) == ["x", "x"]
+
+
 def test_byte_tokens_are_pieces_only_where_no_other_token_is() -> None:
     """SentencePiece gives byte tokens the score 0, better than any; its model never takes them for text it knows."""
     scores = {"cat": -3.0, "ca": -4.0, "c": -5.0, "a": -5.0, "t": -5.0, "é": -6.0, "caé": -7.0, "caø": -7.0}
