@@ -244,9 +244,11 @@ def _origin_report(score: ModelScores, base: ModelScores, options: CompareOption
         for name, documents in score.domains.items()
         for ours, theirs in zip(documents, base.domains[name], strict=True)
     ]
-    report = {
+    report: dict[str, Any] = {
         "rows_by_reason": origins.mapping.counts(),
         "loss_shares": loss_shares(pairs, origins),
         "top_excess": top_excess(pairs, origins, options.top),
     }
-    return report | ({"row_view": view_rows(origins, options.seed)} if options.rows else {})
+    if options.rows and len(origins.copied_ids) > 2:  # fewer rows have no two main axes
+        report["row_view"] = view_rows(origins, options.seed)
+    return report

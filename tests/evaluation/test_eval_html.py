@@ -136,6 +136,13 @@ def test_the_folder_of_the_page_must_be_there(
     assert "there is no folder" in result.output
 
 
+def test_a_page_for_a_model_without_new_rows(base: Path, run: Callable[..., Result], tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    result = run("compare", base, base, "--builtin", "arithmetic", "--max-bytes", 300, "--html", page, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert "new: 0 rows" in page.read_text()
+
+
 # --- plots ---------------------------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ svg .grid { stroke: var(--line); stroke-width: 1; }
 .key { list-style: none; padding: 0; margin: .3rem 0; display: flex; flex-wrap: wrap; gap: .1rem 1rem; }
 .key li { overflow-wrap: anywhere; }
 .key i { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .4em; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin: .6rem 0; }
 table { border-collapse: separate; border-spacing: 0; font-size: .87rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; vertical-align: bottom; white-space: normal; min-width: 4.5rem; overflow-wrap: break-word; }
@@ -262,7 +262,7 @@ def _share_table(model: dict[str, Any]) -> str:
         ]
         for name, s in model["loss_shares"].items()
     ]
-    return _table(["tokens that are", "tokens", "bytes", "loss", "bits per byte beyond the base"], rows)
+    return _table(["tokens that are", "tokens", "bytes", "loss", "excess, bits per byte"], rows)
 
 
 def _excess_table(model: dict[str, Any]) -> str:
