@@ -111,7 +111,7 @@ class OutputFolder:
         template = self._chosen_template()
         if template != self.target.chat_template:
             _replace_template(out, template)
-        for marker in stray_markers(template or "", self.target.vocabulary):
+        for marker in stray_markers(template or "", self.target):
             LOG.warning("the chat template uses %r, which is not one token of the target tokenizer", marker)
 
     def _chosen_template(self) -> str | None:
@@ -223,9 +223,15 @@ class SpecialIds:
 _MARKER = re.compile(r"<\|?[^\s<>{}'\"|]+\|?>|\[/?[A-Z_]{3,}\]|<｜[^<>\s]+｜>")
 
 
-def stray_markers(template: str, vocabulary: Vocabulary) -> list[str]:
-    """Markers such as ``<|im_start|>`` in a chat template that are not one token, sorted."""
-    return sorted({m for m in _MARKER.findall(template) if m not in vocabulary.by_spelling})
+def markers(template: str) -> list[str]:
+    """Markers such as ``<|im_start|>`` in a chat template, sorted."""
+    return sorted(set(_MARKER.findall(template)))
+
+
+def stray_markers(template: str, tokenizer: TokenizerFiles) -> list[str]:
+    """Markers in a chat template that the tokenizer does not take for one token, sorted."""
+    encoder = tokenizer.fast_tokenizer()
+    return [m for m in markers(template) if len(encoder.encode(m, add_special_tokens=False).ids) != 1]
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -95,8 +95,11 @@ class TokenizerFiles:
         return sorted(self.folder / name for name in TOKENIZER_FILES if (self.folder / name).is_file())
 
     def fast_tokenizer(self) -> Tokenizer:
-        """The tokenizer itself, as a `tokenizers.Tokenizer`."""
-        return Tokenizer.from_str(json.dumps(self.definition))
+        """The tokenizer itself, without the truncation and padding that its definition may ask for."""
+        tokenizer = Tokenizer.from_str(json.dumps(self.definition))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
 
 
 def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> TokenizerFiles:

@@ -31,3 +31,7 @@ def main() -> None:
 
     The same as a recipe for stock mergekit: a tokenizer.adapt block, see the README.
     """
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.losses import Scorer
@@ -38,14 +38,6 @@ class ScoredDocument:
         return float(self.losses.sum()) / math.log(2)
 
 
-def text_encoder(tokenizer: TokenizerFiles) -> Tokenizer:
-    """The tokenizer without the truncation and padding that its definition may ask for."""
-    library = tokenizer.fast_tokenizer()
-    library.no_truncation()
-    library.no_padding()
-    return library
-
-
 def start_token(vocabulary: Vocabulary) -> int | None:
     """The token that the first one is predicted from: bos, or else eos, as lm-evaluation-harness has it."""
     return vocabulary.roles.get("bos", vocabulary.roles.get("eos"))
@@ -61,7 +53,7 @@ def score_documents(scorer: Scorer, tokenizer: TokenizerFiles, texts: Sequence[s
         TokenAdaptError: the tokenizer makes no token of any document, or memory runs out.
     """
     vocabulary = tokenizer.vocabulary
-    encoder, start = text_encoder(tokenizer), start_token(vocabulary)
+    encoder, start = tokenizer.fast_tokenizer(), start_token(vocabulary)
     encodings = [encoder.encode(text, add_special_tokens=False) for text in texts]
     check_some_tokens(tokenizer, encodings)
     prefix = [] if start is None else [start]

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.documents import start_token, text_encoder
+from mergekit_tokenadapt.evaluation.documents import start_token
 from mergekit_tokenadapt.evaluation.loading import choose_device, choose_dtype, load_model
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.texts import TextSet
@@ -138,7 +138,7 @@ def make_prompts(target: ModelFolder, texts: Sequence[TextSet], options: DraftOp
     Raises:
         TokenAdaptError: no document has enough tokens.
     """
-    encoder, start = text_encoder(target.tokenizer), start_token(target.tokenizer.vocabulary)
+    encoder, start = target.tokenizer.fast_tokenizer(), start_token(target.tokenizer.vocabulary)
     prefix = [] if start is None else [start]
     by_text = [[encoder.encode(d, add_special_tokens=False).ids for d in text.documents] for text in texts]
     longest = max(len(documents) for documents in by_text)

@@ -91,12 +91,11 @@ def check_padding(model: ModelFolder, *, run: bool) -> Finding:
 
 def _winners(model: ModelFolder) -> Tensor:
     """The most likely next id at positions of built-in text, int64 [T]."""
-    from mergekit_tokenadapt.evaluation.documents import text_encoder
     from mergekit_tokenadapt.evaluation.loading import load_model
     from mergekit_tokenadapt.evaluation.texts import builtin_text
 
     network = load_model(model)
-    tokenizer = text_encoder(model.tokenizer)
+    tokenizer = model.tokenizer.fast_tokenizer()
     documents = [d for name in ("hard", "prose", "code") for d in builtin_text(name).documents]
     winners: list[Tensor] = []
     with torch.inference_mode():

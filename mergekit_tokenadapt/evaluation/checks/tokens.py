@@ -9,13 +9,12 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status, passed_unless
-from mergekit_tokenadapt.evaluation.documents import text_encoder
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.texts import builtin_text
-from mergekit_tokenadapt.output import stray_markers
+from mergekit_tokenadapt.output import markers, stray_markers
 from mergekit_tokenadapt.segmentation import Segmenter
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
-from mergekit_tokenadapt.vocabulary import Definition, Token, TokenKind, Vocabulary, components
+from mergekit_tokenadapt.vocabulary import Definition, Token, TokenKind, components
 
 MAX_EXAMPLES = 20
 
@@ -25,11 +24,9 @@ def check_chat_template(model: ModelFolder) -> Finding:
     template = model.tokenizer.chat_template
     if template is None:
         return Finding("chat template", Status.PASSED, "none")
-    markers = stray_markers(template, Vocabulary(()))  # of an empty vocabulary, every marker is missing
-    library = text_encoder(model.tokenizer)
-    lengths = {marker: len(library.encode(marker, add_special_tokens=False).ids) for marker in markers}
-    problems = [f"{marker!r} is {length} tokens, not one" for marker, length in lengths.items() if length != 1]
-    return passed_unless(problems, "chat template", f"every marker is one token ({len(markers)})", markers=markers)
+    found, stray = markers(template), stray_markers(template, model.tokenizer)
+    problems = [f"{marker!r} is not one token" for marker in stray]
+    return passed_unless(problems, "chat template", f"every marker is one token ({len(found)})", markers=found)
 
 
 # --- round trips ---------------------------------------------------------------------------------
@@ -43,7 +40,7 @@ def check_round_trip(tokenizer: TokenizerFiles) -> Finding:
     failed. Characters that are lost or replaced fail.
     """
     may_respell = respells(tokenizer.definition)
-    library = text_encoder(tokenizer)
+    library = tokenizer.fast_tokenizer()
     hard = builtin_text("hard").documents
     outcomes = {text: round_trip(library, text, may_respell=may_respell) for text in hard}
     lossy = [text for text, outcome in outcomes.items() if outcome == "lossy"]
@@ -113,7 +110,7 @@ def unreachable_tokens(tokenizer: TokenizerFiles) -> tuple[list[Token], int]:
     control = [t for t in vocabulary if t.kind in (TokenKind.SPECIAL, TokenKind.ADDED)]
     pieces = Segmenter(tokenizer.definition, vocabulary).cut([t.bytes for t in plain])
     unreachable = [t for n, t in enumerate(plain) if pieces[n].tolist() != [t.id]]
-    library = text_encoder(tokenizer)
+    library = tokenizer.fast_tokenizer()
     # A special token is asked by its spelling: that is what a chat template writes.
     encoded = library.encode_batch([t.spelling for t in control], add_special_tokens=False)
     unreachable += [t for t, encoding in zip(control, encoded, strict=True) if t.id not in encoding.ids]
@@ -132,7 +129,7 @@ def check_transformers_agrees(model: ModelFolder) -> Finding:
     except Exception as error:  # the tokenizer's class runs its own code here
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return Finding("transformers", Status.FAILED, f"AutoTokenizer cannot load the tokenizer: {reason}")
-    library = text_encoder(model.tokenizer)
+    library = model.tokenizer.fast_tokenizer()
     problems = []
     for name in ("hard", "code", "prose"):
         for text in builtin_text(name).documents:

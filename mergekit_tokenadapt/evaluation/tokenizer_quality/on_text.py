@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mergekit_tokenadapt.evaluation.documents import byte_ends, check_some_tokens, text_encoder
+from mergekit_tokenadapt.evaluation.documents import byte_ends, check_some_tokens
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
 
 ALPHA = 2.5
@@ -44,7 +44,7 @@ def tokenize(tokenizer: TokenizerFiles, texts: Sequence[str]) -> list[TokenizedD
     Raises:
         TokenAdaptError: the tokenizer makes no token of any document.
     """
-    library, vocabulary = text_encoder(tokenizer), tokenizer.vocabulary
+    library, vocabulary = tokenizer.fast_tokenizer(), tokenizer.vocabulary
     encodings = library.encode_batch(list(texts), add_special_tokens=False)
     check_some_tokens(tokenizer, encodings)
     return [
