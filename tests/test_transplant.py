@@ -12,6 +12,10 @@ from tokenizers_zoo import added, write_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.checks.finding import Status
+from mergekit_tokenadapt.evaluation.checks.untouched import check_untouched
+from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+from mergekit_tokenadapt.evaluation.origins import find_origins
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 from mergekit_tokenadapt.tokenizer_files import load_tokenizer
@@ -296,3 +300,12 @@ def test_three_models_merge_by_task_arithmetic(tmp_path, tiny_model_folder, zoo_
     start = rows["byte-level"]
     expected = start + 0.3 * (rows["gemma-style"] - start) + 0.3 * (rows["unigram"] - start)
     torch.testing.assert_close(tensors_of(out)[EMBEDDINGS], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_muted_byte_twins_are_not_taken_for_damaged_copies(tmp_path, base, gemma_style_folder):
+    out = transplant(base, gemma_style_folder, tmp_path / "out", method="calibrated")
+    assert json.loads((out / "tokenadapt.json").read_text())["inputs"][0]["rows_by_reason"]["muted"] > 20
+    output, original = (ModelFolder(f.name, f, load_tokenizer(str(f))) for f in (out, base))
+    finding = check_untouched(output, find_origins(output, original))
+    assert finding.status is Status.PASSED, finding
+    assert finding.details["copied_rows"] > 200

@@ -27,13 +27,17 @@ class RowOrigins:
 
     @property
     def new_ids(self) -> np.ndarray:
-        """Ids of tokens that the base vocabulary does not have, ascending, int64."""
-        return self.mapping.ids(Reason.NEW)
+        """Ids of tokens that the base vocabulary does not have, ascending, int64.
+
+        Where there is a plan, without those that it makes mean rows: these are like no token's row.
+        """
+        ids = self.mapping.ids(Reason.NEW)
+        return ids if self.plan is None else np.setdiff1d(ids, self.plan.mean_ids.numpy())
 
     @property
     def copied_ids(self) -> np.ndarray:
         """Ids whose row is an old one, ascending, int64."""
-        return np.flatnonzero(self.mapping.sources >= 0)
+        return np.flatnonzero(self.mapping.sources >= 0) if self.plan is None else self.plan.copied_ids.numpy()
 
     def old_norms(self, name: str) -> Tensor:
         """Lengths of the old rows of a vocabulary matrix, float32: the base's, or else the copied ones."""
