@@ -15,3 +15,12 @@ class TokenAdaptError(click.ClickException, ValueError):
 
     def __str__(self) -> str:
         return self.message
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's exception says, on one line; its type where it says nothing.
+
+    >>> first_line(OSError("no such model\\nsee the documentation")), first_line(KeyboardInterrupt())
+    ('no such model', 'KeyboardInterrupt')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -17,7 +17,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.vocabulary import Vocabulary
 
 TOKENIZER_FILES = (
@@ -174,7 +174,7 @@ def _download(name: str, revision: str | None) -> Path:
         files = [*TOKENIZER_FILES, "config.json", "generation_config.json"]
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise TokenAdaptError(
             f"no tokenizer found at {name!r}: it is not a folder, and could not be fetched as a hub id ({reason})"
         ) from error
@@ -187,7 +187,7 @@ def _convert(name: str, folder: Path, trust_remote_code: bool) -> tempfile.Tempo
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise TokenAdaptError(
             f"{name!r} holds no tokenizer.json, and transformers cannot make one from its other files: {reason}"
         ) from error

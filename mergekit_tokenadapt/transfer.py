@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -41,11 +42,11 @@ class Transfer:
         Raises:
             TokenAdaptError: the token map names tokens that are unknown, or that have no row.
         """
-        self._match()
+        _ = self.mapping
 
     def make_problem(self, only: frozenset[int] | None = None) -> TransferProblem:
         """Match the vocabularies; with `only`, ask for the rows of these target ids and no others."""
-        base, target, mapping = self.base.vocabulary, self.target.vocabulary, self._match()
+        base, target, mapping = self.base.vocabulary, self.target.vocabulary, self.mapping
         segmenter = Segmenter(self.base.definition, base, self.base_rows)
         return TransferProblem(
             base, target, mapping, segmenter, self.base_rows, self.auxiliary, self.device, self.quiet, only
@@ -55,7 +56,9 @@ class Transfer:
         """Match the vocabularies and let the method weigh the new tokens."""
         return make_plan(self.make_problem(only), self.method_name, self.method)
 
-    def _match(self) -> VocabularyMap:
+    @cached_property
+    def mapping(self) -> VocabularyMap:
+        """How the vocabularies match; worked out once, for the check and for the plan."""
         base, target = self.base.vocabulary, self.target.vocabulary
         return match(base, target, num_rows=self.num_rows, base_rows=self.base_rows, token_map=self.token_map)
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 
 LOG = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def find_model_folder(name: str) -> Path:
         # Other weight formats, and pickles, are not asked for.
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise TokenAdaptError(f"auxiliary {name!r} is not a folder, and could not be fetched: {reason}") from error
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -24,7 +24,7 @@ def choose_device(device: str | None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise TokenAdaptError(f"--device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise TokenAdaptError(f"--device {device!r} cannot be used here: {first_line(error)}") from error
     return chosen
 
 
@@ -52,7 +52,7 @@ def load_model(folder: ModelFolder, *, device: str | None = None, dtype: str | N
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError, AssertionError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        reason = first_line(error)[:300]
         raise TokenAdaptError(f"{folder.name} cannot be loaded as a causal language model: {reason}") from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])

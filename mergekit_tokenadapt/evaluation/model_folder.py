@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.tokenizer_files import TOKENIZER_FILES, TokenizerFiles, load_tokenizer, read_json
 
 
@@ -142,7 +142,7 @@ def _download(name: str) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=[*patterns, "*.bin"]))
         return folder
     except Exception as error:  # network, validation, permissions: the library has dozens of kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise TokenAdaptError(
             f"no model found at {name!r}: it is not a folder, and could not be fetched as a hub id ({reason})"
         ) from error
@@ -205,7 +205,7 @@ class TensorFiles:
                 else:
                     self._opened[file] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
             except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-                raise TokenAdaptError(f"{file} cannot be read: {str(error).strip().splitlines()[0]}") from error
+                raise TokenAdaptError(f"{file} cannot be read: {first_line(error)}") from error
         return self._opened[file]
 
 
@@ -254,7 +254,7 @@ def vocabulary_parameters(model: ModelFolder) -> VocabularyParameters:
         larger.get_text_config().vocab_size += 1
         small, large = build(config), build(larger)
     except Exception as error:  # the class's own code runs here, and may raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error)[:200]
         raise TokenAdaptError(
             f"{model.name} is not a causal language model that transformers can build: {reason}"
         ) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.evaluation.loading import choose_device, choose_dtype
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.tokenizer_files import read_json
@@ -71,7 +71,7 @@ def run_tasks(
                 task_manager=manager,
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:  # data that cannot be fetched, mostly
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise TokenAdaptError(f"lm-evaluation-harness failed on {folder.name}: {reason}") from error
         models.append({"name": folder.name, "scores": read_scores(found)})
     return {

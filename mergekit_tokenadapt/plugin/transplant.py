@@ -17,7 +17,7 @@ from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 from safetensors import SafetensorError
 
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.plugin import activate
 
 LOG = logging.getLogger(__name__)
@@ -89,5 +89,5 @@ def _check_model(reference: ModelReference, options: MergeOptions) -> None:
         reference.config(trust_remote_code=options.trust_remote_code)
         reference.tensor_index(options.transformers_cache)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise TokenAdaptError(f"no model found at {str(reference)!r}: {reason}") from error

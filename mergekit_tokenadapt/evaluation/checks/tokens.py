@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from mergekit_tokenadapt.errors import first_line
 from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status, passed_unless
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.texts import builtin_text
@@ -127,7 +128,7 @@ def check_transformers_agrees(model: ModelFolder) -> Finding:
     try:
         loaded = AutoTokenizer.from_pretrained(str(model.tokenizer.folder), trust_remote_code=model.trust_remote_code)
     except Exception as error:  # the tokenizer's class runs its own code here
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         return Finding("transformers", Status.FAILED, f"AutoTokenizer cannot load the tokenizer: {reason}")
     library = model.tokenizer.fast_tokenizer()
     problems = []

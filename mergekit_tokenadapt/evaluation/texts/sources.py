@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.evaluation.texts.text_set import TextSet
 
 _SETTING = re.compile(r",(field|config|split)=([^,]*)$")
@@ -85,5 +85,5 @@ def _dataset(name: str, field: str, settings: dict[str, str]) -> Iterator[str]:
     except TokenAdaptError:
         raise
     except Exception as error:  # the library raises whatever the network and the file formats raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise TokenAdaptError(f"the dataset {name!r}, split {split!r}, cannot be read: {reason}") from error
