@@ -11,12 +11,13 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from mergekit_tokenadapt.calibration_text import CorrectionReport
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.plan import TransferPlan
@@ -48,6 +49,8 @@ class OutputFolder:
     """Name and folder of every input model."""
     plans: tuple[TransferPlan, ...] = ()
     """One for each input model."""
+    corrections: tuple[CorrectionReport, ...] = ()
+    """One for each input model where there is a calibration text."""
     chat_template: str | None = None
     """Set by mergekit where the recipe has a top-level ``chat_template``; it wins over the block's."""
 
@@ -59,9 +62,11 @@ class OutputFolder:
         """
         self._chosen_template()
 
-    def with_plans(self, plans: list[TransferPlan]) -> AdaptedTokenizer:
+    def with_plans(
+        self, plans: Sequence[TransferPlan], corrections: Sequence[CorrectionReport] = ()
+    ) -> AdaptedTokenizer:
         """The folder, ready to be finished."""
-        return AdaptedTokenizer(replace(self, plans=tuple(plans)))
+        return AdaptedTokenizer(replace(self, plans=tuple(plans), corrections=tuple(corrections)))
 
     def finish(self, out: Path) -> None:
         """Write everything into `out`, where mergekit has written its part."""
@@ -96,8 +101,11 @@ class OutputFolder:
                     "options": dict(plan.options),
                     "rows_by_reason": plan.counts(),
                     "fits": {tensor: asdict(report) for tensor, report in sorted(plan.reports.items())},
+                    "correction": asdict(correction) if correction is not None else None,
                 }
-                for (name, folder), plan in zip(self.inputs, self.plans, strict=True)
+                for (name, folder), plan, correction in zip(
+                    self.inputs, self.plans, self.corrections or (None,) * len(self.plans), strict=True
+                )
             ],
         }
 

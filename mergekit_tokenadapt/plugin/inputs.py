@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mergekit.architecture import ModelArchitecture, WeightInfo
 from mergekit.common import ModelReference
@@ -34,6 +36,8 @@ class InputModel:
     """Rows of its vocabulary tensors; None where that cannot be read without loading them."""
     row_shape: tuple[int, ...] | None
     """Shape of one row of its widest vocabulary tensor; None likewise."""
+    output_name: str | None = None
+    """mergekit's name of its output matrix, which is the input matrix where they are tied; None where there is none."""
 
 
 def look_at(reference: ModelReference, architecture: ModelArchitecture, options: MergeOptions) -> InputModel:
@@ -79,6 +83,7 @@ def look_at(reference: ModelReference, architecture: ModelArchitecture, options:
         Path(loader.index.base_path),
         min((rows for rows, _ in shapes), default=None),
         max((row for _, row in shapes), key=len, default=None),
+        _output_name([w for w in weights if w.name in present or is_inferred], tied=is_tied(config)),
     )
 
 
@@ -94,6 +99,22 @@ def check_together(models: list[InputModel]) -> None:
         raise TokenAdaptError(f"models of different hidden sizes cannot be merged ({listed})")
 
 
+def is_tied(config: Any) -> bool:
+    """Whether a model's input and output matrix are one."""
+    return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
+
+
+def _output_name(weights: list[WeightInfo], *, tied: bool) -> str | None:
+    """The output matrix among a model's vocabulary tensors, biases aside."""
+    matrices: list[str] = [w.name for w in weights if not w.name.endswith("bias")]
+    named = [name for name in matrices if OUTPUT_MATRIX.search(name)]
+    if named and not tied:
+        return named[0]
+    return next((name for name in matrices if name not in named), None) if tied else None
+
+
+OUTPUT_MATRIX = re.compile(r"(^|\.)(lm_head|embed_out|output|output_layer|cls\.predictions\.decoder)\.weight$")
+"""What architectures call their output matrix."""
 BUFFERS = (".inv_freq", ".position_ids", ".masked_bias", ".attn.bias")
 """Ends of names of tensors that older checkpoints hold, and that models make themselves."""
 

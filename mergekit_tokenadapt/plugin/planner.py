@@ -14,11 +14,12 @@ from mergekit.plan import MergePlanner
 from mergekit.tokenizer import BuildTokenizer
 
 from mergekit_tokenadapt.auxiliary import find_auxiliary
+from mergekit_tokenadapt.calibration_text import CalibrationText
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.output import OutputFolder
-from mergekit_tokenadapt.plugin.inputs import InputModel, check_together, look_at
+from mergekit_tokenadapt.plugin.inputs import InputModel, check_together, is_tied, look_at
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
-from mergekit_tokenadapt.plugin.tasks import AdaptVocabulary, FinishWithTokenizer, PlanTransfer
+from mergekit_tokenadapt.plugin.tasks import AdaptVocabulary, FinishWithTokenizer, FitOutputRows, PlanTransfer
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
 from mergekit_tokenadapt.transfer import Transfer, choose_rows
 
@@ -33,6 +34,11 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
 
     understands_adapt = True
     _plans: ImmutableMap[ModelReference, PlanTransfer] | None = None
+    _corrections: ImmutableMap[ModelReference, FitOutputRows] = ImmutableMap({})
+    _untied_name: str | None = None
+    """The output matrix, where a tied model is to get one of its own."""
+    _output_name: str | None = None
+    """The output matrix where it is corrected, which in a tied model is the input's."""
 
     def __init__(
         self,
@@ -55,6 +61,9 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
     ) -> None:
         """Plan one tensor; a vocabulary tensor goes through our task where mergekit planned its own."""
         planned = len(self._tensors)
+        if weight.name == self._untied_name:
+            # Not optional: mergekit then reads it from the tensor that it is tied to, and writes it.
+            weight, *weights_in = (w.model_copy(update={"optional": False}) for w in (weight, *weights_in))
         super().plan_tensor(weight, weights_in, models, cfg_reader)
         if self._plans is None or weight.vocabulary_axis is None or len(self._tensors) == planned:
             return
@@ -63,6 +72,9 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         adapted = AdaptVocabulary(
             **{name: getattr(stock, name) for name in type(stock).model_fields},
             plans=ImmutableMap({model: self._plans[model] for model in models}),
+            corrections=ImmutableMap(
+                {model: self._corrections[model] for model in models} if weight.name == self._output_name else {}
+            ),
         )
         self._tensors[-1] = (weight, merge.model_copy(update={"gather_tensors": adapted}))
 
@@ -95,6 +107,10 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         for plan in plans.values():
             plan.transfer.check()
         self._plans = ImmutableMap(plans)
+        self._untied_name = self._untie() if adapt.untie else None
+        if adapt.calibration_text is not None:
+            self._output_name = self._untied_name or models[0].output_name
+            self._corrections = self._fit_output_rows(adapt, models)
         folder = OutputFolder(
             base=models[0].tokenizer,
             base_folder=models[0].folder,
@@ -109,8 +125,46 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         self._tokenizer_task = FinishWithTokenizer(
             **{name: getattr(stock, name) for name in type(stock).model_fields},
             plans=tuple(plans.values()),
+            corrections=tuple(self._corrections[model] for model in plans) if self._corrections else (),
             folder=folder,
         )
+
+    def _fit_output_rows(
+        self, adapt: AdaptConfig, models: list[InputModel]
+    ) -> ImmutableMap[ModelReference, FitOutputRows]:
+        """A task for each input model; they share the text, which is read here."""
+        if self._output_name is None:
+            raise TokenAdaptError("calibration_text needs a model with an output matrix; this architecture has none")
+        assert self._plans is not None
+        assert adapt.calibration_text is not None
+        text = CalibrationText.read(adapt.calibration_text, adapt.calibration_bytes)
+        return ImmutableMap(
+            {
+                model.reference: FitOutputRows(
+                    plan=self._plans[model.reference],
+                    model=model.folder,
+                    text=text,
+                    trust_remote_code=self.options.trust_remote_code,
+                )
+                for model in models
+            }
+        )
+
+    def _untie(self) -> str | None:
+        """The name of the output matrix that a tied model is to get; None where it has one already."""
+        if not is_tied(self.out_model_config):
+            LOG.info("untie: the model's matrices are not tied")
+            return None
+        tied = [
+            w
+            for w in self.arch_info.all_weights(self.out_model_config)
+            if w.vocabulary_axis is not None and w.tied_names
+        ]
+        if len(tied) != 1:
+            raise TokenAdaptError("untie: mergekit does not know where this architecture keeps its output matrix")
+        for each in (self.out_model_config, self.out_model_config.get_text_config()):
+            each.tie_word_embeddings = False
+        return str(tied[0].name)
 
     def _references(self) -> list[ModelReference]:
         """The input models, the base model first, then in the order of the recipe."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from mergekit.tokenizer.config import TokenizerConfig
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from mergekit_tokenadapt.methods import Method, find_method
 
@@ -27,6 +27,18 @@ class AdaptConfig(BaseModel):
         default_factory=dict, description="special tokens: {OLD: NEW}, or {NEW: text to make it from}"
     )
     chat_template: str = Field(default="target", description="target, base, or a file with Jinja source")
+    calibration_text: str | None = Field(
+        default=None,
+        description="text that the output rows are corrected with: a file, a folder, jsonl, or 'default' for the "
+        "source of Python's own library",
+    )
+    calibration_bytes: NonNegativeInt = Field(
+        default=1_000_000, description="bytes read of it, in evenly spaced passages; 0 means all"
+    )
+    untie: bool = Field(
+        default=False,
+        description="give a model with tied matrices an output matrix of its own, as large as the input's",
+    )
     save_plan: bool = Field(default=True, description="write tokenadapt.plan into the output folder")
 
     @model_validator(mode="after")

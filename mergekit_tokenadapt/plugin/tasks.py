@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from mergekit.tokenizer.build import TokenizerInfo
 from mergekit.vocabulary import vocabulary_views
 from pydantic import ConfigDict
 
+from mergekit_tokenadapt.calibration_text import CalibrationText, Correction, correct_output_rows
 from mergekit_tokenadapt.output import AdaptedTokenizer, OutputFolder
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.transfer import Transfer
@@ -37,20 +39,46 @@ class PlanTransfer(Task[TransferPlan]):  # type: ignore[misc]
         return True
 
 
+class FitOutputRows(Task[Correction]):  # type: ignore[misc]
+    """Read a text with one input model, before and after its transfer, and fit a correction of its output rows."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    plan: PlanTransfer
+    model: Path
+    text: CalibrationText
+    trust_remote_code: bool = False
+
+    def arguments(self) -> dict[str, Task[Any]]:
+        """The plan."""
+        return {"plan": self.plan}
+
+    def execute(self, plan: TransferPlan) -> Correction:
+        """Read and fit, on the transfer's device."""
+        return correct_output_rows(
+            self.model, self.plan.transfer, plan, self.text, trust_remote_code=self.trust_remote_code
+        )
+
+    def main_thread_only(self) -> bool:
+        """One model and one progress bar at a time."""
+        return True
+
+
 class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
     """Bring every model's vocabulary tensor onto the target vocabulary, by its own plan."""
 
     plans: ImmutableMap[ModelReference, PlanTransfer]
+    corrections: ImmutableMap[ModelReference, FitOutputRows]
+    """For the output matrix where there is a calibration text; otherwise empty."""
 
     def arguments(self) -> dict[str, Task[Any]]:
-        """The tensors, and a plan for each model."""
+        """The tensors, and for each model a plan and perhaps a correction."""
         plans = {f"plan:{model}": plan for model, plan in self.plans.items()}
-        return {"tensors": self.gather_tensors, **plans}
+        corrections = {f"correction:{model}": correction for model, correction in self.corrections.items()}
+        return {"tensors": self.gather_tensors, **plans, **corrections}
 
-    def execute(
-        self, tensors: dict[ModelReference, torch.Tensor], **plans: TransferPlan
-    ) -> dict[ModelReference, torch.Tensor]:
-        """Apply the plans: sums in float32, the results in the widest dtype of the inputs."""
+    def execute(self, tensors: dict[ModelReference, torch.Tensor], **made: Any) -> dict[ModelReference, torch.Tensor]:
+        """Apply plans and corrections: sums in float32, the results in the widest dtype of the inputs."""
         if not tensors:
             return {}
         views = vocabulary_views(list(tensors.values()), self.vocabulary_axis)
@@ -60,7 +88,11 @@ class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
         adapted = {}
         for model, view in zip(tensors, views, strict=True):
             weight = self.gather_tensors.weight_info[model].name
-            rows = plans[f"plan:{model}"].apply(view, weight).to(dtype)
+            plan: TransferPlan = made[f"plan:{model}"]
+            rows = plan.apply(view, weight)
+            if f"correction:{model}" in made:
+                rows = made[f"correction:{model}"].apply(rows, plan.mean_ids)
+            rows = rows.to(dtype)
             adapted[model] = rows.movedim(0, self.vocabulary_axis).contiguous()
         return adapted
 
@@ -86,13 +118,18 @@ class FinishWithTokenizer(BuildTokenizer):  # type: ignore[misc]
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     plans: tuple[PlanTransfer, ...]
+    corrections: tuple[FitOutputRows, ...] = ()
     folder: OutputFolder
 
     def arguments(self) -> dict[str, Task[Any]]:
-        """The plan of each model."""
-        return {f"plan_{n}": plan for n, plan in enumerate(self.plans)}
+        """The plan of each model, and its correction where there are any."""
+        plans = {f"plan_{n}": plan for n, plan in enumerate(self.plans)}
+        return plans | {f"correction_{n}": correction for n, correction in enumerate(self.corrections)}
 
-    def execute(self, **plans: TransferPlan) -> AdaptedTokenizerInfo:
-        """Give the output folder its plans."""
-        ordered = [plans[f"plan_{n}"] for n in range(len(self.plans))]
-        return AdaptedTokenizerInfo(tokenizer=self.folder.with_plans(ordered), permutations={}, original_vocabs={})
+    def execute(self, **made: Any) -> AdaptedTokenizerInfo:
+        """Give the output folder what was made."""
+        plans = [made[f"plan_{n}"] for n in range(len(self.plans))]
+        reports = [made[f"correction_{n}"].report for n in range(len(self.corrections))]
+        return AdaptedTokenizerInfo(
+            tokenizer=self.folder.with_plans(plans, reports), permutations={}, original_vocabs={}
+        )

@@ -1,0 +1,255 @@
+"""Moving output rows until they say what the base model would have said.
+
+The last step of a language model is linear: logits are hidden states times output rows. With hidden
+states fixed, fitting the rows to target distributions is a convex problem, a multinomial regression.
+Two things are fitted: one map for all rows, which carries over to tokens that the text never shows,
+and a shift for each token that the targets or the model often give probability to. Both are held back
+towards zero, and what is found is scaled down, to nothing if need be, by what held-out passages say.
+
+Letters: R new rows, A active tokens, P positions, B positions in a batch, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mergekit_tokenadapt.calibration_text.targets import Targets
+from mergekit_tokenadapt.plan import mean_row
+
+MAX_ACTIVE = 40_960
+"""Most tokens with a shift of their own: bounds time and memory."""
+RESTING = 4096
+"""Tokens that stand for all others in the normalisation."""
+EPOCHS = 2
+BATCH = 1024
+STEP_ROWS = 0.016
+"""First step of Adam for the shifts, in units of the rows' root mean square."""
+STEP_MAP = 0.01
+"""First step of Adam for the map, over the square root of the width."""
+HOLD_BACK = 10.0
+"""Penalty on squared shifts and map, in units where hidden states have root mean square 1; summed over positions."""
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """What the transplanted model meets in the text: P places where a token is to be predicted."""
+
+    states_PD: Tensor
+    """float [P, D]: its hidden states."""
+    next_ids: Tensor
+    """int64 [P]: the tokens that the text goes on with."""
+    targets: Targets
+    """What the base model would say, P distributions."""
+    is_held_out: Tensor
+    """bool [P]"""
+
+
+@dataclass(frozen=True)
+class CorrectionReport:
+    """What was read and what came of it; the three figures are bits per byte of the held-out passages."""
+
+    text: Mapping[str, Any]
+    """What was read."""
+    tokens: int
+    """Tokens of it, in the new tokenization."""
+    shifted_rows: int
+    strength: float
+    """By how much the fitted correction was scaled; 0 is none."""
+    base: float
+    """The base model, in its own tokens."""
+    before: float
+    """The transplanted model, without the correction."""
+    after: float
+    """With it."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the held-out passages say of a correction, in bits."""
+
+    strength: float
+    """By how much the fitted correction was scaled; 0 is none."""
+    before: float
+    """The transplanted model, without the correction."""
+    after: float
+    """With it."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A map for all output rows, and shifts for some."""
+
+    map_DD: Tensor
+    """float32: rows get ``rows @ map_DD.T`` added."""
+    ids: Tensor
+    """int64 [A]: rows with a shift."""
+    shifts_AD: Tensor
+    """float32"""
+    report: CorrectionReport
+
+    def apply(self, rows_RD: Tensor, mean_ids: Tensor) -> Tensor:
+        """Corrected output rows, same dtype and device; not in place.
+
+        Args:
+            rows_RD: float; the output rows that the correction was fitted for.
+            mean_ids: int64; rows that are the mean of all others, and are to be so afterwards.
+        """
+        if not self.report.strength:
+            return rows_RD
+        device = rows_RD.device
+        new_RD = rows_RD.float()
+        new_RD = new_RD + new_RD @ self.map_DD.to(device).T
+        new_RD[self.ids.to(device)] += self.shifts_AD.to(device)
+        is_made = torch.ones(len(rows_RD), dtype=torch.bool)
+        is_made[mean_ids] = False
+        new_RD[mean_ids.to(device)] = mean_row(new_RD, is_made.nonzero().flatten().to(device))
+        return new_RD.to(rows_RD.dtype)
+
+
+def fit_correction(
+    rows_RD: Tensor, mean_ids: Tensor, positions: Positions, *, quiet: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Evidence]:
+    """Fit a correction of output rows. Deterministic.
+
+    Args:
+        rows_RD: the output rows to correct, float32, on the device to compute on.
+        mean_ids: int64; rows of padding and the like, which take no part.
+        positions: what to fit to and to judge on.
+        quiet: no progress bar.
+
+    Returns:
+        For `Correction`, at the strength that suits the held-out positions best: map [D, D], ids [A]
+        and shifts [A, D]; and what these positions say of it.
+    """
+    problem = _Regression.prepare(rows_RD, mean_ids, positions)
+    map_DD, shifts_AD = problem.solve(quiet=quiet)
+    tried = [(problem.held_out_bits(map_DD * s, shifts_AD * s), s) for s in STRENGTHS]
+    after, strength = min(tried)
+    shifts_AD = shifts_AD * (strength / problem.scale)
+    return (map_DD * strength).cpu(), problem.active, shifts_AD.cpu(), Evidence(strength, tried[0][0], after)
+
+
+@dataclass(frozen=True)
+class _Regression:
+    """The problem in units where hidden states have root mean square 1."""
+
+    scale: float
+    """Root mean square of the hidden states."""
+    states_PD: Tensor
+    active: Tensor
+    """int64 [A], ascending."""
+    active_AD: Tensor
+    resting_ND: Tensor
+    resting_weight: float
+    """Logarithm of how many tokens each resting one stands for."""
+    next_P: Tensor
+    """Places among the active tokens."""
+    targets: Targets
+    """Over places among the active tokens."""
+    is_held_out: Tensor
+
+    @classmethod
+    def prepare(cls, rows_RD: Tensor, mean_ids: Tensor, positions: Positions) -> _Regression:
+        device, generator = rows_RD.device, torch.Generator().manual_seed(0)
+        scale = float(positions.states_PD[:: max(1, len(positions.states_PD) // 4096)].float().square().mean().sqrt())
+        live = torch.ones(len(rows_RD), dtype=torch.bool)
+        live[mean_ids] = False
+        mass_R = _probability_mass(rows_RD, live, positions, generator)
+        mass_R.index_add_(0, positions.targets.ids, positions.targets.weights)
+        mass_R[~live] = -1
+        mass_R[positions.next_ids] = torch.inf
+        active = mass_R.topk(min(MAX_ACTIVE, int((mass_R >= 0).sum()))).indices.sort().values
+        place_R = torch.full((len(rows_RD),), -1)
+        place_R[active] = torch.arange(len(active))
+        others = (live & (place_R < 0)).nonzero().flatten()
+        resting = others[torch.randperm(len(others), generator=generator)[:RESTING]]
+        targets = positions.targets
+        kept = place_R[targets.ids] >= 0
+        return cls(
+            scale=scale,
+            states_PD=positions.states_PD,
+            active=active,
+            active_AD=rows_RD[active.to(device)] * scale,
+            resting_ND=rows_RD[resting.to(device)] * scale,
+            resting_weight=math.log(len(others) / len(resting)) if len(resting) else 0.0,
+            next_P=place_R[positions.next_ids],
+            targets=Targets.from_triplets(
+                targets.rows[kept], place_R[targets.ids[kept]], targets.weights[kept], len(targets)
+            ),
+            is_held_out=positions.is_held_out,
+        )
+
+    @torch.enable_grad()
+    def solve(self, *, quiet: bool) -> tuple[Tensor, Tensor]:
+        """The map [D, D] and the shifts [A, D], by Adam with a falling step."""
+        device, (num_active, width) = self.active_AD.device, self.active_AD.shape
+        fitted = ((self.targets.indptr.diff() > 0) & ~self.is_held_out).nonzero().flatten()
+        map_DD = torch.zeros((width, width), device=device, requires_grad=True)
+        shifts_AD = torch.zeros((num_active, width), device=device, requires_grad=True)
+        step_rows = STEP_ROWS * float(self.active_AD.square().mean().sqrt())
+        groups = [{"params": [map_DD], "lr": STEP_MAP / math.sqrt(width)}, {"params": [shifts_AD], "lr": step_rows}]
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        generator = torch.Generator().manual_seed(0)
+        orders = [fitted[torch.randperm(len(fitted), generator=generator)] for _ in range(EPOCHS)]
+        batches = [batch for order in orders for batch in order.split(BATCH)]  # type: ignore[no-untyped-call]
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=max(1, len(batches)))
+        for batch in tqdm(batches, desc="Fitting output rows", unit="batch", disable=True if quiet else None):
+            optimizer.zero_grad(set_to_none=True)
+            penalty = HOLD_BACK / len(fitted) * (map_DD.square().sum() + shifts_AD.square().sum())
+            (self._loss(batch, map_DD, shifts_AD) / len(batch) + penalty).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        return map_DD.detach(), shifts_AD.detach()
+
+    def _logits(self, places: Tensor, map_DD: Tensor, shifts_AD: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the active tokens [B, A], and the normalisation over all [B]."""
+        states_BD = self.states_PD[places].to(self.active_AD) / self.scale
+        mapped_BD = states_BD + states_BD @ map_DD
+        logits_BA = mapped_BD @ self.active_AD.T + states_BD @ shifts_AD.T
+        total_B = logits_BA.logsumexp(dim=1)
+        if len(self.resting_ND):
+            resting_B = (mapped_BD @ self.resting_ND.T).logsumexp(dim=1) + self.resting_weight
+            total_B = torch.logaddexp(total_B, resting_B)
+        return logits_BA, total_B
+
+    def _loss(self, places: Tensor, map_DD: Tensor, shifts_AD: Tensor) -> Tensor:
+        """Cross-entropy of the targets at some positions, in nats, summed."""
+        logits_BA, total_B = self._logits(places, map_DD, shifts_AD)
+        sizes = self.targets.indptr.diff()[places]
+        rows = torch.repeat_interleave(torch.arange(len(places)), sizes)
+        entries = torch.repeat_interleave(self.targets.indptr[places] - (sizes.cumsum(0) - sizes), sizes)
+        entries = entries + torch.arange(len(entries))
+        ids, weights = self.targets.ids[entries], self.targets.weights[entries]
+        chosen = logits_BA[rows.to(logits_BA.device), ids.to(logits_BA.device)]
+        return total_B.sum() - (weights.to(chosen) * chosen).sum()
+
+    @torch.no_grad()
+    def held_out_bits(self, map_DD: Tensor, shifts_AD: Tensor) -> float:
+        """Bits of what the held-out positions really go on with."""
+        total = 0.0
+        for places in self.is_held_out.nonzero().flatten().split(BATCH):  # type: ignore[no-untyped-call]
+            logits_BA, total_B = self._logits(places, map_DD, shifts_AD)
+            chosen_B = logits_BA.gather(1, self.next_P[places, None].to(logits_BA.device)).squeeze(1)
+            total += float((total_B - chosen_B).sum(dtype=torch.float64))
+        return total / math.log(2)
+
+
+@torch.no_grad()
+def _probability_mass(rows_RD: Tensor, live: Tensor, positions: Positions, generator: torch.Generator) -> Tensor:
+    """What the transplanted model gives each token, summed over a sample of the positions and scaled up, [R]."""
+    num_positions = len(positions.states_PD)
+    sample = torch.randperm(num_positions, generator=generator)[: 2 * BATCH]
+    total_R = torch.zeros(len(rows_RD))
+    for places in sample.split(BATCH // 4):  # type: ignore[no-untyped-call]
+        logits = positions.states_PD[places].to(rows_RD) @ rows_RD.T
+        logits[:, ~live.to(logits.device)] = -torch.inf
+        total_R += logits.softmax(dim=1).sum(0).cpu()
+    return total_R * (num_positions / max(1, len(sample)))

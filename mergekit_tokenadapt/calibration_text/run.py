@@ -1,0 +1,221 @@
+"""From a text and a plan to a correction: read the text twice, shard by shard, and fit.
+
+What a shard gives is kept on disk until the fit is done, so that a run that was stopped goes on where
+it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from mergekit_tokenadapt.auxiliary.cached import cache_folder
+from mergekit_tokenadapt.calibration_text.alignment import Encoded
+from mergekit_tokenadapt.calibration_text.correction import (
+    Correction,
+    CorrectionReport,
+    Evidence,
+    Positions,
+    fit_correction,
+)
+from mergekit_tokenadapt.calibration_text.states import Reader
+from mergekit_tokenadapt.calibration_text.targets import TargetMaker, Targets
+from mergekit_tokenadapt.calibration_text.text import CalibrationText
+from mergekit_tokenadapt.evaluation.documents import start_token
+from mergekit_tokenadapt.evaluation.loading import load_model
+from mergekit_tokenadapt.evaluation.losses import token_losses
+from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.segmentation import Segmenter
+from mergekit_tokenadapt.transfer import Transfer
+from mergekit_tokenadapt.vocabulary import Vocabulary
+
+LOG = logging.getLogger(__name__)
+
+SHARD = 16
+"""Passages read between two files on disk."""
+
+
+def correct_output_rows(
+    model: Path, transfer: Transfer, plan: TransferPlan, text: CalibrationText, *, trust_remote_code: bool = False
+) -> Correction:
+    """Fit a correction of a transplanted model's output rows.
+
+    Args:
+        model: folder of the base model.
+        transfer: from its tokenizer to the new one; says on which device to compute.
+        plan: how its new rows are made.
+        text: what to read.
+        trust_remote_code: passed to transformers.
+
+    Raises:
+        TokenAdaptError: the model cannot be loaded, has no plain output matrix, or the text is too short.
+    """
+    folder = ModelFolder(str(model), model, transfer.base, trust_remote_code)
+    with Reader(load_model(folder, device=str(transfer.device))) as reader:
+        new_inputs = plan.apply(reader.input_rows)
+        is_tied = reader.output_rows.data_ptr() == reader.input_rows.data_ptr()
+        new_outputs = new_inputs if is_tied else plan.apply(reader.output_rows)
+        reading = _Reading.prepare(reader, transfer, plan, text, new_inputs)
+        with _shards(_key(model, transfer, text, new_inputs)) as shards:
+            parts = [
+                _resumed(shards / f"{places.start:06d}.safetensors", partial(reading.shard, places))
+                for places in _progress(len(text.passages), quiet=transfer.quiet)
+            ]
+            positions, base_bits = _join(parts, text)
+            fitted = fit_correction(new_outputs.float(), plan.mean_ids, positions, quiet=transfer.quiet)
+    return _reported(fitted, positions, base_bits, text)
+
+
+def _reported(
+    fitted: tuple[Tensor, Tensor, Tensor, Evidence], positions: Positions, base_bits: float, text: CalibrationText
+) -> Correction:
+    map_DD, ids, shifts_AD, evidence = fitted
+    if not evidence.strength:
+        LOG.warning("calibration_text: no correction of the output rows helps on the held-out passages: none is made")
+    held_out_bytes = sum(len(p.encode("utf-8")) for n, p in enumerate(text.passages) if text.is_held_out(n))
+    report = CorrectionReport(
+        text=text.describe(),
+        tokens=len(positions.next_ids),
+        shifted_rows=len(ids),
+        strength=evidence.strength,
+        base=base_bits / held_out_bytes,
+        before=evidence.before / held_out_bytes,
+        after=evidence.after / held_out_bytes,
+    )
+    return Correction(map_DD, ids, shifts_AD, report)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """All that is needed to read a shard."""
+
+    reader: Reader
+    pairs: list[tuple[Encoded, Encoded]]
+    """Every passage in old and in new tokens."""
+    targets: TargetMaker
+    starts: tuple[int, int]
+    """Start tokens, old and new."""
+    new_inputs: Tensor
+    text: CalibrationText
+
+    @classmethod
+    def prepare(
+        cls, reader: Reader, transfer: Transfer, plan: TransferPlan, text: CalibrationText, new_inputs: Tensor
+    ) -> _Reading:
+        base, target = transfer.base.vocabulary, transfer.target.vocabulary
+        old_encoder, new_encoder = transfer.base.fast_tokenizer(), transfer.target.fast_tokenizer()
+        pairs = [(Encoded.of(p, old_encoder, base), Encoded.of(p, new_encoder, target)) for p in text.passages]
+        segmenter = Segmenter(transfer.target.definition, target)
+        targets = TargetMaker(base, transfer.base_rows, target, plan.mapping, segmenter, pairs)
+        return cls(reader, pairs, targets, (_start(base), _start(target)), new_inputs, text)
+
+    def shard(self, places: range) -> dict[str, Tensor]:
+        """Read some passages with both models."""
+        pairs = [self.pairs[n] for n in places]
+        rows = self.reader.output_rows
+        old_rows = rows.float()
+        targets, bits = [], 0.0
+        read = self.reader.read([old.ids.tolist() for old, _ in pairs], self.starts[0], self.reader.input_rows)
+        for n, (old, new), states in zip(places, pairs, read, strict=True):
+            targets.append(self.targets.make(old, new, states, old_rows))
+            if self.text.is_held_out(n):
+                losses = token_losses(states @ old_rows.T, torch.from_numpy(old.ids).to(states.device))
+                bits += float(losses.sum() / torch.tensor(2.0).log())
+        read = self.reader.read([new.ids.tolist() for _, new in pairs], self.starts[1], self.new_inputs)
+        joined = Targets.concatenate(targets)
+        return {
+            "states": torch.cat([_halved(states.cpu()) for states in read]),
+            "next_ids": torch.cat([torch.from_numpy(new.ids) for _, new in pairs]),
+            "passages": torch.cat([torch.full((len(new.ids),), n) for n, (_, new) in zip(places, pairs, strict=True)]),
+            "indptr": joined.indptr,
+            "ids": joined.ids.int(),
+            "weights": joined.weights,
+            "base_bits": torch.tensor(bits, dtype=torch.float64),
+        }
+
+
+def _join(parts: list[dict[str, Tensor]], text: CalibrationText) -> tuple[Positions, float]:
+    passages = torch.cat([p["passages"] for p in parts])
+    held_out = torch.tensor([text.is_held_out(n) for n in range(len(text.passages))])
+    positions = Positions(
+        states_PD=torch.cat([p["states"] for p in parts]),
+        next_ids=torch.cat([p["next_ids"] for p in parts]),
+        targets=Targets.concatenate([Targets(p["indptr"], p["ids"].long(), p["weights"]) for p in parts]),
+        is_held_out=held_out[passages],
+    )
+    return positions, float(sum(p["base_bits"] for p in parts))
+
+
+def _start(vocabulary: Vocabulary) -> int:
+    """The start token; where there is none, the first token has to do."""
+    start = start_token(vocabulary)
+    return start if start is not None else vocabulary.tokens[0].id
+
+
+def _halved(states: Tensor) -> Tensor:
+    """In half the memory, where nothing overflows."""
+    half = states.half()
+    return half if half.isfinite().all() else states
+
+
+def _progress(num_passages: int, *, quiet: bool) -> Iterator[range]:
+    """The places of the passages of each shard."""
+    with tqdm(total=num_passages, desc="Reading the text", unit="passage", disable=True if quiet else None) as bar:
+        for first in range(0, num_passages, SHARD):
+            places = range(first, min(first + SHARD, num_passages))
+            yield places
+            bar.update(len(places))
+
+
+# --- shards on disk --------------------------------------------------------------------------------
+
+
+@contextmanager
+def _shards(key: str) -> Iterator[Path]:
+    """A folder of this run's own, in the cache; it goes when the run is complete."""
+    folder = cache_folder() / f"text-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        folder.mkdir(exist_ok=True)
+        yield folder
+        shutil.rmtree(folder)
+
+
+def _resumed(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What the file holds, or what `make` gives, which is then put there."""
+    try:
+        return load_file(str(file))
+    except (OSError, SafetensorError):
+        made = make()
+    temporary = file.with_suffix(".tmp")
+    save_file({name: tensor.contiguous() for name, tensor in made.items()}, str(temporary))
+    os.replace(temporary, file)
+    return made
+
+
+def _key(model: Path, transfer: Transfer, text: CalibrationText, new_inputs: Tensor) -> str:
+    """Changes with everything that a shard depends on."""
+    digest = hashlib.sha256(text.describe()["sha256"].encode())
+    for file in sorted(p for p in model.iterdir() if p.suffix in (".json", ".safetensors", ".bin")):
+        status = file.stat()
+        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\0".encode())
+    for tokenizer in (transfer.base, transfer.target):
+        for file in tokenizer.files():
+            digest.update(file.read_bytes())
+    digest.update(new_inputs.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:40]

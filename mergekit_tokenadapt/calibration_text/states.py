@@ -1,0 +1,104 @@
+"""Reading a text with a model: the hidden state before every token.
+
+Letters: T tokens of a passage, D width of the hidden states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+
+BATCH_TOKENS = 8192
+"""Tokens read at a time; 8 MB of hidden states for every 256 numbers in one."""
+PROBE_TOKENS = 8
+"""Tokens on which the model's logits are compared with hidden state times output matrix."""
+
+
+class Reader:
+    """A causal language model whose input rows can be swapped. Use it as a context manager.
+
+    Args:
+        model: of transformers, on its device, in evaluation mode. It gets its own rows back at the end.
+
+    Raises:
+        TokenAdaptError: its logits are not its hidden states times its output matrix.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._embedding = model.get_input_embeddings()
+        self._own_rows = self._embedding.weight
+        self._scale = self._measure_scale()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._embedding.weight = self._own_rows
+
+    @property
+    def input_rows(self) -> Tensor:
+        """The model's own input matrix."""
+        rows: Tensor = self._own_rows.detach()
+        return rows
+
+    @property
+    def output_rows(self) -> Tensor:
+        """The model's own output matrix; the input matrix itself where they are tied."""
+        rows: Tensor = self._model.get_output_embeddings().weight
+        return rows.detach()
+
+    @torch.no_grad()
+    def read(self, sequences: Sequence[Sequence[int]], start: int, input_rows: Tensor) -> Iterator[Tensor]:
+        """Hidden states from which each token of each sequence is predicted, float32 [T, D] each.
+
+        Args:
+            sequences: token ids, without a start token.
+            start: the id put before each, from which its first token is predicted.
+            input_rows: the input matrix that the ids are rows of.
+        """
+        self._embedding.weight = torch.nn.Parameter(input_rows.to(self._own_rows), requires_grad=False)
+        longest = max(map(len, sequences), default=1)
+        size = max(1, BATCH_TOKENS // max(1, longest))
+        for first in range(0, len(sequences), size):
+            batch = sequences[first : first + size]
+            width = max(1, *map(len, batch))
+            inputs_BT = torch.full((len(batch), width), start, dtype=torch.int64)
+            mask_BT = torch.zeros_like(inputs_BT)
+            for n, ids in enumerate(batch):
+                inputs_BT[n, 1 : len(ids)] = torch.as_tensor(ids)[:-1]
+                mask_BT[n, : len(ids)] = 1
+            states_BTD = self._states(inputs_BT, mask_BT)
+            for n, ids in enumerate(batch):
+                yield states_BTD[n, : len(ids)]
+
+    def _states(self, inputs_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        device = self._model.device
+        # Padding stands on the right, where a causal model's other positions do not see it.
+        output = self._model.base_model(inputs_BT.to(device), attention_mask=mask_BT.to(device), use_cache=False)
+        states: Tensor = output[0].float() * self._scale
+        return states
+
+    @torch.no_grad()
+    def _measure_scale(self) -> float:
+        """The factor between hidden state times output matrix and logits: 1 in most models."""
+        self._scale = 1.0
+        head = self._model.get_output_embeddings()
+        if head is None or getattr(head, "bias", None) is not None:
+            raise TokenAdaptError("calibration_text needs a causal language model with an output matrix and no bias")
+        ids = torch.arange(PROBE_TOKENS)[None] % len(self._own_rows)
+        plain = self._states(ids, torch.ones_like(ids)) @ head.weight.float().T
+        logits = self._model(ids.to(self._model.device), use_cache=False).logits.float()
+        scale = float((logits * plain).sum() / plain.square().sum())
+        tolerance = 0.02 * float(plain.abs().max()) * abs(scale)
+        if not torch.allclose(logits, plain * scale, rtol=0.05, atol=tolerance):
+            raise TokenAdaptError(
+                "calibration_text cannot be used with this model: it changes its logits after the output matrix "
+                "(by soft-capping, for instance)"
+            )
+        return scale if abs(scale - 1) > 0.01 else 1.0

@@ -1,0 +1,240 @@
+"""What the base model would say, put into new tokens.
+
+Where both tokenizers have a boundary, the base model's distribution over old tokens is turned into one
+over new tokens by shares: how often each new token starts where the old one did, counted in the text
+and smoothed towards the first new token of the old token's bytes. Where the new tokenizer stops inside
+an old token (after the spaces of `` def``), only old tokens that start with the bytes already passed
+are possible; what is left of their bytes is cut with the new tokenizer, and its first token is meant.
+The old token that the text really goes on with always stands for the new token that it goes on with.
+
+Letters: P positions, K old tokens that are looked at, V old rows, D width.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.calibration_text.alignment import Encoded, standing_at
+from mergekit_tokenadapt.matching import VocabularyMap
+from mergekit_tokenadapt.segmentation import Segmenter
+from mergekit_tokenadapt.vocabulary import TokenKind, Vocabulary
+
+LIKELIEST = 64
+"""Old tokens looked at per position; the rest of the distribution is left out."""
+SMOOTHING = 2.0
+"""Occurrences that the plain first token counts for, beside those in the text."""
+NEGLIGIBLE = 1e-4
+"""New tokens below this probability are left out of a target."""
+IMPOSSIBLE = 1e-3
+"""Where the base model gives all old tokens that fit less than this, it has no opinion."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Distributions over new tokens at P positions, in compressed sparse rows; a row can be empty."""
+
+    indptr: Tensor
+    """int64 [P + 1]"""
+    ids: Tensor
+    """int64 [entries]: new tokens."""
+    weights: Tensor
+    """float32 [entries]: probabilities; those of a position add up to 1."""
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def rows(self) -> Tensor:
+        """For each entry, its position, int64 [entries]."""
+        return torch.repeat_interleave(torch.arange(len(self)), self.indptr.diff())
+
+    @classmethod
+    def from_triplets(cls, rows: Tensor, ids: Tensor, weights: Tensor, num_rows: int) -> Targets:
+        """Add up (position, new token, probability) triplets, drop negligible ones, and normalise."""
+        width = int(ids.max()) + 1 if len(ids) else 1
+        keys, places = torch.unique(rows * width + ids, return_inverse=True)
+        sums = torch.zeros(len(keys)).index_add_(0, places, weights)
+        keys, sums = keys[sums >= NEGLIGIBLE], sums[sums >= NEGLIGIBLE]
+        rows, ids = keys // width, keys % width
+        totals = torch.zeros(num_rows).index_add_(0, rows, sums)
+        counts = torch.bincount(rows, minlength=num_rows)
+        return cls(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), ids, sums / totals[rows])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Targets]) -> Targets:
+        """The positions of all parts, one after the other."""
+        counts = torch.cat([part.indptr.diff() for part in parts])
+        indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return cls(indptr, torch.cat([p.ids for p in parts]), torch.cat([p.weights for p in parts]))
+
+
+class TargetMaker:
+    """Turns the base model's distributions over old tokens into targets over new ones.
+
+    Args:
+        base: the old vocabulary.
+        base_rows: rows of the old matrices; tokens beyond have no probability.
+        target: the new vocabulary.
+        mapping: how the vocabularies match; special tokens keep their counterparts.
+        target_segmenter: the new tokenizer, cutting bytes.
+        pairs: all passages in both tokenizations, (old, new): the shares are counted in them.
+    """
+
+    def __init__(
+        self,
+        base: Vocabulary,
+        base_rows: int,
+        target: Vocabulary,
+        mapping: VocabularyMap,
+        target_segmenter: Segmenter,
+        pairs: Sequence[tuple[Encoded, Encoded]],
+    ) -> None:
+        self._segmenter = target_segmenter
+        tokens = [t for t in base if t.id < base_rows and t.bytes and t.kind is not TokenKind.SPECIAL]
+        self._sorted = sorted((t.bytes, t.id) for t in tokens)
+        self._bytes = {t.id: t.bytes for t in tokens}
+        special = {t.id for t in base if t.kind is TokenKind.SPECIAL and t.id < base_rows}
+        self._counterparts = _counterparts(special, target, mapping)
+        self._inside: dict[bytes, tuple[Tensor, Tensor]] = {}
+        self._shares = self._count(base_rows, pairs)
+
+    def make(self, old: Encoded, new: Encoded, states_TD: Tensor, matrix_VD: Tensor) -> Targets:
+        """Targets for the new tokens of a passage, one position each.
+
+        Args:
+            old: the passage in old tokens.
+            new: the passage in new tokens.
+            states_TD: float [old tokens, D]: hidden state before each old token.
+            matrix_VD: float [V, D]: the old output rows.
+        """
+        places, passed = standing_at(old, new)
+        plain = np.flatnonzero((places >= 0) & (passed == 0))
+        parts = [self._at_boundaries(old, new, plain, places[plain], states_TD, matrix_VD)]
+        for positions in np.array_split(np.flatnonzero((places >= 0) & (passed > 0)), 1 + len(new.ids) // 256):
+            logits_PV = (
+                (states_TD[torch.from_numpy(places[positions]).to(states_TD.device)] @ matrix_VD.T).float().cpu()
+            )
+            for position, logits_V in zip(positions.tolist(), logits_PV, strict=True):
+                true = int(old.ids[places[position]])
+                already = self._bytes.get(true, b"")[: passed[position]]
+                parts += self._inside_token(position, true, int(new.ids[position]), already, logits_V)
+        rows, ids, weights = (torch.cat(column) for column in zip(*parts, strict=True))
+        return Targets.from_triplets(rows, ids, weights, len(new.ids))
+
+    def _at_boundaries(
+        self,
+        old: Encoded,
+        new: Encoded,
+        positions: np.ndarray,
+        places: np.ndarray,
+        states_TD: Tensor,
+        matrix_VD: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        logits_PV = states_TD[torch.from_numpy(places).to(states_TD.device)] @ matrix_VD.T
+        top = logits_PV.float().softmax(dim=1).topk(min(LIKELIEST, logits_PV.shape[1]), dim=1)
+        probabilities_PK, ids_PK = top.values.cpu(), top.indices.cpu()
+        true_P1 = torch.from_numpy(old.ids[places])[:, None]
+        rows_PK = torch.from_numpy(positions)[:, None].expand_as(ids_PK)
+        is_true = ids_PK == true_P1
+        meant_PK = torch.from_numpy(new.ids[positions])[:, None].expand_as(ids_PK)
+        truth = (rows_PK[is_true], meant_PK[is_true], probabilities_PK[is_true])
+        others = self._shares.spread(rows_PK[~is_true], ids_PK[~is_true], probabilities_PK[~is_true])
+        rows, ids, weights = (torch.cat(pair) for pair in zip(truth, others, strict=True))
+        return rows, ids, weights
+
+    def _inside_token(
+        self, position: int, true: int, meant: int, passed: bytes, logits_V: Tensor
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        candidates, firsts = self._starting_with(passed)
+        chosen = logits_V[candidates]
+        if not passed or float((chosen.logsumexp(0) - logits_V.logsumexp(0)).exp()) < IMPOSSIBLE:
+            return []
+        ids = torch.where(candidates == true, meant, firsts)
+        weights = chosen.softmax(0)
+        usable = (ids >= 0) & (weights >= NEGLIGIBLE)
+        ids, weights = ids[usable], weights[usable]
+        return [(torch.full_like(ids, position), ids, weights)]
+
+    def _starting_with(self, passed: bytes) -> tuple[Tensor, Tensor]:
+        """Old tokens that start with these bytes and go on, and the first new token of how they go on."""
+        if passed not in self._inside:
+            first = bisect.bisect_left(self._sorted, (passed,))
+            last = first
+            while last < len(self._sorted) and self._sorted[last][0].startswith(passed):
+                last += 1
+            longer = [(content, i) for content, i in self._sorted[first:last] if len(content) > len(passed)]
+            firsts = _firsts(self._segmenter, [content[len(passed) :] for content, _ in longer])
+            self._inside[passed] = (torch.tensor([i for _, i in longer], dtype=torch.int64), firsts)
+        return self._inside[passed]
+
+    def _count(self, base_rows: int, pairs: Sequence[tuple[Encoded, Encoded]]) -> _Shares:
+        olds, news = [], []
+        for old, new in pairs:
+            places, passed = standing_at(old, new)
+            at = np.flatnonzero((places >= 0) & (passed == 0))
+            olds.append(old.ids[places[at]])
+            news.append(new.ids[at])
+        seen, counts = np.unique(np.stack([np.concatenate(olds), np.concatenate(news)]), axis=1, return_counts=True)
+        seen, counts = seen[:, seen[0] < base_rows], counts[seen[0] < base_rows]
+
+        ids = [i for _, i in self._sorted]
+        firsts = _firsts(self._segmenter, [content for content, _ in self._sorted]).numpy()
+        counterparts = sorted(self._counterparts.items())
+        plain_old = np.array([*ids, *(old for old, _ in counterparts)], dtype=np.int64)
+        plain_new = np.array([*firsts, *(new for _, new in counterparts)], dtype=np.int64)
+        plain_old, plain_new = plain_old[plain_new >= 0], plain_new[plain_new >= 0]
+        smoothing = np.full(len(plain_old), SMOOTHING)
+        return _Shares.of(
+            torch.from_numpy(np.concatenate([seen[0], plain_old])),
+            torch.from_numpy(np.concatenate([seen[1], plain_new])),
+            torch.from_numpy(np.concatenate([counts, smoothing])).float(),
+            base_rows,
+        )
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """For each old token, the new tokens that start where it does, in compressed sparse rows."""
+
+    indptr: Tensor
+    ids: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, olds: Tensor, news: Tensor, counts: Tensor, num_old: int) -> _Shares:
+        order = olds.argsort(stable=True)
+        olds, news, counts = olds[order], news[order], counts[order]
+        totals = torch.zeros(num_old).index_add_(0, olds, counts)
+        sizes = torch.bincount(olds, minlength=num_old)
+        return cls(torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]), news, counts / totals[olds])
+
+    def spread(self, rows: Tensor, olds: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(position, old token, probability) triplets, with new tokens in place of old ones."""
+        sizes = self.indptr.diff()[olds]
+        starts = torch.repeat_interleave(self.indptr[olds] - (sizes.cumsum(0) - sizes), sizes)
+        entries = starts + torch.arange(int(sizes.sum()))
+        weights = torch.repeat_interleave(probabilities, sizes) * self.weights[entries]
+        kept = weights >= NEGLIGIBLE / 10
+        return torch.repeat_interleave(rows, sizes)[kept], self.ids[entries][kept], weights[kept]
+
+
+def _counterparts(special: set[int], target: Vocabulary, mapping: VocabularyMap) -> dict[int, int]:
+    """Old special token to the new one that has its row. Of several, the end of sequence is meant, or the first."""
+    found: dict[int, int] = {}
+    for row, source in enumerate(mapping.sources.tolist()):
+        if source in special and (source not in found or row == target.roles.get("eos")):
+            found[source] = row
+    return found
+
+
+def _firsts(segmenter: Segmenter, contents: Sequence[bytes]) -> Tensor:
+    """The first token of each byte string, int64; -1 where there is none."""
+    pieces = segmenter.cut(contents)
+    ids = np.append(pieces.ids, -1)
+    return torch.from_numpy(np.where(pieces.counts > 0, ids[np.minimum(pieces.indptr[:-1], len(pieces.ids))], -1))

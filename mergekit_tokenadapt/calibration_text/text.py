@@ -1,0 +1,126 @@
+"""The text to calibrate on: short passages of whatever the user names, or of Python's own library."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.texts import read_text
+
+DEFAULT = "default"
+"""The name of the sample that every machine has."""
+PASSAGE = 2000
+"""Most characters of a passage: well inside any model's context."""
+MANY_PASSAGES = 50
+"""A short text is cut into shorter passages, so that there are about so many."""
+HELD_OUT_EVERY = 10
+"""One passage in so many is held out, to judge the correction on."""
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """Passages, and where they come from."""
+
+    source: str
+    """As the user wrote it."""
+    passages: tuple[str, ...]
+
+    @classmethod
+    def read(cls, source: str, max_bytes: int) -> CalibrationText:
+        """Cut a text into passages, and keep evenly spaced ones where there are more than `max_bytes`.
+
+        Args:
+            source: ``default``, or a file, a folder or a jsonl file as the evaluation takes them
+                (``FILE.jsonl,field=NAME`` for a field other than ``text``).
+            max_bytes: 0 means all of the text.
+
+        Raises:
+            TokenAdaptError: nothing is there, or it holds no text.
+        """
+        if source == DEFAULT:
+            documents: Sequence[str] = list(_default_sample())
+        else:
+            documents = read_text(f"text={source}", option="calibration_text").documents
+        longest = min(PASSAGE, 1 + sum(map(len, documents)) // MANY_PASSAGES)
+        passages = [passage for document in documents for passage in _cut(document, longest)]
+        if len(passages) < HELD_OUT_EVERY:
+            raise TokenAdaptError(f"calibration_text: {source!r} is too short: there are {len(passages)} passages")
+        sizes = np.array([len(p.encode("utf-8")) for p in passages])
+        if max_bytes and sizes.sum() > max_bytes:
+            num_kept = max(HELD_OUT_EVERY, int(len(passages) * max_bytes / sizes.sum()))
+            passages = [passages[int(n * len(passages) / num_kept)] for n in range(min(num_kept, len(passages)))]
+        return cls(source, tuple(passages))
+
+    def is_held_out(self, place: int) -> bool:
+        """Whether a passage is held out: one in ten."""
+        return place % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
+
+    @property
+    def num_bytes(self) -> int:
+        """UTF-8 bytes of all passages."""
+        return sum(len(passage.encode("utf-8")) for passage in self.passages)
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest."""
+        digest = hashlib.sha256()
+        for passage in self.passages:
+            digest.update(passage.encode("utf-8") + b"\0")
+        return {
+            "source": self.source,
+            "passages": len(self.passages),
+            "bytes": self.num_bytes,
+            "sha256": digest.hexdigest(),
+        }
+
+
+def _cut(document: str, longest: int) -> Iterator[str]:
+    """Passages of at most so many characters, ending at the end of a line or a word where there is one.
+
+    >>> [len(p) for p in _cut("word " * 500, 2000)]
+    [1999, 501]
+    """
+    start = 0
+    while start < len(document):
+        end = start + longest
+        if end < len(document):
+            half = start + longest // 2
+            window = document[half:end]
+            breaks = (window.rfind("\n") + 1, window.rfind(" "))
+            end = next((half + b for b in breaks if b > 0), end)
+        yield document[start:end]
+        start = end
+
+
+def _default_sample() -> Iterator[str]:
+    """English and code, from the source of Python's own library, and sums.
+
+    Every machine has it, and nobody's text has to be shipped. Another Python has another library: the
+    manifest holds the sample's hash.
+    """
+    library = Path(sysconfig.get_paths()["stdlib"])
+    for file in sorted(library.glob("*.py")):
+        yield file.read_text(encoding="utf-8", errors="replace")[: 10 * PASSAGE]
+    yield from _sums(num_lines=2000)
+
+
+def _sums(num_lines: int) -> Iterator[str]:
+    generator = random.Random(0)
+    lines = []
+    for _ in range(num_lines):
+        a, b = (generator.randrange(10 ** generator.randint(1, 5)) for _ in range(2))
+        forms = (
+            f"{a} + {b} = {a + b}",
+            f"{a + b} - {a} = {b}",
+            f"{a} * {b} = {a * b}",
+            f"{a * (b + 1)} / {b + 1} = {a}",
+        )
+        lines.append(generator.choice(forms))
+    yield "\n".join(lines) + "\n"
