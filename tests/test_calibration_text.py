@@ -16,14 +16,17 @@ from tokenizers_zoo import plain_definition
 from mergekit_tokenadapt.calibration_text import CalibrationText
 from mergekit_tokenadapt.calibration_text import run as run_module
 from mergekit_tokenadapt.calibration_text.alignment import Encoded, standing_at
-from mergekit_tokenadapt.calibration_text.correction import Positions, fit_correction
+from mergekit_tokenadapt.calibration_text.correction import Positions, choose_strength, fit_change
 from mergekit_tokenadapt.calibration_text.states import Reader
 from mergekit_tokenadapt.calibration_text.targets import LIKELIEST, SMOOTHING, TargetMaker, Targets
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.documents import score_documents
+from mergekit_tokenadapt.evaluation.losses import Scorer
 from mergekit_tokenadapt.matching import match
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 from mergekit_tokenadapt.segmentation import Segmenter
+from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 LINES = [
@@ -320,41 +323,42 @@ def planted(num_positions=3000, num_rows=40, width=12, *, seed=0, opposite=False
     return rows, true, Positions(states, next_ids, targets, held_out)
 
 
+NOTHING = torch.zeros(0, dtype=torch.int64)
+
+
 def test_the_fit_gets_closer_to_planted_rows():
     rows, true, positions = planted(20_000)
-    nothing = torch.zeros(0, dtype=torch.int64)
-    map_DD, ids, shifts, evidence = fit_correction(rows, nothing, positions, quiet=True)
-    assert evidence.strength > 0
+    fitted = fit_change(rows, NOTHING, positions, quiet=True)
+    strength, before, after = choose_strength(fitted.held_out_bits)
     states, chosen = positions.states_PD[positions.is_held_out], positions.next_ids[positions.is_held_out]
 
     def bits(matrix):
         losses = torch.nn.functional.cross_entropy(states @ matrix.T, chosen, reduction="sum")
         return float(losses / torch.tensor(2.0).log())
 
-    corrected = rows + rows @ map_DD.T
-    corrected[ids] += shifts
-    assert evidence.before == pytest.approx(bits(rows), rel=1e-4)
-    assert evidence.after == pytest.approx(bits(corrected), rel=1e-4)
+    corrected = fitted.change().scaled(strength).apply(rows, NOTHING)
+    assert strength > 0
+    assert before == pytest.approx(bits(rows), rel=1e-4)
+    assert after == pytest.approx(bits(corrected), rel=1e-4)
     assert bits(rows) - bits(corrected) > 0.5 * (bits(rows) - bits(true))
 
 
 def test_what_does_not_help_is_not_done():
     rows, _, positions = planted(opposite=True)
-    map_DD, _, shifts, evidence = fit_correction(rows, torch.zeros(0, dtype=torch.int64), positions, quiet=True)
-    assert evidence.strength == 0
-    assert evidence.after == evidence.before
-    assert not map_DD.any()
-    assert not shifts.any()
+    strength, before, after = choose_strength(fit_change(rows, NOTHING, positions, quiet=True).held_out_bits)
+    assert strength == 0
+    assert after == before
 
 
 def test_rows_that_are_no_tokens_take_no_part():
     rows, _, positions = planted()
-    plain = fit_correction(rows, torch.zeros(0, dtype=torch.int64), positions, quiet=True)
+    plain = fit_change(rows, NOTHING, positions, quiet=True)
     padded = torch.cat([rows, torch.full((5, rows.shape[1]), 50.0)])
-    with_padding = fit_correction(padded, torch.arange(40, 45), positions, quiet=True)
-    assert plain[3] == with_padding[3]
-    assert torch.equal(plain[0], with_padding[0])
-    assert torch.equal(plain[1], with_padding[1])
+    with_padding = fit_change(padded, torch.arange(40, 45), positions, quiet=True)
+    assert plain.held_out_bits(1) == with_padding.held_out_bits(1)
+    changed = with_padding.change().apply(padded, torch.arange(40, 45))
+    assert torch.equal(plain.change().apply(rows, NOTHING), changed[:40])
+    torch.testing.assert_close(changed[40:], changed[:40].mean(0).expand(5, -1))
 
 
 def test_few_active_tokens_with_others_resting(monkeypatch):
@@ -362,13 +366,13 @@ def test_few_active_tokens_with_others_resting(monkeypatch):
     from mergekit_tokenadapt.calibration_text import correction
 
     rows, _, positions = planted(4000, num_rows=300)
-    exact = fit_correction(rows, torch.zeros(0, dtype=torch.int64), positions, quiet=True)[3]
+    exact = fit_change(rows, NOTHING, positions, quiet=True).held_out_bits(0)
     monkeypatch.setattr(correction, "MAX_ACTIVE", 290)
     monkeypatch.setattr(correction, "RESTING", 5)
-    some = fit_correction(rows, torch.zeros(0, dtype=torch.int64), positions, quiet=True)
-    assert len(some[1]) == 290
-    assert some[3].before == pytest.approx(exact.before, rel=0.02)
-    assert some[3].after < some[3].before
+    some = fit_change(rows, NOTHING, positions, quiet=True)
+    assert len(some.change().ids) == 290
+    assert some.held_out_bits(0) == pytest.approx(exact, rel=0.02)
+    assert some.held_out_bits(1) < some.held_out_bits(0)
 
 
 # --- the recipe
@@ -409,6 +413,29 @@ def test_a_recipe_with_text(tmp_path, byte_level_folder, gemma_style_folder, tin
     made[plan.mean_ids] = False
     for row in plan.mean_ids.tolist():
         torch.testing.assert_close(corrected[output][row], corrected[output][made].mean(0), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_the_report_says_what_the_output_scores(
+    tmp_path, byte_level_folder, gemma_style_folder, tiny_model_folder, text_file, tied
+):
+    base = tiny_model_folder(byte_level_folder, tmp_path / "base", tied=tied)
+    plain = transplant(base, gemma_style_folder, tmp_path / "plain")
+    out = transplant(base, gemma_style_folder, tmp_path / "out", calibration_text=str(text_file))
+    text = CalibrationText.read(str(text_file), 0)
+    held_out = [p for n, p in enumerate(text.passages) if text.is_held_out(n)]
+
+    def bits_per_byte(folder):
+        tokenizer = load_tokenizer(str(folder))
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        return sum(d.bits for d in score_documents(Scorer(model), tokenizer, held_out)) / sum(
+            len(p.encode()) for p in held_out
+        )
+
+    report = correction_in(out)
+    assert report["base"] == pytest.approx(bits_per_byte(base), rel=1e-3)
+    assert report["before"] == pytest.approx(bits_per_byte(plain), rel=1e-3)
+    assert report["after"] == pytest.approx(bits_per_byte(out), rel=1e-3)
 
 
 def test_a_run_that_was_stopped_goes_on(

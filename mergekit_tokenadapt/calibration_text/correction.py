@@ -12,7 +12,7 @@ Letters: R new rows, A active tokens, P positions, B positions in a batch, D wid
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ STEP_MAP = 0.01
 """First step of Adam for the map, over the square root of the width."""
 HOLD_BACK = 10.0
 """Penalty on squared shifts and map, in units where hidden states have root mean square 1; summed over positions."""
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+STRENGTHS = (0.0, 0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -72,19 +72,7 @@ class CorrectionReport:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What the held-out passages say of a correction, in bits."""
-
-    strength: float
-    """By how much the fitted correction was scaled; 0 is none."""
-    before: float
-    """The transplanted model, without the correction."""
-    after: float
-    """With it."""
-
-
-@dataclass(frozen=True)
-class Correction:
+class RowChange:
     """A map for all output rows, and shifts for some."""
 
     map_DD: Tensor
@@ -93,17 +81,18 @@ class Correction:
     """int64 [A]: rows with a shift."""
     shifts_AD: Tensor
     """float32"""
-    report: CorrectionReport
+
+    def scaled(self, strength: float) -> RowChange:
+        """A part of the change."""
+        return RowChange(self.map_DD * strength, self.ids, self.shifts_AD * strength)
 
     def apply(self, rows_RD: Tensor, mean_ids: Tensor) -> Tensor:
-        """Corrected output rows, same dtype and device; not in place.
+        """Changed rows, same dtype and device; not in place.
 
         Args:
-            rows_RD: float; the output rows that the correction was fitted for.
+            rows_RD: float; the output rows that the change was fitted for.
             mean_ids: int64; rows that are the mean of all others, and are to be so afterwards.
         """
-        if not self.report.strength:
-            return rows_RD
         device = rows_RD.device
         new_RD = rows_RD.float()
         new_RD = new_RD + new_RD @ self.map_DD.to(device).T
@@ -114,27 +103,54 @@ class Correction:
         return new_RD.to(rows_RD.dtype)
 
 
-def fit_correction(
-    rows_RD: Tensor, mean_ids: Tensor, positions: Positions, *, quiet: bool = False
-) -> tuple[Tensor, Tensor, Tensor, Evidence]:
-    """Fit a correction of output rows. Deterministic.
+@dataclass(frozen=True)
+class Correction:
+    """What is done to the output rows, and why."""
+
+    change: RowChange
+    report: CorrectionReport
+
+    def apply(self, rows_RD: Tensor, mean_ids: Tensor) -> Tensor:
+        """Corrected output rows; the very same where no correction helps. See `RowChange.apply`."""
+        return self.change.apply(rows_RD, mean_ids) if self.report.strength else rows_RD
+
+
+def fit_change(rows_RD: Tensor, mean_ids: Tensor, positions: Positions, *, quiet: bool = False) -> FittedChange:
+    """Fit a change of output rows. Deterministic.
 
     Args:
-        rows_RD: the output rows to correct, float32, on the device to compute on.
+        rows_RD: the output rows to change, float32, on the device to compute on.
         mean_ids: int64; rows of padding and the like, which take no part.
         positions: what to fit to and to judge on.
         quiet: no progress bar.
-
-    Returns:
-        For `Correction`, at the strength that suits the held-out positions best: map [D, D], ids [A]
-        and shifts [A, D]; and what these positions say of it.
     """
     problem = _Regression.prepare(rows_RD, mean_ids, positions)
-    map_DD, shifts_AD = problem.solve(quiet=quiet)
-    tried = [(problem.held_out_bits(map_DD * s, shifts_AD * s), s) for s in STRENGTHS]
+    return FittedChange(problem, *problem.solve(quiet=quiet))
+
+
+def choose_strength(held_out_bits: Callable[[float], float]) -> tuple[float, float, float]:
+    """Scale the change by what the held-out positions say: strength, and bits before and after."""
+    tried = [(held_out_bits(strength), strength) for strength in STRENGTHS]
     after, strength = min(tried)
-    shifts_AD = shifts_AD * (strength / problem.scale)
-    return (map_DD * strength).cpu(), problem.active, shifts_AD.cpu(), Evidence(strength, tried[0][0], after)
+    return strength, tried[0][0], after
+
+
+@dataclass(frozen=True)
+class FittedChange:
+    """A change at full strength, and the problem that it solves."""
+
+    _problem: _Regression
+    _map_DD: Tensor
+    _shifts_AD: Tensor
+
+    def change(self) -> RowChange:
+        """What to do to the rows, in main memory."""
+        problem = self._problem
+        return RowChange(self._map_DD.cpu(), problem.active, (self._shifts_AD / problem.scale).cpu())
+
+    def held_out_bits(self, strength: float) -> float:
+        """Bits of what the held-out positions go on with, if only output rows change: hidden states stay."""
+        return self._problem.held_out_bits(self._map_DD * strength, self._shifts_AD * strength)
 
 
 @dataclass(frozen=True)

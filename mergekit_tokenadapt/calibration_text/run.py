@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -28,9 +29,9 @@ from mergekit_tokenadapt.calibration_text.alignment import Encoded
 from mergekit_tokenadapt.calibration_text.correction import (
     Correction,
     CorrectionReport,
-    Evidence,
     Positions,
-    fit_correction,
+    choose_strength,
+    fit_change,
 )
 from mergekit_tokenadapt.calibration_text.states import Reader
 from mergekit_tokenadapt.calibration_text.targets import TargetMaker, Targets
@@ -51,7 +52,13 @@ SHARD = 16
 
 
 def correct_output_rows(
-    model: Path, transfer: Transfer, plan: TransferPlan, text: CalibrationText, *, trust_remote_code: bool = False
+    model: Path,
+    transfer: Transfer,
+    plan: TransferPlan,
+    text: CalibrationText,
+    *,
+    stays_tied: bool,
+    trust_remote_code: bool = False,
 ) -> Correction:
     """Fit a correction of a transplanted model's output rows.
 
@@ -60,10 +67,12 @@ def correct_output_rows(
         transfer: from its tokenizer to the new one; says on which device to compute.
         plan: how its new rows are made.
         text: what to read.
+        stays_tied: the corrected rows are input rows, too. The fit does not know what that does to the
+            hidden states, so its strength is then chosen by reading the held-out passages anew.
         trust_remote_code: passed to transformers.
 
     Raises:
-        TokenAdaptError: the model cannot be loaded, has no plain output matrix, or the text is too short.
+        TokenAdaptError: the model cannot be loaded, or has no plain output matrix.
     """
     folder = ModelFolder(str(model), model, transfer.base, trust_remote_code)
     with Reader(load_model(folder, device=str(transfer.device))) as reader:
@@ -77,27 +86,27 @@ def correct_output_rows(
                 for places in _progress(len(text.passages), quiet=transfer.quiet)
             ]
             positions, base_bits = _join(parts, text)
-            fitted = fit_correction(new_outputs.float(), plan.mean_ids, positions, quiet=transfer.quiet)
-    return _reported(fitted, positions, base_bits, text)
-
-
-def _reported(
-    fitted: tuple[Tensor, Tensor, Tensor, Evidence], positions: Positions, base_bits: float, text: CalibrationText
-) -> Correction:
-    map_DD, ids, shifts_AD, evidence = fitted
-    if not evidence.strength:
+            fitted = fit_change(new_outputs.float(), plan.mean_ids, positions, quiet=transfer.quiet)
+            change = fitted.change()
+            if stays_tied:
+                strength, before, after = choose_strength(
+                    lambda s: reading.held_out_bits(change.scaled(s).apply(new_outputs, plan.mean_ids))
+                )
+            else:
+                strength, before, after = choose_strength(fitted.held_out_bits)
+    if not strength:
         LOG.warning("calibration_text: no correction of the output rows helps on the held-out passages: none is made")
     held_out_bytes = sum(len(p.encode("utf-8")) for n, p in enumerate(text.passages) if text.is_held_out(n))
     report = CorrectionReport(
         text=text.describe(),
         tokens=len(positions.next_ids),
-        shifted_rows=len(ids),
-        strength=evidence.strength,
+        shifted_rows=len(change.ids),
+        strength=strength,
         base=base_bits / held_out_bytes,
-        before=evidence.before / held_out_bytes,
-        after=evidence.after / held_out_bytes,
+        before=before / held_out_bytes,
+        after=after / held_out_bytes,
     )
-    return Correction(map_DD, ids, shifts_AD, report)
+    return Correction(change.scaled(strength), report)
 
 
 @dataclass(frozen=True)
@@ -134,8 +143,7 @@ class _Reading:
         for n, (old, new), states in zip(places, pairs, read, strict=True):
             targets.append(self.targets.make(old, new, states, old_rows))
             if self.text.is_held_out(n):
-                losses = token_losses(states @ old_rows.T, torch.from_numpy(old.ids).to(states.device))
-                bits += float(losses.sum() / torch.tensor(2.0).log())
+                bits += _bits(states, old_rows, old)
         read = self.reader.read([new.ids.tolist() for _, new in pairs], self.starts[1], self.new_inputs)
         joined = Targets.concatenate(targets)
         return {
@@ -147,6 +155,17 @@ class _Reading:
             "weights": joined.weights,
             "base_bits": torch.tensor(bits, dtype=torch.float64),
         }
+
+    def held_out_bits(self, rows: Tensor) -> float:
+        """Bits of the held-out passages with these rows for both input and output."""
+        passages = [new for n, (_, new) in enumerate(self.pairs) if self.text.is_held_out(n)]
+        read = self.reader.read([new.ids.tolist() for new in passages], self.starts[1], rows)
+        return sum(_bits(states, rows.float(), new) for new, states in zip(passages, read, strict=True))
+
+
+def _bits(states: Tensor, rows: Tensor, passage: Encoded) -> float:
+    losses = token_losses(states @ rows.T, torch.from_numpy(passage.ids).to(states.device))
+    return float(losses.sum()) / math.log(2)
 
 
 def _join(parts: list[dict[str, Tensor]], text: CalibrationText) -> tuple[Positions, float]:

@@ -14,6 +14,7 @@ EXAMPLES = """\b
 Examples:
   mergekit-tokenadapt transplant ./SmolLM2-135M-Instruct ./deepseek-tokenizer ./out
   mergekit-tokenadapt transplant HuggingFaceTB/SmolLM2-135M Qwen/Qwen3-0.6B ./out --rows donor
+  mergekit-tokenadapt transplant ./model ./tokenizer ./out --method calibrated --calibration-text ./texts --untie
   mergekit-tokenadapt transplant ./model ./tokenizer ./out --method hybrid -o global_weight=0.4 \\
       --auxiliary sentence-transformers/all-MiniLM-L6-v2 --token-map "<|im_end|>=<end_of_turn>"
 """
@@ -37,6 +38,12 @@ class _Rows(click.ParamType):  # type: ignore[type-arg]
 @adapt_options
 @click.option("--rows", type=_Rows(), help="Rows of the vocabulary matrices.  [default: highest id + 1]")
 @click.option("--pad-to-multiple-of", type=click.IntRange(min=1), help="Round the number of rows up.")
+@click.option(
+    "--calibration-text",
+    metavar="default|FILE|FOLDER",
+    help="Correct the output rows with this text; `default` is the source of Python's own library.",
+)
+@click.option("--untie", is_flag=True, default=None, help="Give a tied model an output matrix of its own.")
 @click.option("--chat-template", metavar="target|base|FILE", help="Whose chat template.  [default: target]")
 @click.option("--dtype", help="dtype of the output, for instance bfloat16.  [default: as BASE]")
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
@@ -53,6 +60,8 @@ def transplant_command(
     token_map: tuple[str, ...],
     rows: Any,
     pad_to_multiple_of: int | None,
+    calibration_text: str | None,
+    untie: bool | None,
     chat_template: str | None,
     dtype: str | None,
     force: bool,
@@ -65,7 +74,8 @@ def transplant_command(
     from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 
     merge_options.apply_global_options()
-    adapt = adapt_block(method, auxiliary, options, token_map, rows=rows, chat_template=chat_template)
+    more = {"calibration_text": calibration_text, "untie": untie, "rows": rows, "chat_template": chat_template}
+    adapt = adapt_block(method, auxiliary, options, token_map, **more)
     recipe = make_recipe(base, target, adapt, dtype=dtype, pad_to_multiple_of=pad_to_multiple_of)
     if print_recipe:
         click.echo(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), nl=False)

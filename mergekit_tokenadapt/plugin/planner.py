@@ -144,6 +144,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
                     plan=self._plans[model.reference],
                     model=model.folder,
                     text=text,
+                    stays_tied=is_tied(self.out_model_config),
                     trust_remote_code=self.options.trust_remote_code,
                 )
                 for model in models

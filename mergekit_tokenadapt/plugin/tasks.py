@@ -47,6 +47,7 @@ class FitOutputRows(Task[Correction]):  # type: ignore[misc]
     plan: PlanTransfer
     model: Path
     text: CalibrationText
+    stays_tied: bool
     trust_remote_code: bool = False
 
     def arguments(self) -> dict[str, Task[Any]]:
@@ -56,7 +57,12 @@ class FitOutputRows(Task[Correction]):  # type: ignore[misc]
     def execute(self, plan: TransferPlan) -> Correction:
         """Read and fit, on the transfer's device."""
         return correct_output_rows(
-            self.model, self.plan.transfer, plan, self.text, trust_remote_code=self.trust_remote_code
+            self.model,
+            self.plan.transfer,
+            plan,
+            self.text,
+            stays_tied=self.stays_tied,
+            trust_remote_code=self.trust_remote_code,
         )
 
     def main_thread_only(self) -> bool:
