@@ -7,14 +7,13 @@ text in which none applies stays as it was.
 
 from __future__ import annotations
 
-import json
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.texts.builtin import BUILTIN, builtin_text
@@ -25,18 +24,17 @@ from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges
 from mergekit_tokenadapt.supertokens.pretokenizers import Coarsening
 from mergekit_tokenadapt.supertokens.reach import check_reachable, unmergeable
 from mergekit_tokenadapt.supertokens.rules import Rules
-from mergekit_tokenadapt.supertokens.superwords import Limits, learn_across, with_progress
+from mergekit_tokenadapt.supertokens.superwords import (
+    Limits,
+    Prepare,
+    lacks_characters,
+    learn_all,
+    plain_tokenizer,
+    with_progress,
+)
 from mergekit_tokenadapt.supertokens.texts import Corpus
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
 from mergekit_tokenadapt.vocabulary import Definition, Token, TokenKind, Vocabulary
-
-Prepare = Callable[[Iterator[str]], Iterator[str]]
-"""A last step on the pieces of text before they are encoded."""
-
-PROBE_BYTES = 1_000_000
-"""Text that is looked at to find out whether characters are missing."""
-MISSING_CHARACTERS = 0.01
-"""Share of tokens that are parts of characters above which whole characters are learned first."""
 
 
 @dataclass(frozen=True)
@@ -106,18 +104,14 @@ def _learn(
     limits: Limits,
     prepare: Prepare,
 ) -> tuple[list[str], list[NewMerge]]:
-    """New characters and new merges; where the base lacks characters of the text, these come first."""
-    vocabulary, characters, merges = base.vocabulary, list[str](), list[NewMerge]()
-    if _lacks_characters(definition, vocabulary, corpus):
-        if definition["model"].get("byte_fallback"):
-            characters = _missing_characters(definition, corpus, limits)[:num_tokens]
-        else:
-            whole = replace(rules, characters_only=True)
-            merges = learn_across(definition, vocabulary, corpus, num_tokens, whole, limits, prepare).merges
-        definition = {**definition, "model": _grown(definition["model"], vocabulary, characters, merges)}
+    """New characters, where a SentencePiece vocabulary lacks some of the text's, and new merges."""
+    vocabulary, characters = base.vocabulary, list[str]()
+    if definition["model"].get("byte_fallback") and lacks_characters(definition, vocabulary, corpus):
+        characters = _missing_characters(definition, corpus, limits)[:num_tokens]
+        definition = {**definition, "model": _grown(definition["model"], vocabulary, characters, [])}
         vocabulary = Vocabulary.from_definition(definition, base.role_tokens)
-    missing = num_tokens - (len(vocabulary) - len(base.vocabulary))
-    return characters, merges + learn_across(definition, vocabulary, corpus, missing, rules, limits, prepare).merges
+    missing = num_tokens - len(characters)
+    return characters, learn_all(definition, vocabulary, corpus, missing, rules, limits, prepare)
 
 
 def _grown(
@@ -129,41 +123,27 @@ def _grown(
     return append_merges({**model, "vocab": vocab}, merges, range(first, first + len(merges)))
 
 
-def _lacks_characters(definition: Definition, vocabulary: Vocabulary, corpus: Corpus) -> bool:
-    """Whether a good part of the text is spelt in parts of characters."""
-    tokenizer = _plain(definition)
-    encodings = tokenizer.encode_batch_fast(list(corpus.pieces(PROBE_BYTES)), add_special_tokens=False)
-    usage = np.bincount([i for e in encodings for i in e.ids], minlength=vocabulary.num_ids)
-    parts = [t.id for t in vocabulary if t.text is None or (t.kind is TokenKind.BYTE and t.bytes[0] >= 0x80)]
-    return bool(usage[parts].sum() > MISSING_CHARACTERS * usage.sum())
-
-
 def _missing_characters(definition: Definition, corpus: Corpus, limits: Limits) -> list[str]:
     """Letters that a SentencePiece vocabulary spells in bytes, most frequent first. They need no merges."""
-    normalizer, known = _plain(definition).normalizer, definition["model"]["vocab"]
+    normalizer, known = plain_tokenizer(definition).normalizer, definition["model"]["vocab"]
     found: Counter[str] = Counter()
     for piece in with_progress(corpus.pieces(), corpus, "characters", limits):
         found.update(normalizer.normalize_str(piece) if normalizer else piece)
-    letters = [c for c, n in found.items() if c not in known and n >= limits.min_frequency and c.isalpha()]
+    # ASCII has its byte tokens, one each; a new token would be a copy of that.
+    letters = [c for c, n in found.items() if c not in known and n >= limits.min_frequency and not c.isascii()]
+    letters = [c for c in letters if c.isalpha() or unicodedata.category(c)[0] == "M"]
     return sorted(letters, key=lambda c: (-found[c], c))
 
 
 def _usage(definition: Definition, corpus: Corpus, limits: Limits, prepare: Prepare) -> np.ndarray:
     """How often each token occurs in the text, int64 [ids]."""
-    tokenizer = _plain(definition)
+    tokenizer = plain_tokenizer(definition)
     usage = np.zeros(max(definition["model"]["vocab"].values()) + 1, dtype=np.int64)
     pieces = prepare(with_progress(corpus.pieces(), corpus, "usage", limits))
     for batch in batches(pieces):
         ids = [i for e in tokenizer.encode_batch_fast(batch, add_special_tokens=False) for i in e.ids]
         usage += np.bincount(ids, minlength=len(usage))
     return usage
-
-
-def _plain(definition: Definition) -> Tokenizer:
-    tokenizer = Tokenizer.from_str(json.dumps(definition))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def _lines(pieces: Iterator[str]) -> Iterator[str]:
@@ -216,7 +196,7 @@ def _check_cut_as_before(before: Definition, after: Definition) -> None:
         TokenAdaptError: a text is cut differently. By construction it is not; this is the last line of defence.
     """
     texts = [document for name in BUILTIN for document in builtin_text(name).documents]
-    old, new = (_plain(d).encode_batch(texts, add_special_tokens=False) for d in (before, after))
+    old, new = (plain_tokenizer(d).encode_batch(texts, add_special_tokens=False) for d in (before, after))
     for text, one, other in zip(texts, old, new, strict=True):
         if one.ids != other.ids:
             raise TokenAdaptError(f"with cuts between words taken away, the base would cut {text[:60]!r} differently")

@@ -78,9 +78,9 @@ class Rules:
         try:
             text = content.decode("utf-8")
         except UnicodeDecodeError:
-            return True  # part of a character: nothing in it can be crossed
-        if len(text.split()) > self.max_words:
-            return False
+            return is_part_of_character(content.removeprefix(b" "))
+        if len(text.split()) > self.max_words or (text.endswith(" ") and text.strip()):
+            return False  # a space belongs to the word after it
         return not any(found not in self.crossing for found in crossed(text))
 
 
@@ -126,8 +126,8 @@ class Edge(NamedTuple):
     """One end of a token, as far as its neighbour is concerned."""
 
     kind: str
-    """letter, digit, punctuation, stop, wide stop, white or none; where a character is not complete, an end
-    is open, and a start is opening (its first byte) or rest."""
+    """letter, digit, punctuation, stop, wide stop, white, space (nothing but one) or none; of a part of a
+    character, the end is open, and the start is rest (nothing but the end of one) or opening."""
     script: str | None = None
     space: bool = False
     """Of a beginning: whether a space comes before the character."""
@@ -143,6 +143,8 @@ def may_join(end: Edge, start: Edge, rules: Rules) -> bool:
     if end.kind == "open" or start.kind in ("rest", "opening"):
         return end.kind == "open" and start.kind == "rest"  # parts of one character
     if rules.characters_only:
+        return False
+    if end.kind == "space" and start.space:
         return False
     kinds = {end.kind, start.kind}
     if "digit" in kinds and not rules.allows(Crossing.DIGITS):
@@ -191,18 +193,22 @@ def edges_of(token: Token, rules: Rules) -> tuple[Edge, Edge]:
         return NONE, NONE  # byte tokens of SentencePiece, too: merged, they would no longer be decoded
     body = token.bytes.removeprefix(b" ")
     if not body:
-        return NONE, NONE  # a space by itself belongs to the word that it was kept from
+        return NONE, Edge("space")  # a space by itself belongs to the word after it, and to nothing before
     first, last = first_character(body), last_character(token.bytes)
     text = token.text or ""
     if not rules.allows(Crossing.LINES) and _LINE_OR_INDENT.search(text):
         return NONE, NONE
     if not rules.allows(Crossing.DIGITS) and any(c.isnumeric() for c in text):
         return NONE, NONE
-    if first is None:  # in UTF-8 a byte 10xxxxxx continues a character
-        start = Edge("rest" if body[0] & 0xC0 == 0x80 else "opening")
+    # In UTF-8 a byte 10xxxxxx continues a character.
+    is_rest = all(byte & 0xC0 == 0x80 for byte in body)
+    if first is None or is_rest:
+        start = Edge("rest" if is_rest else "opening")
     else:
         start = _edge(first, space=len(body) < len(token.bytes))
-    end = Edge("open") if last is None else _edge(last)
+    # Only what holds nothing but a part of one character may be completed.
+    unfinished = Edge("open") if first is None else NONE
+    end = unfinished if last is None else _edge(last)
     return start, end
 
 
@@ -223,6 +229,18 @@ def character_kind(character: str) -> str:
         return "white"
     category = unicodedata.category(character)[0]
     return {"L": "letter", "M": "letter", "N": "digit"}.get(category, "punctuation")
+
+
+def is_part_of_character(content: bytes) -> bool:
+    """Whether these bytes are the beginning of one character, or only continue one.
+
+    >>> is_part_of_character(b"\xe0\xa4"), is_part_of_character(b"\xa4"), is_part_of_character(b"a\xe0")
+    (True, True, False)
+    """
+    if not content or len(content) > 3 or any(byte & 0xC0 != 0x80 for byte in content[1:]):
+        return False
+    needed = 4 if content[0] >= 0xF0 else 3 if content[0] >= 0xE0 else 2 if content[0] >= 0xC0 else 4
+    return content[0] >= 0x80 and len(content) < needed
 
 
 def first_character(content: bytes) -> str | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges, le
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, coarsened, seams, word_pattern
 from mergekit_tokenadapt.supertokens.rules import Joints, Rules
 from mergekit_tokenadapt.supertokens.texts import Corpus
-from mergekit_tokenadapt.vocabulary import Definition, Vocabulary
+from mergekit_tokenadapt.vocabulary import Definition, TokenKind, Vocabulary
 
 PAIR_BYTES = 64
 """Memory that a counted pair takes while counts are added up."""
@@ -50,15 +50,13 @@ class Limits:
         return not self.quiet and sys.stderr.isatty()
 
 
-@dataclass(frozen=True)
-class Learned:
-    """New merges for a tokenizer, and what they were learned from."""
+Prepare = Callable[[Iterator[str]], Iterator[str]]
+"""A last step on the pieces of text before they are encoded."""
 
-    merges: list[NewMerge]
-    usage: np.ndarray
-    """int64 [num_ids]: how often each token that was there before occurred."""
-    min_frequency: int
-    """What was in force in the end: memory may have asked for more than wanted."""
+PROBE_BYTES = 1_000_000
+"""Text that is looked at to find out whether characters are missing."""
+MISSING_CHARACTERS = 0.01
+"""Share of tokens that are parts of characters above which whole characters are learned first."""
 
 
 def train_superwords(
@@ -94,9 +92,8 @@ def train_superwords(
     definition = coarsened(words, seams(rules))
     vocabulary = Vocabulary.from_definition(definition)
     missing = vocab_size - len(vocabulary)
-    learned = learn_across(definition, vocabulary, corpus, missing, rules, limits)
-    ids = range(vocabulary.num_ids, vocab_size)
-    return {**definition, "model": append_merges(definition["model"], learned.merges, ids)}
+    merges = learn_all(definition, vocabulary, corpus, missing, rules, limits)
+    return {**definition, "model": append_merges(definition["model"], merges, range(vocabulary.num_ids, vocab_size))}
 
 
 def check_size(vocab_size: int, num_special: int) -> int:
@@ -135,43 +132,75 @@ def train_words(
     return result
 
 
-def learn_across(
+def learn_all(
     definition: Definition,
     vocabulary: Vocabulary,
     corpus: Corpus,
     num_tokens: int,
     rules: Rules,
     limits: Limits,
-    prepare: Callable[[Iterator[str]], Iterator[str]] = iter,
-) -> Learned:
+    prepare: Prepare = iter,
+) -> list[NewMerge]:
     """Merges that continue those of a tokenizer, across words as its pre-tokenizer allows.
+
+    Where a good part of the text is spelt in parts of characters, whole characters are learned first: rules
+    that speak of letters can only be kept where letters can be seen.
 
     Args:
         definition: the tokenizer, with the pre-tokenizer that the result will have.
         vocabulary: its tokens.
-        corpus: read once.
+        corpus: read once; where characters are learned, twice.
         num_tokens: new tokens wanted.
         rules: what they may hold.
         limits: what learning may use up.
         prepare: a last step on the pieces of text before they are encoded.
     """
+    first: list[NewMerge] = []
+    if num_tokens and lacks_characters(definition, vocabulary, corpus):
+        whole = replace(rules, characters_only=True)
+        first = _learn(definition, vocabulary, corpus, num_tokens, whole, limits, prepare)
+        ids = range(vocabulary.num_ids, vocabulary.num_ids + num_tokens)
+        definition = {**definition, "model": append_merges(definition["model"], first, ids)}
+        vocabulary = Vocabulary.from_definition(definition)
+    missing = num_tokens - sum(merge.is_new for merge in first)
+    return first + _learn(definition, vocabulary, corpus, missing, rules, limits, prepare)
+
+
+def _learn(
+    definition: Definition,
+    vocabulary: Vocabulary,
+    corpus: Corpus,
+    num_tokens: int,
+    rules: Rules,
+    limits: Limits,
+    prepare: Prepare,
+) -> list[NewMerge]:
+    """One pass: count pairs, count runs, learn."""
+    if not num_tokens:
+        return []
+    pieces = prepare(with_progress(corpus.pieces(), corpus, "runs", limits))
+    with spooled(run_stream(pieces, plain_tokenizer(definition), Joints(vocabulary, rules))) as spool:
+        pairs = count_pairs(spool.first(), limits.max_memory // 2 // PAIR_BYTES)
+        least = max(limits.min_frequency, pairs.lost + 1)
+        runs = count_runs(spool.again(), pairs, least, limits.max_memory // 2)
+    return learn_merges(runs, vocabulary, num_tokens, rules, show_progress=limits.shows_progress)
+
+
+def lacks_characters(definition: Definition, vocabulary: Vocabulary, corpus: Corpus) -> bool:
+    """Whether a good part of the text is spelt in parts of characters."""
+    tokenizer = plain_tokenizer(definition)
+    encodings = tokenizer.encode_batch_fast(list(corpus.pieces(PROBE_BYTES)), add_special_tokens=False)
+    usage = np.bincount([i for e in encodings for i in e.ids], minlength=vocabulary.num_ids)
+    parts = [t.id for t in vocabulary if t.text is None or (t.kind is TokenKind.BYTE and t.bytes[0] >= 0x80)]
+    return bool(usage[parts].sum() > MISSING_CHARACTERS * usage.sum())
+
+
+def plain_tokenizer(definition: Definition) -> Tokenizer:
+    """The tokenizer without truncation and padding."""
     tokenizer = Tokenizer.from_str(json.dumps(definition))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    pieces = prepare(with_progress(corpus.pieces(), corpus, "runs", limits))
-    usage = np.zeros(vocabulary.num_ids, dtype=np.int64)
-
-    def used(stream: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for ids, starts in stream:
-            usage[:] += np.bincount(ids, minlength=len(usage))
-            yield ids, starts
-
-    with spooled(run_stream(pieces, tokenizer, Joints(vocabulary, rules))) as spool:
-        pairs = count_pairs(used(spool.first()), limits.max_memory // 2 // PAIR_BYTES)
-        least = max(limits.min_frequency, pairs.lost + 1)
-        runs = count_runs(spool.again(), pairs, least, limits.max_memory // 2)
-    merges = learn_merges(runs, vocabulary, num_tokens, rules, show_progress=limits.shows_progress)
-    return Learned(merges, usage, runs.min_frequency)
+    return tokenizer
 
 
 def with_progress(pieces: Iterator[str], corpus: Corpus, what: str, limits: Limits) -> Iterator[str]:
