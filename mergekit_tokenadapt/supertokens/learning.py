@@ -54,22 +54,27 @@ def learn_merges(
     """
     if not runs.counts or not num_tokens:
         return []
-    asked = num_tokens
+    asked = int(OVERSHOOT * num_tokens) + 1
     while True:
-        asked = int(asked * OVERSHOOT) + 1
-        learned = _train(runs, asked, show_progress)
+        learned = _train(runs, asked, rules, show_progress)
         accepted = _accepted(learned, vocabulary, num_tokens, rules)
-        if len(learned) < asked or sum(m.is_new for m in accepted) == num_tokens:
+        missing = num_tokens - sum(m.is_new for m in accepted)
+        if not missing or len(learned) < asked:
             return accepted
+        asked += max(2 * missing, asked // 2)
 
 
-def _train(runs: RunCounts, num_merges: int, show_progress: bool) -> list[tuple[str, str]]:
+def _train(runs: RunCounts, num_merges: int, rules: Rules, show_progress: bool) -> list[tuple[str, str]]:
     """Merges over runs, in the runs' own characters."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Split(END, "removed")
     alphabet = set().union(*runs.counts)
     trainer = trainers.BpeTrainer(
-        vocab_size=len(alphabet) + num_merges, min_frequency=runs.min_frequency, show_progress=show_progress
+        vocab_size=len(alphabet) + num_merges,
+        min_frequency=runs.min_frequency,
+        show_progress=show_progress,
+        # One character here is a whole token, of one character or more.
+        max_token_length=rules.max_characters,
     )
     tokenizer.train_from_iterator(_lines(runs), trainer)
     return [(left, right) for left, right in json.loads(tokenizer.to_str())["model"]["merges"]]

@@ -146,7 +146,8 @@ def _described(options: TrainOptions, corpus: Corpus) -> dict[str, Any]:
 
 def _rules(rules: Rules) -> dict[str, Any]:
     crossing = sorted(c.value for c in rules.crossing)
-    return {"max_words": rules.max_words, "punctuation": rules.punctuation, "crossing": crossing}
+    most = {"max_words": rules.max_words, "max_characters": rules.max_characters}
+    return {**most, "punctuation": rules.punctuation, "crossing": crossing}
 
 
 def _text(corpus: Corpus) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class Rules:
 
     max_words: int = 4
     """Most words, parted by spaces, in a token; SuperBPE's limit (arXiv 2503.13423, section 3.1)."""
+    max_characters: int | None = None
+    """Most characters in a token; 3 or 4 makes a vocabulary for text correction (KL3M, arXiv 2503.17247)."""
     punctuation: bool = True
     """Whether punctuation and symbols may be in one token with words, as in ``, and`` or ``self.``."""
     crossing: frozenset[Crossing] = frozenset()
@@ -64,6 +66,8 @@ class Rules:
     def __post_init__(self) -> None:
         if self.max_words < 1:
             raise TokenAdaptError(f"max_words is {self.max_words}: a token holds at least one word")
+        if self.max_characters is not None and self.max_characters < 1:
+            raise TokenAdaptError(f"max_characters is {self.max_characters}: a token holds at least one character")
 
     def allows(self, what: Crossing) -> bool:
         """Whether tokens may cross this."""
@@ -79,6 +83,8 @@ class Rules:
             text = content.decode("utf-8")
         except UnicodeDecodeError:
             return is_part_of_character(content.removeprefix(b" "))
+        if self.max_characters is not None and len(text) > self.max_characters:
+            return False
         if len(text.split()) > self.max_words or (text.endswith(" ") and text.strip()):
             return False  # a space belongs to the word after it
         return not any(found not in self.crossing for found in crossed(text))

@@ -88,7 +88,7 @@ def train_superwords(
     special = list(special_tokens)
     smallest = check_size(vocab_size, len(special))
     num_words = min(vocab_size, max(smallest, round(word_share * vocab_size)))
-    words = train_words(corpus, num_words, special, pre_tokenizer or byte_level_split(word_pattern()), limits)
+    words = train_words(corpus, num_words, special, pre_tokenizer or byte_level_split(word_pattern()), limits, rules)
     definition = coarsened(words, seams(rules))
     vocabulary = Vocabulary.from_definition(definition)
     missing = vocab_size - len(vocabulary)
@@ -112,9 +112,17 @@ def check_size(vocab_size: int, num_special: int) -> int:
 
 
 def train_words(
-    corpus: Corpus, vocab_size: int, special_tokens: list[str], pre_tokenizer: Mapping[str, Any], limits: Limits
+    corpus: Corpus,
+    vocab_size: int,
+    special_tokens: list[str],
+    pre_tokenizer: Mapping[str, Any],
+    limits: Limits,
+    rules: Rules | None = None,
 ) -> dict[str, Any]:
-    """Plain byte-level BPE: the first phase, and what the result is compared with."""
+    """Plain byte-level BPE: the first phase, and what the result is compared with.
+
+    Of the rules only ``max_characters`` is kept here, in bytes; characters of several are left to the next phase.
+    """
     empty = Tokenizer(models.BPE())
     definition = json.loads(empty.to_str()) | {"pre_tokenizer": dict(pre_tokenizer)}
     tokenizer = Tokenizer.from_str(json.dumps(definition))
@@ -125,6 +133,7 @@ def train_words(
         special_tokens=special_tokens,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=limits.shows_progress,
+        max_token_length=rules.max_characters if rules else None,
     )
     pieces = corpus.pieces(limits.words_from)
     tokenizer.train_from_iterator(with_progress(pieces, corpus, "words", limits), trainer)
