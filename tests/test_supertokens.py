@@ -758,3 +758,22 @@ def test_limits_on_text(tmp_path):
     assert {p[0] for p in pieces} == {"a", "b"}  # sources take turns
     assert corpus.size == 200_000
     assert len(list(corpus.pieces(100_000))) < len(pieces)
+
+
+def test_datasets_are_streamed(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    read = []
+
+    def load_dataset(name, config, *, split, streaming):
+        assert (name, config, split, streaming) == ("some/texts", "en", "validation", True)
+        for number in range(10**9):
+            read.append(number)
+            yield {"body": f"document {number}\n"}
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    corpus = Corpus(["hf:some/texts,config=en,split=validation,field=body"], max_bytes=100)
+    assert corpus.size == 100
+    assert "".join(corpus.pieces()).startswith("document 0\ndocument 1\n")
+    assert len(read) < 20
+    with pytest.raises(TokenAdaptError, match=r"row 1, has no text in the field 'text' \(it has body\)"):
+        list(Corpus(["hf:some/texts,config=en,split=validation"]).pieces())
