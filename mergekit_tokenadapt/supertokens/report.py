@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mergekit_tokenadapt.evaluation.texts import LANGUAGES, TextSet, parallel_texts
-from mergekit_tokenadapt.evaluation.tokenizer_quality.on_text import measure, tokenize
+from mergekit_tokenadapt.evaluation.tokenizer_quality.on_text import renyi_efficiency, tokenize
 from mergekit_tokenadapt.supertokens.reach import unreachable
 from mergekit_tokenadapt.supertokens.rules import crossed
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
@@ -43,14 +43,18 @@ def describe(tokenizers: Sequence[TokenizerFiles], texts: Sequence[TextSet]) -> 
 
 def compression(tokenizer: TokenizerFiles, documents: Sequence[str]) -> dict[str, Any]:
     """How a tokenizer cuts documents: length, supertokens, Renyi efficiency, round trips."""
-    tokenized = tokenize(tokenizer, documents)
-    vocabulary = tokenizer.vocabulary
+    tokenized, vocabulary = tokenize(tokenizer, documents), tokenizer.vocabulary
     usage = np.bincount(np.concatenate([d.ids for d in tokenized]), minlength=vocabulary.num_ids)
     supertokens = [t.id for t in vocabulary if is_supertoken(t)]
-    measures = measure(tokenized, len(vocabulary))
-    kept = ("documents", "bytes", "tokens", "bytes_per_token", "renyi_efficiency", "exact_round_trips")
-    return {key: measures[key] for key in kept} | {
-        "supertoken_share": float(usage[supertokens].sum() / usage.sum()),
+    num_bytes, num_tokens = sum(len(d.text.encode("utf-8")) for d in tokenized), int(usage.sum())
+    return {
+        "documents": len(tokenized),
+        "bytes": num_bytes,
+        "tokens": num_tokens,
+        "bytes_per_token": num_bytes / num_tokens,
+        "renyi_efficiency": renyi_efficiency(usage, len(vocabulary)),
+        "exact_round_trips": sum(d.is_exact for d in tokenized) / len(tokenized),
+        "supertoken_share": float(usage[supertokens].sum() / num_tokens),
         "never_used": int((usage[vocabulary.ids(TokenKind.ORDINARY)] == 0).sum()),
     }
 
