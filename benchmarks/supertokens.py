@@ -45,7 +45,7 @@ SIZES = (64_000, 32_000)
 MIXTURE_MB = 60
 VARIANT_MB = 30
 """Text for the options, and for chunks, which hold nearly every chunk that there is."""
-MODEL_TEXT = ("english", 30)
+MODEL_TEXT = ("english", 10)
 """Corpus and MB that the model's vocabularies are learned from."""
 GENERATED_TOKENS = 128
 

@@ -161,11 +161,6 @@ class Spool:
             written = np.frombuffer(self._file.read(4 * size), dtype="<i4")
             yield np.abs(written) - 1, written < 0
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens read."""
-        return sum(self._sizes)
-
 
 def append_merges(model: Mapping[str, object], merges: Sequence[NewMerge], ids: Iterable[int]) -> dict[str, object]:
     """A copy of a BPE model with more merges; each new token takes the next of the given ids."""
