@@ -69,7 +69,7 @@ class Segmenter:
     """
 
     def __init__(self, definition: Definition, vocabulary: Vocabulary, num_rows: int | None = None) -> None:
-        plain = _without_specials(_without_dummy_space(definition), vocabulary)
+        plain = _without_specials(without_dummy_space(definition), vocabulary)
         self._tokenizer = Tokenizer.from_str(json.dumps(plain))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -124,7 +124,7 @@ def _unknown_ids(definition: Definition, vocabulary: Vocabulary) -> frozenset[in
     return frozenset([token.id]) if token and token.kind is not TokenKind.BYTE else frozenset()
 
 
-def _without_dummy_space(definition: Definition) -> dict[str, Any]:
+def without_dummy_space(definition: Definition) -> dict[str, Any]:
     """A copy of the definition that puts nothing before or around a text."""
     copy: dict[str, Any] = json.loads(json.dumps({k: v for k, v in definition.items() if k != "model"}))
     copy |= {"model": definition["model"], "post_processor": None, "truncation": None, "padding": None}

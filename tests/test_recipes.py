@@ -78,6 +78,10 @@ def test_every_recipe_is_run_here():
         "tokenizer_swap_embedding_model.yml",
         "merge_two_tokenizers.yml",
         "two_steps.yml",
+        "supertokens.yml",
+        "supertokens_domain.yml",
+        "supertokens_language.yml",
+        "supertokens_characters.yml",
     }
     assert {file.name for file in RECIPES.iterdir()} == tested
 
@@ -86,6 +90,24 @@ def test_every_recipe_is_run_here():
 def test_tokenizer_swap(recipe, demo_folders, gemma_style_folder):
     stock_command("mergekit-yaml", str(RECIPES / f"{recipe}.yml"), "out", cwd=demo_folders)
     assert_speaks(demo_folders / "out", gemma_style_folder)
+
+
+@pytest.mark.parametrize("variant", ["supertokens", "domain", "language", "characters"])
+def test_supertokens(variant, demo_folders, byte_level_folder):
+    """With a tokenizer made as the recipe's head says, in small."""
+    text = demo_folders / "text.txt"
+    text.write_text("the river and the mill of the river. 川は古い水車小屋のそばを流れる。\n" * 200, encoding="utf-8")
+    base, out = "demo/SmolLM2-135M-Instruct", f"demo/SmolLM2-{variant}"
+    command = {
+        "supertokens": ["extend", base, "--add", "30"],
+        "domain": ["extend", base, "--add", "20", "--drop"],
+        "language": ["extend", base, "--add", "40"],
+        "characters": ["train", "--vocab-size", "300", "--max-characters", "3", "--max-words", "1", "--like", base],
+    }[variant]
+    stock_command("mergekit-tokenadapt", "supertokens", *command, out, "--text", str(text), cwd=demo_folders)
+    name = "supertokens.yml" if variant == "supertokens" else f"supertokens_{variant}.yml"
+    stock_command("mergekit-yaml", str(RECIPES / name), "out", cwd=demo_folders)
+    assert_speaks(demo_folders / "out", demo_folders / out)
 
 
 def test_tokenizer_swap_with_an_embedding_model(demo_folders, minilm_stand_in, gemma_style_folder, monkeypatch):

@@ -14,6 +14,7 @@ from mergekit_tokenadapt.cli.lazy import LazyGroup
         "plan": "mergekit_tokenadapt.cli.plan:plan_command",
         "explain": "mergekit_tokenadapt.cli.explain:explain_command",
         "methods": "mergekit_tokenadapt.cli.methods:methods_command",
+        "supertokens": "mergekit_tokenadapt.cli.supertokens:supertokens_group",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -28,6 +29,7 @@ def main() -> None:
     mergekit-tokenadapt transplant ./model ./tokenizer ./out
     mergekit-tokenadapt explain ./model ./tokenizer --token " example"
     mergekit-tokenadapt methods
+    mergekit-tokenadapt supertokens extend ./model --text ./texts --add 8000 ./tokenizer
 
     The same as a recipe for stock mergekit: a tokenizer.adapt block, see the README.
     """

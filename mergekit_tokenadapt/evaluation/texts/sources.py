@@ -31,11 +31,7 @@ def read_text(argument: str, *, option: str = "--text") -> TextSet:
     name, equals, source = argument.partition("=")
     if not (name and equals and source):
         raise TokenAdaptError(f"{option} takes NAME=PATH or NAME=hf:ID, not {argument!r}")
-    settings: dict[str, str] = {}
-    place = source
-    while match := _SETTING.search(place):
-        settings.setdefault(match[1], match[2])
-        place = place[: match.start()]
+    place, settings = split_settings(source)
     field = settings.get("field", "text")
     if place.startswith("hf:"):
         return TextSet.of(name, _dataset(place.removeprefix("hf:"), field, settings), source)
@@ -46,6 +42,19 @@ def read_text(argument: str, *, option: str = "--text") -> TextSet:
     if not path.is_file():
         raise TokenAdaptError(f"{option} {name}: there is no file or folder {place!r}")
     return TextSet.of(name, _documents(path, field), source)
+
+
+def split_settings(source: str) -> tuple[str, dict[str, str]]:
+    """The place that a source names, and the settings behind it.
+
+    >>> split_settings("hf:some/texts,config=en,field=body")
+    ('hf:some/texts', {'field': 'body', 'config': 'en'})
+    """
+    settings: dict[str, str] = {}
+    while match := _SETTING.search(source):
+        settings.setdefault(match[1], match[2])
+        source = source[: match.start()]
+    return source, settings
 
 
 def _documents(file: Path, field: str) -> Iterator[bytes | str]:
@@ -59,10 +68,15 @@ def _documents(file: Path, field: str) -> Iterator[bytes | str]:
             record = json.loads(line)
         except ValueError as error:
             raise TokenAdaptError(f"{file}, line {number}, is not valid JSON: {error}") from error
-        yield _field(record, field, f"{file}, line {number},")
+        yield field_text(record, field, f"{file}, line {number},")
 
 
-def _field(record: Any, field: str, where: str) -> str:
+def field_text(record: Any, field: str, where: str) -> str:
+    """The text in a field of a record.
+
+    Raises:
+        TokenAdaptError: there is no text; the message starts with `where` and lists the fields.
+    """
     value = record.get(field) if isinstance(record, dict) else None
     if not isinstance(value, str):
         known = ", ".join(sorted(record)) if isinstance(record, dict) else f"a {type(record).__name__}"
@@ -81,7 +95,7 @@ def _dataset(name: str, field: str, settings: dict[str, str]) -> Iterator[str]:
     try:
         rows = load_dataset(name, settings.get("config"), split=split, streaming=True)
         for number, record in enumerate(rows.take(MAX_DATASET_DOCUMENTS), start=1):
-            yield _field(record, field, f"{name}, row {number},")
+            yield field_text(record, field, f"{name}, row {number},")
     except TokenAdaptError:
         raise
     except Exception as error:  # the library raises whatever the network and the file formats raise

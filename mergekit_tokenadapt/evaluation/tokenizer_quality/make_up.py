@@ -69,13 +69,18 @@ def script_of(token: Token) -> str | None:
     """
     if token.kind is not TokenKind.ORDINARY or token.text is None:
         return None
-    found = {s for c in token.text if c.isalpha() and (s := _script(c))}
+    found = {s for c in token.text if c.isalpha() and (s := script(c))}
     if not found:
         return None
     return found.pop().capitalize() if len(found) == 1 else "several"
 
 
-def _script(character: str) -> str | None:
+def script(character: str) -> str | None:
+    """The script of a letter by its Unicode name, in capitals; None for letters that belong to none.
+
+    >>> script("я"), script("漢")
+    ('CYRILLIC', 'HAN')
+    """
     word = unicodedata.name(character, "").split(" ")[0].split("-")[0]
     return None if not word or word in _NOT_SCRIPTS else _RENAMED.get(word, word)
 

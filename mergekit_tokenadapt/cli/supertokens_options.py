@@ -1,0 +1,125 @@
+"""Options that `supertokens train` and `supertokens extend` share, and the way on to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import yaml
+
+from mergekit_tokenadapt.cli.options import adapt_block, adapt_options
+
+if TYPE_CHECKING:
+    from mergekit_tokenadapt.supertokens.rules import Rules
+    from mergekit_tokenadapt.supertokens.superwords import Limits
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+CROSSING = ("digits", "lines", "sentences", "scripts")
+
+
+def learning_options(command: CommandT) -> CommandT:
+    """``--text`` and everything that says what may be learned from it."""
+    for option in reversed(_learning_options()):
+        command = option(command)
+    return command
+
+
+def _learning_options() -> list[Callable[[Any], Any]]:
+    return [
+        click.option(
+            "--text",
+            "texts",
+            multiple=True,
+            required=True,
+            metavar="PATH",
+            help="A file, a folder, .jsonl (,field=NAME), .gz of these, or hf:ID (,config= ,split= ,field=). "
+            "Repeatable; sources take turns.",
+        ),
+        click.option("--max-bytes", type=click.IntRange(min=0), default=0, help="Read about so much.  [default: all]"),
+        click.option("--max-words", type=click.IntRange(min=1), default=4, show_default=True, help="In one token."),
+        click.option("--max-characters", type=click.IntRange(min=1), help="In one token.  [default: any number]"),
+        click.option("--no-punctuation", is_flag=True, help="Keep punctuation out of tokens with words."),
+        click.option(
+            "--cross",
+            "crossing",
+            multiple=True,
+            type=click.Choice(CROSSING),
+            help="Let tokens cross this, which they do not by default. Repeatable.",
+        ),
+        click.option(
+            "--min-frequency",
+            type=click.IntRange(min=1),
+            default=2,
+            show_default=True,
+            help="Nothing rarer becomes a token.",
+        ),
+        click.option(
+            "--max-memory",
+            type=click.FloatRange(min=0, min_open=True),
+            default=4.0,
+            show_default=True,
+            metavar="GB",
+            help="For counts; where it is not enough, rarer things are left out.",
+        ),
+        click.option("--force", is_flag=True, help="Replace OUT (and OUT_MODEL) where it exists."),
+        click.option("--quiet", is_flag=True, help="No progress bars."),
+    ]
+
+
+def onto_options(command: CommandT) -> CommandT:
+    """``--onto`` and the options of the transplant that follows."""
+    onto = click.option(
+        "--onto",
+        nargs=2,
+        metavar="MODEL OUT_MODEL",
+        help="Then give MODEL this tokenizer, and write OUT_MODEL.",
+    )
+    recipe = click.option("--print-recipe", is_flag=True, help="With --onto: print the recipe instead of running it.")
+    return onto(adapt_options(recipe(command)))
+
+
+def make_rules(max_words: int, max_characters: int | None, no_punctuation: bool, crossing: tuple[str, ...]) -> Rules:
+    """What the options let tokens hold."""
+    from mergekit_tokenadapt.supertokens.rules import Crossing, Rules
+
+    return Rules(max_words, max_characters, not no_punctuation, frozenset(Crossing(c) for c in crossing))
+
+
+def make_limits(min_frequency: int, max_memory: float, quiet: bool, **more: Any) -> Limits:
+    """What the options let learning use up."""
+    from mergekit_tokenadapt.supertokens.superwords import Limits
+
+    return Limits(min_frequency=min_frequency, max_memory=int(max_memory * 2**30), quiet=quiet, **more)
+
+
+def check_outputs(out: str, onto: tuple[str, str] | None, *, force: bool) -> None:
+    """Find out before the work that something is in the way."""
+    from mergekit_tokenadapt.supertokens.folder import check_free
+
+    for path in [out, *(onto[1:] if onto else ())]:
+        check_free(path, force=force)
+
+
+def go_onto(
+    onto: tuple[str, str],
+    tokenizer: str,
+    adapt: tuple[str, str, tuple[str, ...], tuple[str, ...]],
+    *,
+    force: bool,
+    quiet: bool,
+    print_recipe: bool,
+) -> None:
+    """Transplant the learned tokenizer onto a model, by the same recipe that `transplant` makes."""
+    from mergekit.options import MergeOptions
+
+    from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
+
+    model, out = onto
+    recipe = make_recipe(model, tokenizer, adapt_block(*adapt))
+    if print_recipe:
+        click.echo(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), nl=False)
+        return
+    folder = run_recipe(recipe, out, MergeOptions(quiet=quiet), force=force)
+    if not quiet:
+        click.echo(f"Wrote {folder}", err=True)

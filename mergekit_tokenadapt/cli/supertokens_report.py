@@ -1,0 +1,45 @@
+"""`mergekit-tokenadapt supertokens report`: compression and safety."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.console import Console
+
+from mergekit_tokenadapt.cli.eval_options import read_texts, text_options
+
+EXAMPLES = """\b
+Examples:
+  mergekit-tokenadapt supertokens report ./tokenizer --against ./SmolLM2-135M-Instruct
+  mergekit-tokenadapt supertokens report ./tokenizer --against ./a --against ./b --text law=./held-out --json
+"""
+
+
+@click.command("report", epilog=EXAMPLES)
+@click.argument("tokenizer")
+@click.option("--against", multiple=True, metavar="TOK", help="A tokenizer to compare with. Repeatable.")
+@text_options(max_bytes=0)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def report_command(
+    tokenizer: str,
+    against: tuple[str, ...],
+    texts: tuple[str, ...],
+    builtin: tuple[str, ...],
+    max_bytes: int,
+    as_json: bool,
+) -> None:
+    """Measure TOKENIZER: how much it saves, and whether its tokens are safe.
+
+    Give text with --text that nothing was learned from; without it, the built-in texts are measured.
+    """
+    from mergekit_tokenadapt.evaluation.report.supertokens import print_supertokens
+    from mergekit_tokenadapt.supertokens.report import describe
+    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+
+    loaded = [load_tokenizer(name) for name in (tokenizer, *against)]
+    result = describe(loaded, read_texts(texts, builtin, max_bytes))
+    if as_json:
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        print_supertokens(Console(), result)

@@ -1,0 +1,135 @@
+"""`mergekit-tokenadapt supertokens train`: a new vocabulary from text."""
+
+from __future__ import annotations
+
+import click
+
+from mergekit_tokenadapt.cli.options import read_pairs
+from mergekit_tokenadapt.cli.supertokens_options import (
+    check_outputs,
+    go_onto,
+    learning_options,
+    make_limits,
+    make_rules,
+    onto_options,
+)
+
+EXAMPLES = """\b
+Examples:
+  mergekit-tokenadapt supertokens train --text ./texts --vocab-size 64000 ./tokenizer
+  mergekit-tokenadapt supertokens train --text ./en --text ./src --vocab-size 32000 ./tokenizer \\
+      --onto ./SmolLM2-135M-Instruct ./out --method hybrid
+  mergekit-tokenadapt supertokens train --text hf:some/texts,split=train --max-bytes 1000000000 \\
+      --vocab-size 64000 --algorithm chunks ./tokenizer
+  mergekit-tokenadapt supertokens train --text ./texts --vocab-size 4096 --max-characters 3 --max-words 1 \\
+      ./tokenizer-for-text-correction
+"""
+
+
+@click.command("train", epilog=EXAMPLES)
+@click.argument("out", type=click.Path(file_okay=False))
+@click.option("--vocab-size", type=click.IntRange(min=1), required=True, help="Tokens, special ones included.")
+@click.option(
+    "--algorithm",
+    type=click.Choice(["superwords", "chunks"]),
+    default="superwords",
+    show_default=True,
+    help="Words first and then across them, or random chunks.",
+)
+@learning_options
+@click.option(
+    "--like",
+    metavar="TOK",
+    help="Special tokens, chat template and, where it can be made coarser, word pre-tokenizer of this tokenizer.  "
+    "[default: MODEL of --onto]",
+)
+@click.option("--special", "special_tokens", multiple=True, metavar="TOKEN", help="A special token. Repeatable.")
+@click.option(
+    "--digits",
+    type=click.Choice(["1", "3", "all"]),
+    default="3",
+    show_default=True,
+    help="Most digits in a token, where the pre-tokenizer is not that of --like.",
+)
+@click.option(
+    "--word-share",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="superwords: share of the vocabulary that is learned inside words.",
+)
+@click.option(
+    "--words-from",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    metavar="GB",
+    help="Text that words (or chunks) are learned from: their trainer holds every distinct one; 0 for all.",
+)
+@click.option(
+    "--chunk-length",
+    "lengths",
+    multiple=True,
+    metavar="LENGTH=PROBABILITY",
+    help="chunks: one length of chunks in characters. Repeatable; they add up to 1.  [default: bell-shaped, 4 to 23]",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="chunks: of the random cuts.")
+@onto_options
+def train_command(
+    out: str,
+    vocab_size: int,
+    algorithm: str,
+    texts: tuple[str, ...],
+    max_bytes: int,
+    max_words: int,
+    max_characters: int | None,
+    no_punctuation: bool,
+    crossing: tuple[str, ...],
+    min_frequency: int,
+    max_memory: float,
+    force: bool,
+    quiet: bool,
+    like: str | None,
+    special_tokens: tuple[str, ...],
+    digits: str,
+    word_share: float,
+    words_from: float,
+    lengths: tuple[str, ...],
+    seed: int,
+    onto: tuple[str, str] | None,
+    method: str,
+    auxiliary: str,
+    options: tuple[str, ...],
+    token_map: tuple[str, ...],
+    print_recipe: bool,
+) -> None:
+    """Learn a new tokenizer from text, and write it to the folder OUT."""
+    from mergekit_tokenadapt.supertokens.chunks import ChunkLengths
+    from mergekit_tokenadapt.supertokens.making import TrainOptions, train_folder
+    from mergekit_tokenadapt.supertokens.texts import Corpus
+    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+
+    check_outputs(out, onto, force=force)
+    pairs = read_pairs(lengths, "--chunk-length", typed=True)
+    try:
+        chunk_lengths = ChunkLengths({int(n): float(p) for n, p in pairs.items()}) if pairs else ChunkLengths()
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(f"--chunk-length: {error}") from error
+    train = TrainOptions(
+        vocab_size=vocab_size,
+        algorithm=algorithm,
+        rules=make_rules(max_words, max_characters, no_punctuation, crossing),
+        limits=make_limits(min_frequency, max_memory, quiet, words_from=int(words_from * 2**30)),
+        special_tokens=special_tokens,
+        digits=digits,
+        word_share=word_share,
+        lengths=chunk_lengths,
+        seed=seed,
+    )
+    name = like or (onto[0] if onto else None)
+    number = train_folder(out, Corpus(texts, max_bytes), train, load_tokenizer(name) if name else None)
+    if not quiet:
+        click.echo(f"Wrote {out}: {number:,} tokens", err=True)
+    if onto:
+        adapt = (method, auxiliary, options, token_map)
+        go_onto(onto, out, adapt, force=force, quiet=quiet, print_recipe=print_recipe)

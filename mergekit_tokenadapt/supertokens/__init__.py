@@ -1,0 +1,1 @@
+"""Learning vocabularies whose tokens may span words."""

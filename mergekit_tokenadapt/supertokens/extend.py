@@ -1,0 +1,209 @@
+"""More tokens for a vocabulary that exists, by continuing its merges.
+
+New merges come after all old ones, and the pre-tokenizer is made coarser only where no old merge can reach
+across (see `pretokenizers`). So text is first cut exactly as before, and then new merges join what was cut:
+text in which none applies stays as it was.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.texts.builtin import BUILTIN, builtin_text
+from mergekit_tokenadapt.segmentation import without_dummy_space
+from mergekit_tokenadapt.supertokens.counting import batches
+from mergekit_tokenadapt.supertokens.dropping import least_used, replace_tokens
+from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges
+from mergekit_tokenadapt.supertokens.pretokenizers import Coarsening
+from mergekit_tokenadapt.supertokens.reach import check_reachable, unmergeable
+from mergekit_tokenadapt.supertokens.rules import Rules
+from mergekit_tokenadapt.supertokens.superwords import (
+    Limits,
+    Prepare,
+    lacks_characters,
+    learn_all,
+    plain_tokenizer,
+    with_progress,
+)
+from mergekit_tokenadapt.supertokens.texts import Corpus
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.vocabulary import Definition, Token, TokenKind, Vocabulary
+
+
+@dataclass(frozen=True)
+class Extension:
+    """An extended tokenizer."""
+
+    definition: Mapping[str, Any]
+    added: tuple[int, ...] = ()
+    """Ids of the new tokens, ascending."""
+    dropped: tuple[Token, ...] = ()
+    """Tokens of the base that are gone."""
+    notes: tuple[str, ...] = ()
+    """What could not be learned, and why."""
+
+
+def extend(
+    base: TokenizerFiles, corpus: Corpus, num_tokens: int, rules: Rules, limits: Limits, *, drop: bool = False
+) -> Extension:
+    """Add tokens to a tokenizer.
+
+    Every token of the base keeps its id and its merges. New tokens get the ids after the highest one, or,
+    with `drop`, those of the tokens that go.
+
+    Args:
+        base: the tokenizer to extend.
+        corpus: the text to learn from; read once, with `drop` twice.
+        num_tokens: tokens to add. Fewer are added where the text does not support them.
+        rules: what they may hold.
+        limits: what learning may use up.
+        drop: drop as many of the tokens that the text uses least.
+
+    Raises:
+        TokenAdaptError: the base cannot be extended, or there is no text.
+    """
+    if num_tokens < 0:
+        raise TokenAdaptError(f"{num_tokens} tokens to add: give 0 or more")
+    if num_tokens == 0:
+        return Extension(base.definition)
+    coarse = Coarsening.of(base.definition, rules)
+    old = _with_all_ids(_without_shortcut(coarse.definition, base.vocabulary), base.vocabulary)
+    _check_cut_as_before(base.definition, old)
+    prepare = iter if coarse.seams else _lines
+    # Runs of text are cut as inside a longer one: no dummy space comes before them.
+    counted = without_dummy_space(old)
+    characters, merges = _learn(counted, base, corpus, num_tokens, rules, limits, prepare)
+    spellings = list(dict.fromkeys([*characters, *(m.spelling for m in merges)]))
+    model = _grown(old["model"], base.vocabulary, characters, merges)
+    dropped: list[Token] = []
+    if drop:
+        usage = _usage({**counted, "model": model}, corpus, limits, prepare)
+        dropped = least_used(base.vocabulary, model, usage, len(spellings))
+        model = replace_tokens(model, dropped, spellings)
+    result = {**old, "model": model}
+    extended = Vocabulary.from_definition(result, base.role_tokens)
+    _check_old_tokens(base.vocabulary, extended, {t.id for t in dropped})
+    added = sorted(extended.by_spelling[s].id for s in spellings)
+    check_reachable(result, extended, added)
+    return Extension(result, tuple(added), tuple(dropped), coarse.notes)
+
+
+def _learn(
+    definition: Mapping[str, Any],
+    base: TokenizerFiles,
+    corpus: Corpus,
+    num_tokens: int,
+    rules: Rules,
+    limits: Limits,
+    prepare: Prepare,
+) -> tuple[list[str], list[NewMerge]]:
+    """New characters, where a SentencePiece vocabulary lacks some of the text's, and new merges."""
+    vocabulary, characters = base.vocabulary, list[str]()
+    if definition["model"].get("byte_fallback") and lacks_characters(definition, vocabulary, corpus):
+        characters = _missing_characters(definition, corpus, limits)[:num_tokens]
+        definition = {**definition, "model": _grown(definition["model"], vocabulary, characters, [])}
+        vocabulary = Vocabulary.from_definition(definition, base.role_tokens)
+    missing = num_tokens - len(characters)
+    return characters, learn_all(definition, vocabulary, corpus, missing, rules, limits, prepare)
+
+
+def _grown(
+    model: Mapping[str, Any], old: Vocabulary, characters: Sequence[str], merges: Sequence[NewMerge]
+) -> dict[str, Any]:
+    """A copy of the model with new characters and merges, whose tokens get the ids after the highest one."""
+    vocab = {**model["vocab"], **{c: n for n, c in enumerate(characters, start=old.num_ids)}}
+    first = old.num_ids + len(characters)
+    return append_merges({**model, "vocab": vocab}, merges, range(first, first + len(merges)))
+
+
+def _missing_characters(definition: Definition, corpus: Corpus, limits: Limits) -> list[str]:
+    """Letters that a SentencePiece vocabulary spells in bytes, most frequent first. They need no merges."""
+    normalizer, known = plain_tokenizer(definition).normalizer, definition["model"]["vocab"]
+    found: Counter[str] = Counter()
+    for piece in with_progress(corpus.pieces(), corpus, "characters", limits):
+        found.update(normalizer.normalize_str(piece) if normalizer else piece)
+    # ASCII has its byte tokens, one each; a new token would be a copy of that.
+    letters = [c for c, n in found.items() if c not in known and n >= limits.min_frequency and not c.isascii()]
+    letters = [c for c in letters if c.isalpha() or unicodedata.category(c)[0] == "M"]
+    return sorted(letters, key=lambda c: (-found[c], c))
+
+
+def _usage(definition: Definition, corpus: Corpus, limits: Limits, prepare: Prepare) -> np.ndarray:
+    """How often each token occurs in the text, int64 [ids]."""
+    tokenizer = plain_tokenizer(definition)
+    usage = np.zeros(max(definition["model"]["vocab"].values()) + 1, dtype=np.int64)
+    pieces = prepare(with_progress(corpus.pieces(), corpus, "usage", limits))
+    for batch in batches(pieces):
+        ids = [i for e in tokenizer.encode_batch_fast(batch, add_special_tokens=False) for i in e.ids]
+        usage += np.bincount(ids, minlength=len(usage))
+    return usage
+
+
+def _lines(pieces: Iterator[str]) -> Iterator[str]:
+    """Line by line: tokenizers that never cut take a whole piece for one word, and time for it."""
+    for piece in pieces:
+        yield from piece.splitlines(keepends=True)
+
+
+# --- nothing old may change ----------------------------------------------------------------------
+
+
+def _without_shortcut(definition: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+    """A copy in which merges alone make every token.
+
+    With ``ignore_merges``, a word that is a token is that token whatever the merges say. Words are no
+    longer alone between two cuts, so the merges have to say the same.
+
+    Raises:
+        TokenAdaptError: they do not.
+    """
+    if not definition["model"].get("ignore_merges"):
+        return dict(definition)
+    lost = unmergeable(definition, (t for t in vocabulary if t.kind is TokenKind.ORDINARY))
+    if lost:
+        shown = ", ".join(repr(vocabulary.by_id[i].label) for i in sorted(lost)[:5])
+        raise TokenAdaptError(
+            f"the base looks words up before it merges (ignore_merges), and {len(lost)} of its tokens cannot be made "
+            f"by its merges, among them {shown}: tokens across words would change how these are cut"
+        )
+    return {**definition, "model": {**definition["model"], "ignore_merges": False}}
+
+
+def _with_all_ids(definition: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+    """A copy in which added tokens are entries of the model, too.
+
+    `tokenizers` gives any other the next free id, which would be another one when there are more entries.
+    """
+    vocab = dict(definition["model"]["vocab"])
+    for token in vocabulary:
+        if token.kind in (TokenKind.ADDED, TokenKind.SPECIAL):
+            vocab.setdefault(token.spelling, token.id)
+    added = definition.get("added_tokens") or []
+    return {**definition, "model": {**definition["model"], "vocab": vocab}, "added_tokens": added}
+
+
+def _check_cut_as_before(before: Definition, after: Definition) -> None:
+    """Compare ids on all built-in texts, before anything is learned.
+
+    Raises:
+        TokenAdaptError: a text is cut differently. By construction it is not; this is the last line of defence.
+    """
+    texts = [document for name in BUILTIN for document in builtin_text(name).documents]
+    old, new = (plain_tokenizer(d).encode_batch(texts, add_special_tokens=False) for d in (before, after))
+    for text, one, other in zip(texts, old, new, strict=True):
+        if one.ids != other.ids:
+            raise TokenAdaptError(f"with cuts between words taken away, the base would cut {text[:60]!r} differently")
+
+
+def _check_old_tokens(old: Vocabulary, new: Vocabulary, dropped: Iterable[int]) -> None:
+    gone = set(dropped)
+    changed = [t for t in old if t.id not in gone and new.by_id.get(t.id) != t]
+    if changed:
+        raise AssertionError(f"{len(changed)} old tokens changed, first {changed[0]}")

@@ -1,0 +1,114 @@
+"""A learned tokenizer as a folder: tokenizer.json, tokenizer_config.json, and how it was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
+from mergekit_tokenadapt.output import write_json
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
+
+MANIFEST = "supertokens.json"
+COPIED = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json")
+"""Files of another tokenizer that stay true when its vocabulary grows; vocab.json and its like do not."""
+
+
+def check_free(out: str | Path, *, force: bool) -> None:
+    """Find out before the work that the output could not be written.
+
+    Raises:
+        TokenAdaptError: it exists, and `force` is not given.
+    """
+    if Path(out).exists() and not force:
+        raise TokenAdaptError(f"{out} exists already; give another name, or --force to replace it")
+
+
+@contextmanager
+def staged(out: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `out`, which takes its place when all is written."""
+    destination = Path(out)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
+    try:
+        written = stage / destination.name
+        written.mkdir()
+        yield written
+        if destination.exists():
+            os.replace(destination, stage / "replaced")
+        os.replace(written, destination)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def write_tokenizer(
+    out: str | Path,
+    definition: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    *,
+    like: TokenizerFiles | None = None,
+) -> None:
+    """Write a tokenizer folder, complete or not at all.
+
+    Args:
+        out: the folder; replaced where it exists.
+        definition: tokenizer.json.
+        manifest: how it was made; no dates or paths of outputs, so that the same work writes the same file.
+        like: whose roles of special tokens and chat template it has.
+
+    Raises:
+        TokenAdaptError: transformers would not cut text as this tokenizer.json does.
+    """
+    with staged(out) as folder:
+        # The library's own writing: what it reads back is what it writes.
+        Tokenizer.from_str(json.dumps(definition)).save(str(folder / "tokenizer.json"))
+        if like is not None:
+            for name in COPIED:
+                if (like.folder / name).is_file():
+                    shutil.copyfile(like.folder / name, folder / name)
+        write_json(folder / "tokenizer_config.json", _config(like))
+        write_json(folder / MANIFEST, {"format": "mergekit-tokenadapt supertokens 1", **manifest, **_versions()})
+        check_transformers(folder)
+
+
+def _config(like: TokenizerFiles | None) -> dict[str, Any]:
+    """The other tokenizer's config, under the class that takes tokenizer.json as it is.
+
+    Classes of model families bring their own pre-tokenizers, which would cut at every word again.
+    """
+    config = {} if like is None else dict(like.config)
+    for key in ("auto_map", "tokenizer_file", "vocab_file", "merges_file", "backend", "is_local", "local_files_only"):
+        config.pop(key, None)
+    if like is not None:
+        config |= {f"{role}_token": token for role, token in like.role_tokens.items()}
+    return {**config, "tokenizer_class": "PreTrainedTokenizerFast"}
+
+
+def _versions() -> dict[str, Any]:
+    return {"versions": {name: version(name) for name in ("mergekit-tokenadapt", "tokenizers", "numpy")}}
+
+
+def check_transformers(folder: Path) -> None:
+    """Compare what transformers reads from the folder with its tokenizer.json, on prose, code and hard texts.
+
+    Raises:
+        TokenAdaptError: they cut a text differently.
+    """
+    from transformers import AutoTokenizer
+
+    mine, theirs = load_tokenizer(str(folder)).fast_tokenizer(), AutoTokenizer.from_pretrained(str(folder))
+    for name in ("prose", "code", "hard"):
+        for document in builtin_text(name).documents:
+            ids = theirs(document, add_special_tokens=False).input_ids
+            if ids != mine.encode(document, add_special_tokens=False).ids:
+                raise TokenAdaptError(f"transformers would cut the text {document[:40]!r} in another way")

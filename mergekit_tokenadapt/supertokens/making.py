@@ -1,0 +1,159 @@
+"""From options to a tokenizer folder: what the commands `train` and `extend` do."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.supertokens.chunks import ChunkLengths, train_chunks
+from mergekit_tokenadapt.supertokens.extend import Extension, extend
+from mergekit_tokenadapt.supertokens.folder import write_tokenizer
+from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, can_be_coarser, word_pattern
+from mergekit_tokenadapt.supertokens.reach import check_reachable
+from mergekit_tokenadapt.supertokens.rules import Rules
+from mergekit_tokenadapt.supertokens.superwords import Limits, train_superwords
+from mergekit_tokenadapt.supertokens.texts import Corpus
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.vocabulary import TokenKind, Vocabulary
+
+LOG = logging.getLogger(__name__)
+
+ALGORITHMS = ("superwords", "chunks")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a new vocabulary is learned."""
+
+    vocab_size: int
+    algorithm: str = "superwords"
+    rules: Rules = field(default_factory=Rules)
+    limits: Limits = field(default_factory=Limits)
+    special_tokens: tuple[str, ...] = ()
+    digits: str = "3"
+    word_share: float = 0.5
+    lengths: ChunkLengths = field(default_factory=ChunkLengths)
+    seed: int = 0
+
+
+def train_folder(out: str | Path, corpus: Corpus, options: TrainOptions, like: TokenizerFiles | None) -> int:
+    """Learn a tokenizer and write its folder; the number of its tokens.
+
+    Args:
+        out: the folder to write.
+        corpus: the text.
+        options: how to learn.
+        like: whose special tokens, roles, chat template and, where it can be made coarser, word pre-tokenizer
+            the result has.
+
+    Raises:
+        TokenAdaptError: an option is out of range, or there is no text.
+    """
+    special = dict.fromkeys([*_special_tokens(like), *options.special_tokens])
+    cutter = byte_level_split(word_pattern(options.digits))
+    if like is not None and can_be_coarser(like.definition):
+        cutter = like.definition["pre_tokenizer"]
+    common: dict[str, Any] = {
+        "rules": options.rules,
+        "limits": options.limits,
+        "special_tokens": list(special),
+        "pre_tokenizer": cutter,
+    }
+    if options.algorithm == "superwords":
+        definition = train_superwords(corpus, options.vocab_size, word_share=options.word_share, **common)
+    elif options.algorithm == "chunks":
+        definition = train_chunks(corpus, options.vocab_size, lengths=options.lengths, seed=options.seed, **common)
+    else:
+        raise TokenAdaptError(f"there is no algorithm {options.algorithm!r}; there are {', '.join(ALGORITHMS)}")
+    vocabulary = Vocabulary.from_definition(definition)
+    check_reachable(definition, vocabulary, vocabulary.ids(TokenKind.ORDINARY).tolist())
+    if len(vocabulary) < options.vocab_size:
+        LOG.warning(
+            "the text supports %s tokens, not %s: nothing else occurs %d times and keeps to the rules",
+            f"{len(vocabulary):,}",
+            f"{options.vocab_size:,}",
+            options.limits.min_frequency,
+        )
+    write_tokenizer(out, definition, {"made": "train", **_described(options, corpus)}, like=like)
+    return len(vocabulary)
+
+
+def extend_folder(
+    out: str | Path, base: TokenizerFiles, corpus: Corpus, num_tokens: int, rules: Rules, limits: Limits, *, drop: bool
+) -> Extension:
+    """Extend a tokenizer and write its folder.
+
+    Args:
+        out: the folder to write.
+        base: the tokenizer to extend.
+        corpus: the text.
+        num_tokens: tokens to add; fewer are added where the text does not support them.
+        rules: what they may hold.
+        limits: what learning may use up.
+        drop: drop as many of the least used tokens, so that the size stays.
+
+    Raises:
+        TokenAdaptError: the base cannot be extended, an option is out of range, or there is no text.
+    """
+    extension = extend(base, corpus, num_tokens, rules, limits, drop=drop)
+    if len(extension.added) < num_tokens:
+        LOG.warning(
+            "the text supports %s new tokens, not %s: nothing else occurs %d times and keeps to the rules",
+            f"{len(extension.added):,}",
+            f"{num_tokens:,}",
+            limits.min_frequency,
+        )
+    manifest = {
+        "made": "extend",
+        "base": base.name,
+        "add": num_tokens,
+        "added": len(extension.added),
+        "dropped": len(extension.dropped),
+        "notes": list(extension.notes),
+        "rules": _rules(rules),
+        "limits": {"min_frequency": limits.min_frequency, "max_memory": limits.max_memory},
+        "text": _text(corpus),
+    }
+    write_tokenizer(out, extension.definition, manifest, like=base)
+    return extension
+
+
+def _special_tokens(like: TokenizerFiles | None) -> list[str]:
+    if like is None:
+        return []
+    return [t.spelling for t in like.vocabulary if t.kind is TokenKind.SPECIAL]
+
+
+def _described(options: TrainOptions, corpus: Corpus) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "algorithm": options.algorithm,
+        "vocab_size": options.vocab_size,
+        "rules": _rules(options.rules),
+        "limits": {
+            "min_frequency": options.limits.min_frequency,
+            "max_memory": options.limits.max_memory,
+            "words_from": options.limits.words_from,
+        },
+        "text": _text(corpus),
+    }
+    if options.algorithm == "superwords":
+        return described | {"word_share": options.word_share}
+    return described | {"seed": options.seed, "lengths": dict(options.lengths.distribution)}
+
+
+def _rules(rules: Rules) -> dict[str, Any]:
+    crossing = sorted(c.value for c in rules.crossing)
+    most = {"max_words": rules.max_words, "max_characters": rules.max_characters}
+    return {**most, "punctuation": rules.punctuation, "crossing": crossing}
+
+
+def _text(corpus: Corpus) -> dict[str, Any]:
+    return {
+        "sources": list(corpus.sources),
+        "bytes": corpus.num_bytes,
+        "documents": corpus.num_documents,
+        "skipped": corpus.num_skipped,
+    }

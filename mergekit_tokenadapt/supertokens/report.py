@@ -1,0 +1,113 @@
+"""Compression and safety of a learned tokenizer, next to others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mergekit_tokenadapt.evaluation.texts import LANGUAGES, TextSet, parallel_texts
+from mergekit_tokenadapt.evaluation.tokenizer_quality.on_text import renyi_efficiency, tokenize
+from mergekit_tokenadapt.supertokens.reach import unreachable
+from mergekit_tokenadapt.supertokens.rules import crossed
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
+
+SAMPLES = 8
+"""Tokens shown of each kind."""
+
+
+def describe(tokenizers: Sequence[TokenizerFiles], texts: Sequence[TextSet]) -> dict[str, Any]:
+    """Everything that `supertokens report` shows; the first tokenizer is the one that it is about.
+
+    Returns:
+        The report's content, see docs/supertokens.md.
+    """
+    return {
+        "command": "supertokens report",
+        "texts": [text.describe() for text in texts],
+        "tokenizers": [
+            {
+                "name": tokenizer.name,
+                "tokens": len(tokenizer.vocabulary),
+                "compression": {text.name: compression(tokenizer, text.documents) for text in texts},
+                "parity": parity(tokenizer),
+                "safety": safety(tokenizer, tokenizers[1:] if n == 0 else ()),
+            }
+            for n, tokenizer in enumerate(tokenizers)
+        ],
+    }
+
+
+def compression(tokenizer: TokenizerFiles, documents: Sequence[str]) -> dict[str, Any]:
+    """How a tokenizer cuts documents: length, supertokens, Renyi efficiency, round trips."""
+    tokenized, vocabulary = tokenize(tokenizer, documents), tokenizer.vocabulary
+    usage = np.bincount(np.concatenate([d.ids for d in tokenized]), minlength=vocabulary.num_ids)
+    supertokens = [t.id for t in vocabulary if is_supertoken(t)]
+    num_bytes, num_tokens = sum(len(d.text.encode("utf-8")) for d in tokenized), int(usage.sum())
+    return {
+        "documents": len(tokenized),
+        "bytes": num_bytes,
+        "tokens": num_tokens,
+        "bytes_per_token": num_bytes / num_tokens,
+        "renyi_efficiency": renyi_efficiency(usage, len(vocabulary)),
+        "exact_round_trips": sum(d.is_exact for d in tokenized) / len(tokenized),
+        "supertoken_share": float(usage[supertokens].sum() / num_tokens),
+        "never_used": int((usage[vocabulary.ids(TokenKind.ORDINARY)] == 0).sum()),
+    }
+
+
+def is_supertoken(token: Token) -> bool:
+    """Whether a token holds more than one word: something, a space, something.
+
+    >>> [is_supertoken(Token(0, "", c, TokenKind.ORDINARY)) for c in (b" of the", b" the", b"    ")]
+    [True, False, False]
+    """
+    return token.kind is TokenKind.ORDINARY and b" " in token.bytes.strip()
+
+
+def parity(tokenizer: TokenizerFiles) -> dict[str, float]:
+    """Tokens for the same text in each language, English = 1 (Petrov et al., arXiv 2305.15425)."""
+    lengths = {
+        code: sum(len(d.ids) for d in tokenize(tokenizer, text.documents)) for code, text in parallel_texts().items()
+    }
+    return {code: lengths[code] / lengths["en"] for code in LANGUAGES}
+
+
+def safety(tokenizer: TokenizerFiles, against: Sequence[TokenizerFiles] = ()) -> dict[str, Any]:
+    """What could go wrong with the tokens: rules broken, tokens that are never produced, extremes.
+
+    Args:
+        tokenizer: the one to look at.
+        against: where given, only tokens count that none of these has.
+    """
+    vocabulary = tokenizer.vocabulary
+    old = {t.bytes for other in against for t in other.vocabulary}
+    tokens = [t for t in vocabulary if t.kind is TokenKind.ORDINARY and t.bytes not in old]
+    broken: dict[str, list[Token]] = {}
+    for token in tokens:
+        for crossing in sorted(crossed(token.text or ""), key=lambda c: c.value):
+            broken.setdefault(crossing.value, []).append(token)
+    lost = unreachable(tokenizer.definition, vocabulary, [t.id for t in tokens])
+    longest = sorted(tokens, key=lambda t: (-len(t.bytes), t.id))[:SAMPLES]
+    return {
+        "tokens_looked_at": len(tokens),
+        "supertokens": sum(map(is_supertoken, tokens)),
+        "words_in_a_token": dict(sorted(Counter(len((t.text or "").split()) for t in tokens).items())),
+        "crossing": {name: _shown(found) for name, found in sorted(broken.items())},
+        "unreachable": _shown(lost),
+        "duplicates": _duplicates(vocabulary),
+        "longest": [t.label for t in longest],
+    }
+
+
+def _shown(tokens: Sequence[Token]) -> dict[str, Any]:
+    return {"number": len(tokens), "for_instance": [t.label for t in tokens[:SAMPLES]]}
+
+
+def _duplicates(vocabulary: Vocabulary) -> int:
+    """Ordinary tokens that stand for the same bytes as another one."""
+    contents = Counter(t.bytes for t in vocabulary if t.kind is TokenKind.ORDINARY)
+    return sum(n - 1 for n in contents.values())

@@ -1,0 +1,192 @@
+"""Text to learn from, as a stream: files, folders, jsonl, gzip, datasets of the hub.
+
+Nothing is held but one piece: a few ten thousand characters, cut at a line end wherever a line ends.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
+
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line
+from mergekit_tokenadapt.evaluation.texts.sources import field_text, split_settings
+
+PIECE_CHARACTERS = 1 << 16
+"""A document is cut into pieces of about this size."""
+BINARY_PROBE = 4096
+"""A file with a zero byte among its first ones is no text."""
+
+
+@dataclass
+class Corpus:
+    """Texts that can be read more than once, and what was found in them when they were read last."""
+
+    sources: Sequence[str]
+    """Paths or ``hf:ID``, with ``,field=...``, ``,config=...``, ``,split=...`` behind where needed."""
+    max_bytes: int = 0
+    """Stop after about this many bytes of UTF-8; 0 reads everything."""
+    num_bytes: int = field(default=0, init=False)
+    num_documents: int = field(default=0, init=False)
+    num_skipped: int = field(default=0, init=False)
+    """Files that hold zero bytes, and so are no text."""
+
+    def __post_init__(self) -> None:
+        self._streams = [_Source.parse(source) for source in self.sources]
+
+    @property
+    def size(self) -> int | None:
+        """Bytes to read, for the progress bar; None where that is not known before reading."""
+        sizes = [source.size for source in self._streams]
+        if any(size is None for size in sizes):
+            return self.max_bytes or None
+        total = sum(size for size in sizes if size is not None)
+        return min(total, self.max_bytes) if self.max_bytes else total
+
+    def pieces(self, max_bytes: int = 0) -> Iterator[str]:
+        """The text in pieces, sources taking turns piece by piece, so that any beginning is a mixture.
+
+        Args:
+            max_bytes: stop after about this many bytes, where that is less than the corpus has.
+
+        Raises:
+            TokenAdaptError: a source cannot be read, or there is no text in any of them.
+        """
+        limit = min((n for n in (max_bytes, self.max_bytes) if n), default=0)
+        self.num_bytes = self.num_documents = self.num_skipped = 0
+        for piece in _taking_turns([self._pieces_of(source) for source in self._streams]):
+            self.num_bytes += len(piece.encode("utf-8"))
+            yield piece
+            if limit and self.num_bytes >= limit:
+                return
+        if not self.num_bytes:
+            raise TokenAdaptError(f"there is no text in {', '.join(self.sources)}: nothing can be learned from it")
+
+    def _pieces_of(self, source: _Source) -> Iterator[str]:
+        for document in source.documents():
+            if document is None:
+                self.num_skipped += 1
+                continue
+            self.num_documents += 1
+            yield from document
+
+
+def _taking_turns(streams: Sequence[Iterator[str]]) -> Iterator[str]:
+    """One item of each stream in turn, until all have ended."""
+    waiting = list(streams)
+    while waiting:
+        for stream in list(waiting):
+            item = next(stream, None)
+            if item is None:
+                waiting.remove(stream)
+            else:
+                yield item
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One ``--text``."""
+
+    place: str
+    settings: dict[str, str]
+
+    @classmethod
+    def parse(cls, source: str) -> _Source:
+        place, settings = split_settings(source)
+        if not place.startswith("hf:") and not Path(place).exists():
+            raise TokenAdaptError(f"--text: there is no file or folder {place!r}")
+        return cls(place, settings)
+
+    @property
+    def size(self) -> int | None:
+        if self.place.startswith("hf:"):
+            return None
+        files = self._files()
+        # What a compressed file holds is not known before it is read.
+        return None if any(f.suffix == ".gz" for f in files) else sum(f.stat().st_size for f in files)
+
+    def _files(self) -> list[Path]:
+        path = Path(self.place)
+        if path.is_file():
+            return [path]
+        return sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+
+    def documents(self) -> Iterator[Iterator[str] | None]:
+        """The pieces of each document; None for a file that is no text."""
+        if self.place.startswith("hf:"):
+            for text in self._dataset(self.place.removeprefix("hf:")):
+                yield cut(text)
+            return
+        for file in self._files():
+            yield from self._documents_of(file)
+
+    def _documents_of(self, file: Path) -> Iterator[Iterator[str] | None]:
+        try:
+            with _open(file) as opened:
+                if b"\0" in opened.read(BINARY_PROBE):
+                    yield None
+                    return
+                opened.seek(0)
+                # newline="": line ends stay as they are.
+                text = io.TextIOWrapper(opened, encoding="utf-8", errors="replace", newline="")
+                if ".jsonl" in file.suffixes:
+                    yield from map(cut, _json_lines(text, self.settings.get("field", "text"), file))
+                else:
+                    yield _cut_stream(text)
+        except (OSError, EOFError) as error:
+            raise TokenAdaptError(f"{file} cannot be read: {first_line(error)}") from error
+
+    def _dataset(self, name: str) -> Iterator[str]:
+        try:
+            from datasets import load_dataset
+        except ImportError as error:
+            raise TokenAdaptError(
+                "texts from the hub need the datasets package: pip install 'mergekit-tokenadapt[datasets]'"
+            ) from error
+        text_field, split = self.settings.get("field", "text"), self.settings.get("split", "train")
+        try:
+            rows = load_dataset(name, self.settings.get("config"), split=split, streaming=True)
+            for number, record in enumerate(rows, start=1):
+                yield field_text(record, text_field, f"{name}, row {number},")
+        except TokenAdaptError:
+            raise
+        except Exception as error:  # the library raises whatever the network and the file formats raise
+            raise TokenAdaptError(
+                f"the dataset {name!r}, split {split!r}, cannot be read: {first_line(error)}"
+            ) from error
+
+
+def _open(file: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(file)) if file.suffix == ".gz" else file.open("rb")
+
+
+def _json_lines(lines: Iterable[str], text_field: str, file: Path) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record: Any = json.loads(line)
+        except ValueError as error:
+            raise TokenAdaptError(f"{file}, line {number}, is not valid JSON: {error}") from error
+        text = field_text(record, text_field, f"{file}, line {number},")
+        # A lone surrogate, which JSON can spell, is no character.
+        yield text.encode("utf-8", "replace").decode("utf-8")
+
+
+def cut(text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
+    """Cut a text into pieces of about `size` characters, at line ends where it has any.
+
+    >>> list(cut("one\\ntwo\\nthree", size=5))
+    ['one\\ntwo\\n', 'three']
+    """
+    return _cut_stream(io.StringIO(text, newline=""), size)
+
+
+def _cut_stream(text: IO[str], size: int = PIECE_CHARACTERS) -> Iterator[str]:
+    while piece := text.read(size):
+        # The rest of the line, but no more than a piece: there are files without line ends.
+        yield piece if piece.endswith("\n") else piece + text.readline(size)
