@@ -174,6 +174,10 @@ class TensorFiles:
         opened = self._open(self._file_of[name])
         return tuple(opened[name].shape if isinstance(opened, dict) else opened.get_slice(name).get_shape())
 
+    def file(self, name: str) -> Path:
+        """The file that holds a tensor."""
+        return self._file_of[name]
+
     def read(self, name: str) -> Tensor:
         """A tensor, as stored, on the CPU."""
         opened = self._open(self._file_of[name])
