@@ -96,8 +96,9 @@ def test_nearest_tokens_against_all_pairs(zoo, pair):
     for token in list(source)[::5]:
         if token.kind is TokenKind.SPECIAL:
             continue
-        distance, _, nearest = min(
-            (levenshtein(token.bytes, c.bytes), abs(len(c.bytes) - len(token.bytes)), c.id) for c in candidates
+        distance, _, _, nearest = min(
+            (levenshtein(token.bytes, c.bytes), abs(len(c.bytes) - len(token.bytes)), len(c.bytes), c.id)
+            for c in candidates
         )
         assert found.distances[token.id] == distance
         if distance:

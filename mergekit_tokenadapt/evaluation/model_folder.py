@@ -106,8 +106,15 @@ class ModelFolder:
         return names[0] if names and names[0] != self.input_matrix else None
 
     @property
+    def is_ensemble(self) -> bool:
+        """Whether it is a lockstep ensemble, which has members in place of tensors."""
+        return self.config.get("model_type") == "tokenadapt_lockstep"
+
+    @property
     def num_rows(self) -> int:
         """Rows of the input embedding matrix."""
+        if self.is_ensemble:
+            return int(self.config["vocab_size"])
         return self.tensors.shape(self.input_matrix)[self.vocabulary_tensors[self.input_matrix]]
 
     def rows(self, name: str) -> Tensor:
@@ -199,6 +206,10 @@ class TensorFiles:
             files = sorted(set(listed.values())) if listed else [f.name for f in sorted(self.folder.glob(pattern))]
             if files:
                 return [self.folder / file for file in files]
+        if (self.folder / "members").is_dir():
+            raise TokenAdaptError(
+                f"{self.folder} is an ensemble and holds no weights of its own: name one of its members"
+            )
         raise TokenAdaptError(f"{self.folder} holds no weights: neither model*.safetensors nor pytorch_model*.bin")
 
     def _open(self, file: Path) -> Any:

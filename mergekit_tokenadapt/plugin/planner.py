@@ -33,6 +33,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
 
     understands_adapt = True
     _plans: ImmutableMap[ModelReference, PlanTransfer] | None = None
+    _fill_from: ModelReference | None = None
 
     def __init__(
         self,
@@ -63,11 +64,16 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         adapted = AdaptVocabulary(
             **{name: getattr(stock, name) for name in type(stock).model_fields},
             plans=ImmutableMap({model: self._plans[model] for model in models}),
+            fill_from=self._fill_from,
         )
         self._tensors[-1] = (weight, merge.model_copy(update={"gather_tensors": adapted}))
 
     def _prepare(self, adapt: AdaptConfig) -> None:
         """Read tokenizers and shapes, refuse what cannot work, and make the plan tasks."""
+        if adapt.missing_rows == "base_model":
+            if self.config.base_model is None:
+                raise TokenAdaptError("missing_rows: base_model needs a base_model in the recipe")
+            self._fill_from = self.config.base_model
         method = adapt.make_method()
         auxiliary = find_auxiliary(adapt.auxiliary) if method.needs_auxiliary else None
         models = [look_at(reference, self.arch_info, self.options) for reference in self._references()]

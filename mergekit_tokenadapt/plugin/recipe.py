@@ -27,6 +27,11 @@ class AdaptConfig(BaseModel):
         default_factory=dict, description="special tokens: {OLD: NEW}, or {NEW: text to make it from}"
     )
     chat_template: str = Field(default="target", description="target, base, or a file with Jinja source")
+    missing_rows: Literal["made", "base_model"] = Field(
+        default="made",
+        description="rows of tokens that an input model does not have: made by the method, or those of base_model, "
+        "so that its task vector is zero there",
+    )
     save_plan: bool = Field(default=True, description="write tokenadapt.plan into the output folder")
 
     @model_validator(mode="after")

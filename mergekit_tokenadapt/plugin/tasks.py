@@ -41,6 +41,8 @@ class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
     """Bring every model's vocabulary tensor onto the target vocabulary, by its own plan."""
 
     plans: ImmutableMap[ModelReference, PlanTransfer]
+    fill_from: ModelReference | None = None
+    """The model whose rows the others get for tokens that they do not have; None: those that are made."""
 
     def arguments(self) -> dict[str, Task[Any]]:
         """The tensors, and a plan for each model."""
@@ -61,8 +63,12 @@ class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
         for model, view in zip(tensors, views, strict=True):
             weight = self.gather_tensors.weight_info[model].name
             rows = plans[f"plan:{model}"].apply(view, weight).to(dtype)
-            adapted[model] = rows.movedim(0, self.vocabulary_axis).contiguous()
-        return adapted
+            adapted[model] = rows
+        if self.fill_from in adapted:
+            for model in adapted.keys() - {self.fill_from}:
+                missing = plans[f"plan:{model}"].missing_ids.to(adapted[model].device)
+                adapted[model][missing] = adapted[self.fill_from][missing]
+        return {m: rows.movedim(0, self.vocabulary_axis).contiguous() for m, rows in adapted.items()}
 
     def uses_accelerator(self) -> bool:
         """Gathering and adding rows is what accelerators are good at."""
