@@ -20,6 +20,7 @@ SUMMARIES = {
     "distill-prep": "Make OUT: the model STUDENT on the vocabulary of TEACHER, to be distilled as usual.",
     "align": "Write the spans that two tokenizations of a text share, and the nearest tokens.",
     "restore": "Put a model back on the vocabulary that it had before.",
+    "ensemble": "Average several models, token by token on one vocabulary, or byte by byte.",
     "check": "Is a model folder sound? Sizes, ids, tensors, tokenizer; against its base where given.",
     "compare": "Quality of models side by side, in units that compare across tokenizers.",
     "tokenizer": "Quality of tokenizers, without a model.",

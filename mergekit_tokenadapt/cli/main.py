@@ -17,6 +17,7 @@ from mergekit_tokenadapt.cli.lazy import LazyGroup
         "align": "mergekit_tokenadapt.cli.align:align_command",
         "restore": "mergekit_tokenadapt.cli.restore:restore_command",
         "draft": "mergekit_tokenadapt.cli.draft:draft_command",
+        "ensemble": "mergekit_tokenadapt.cli.ensemble:ensemble_command",
         "methods": "mergekit_tokenadapt.cli.methods:methods_command",
     },
     summaries={"draft": "Make OUT: the model SMALL on the vocabulary of TARGET, to draft for it."},

@@ -170,7 +170,7 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             average = self._add(average, self._log_probabilities(out.logits), float(weight))
         assert average is not None
         if self.config.mean == "geometric":
-            average = average.log_softmax(dim=-1)
+            average = torch.log_softmax(average, dim=-1)
         loss = None
         if labels is not None:
             loss = nn.functional.nll_loss(average[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
@@ -182,12 +182,12 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         logits_BTV = logits_BTV.float()
         if self.config.padding_ids:
             logits_BTV[..., self.config.padding_ids] = -torch.inf
-        return logits_BTV.log_softmax(dim=-1)
+        return torch.log_softmax(logits_BTV, dim=-1)
 
     def _add(self, average: Tensor | None, member_BTV: Tensor, weight: float) -> Tensor:
         if self.config.mean == "geometric":
             # 0 times -inf is not a number: ids without a token stay at -inf.
-            share = torch.where(member_BTV.isneginf(), member_BTV, weight * member_BTV)
+            share = torch.where(torch.isneginf(member_BTV), member_BTV, weight * member_BTV)
             return share if average is None else average + share
         share = member_BTV + torch.log(torch.tensor(weight))
         return share if average is None else torch.logaddexp(average, share)

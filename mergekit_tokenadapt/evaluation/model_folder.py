@@ -206,10 +206,6 @@ class TensorFiles:
             files = sorted(set(listed.values())) if listed else [f.name for f in sorted(self.folder.glob(pattern))]
             if files:
                 return [self.folder / file for file in files]
-        if (self.folder / "members").is_dir():
-            raise TokenAdaptError(
-                f"{self.folder} is an ensemble and holds no weights of its own: name one of its members"
-            )
         raise TokenAdaptError(f"{self.folder} holds no weights: neither model*.safetensors nor pytorch_model*.bin")
 
     def _open(self, file: Path) -> Any:
@@ -257,6 +253,9 @@ def vocabulary_parameters(model: ModelFolder) -> VocabularyParameters:
         TokenAdaptError: transformers does not know it as a causal language model.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    if model.is_ensemble:
+        raise TokenAdaptError(f"{model.name} is an ensemble and holds no weights of its own: name one of its members")
 
     def build(config: Any) -> Any:
         with torch.device("meta"):
