@@ -34,7 +34,6 @@ RESULTS, TABLE = ROOT / "docs" / "merging.json", ROOT / "docs" / "merging.md"
 METHODS: dict[str, dict[str, Any]] = {
     "linear": {"merge_method": "linear", "weight": 0.5},
     "task_arithmetic": {"merge_method": "task_arithmetic", "weight": 0.7},
-    "ties": {"merge_method": "ties", "weight": 0.7, "density": 0.5},
 }
 TOKENIZERS: dict[str, dict[str, Any]] = {
     "adapt, missing_rows: base_model": {"source": "base", "adapt": {"method": "mean", "missing_rows": "base_model"}},
@@ -45,10 +44,10 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
 
 
 @click.command()
-@click.option("--steps", default=60, show_default=True, help="Of each fine-tune.")
-@click.option("--length", default=128, show_default=True, help="Tokens of an example.")
+@click.option("--steps", default=24, show_default=True, help="Of each fine-tune.")
+@click.option("--length", default=64, show_default=True, help="Tokens of an example.")
 @click.option("--batch-size", default=2, show_default=True)
-@click.option("--test-bytes", default=4000, show_default=True, help="Held-out text of each kind.")
+@click.option("--test-bytes", default=2000, show_default=True, help="Held-out text of each kind.")
 def main(steps: int, length: int, batch_size: int, test_bytes: int) -> None:
     """Fine-tune, merge, measure. Fine-tunes are kept in demo/merging and not made again."""
     how = {"steps": steps, "length": length, "batch_size": batch_size}
@@ -96,8 +95,8 @@ def fine_tune(model_folder: Path, documents: list[str], out: Path, *, steps: int
     tokenizer = AutoTokenizer.from_pretrained(str(model_folder))
     blocks = torch.tensor(training_text.blocks(documents, tokenizer, length))
     order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(0))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-4, total_steps=steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-4, total_steps=steps, pct_start=0.1)
     model.train()
     started = time.perf_counter()
     for step in range(steps):

@@ -112,6 +112,7 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
 
     def save_pretrained(self, folder: str, **options: Any) -> None:
         """Write config, generation config, and every member into its own folder."""
+        member: Any
         for name, member in zip(self.config.members, self.members, strict=True):
             member.save_pretrained(Path(folder, name), **options)
         self.config.save_pretrained(folder)
@@ -119,7 +120,8 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
 
     def get_input_embeddings(self) -> Any:
         """Those of the first member."""
-        return self.members[0].get_input_embeddings()
+        first: Any = self.members[0]
+        return first.get_input_embeddings()
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
