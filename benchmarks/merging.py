@@ -44,11 +44,12 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
 
 
 @click.command()
+@click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)), help="Only these. Repeatable.")
 @click.option("--steps", default=24, show_default=True, help="Of each fine-tune.")
 @click.option("--length", default=64, show_default=True, help="Tokens of an example.")
 @click.option("--batch-size", default=2, show_default=True)
 @click.option("--test-bytes", default=2000, show_default=True, help="Held-out text of each kind.")
-def main(steps: int, length: int, batch_size: int, test_bytes: int) -> None:
+def main(methods: tuple[str, ...], steps: int, length: int, batch_size: int, test_bytes: int) -> None:
     """Fine-tune, merge, measure. Fine-tunes are kept in demo/merging and not made again."""
     how = {"steps": steps, "length": length, "batch_size": batch_size}
     WORK.mkdir(parents=True, exist_ok=True)
@@ -64,12 +65,12 @@ def main(steps: int, length: int, batch_size: int, test_bytes: int) -> None:
     results["packages"] = {name: version(name) for name in ("mergekit-tokenadapt", "mergekit", "torch", "transformers")}
     results["models"] = {name: measure(folder, texts) for name, folder in models.items()}
     results["merges"] = {}
-    for method in METHODS:
+    for method in methods or METHODS:
         for tokenizer in TOKENIZERS:
             say(f"{method}, {tokenizer}")
             results["merges"][f"{method} | {tokenizer}"] = merge(method, tokenizer, base, first, second, texts)
             RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    TABLE.write_text(table(results), encoding="utf-8")
+            TABLE.write_text(table(results), encoding="utf-8")
     say(f"wrote {TABLE.relative_to(ROOT)}")
 
 
@@ -107,7 +108,7 @@ def fine_tune(model_folder: Path, documents: list[str], out: Path, *, steps: int
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if step % 10 == 9:
+        if step % 4 == 3:
             say(f"{out.name}: step {step + 1}, loss {loss.item():.3f}, {time.perf_counter() - started:.0f} s")
     stage = out.with_name(f".{out.name}")
     model.to(torch.bfloat16).save_pretrained(stage)
