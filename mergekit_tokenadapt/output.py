@@ -89,13 +89,13 @@ class OutputFolder:
         return {
             "format": "mergekit-tokenadapt manifest 1",
             "versions": {name: _version(name) for name in VERSIONED},
-            "target": {"name": self.target.name, "files": _hashes(self.target.files())},
+            "target": {"name": self.target.name, "files": file_hashes(self.target.files())},
             "rows": self.num_rows,
             "adapt": dict(self.adapt),
             "inputs": [
                 {
                     "name": name,
-                    "files": _hashes(sorted(folder.glob("*.json"))),
+                    "files": file_hashes(sorted(folder.glob("*.json"))),
                     "weights": {f.name: f.stat().st_size for f in sorted(_weight_files(folder))},
                     "method": plan.method,
                     "options": dict(plan.options),
@@ -272,7 +272,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _hashes(files: list[Path]) -> dict[str, str]:
+def file_hashes(files: list[Path]) -> dict[str, str]:
+    """Name to SHA-256 of each file."""
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 

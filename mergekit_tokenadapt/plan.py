@@ -79,6 +79,13 @@ class TransferPlan:
         is_mean[self.mixed_ids] = False
         return is_mean.nonzero().flatten()
 
+    @property
+    def missing_ids(self) -> Tensor:
+        """The new rows that are no copy of an old one, ascending, int64; none where the vocabularies are the same."""
+        is_missing = torch.ones(self.num_rows, dtype=torch.bool)
+        is_missing[self.copied_ids] = False
+        return is_missing.nonzero().flatten() if not self.mapping.is_identity else self.muted_ids[:0]
+
     def counts(self) -> dict[str, int]:
         """Rows per reason, and of these: `muted` rows, and `unresolved`, NEW rows that the method found nothing for."""
         mean_ids = self.mean_ids[~torch.isin(self.mean_ids, self.muted_ids)]

@@ -69,10 +69,7 @@ class Segmenter:
     """
 
     def __init__(self, definition: Definition, vocabulary: Vocabulary, num_rows: int | None = None) -> None:
-        plain = _without_specials(without_dummy_space(definition), vocabulary)
-        self._tokenizer = Tokenizer.from_str(json.dumps(plain))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer = plain_tokenizer(definition, vocabulary)
         self.definition = definition
         self._vocabulary = vocabulary
         self._num_rows = vocabulary.num_ids if num_rows is None else num_rows
@@ -113,6 +110,15 @@ class Segmenter:
     def _byte_pieces(self, content: bytes) -> list[int]:
         ids = (self._vocabulary.single_bytes.get(byte) for byte in content)
         return [i for i in ids if i is not None and i < self._num_rows]
+
+
+def plain_tokenizer(definition: Definition, vocabulary: Vocabulary) -> Tokenizer:
+    """The tokenizer as it works inside a text: no dummy space, and special tokens are not recognised."""
+    plain = _without_specials(without_dummy_space(definition), vocabulary)
+    tokenizer = Tokenizer.from_str(json.dumps(plain))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def _unknown_ids(definition: Definition, vocabulary: Vocabulary) -> frozenset[int]:

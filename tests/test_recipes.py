@@ -82,6 +82,7 @@ def test_every_recipe_is_run_here():
         "supertokens_domain.yml",
         "supertokens_language.yml",
         "supertokens_characters.yml",
+        "task_arithmetic_across_tokenizers.yml",
     }
     assert {file.name for file in RECIPES.iterdir()} == tested
 
@@ -134,6 +135,36 @@ def test_two_tokenizers_merged_onto_one(demo_folders, byte_level_folder):
     assert not torch.equal(rows["out"], rows["own"])
     correlation = torch.nn.functional.cosine_similarity(rows["out"], rows["own"]).mean()
     assert correlation > 0.5
+
+
+def test_task_arithmetic_across_tokenizers(demo_folders, byte_level_folder):
+    from mergekit_tokenadapt.plan import TransferPlan
+
+    recipe = RECIPES / "task_arithmetic_across_tokenizers.yml"
+    stock_command("mergekit-yaml", str(recipe), "out", cwd=demo_folders)
+    assert_speaks(demo_folders / "out", byte_level_folder)
+    out, base, other = (
+        AutoModelForCausalLM.from_pretrained(str(demo_folders / f), dtype=torch.float32).get_input_embeddings().weight
+        for f in ("out", "demo/SmolLM2-135M-Instruct", "demo/SmolLM2-deepseek-hybrid")
+    )
+    # The base model comes first, then the models in the order of the recipe, without it.
+    plan = TransferPlan.load(demo_folders / "out" / "tokenadapt.plan.1")
+    missing, shared = plan.missing_ids, plan.copied_ids
+    assert len(missing) > 50 < len(shared)
+    # A token that one model does not have has no task vector: the row is the base model's, bit for bit.
+    assert torch.equal(out[missing], base[missing])
+    sources = torch.from_numpy(plan.mapping.sources)[shared]
+    expected = base[shared] + 0.6 * (other[sources] - base[shared])
+    assert torch.allclose(out[shared], expected, atol=0.02)  # bfloat16
+
+
+def test_rows_of_the_base_model_need_a_base_model(demo_folders):
+    recipe = demo_folders / "recipe.yml"
+    text = (RECIPES / "tokenizer_swap_mean.yml").read_text()
+    recipe.write_text(text.replace("method: mean", "method: mean\n    missing_rows: base_model"))
+    done = stock_command("mergekit-yaml", str(recipe), "out", cwd=demo_folders, check=False)
+    assert done.returncode == 2
+    assert "missing_rows: base_model needs a base_model in the recipe" in done.stderr
 
 
 def test_two_steps_with_mergekit_multi(demo_folders, gemma_style_folder):

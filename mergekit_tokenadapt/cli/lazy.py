@@ -21,6 +21,10 @@ SUMMARIES = {
     "train": "Learn a new tokenizer from text.",
     "extend": "Add tokens to a tokenizer by continuing its merges.",
     "report": "Compression and safety of learned tokenizers.",
+    "distill-prep": "Make OUT: the model STUDENT on the vocabulary of TEACHER, to be distilled as usual.",
+    "align": "Write the spans that two tokenizations of a text share, and the nearest tokens.",
+    "restore": "Put a model back on the vocabulary that it had before.",
+    "ensemble": "Average several models, token by token on one vocabulary, or byte by byte.",
     "check": "Is a model folder sound? Sizes, ids, tensors, tokenizer; against its base where given.",
     "compare": "Quality of models side by side, in units that compare across tokenizers.",
     "tokenizer": "Quality of tokenizers, without a model.",
@@ -30,11 +34,17 @@ SUMMARIES = {
 
 
 class LazyGroup(click.Group):
-    """Commands by ``"module:name"``; their user errors end in one line and exit code 2."""
+    """Commands by ``"module:name"``; their user errors end in one line and exit code 2.
 
-    def __init__(self, *args: Any, commands_in: Mapping[str, str], **kwargs: Any) -> None:
+    `summaries` go before those in `SUMMARIES`: two groups may have a command of the same name.
+    """
+
+    def __init__(
+        self, *args: Any, commands_in: Mapping[str, str], summaries: Mapping[str, str] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._commands_in = commands_in
+        self._summaries = {**SUMMARIES, **(summaries or {})}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names, in the order given."""
@@ -51,7 +61,7 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, SUMMARIES[name]) for name in self._commands_in])
+            formatter.write_dl([(name, self._summaries[name]) for name in self._commands_in])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

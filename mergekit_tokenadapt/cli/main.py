@@ -13,9 +13,15 @@ from mergekit_tokenadapt.cli.lazy import LazyGroup
         "transplant": "mergekit_tokenadapt.cli.transplant:transplant_command",
         "plan": "mergekit_tokenadapt.cli.plan:plan_command",
         "explain": "mergekit_tokenadapt.cli.explain:explain_command",
+        "distill-prep": "mergekit_tokenadapt.cli.distill_prep:distill_prep_command",
+        "align": "mergekit_tokenadapt.cli.align:align_command",
+        "restore": "mergekit_tokenadapt.cli.restore:restore_command",
+        "draft": "mergekit_tokenadapt.cli.draft:draft_command",
+        "ensemble": "mergekit_tokenadapt.cli.ensemble:ensemble_command",
         "methods": "mergekit_tokenadapt.cli.methods:methods_command",
         "supertokens": "mergekit_tokenadapt.cli.supertokens:supertokens_group",
     },
+    summaries={"draft": "Make OUT: the model SMALL on the vocabulary of TARGET, to draft for it."},
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="mergekit-tokenadapt")

@@ -43,6 +43,9 @@ def load_model(folder: ModelFolder, *, device: str | None = None, dtype: str | N
     """
     from transformers import AutoModelForCausalLM
 
+    if folder.is_ensemble:
+        import mergekit_tokenadapt.ensemble.lockstep  # noqa: F401 - makes the model type known
+
     place = choose_device(device)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(

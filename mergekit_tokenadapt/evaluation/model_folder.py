@@ -106,8 +106,15 @@ class ModelFolder:
         return names[0] if names and names[0] != self.input_matrix else None
 
     @property
+    def is_ensemble(self) -> bool:
+        """Whether it is a lockstep ensemble, which has members in place of tensors."""
+        return self.config.get("model_type") == "tokenadapt_lockstep"
+
+    @property
     def num_rows(self) -> int:
         """Rows of the input embedding matrix."""
+        if self.is_ensemble:
+            return int(self.config["vocab_size"])
         return self.tensors.shape(self.input_matrix)[self.vocabulary_tensors[self.input_matrix]]
 
     def rows(self, name: str) -> Tensor:
@@ -173,6 +180,10 @@ class TensorFiles:
         """Shape of a tensor, without reading it where the format allows."""
         opened = self._open(self._file_of[name])
         return tuple(opened[name].shape if isinstance(opened, dict) else opened.get_slice(name).get_shape())
+
+    def file(self, name: str) -> Path:
+        """The file that holds a tensor."""
+        return self._file_of[name]
 
     def read(self, name: str) -> Tensor:
         """A tensor, as stored, on the CPU."""
@@ -242,6 +253,9 @@ def vocabulary_parameters(model: ModelFolder) -> VocabularyParameters:
         TokenAdaptError: transformers does not know it as a causal language model.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    if model.is_ensemble:
+        raise TokenAdaptError(f"{model.name} is an ensemble and holds no weights of its own: name one of its members")
 
     def build(config: Any) -> Any:
         with torch.device("meta"):

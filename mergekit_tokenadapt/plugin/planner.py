@@ -39,6 +39,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
     """The output matrix, where a tied model is to get one of its own."""
     _output_name: str | None = None
     """The output matrix where it is corrected, which in a tied model is the input's."""
+    _fill_from: ModelReference | None = None
 
     def __init__(
         self,
@@ -75,11 +76,16 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             corrections=ImmutableMap(
                 {model: self._corrections[model] for model in models} if weight.name == self._output_name else {}
             ),
+            fill_from=self._fill_from,
         )
         self._tensors[-1] = (weight, merge.model_copy(update={"gather_tensors": adapted}))
 
     def _prepare(self, adapt: AdaptConfig) -> None:
         """Read tokenizers and shapes, refuse what cannot work, and make the plan tasks."""
+        if adapt.missing_rows == "base_model":
+            if self.config.base_model is None:
+                raise TokenAdaptError("missing_rows: base_model needs a base_model in the recipe")
+            self._fill_from = self.config.base_model
         method = adapt.make_method()
         auxiliary = find_auxiliary(adapt.auxiliary) if method.needs_auxiliary else None
         models = [look_at(reference, self.arch_info, self.options) for reference in self._references()]

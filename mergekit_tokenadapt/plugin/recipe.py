@@ -39,6 +39,11 @@ class AdaptConfig(BaseModel):
         default=False,
         description="give a model with tied matrices an output matrix of its own, as large as the input's",
     )
+    missing_rows: Literal["made", "base_model"] = Field(
+        default="made",
+        description="rows of tokens that an input model does not have: made by the method, or those of base_model, "
+        "so that its task vector is zero there",
+    )
     save_plan: bool = Field(default=True, description="write tokenadapt.plan into the output folder")
 
     @model_validator(mode="after")

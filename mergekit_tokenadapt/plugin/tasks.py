@@ -76,6 +76,8 @@ class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
     plans: ImmutableMap[ModelReference, PlanTransfer]
     corrections: ImmutableMap[ModelReference, FitOutputRows]
     """For the output matrix where there is a calibration text; otherwise empty."""
+    fill_from: ModelReference | None = None
+    """The model whose rows the others get for tokens that they do not have; None: those that are made."""
 
     def arguments(self) -> dict[str, Task[Any]]:
         """The tensors, and for each model a plan and perhaps a correction."""
@@ -98,9 +100,12 @@ class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
             rows = plan.apply(view, weight)
             if f"correction:{model}" in made:
                 rows = made[f"correction:{model}"].apply(rows, plan.mean_ids)
-            rows = rows.to(dtype)
-            adapted[model] = rows.movedim(0, self.vocabulary_axis).contiguous()
-        return adapted
+            adapted[model] = rows.to(dtype)
+        if self.fill_from in adapted:
+            for model in adapted.keys() - {self.fill_from}:
+                missing = made[f"plan:{model}"].missing_ids.to(adapted[model].device)
+                adapted[model][missing] = adapted[self.fill_from][missing]
+        return {m: rows.movedim(0, self.vocabulary_axis).contiguous() for m, rows in adapted.items()}
 
     def uses_accelerator(self) -> bool:
         """Gathering and adding rows is what accelerators are good at."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from safetensors import SafetensorError
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.plugin import activate
+from mergekit_tokenadapt.staging import check_absent, staged_folder
 
 LOG = logging.getLogger(__name__)
 
@@ -41,36 +40,37 @@ def make_recipe(
     return recipe | {"tokenizer": tokenizer | {"adapt": dict(adapt)}}
 
 
-def run_recipe(recipe: Mapping[str, Any], out: str, options: MergeOptions, *, force: bool = False) -> Path:
+def run_recipe(
+    recipe: Mapping[str, Any],
+    out: str,
+    options: MergeOptions,
+    *,
+    force: bool = False,
+    finish: Callable[[Path], None] | None = None,
+) -> Path:
     """Run a recipe with mergekit into a temporary folder, and rename that to `out` when it is complete.
+
+    `finish` gets the folder before it is renamed; what it raises leaves `out` as it was.
 
     Raises:
         TokenAdaptError: `out` exists and `force` is not given, or the recipe or its input is wrong.
         pydantic.ValidationError: a key of the recipe is wrong.
     """
-    destination = Path(out)
-    if destination.exists() and not force:
-        raise TokenAdaptError(f"{destination} exists already; give another name, or --force to replace it")
+    destination = check_absent(out, force=force)
     activate()
     configuration = MergeConfiguration.model_validate(dict(recipe))
     for reference in configuration.referenced_models():
         _check_model(reference, options)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
-    try:
-        # mergekit names the model after its folder: the staged one has the name of the final one.
-        staged = stage / destination.name
+    # mergekit names the model after its folder: the staged one has the name of the final one.
+    with staged_folder(out, force=force) as staged:
         source = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
         try:
             run_merge(configuration, str(staged), options, config_source=source)
         except (RuntimeError, SafetensorError) as error:  # what mergekit raises for users' mistakes, too
             LOG.debug("mergekit failed", exc_info=error)
             raise TokenAdaptError(f"mergekit could not run the recipe: {error} (-vv shows where)") from error
-        if destination.exists():
-            os.replace(destination, stage / "replaced")
-        os.replace(staged, destination)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        if finish is not None:
+            finish(staged)
     return destination
 
 

@@ -1,0 +1,196 @@
+"""Merging fine-tunes with different tokenizers: this package against stock mergekit.
+
+    python benchmarks/merging.py
+
+Two fine-tunes of SmolLM2-135M are made: one on Python's manual (English), with its own tokenizer; one on
+Python code, after it was moved to Mistral's tokenizer. They are merged by several mergekit methods onto the
+base model's tokenizer, with `tokenizer.adapt`, and with stock mergekit's `tokenizer: base` and `union`.
+Writes docs/merging.json and docs/merging.md: bits per byte of held-out text of both kinds.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+
+import parts  # noqa: E402
+import training_text  # noqa: E402
+
+DEMO, WORK = ROOT / "demo", ROOT / "demo" / "merging"
+RESULTS, TABLE = ROOT / "docs" / "merging.json", ROOT / "docs" / "merging.md"
+METHODS: dict[str, dict[str, Any]] = {
+    "linear": {"merge_method": "linear", "weight": 0.5},
+    "task_arithmetic": {"merge_method": "task_arithmetic", "weight": 0.7},
+}
+TOKENIZERS: dict[str, dict[str, Any]] = {
+    "adapt, missing_rows: base_model": {"source": "base", "adapt": {"method": "mean", "missing_rows": "base_model"}},
+    "adapt, missing_rows: made": {"source": "base", "adapt": {"method": "mean"}},
+    "stock base": {"source": "base"},
+    "stock union": {"source": "union"},
+}
+
+
+@click.command()
+@click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)), help="Only these. Repeatable.")
+@click.option("--steps", default=24, show_default=True, help="Of each fine-tune.")
+@click.option("--length", default=64, show_default=True, help="Tokens of an example.")
+@click.option("--batch-size", default=2, show_default=True)
+@click.option("--test-bytes", default=2000, show_default=True, help="Held-out text of each kind.")
+def main(methods: tuple[str, ...], steps: int, length: int, batch_size: int, test_bytes: int) -> None:
+    """Fine-tune, merge, measure. Fine-tunes are kept in demo/merging and not made again."""
+    how = {"steps": steps, "length": length, "batch_size": batch_size}
+    WORK.mkdir(parents=True, exist_ok=True)
+    base = parts.smollm2(DEMO / "SmolLM2-135M-Instruct")
+    moved = move(base, parts.mistral_tokenizer(DEMO / "mistral-v1-tokenizer"), WORK / "moved")
+    manual, code = (training_text.split(d) for d in (training_text.python_manual(), training_text.python_sources()))
+    first = fine_tune(base, manual[0], WORK / "manual", **how)
+    second = fine_tune(moved, code[0], WORK / "code", **how)
+    texts = {"manual": excerpt(manual[1], test_bytes), "code": excerpt(code[1], test_bytes)}
+    models = {"base model": base, "fine-tune on the manual": first, "moved to Mistral's tokenizer": moved}
+    models["moved, fine-tune on code"] = second
+    results: dict[str, Any] = {"how": how, "bytes": {k: len(t.encode()) for k, t in texts.items()}}
+    results["packages"] = {name: version(name) for name in ("mergekit-tokenadapt", "mergekit", "torch", "transformers")}
+    results["models"] = {name: measure(folder, texts) for name, folder in models.items()}
+    results["merges"] = {}
+    for method in methods or METHODS:
+        for tokenizer in TOKENIZERS:
+            say(f"{method}, {tokenizer}")
+            results["merges"][f"{method} | {tokenizer}"] = merge(method, tokenizer, base, first, second, texts)
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            TABLE.write_text(table(results), encoding="utf-8")
+    say(f"wrote {TABLE.relative_to(ROOT)}")
+
+
+def move(base: Path, tokenizer: Path, out: Path) -> Path:
+    """The base model with another tokenizer."""
+    from mergekit.options import MergeOptions
+
+    from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
+
+    if not out.is_dir():
+        run_recipe(make_recipe(str(base), str(tokenizer), {"method": "mean"}), str(out), MergeOptions(quiet=True))
+    return out
+
+
+def fine_tune(model_folder: Path, documents: list[str], out: Path, *, steps: int, length: int, batch_size: int) -> Path:
+    """A few steps of AdamW on all weights."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if out.is_dir():
+        return out
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(str(model_folder), dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(str(model_folder))
+    blocks = torch.tensor(training_text.blocks(documents, tokenizer, length))
+    order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-4, total_steps=steps, pct_start=0.1)
+    model.train()
+    started = time.perf_counter()
+    for step in range(steps):
+        batch = blocks[order[torch.arange(step * batch_size, (step + 1) * batch_size) % len(order)]]
+        loss = model(batch, labels=batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 4 == 3:
+            say(f"{out.name}: step {step + 1}, loss {loss.item():.3f}, {time.perf_counter() - started:.0f} s")
+    stage = out.with_name(f".{out.name}")
+    model.to(torch.bfloat16).save_pretrained(stage)
+    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+
+    for file in load_tokenizer(str(model_folder)).files():
+        shutil.copy(file, stage)
+    stage.rename(out)
+    return out
+
+
+def merge(method: str, tokenizer: str, base: Path, first: Path, second: Path, texts: dict[str, str]) -> Any:
+    """Run mergekit-yaml as a user would; bits per byte, or the last line of what it says where it fails."""
+    settings = dict(METHODS[method])
+    parameters = {k: settings.pop(k) for k in ("weight", "density") if k in settings}
+    recipe = {
+        **settings,
+        "base_model": str(base),
+        "models": [{"model": str(m), "parameters": parameters} for m in (first, second)],
+        "dtype": "bfloat16",
+        "tokenizer": TOKENIZERS[tokenizer],
+    }
+    file, out = WORK / "recipe.yml", WORK / "out"
+    file.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    shutil.rmtree(out, ignore_errors=True)
+    command = [str(Path(sys.executable).parent / "mergekit-yaml"), str(file), str(out), "--no-write-model-card"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"failed": done.stderr.strip().splitlines()[-1]}
+    try:
+        return measure(out, texts)
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def measure(folder: Path, texts: dict[str, str]) -> dict[str, float]:
+    """Bits per byte of each text."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from mergekit_tokenadapt.evaluation import bits_per_byte
+
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    found = {name: round(bits_per_byte(model, tokenizer, text), 4) for name, text in texts.items()}
+    say(f"{folder.name}: {found}")
+    return found
+
+
+def excerpt(documents: list[str], num_bytes: int) -> str:
+    """The first bytes of all held-out documents, each with the same share."""
+    share = num_bytes // len(documents)
+    return "\n\n".join(d.encode()[:share].decode("utf-8", "ignore") for d in documents)
+
+
+def table(results: dict[str, Any]) -> str:
+    """The Markdown page."""
+    how, sizes = results["how"], results["bytes"]
+    lines = [
+        "# Merging across tokenizers: measured",
+        "",
+        "Bits per byte of held-out text, lower is better. Made by `python benchmarks/merging.py`.",
+        f"Fine-tunes: {how['steps']} steps of {how['batch_size']} x {how['length']} tokens each, all weights.",
+        f"Held-out text: {sizes['manual']:,} bytes of Python's manual, {sizes['code']:,} bytes of code.",
+        f"Versions: {', '.join(f'{k} {v}' for k, v in results['packages'].items())}; CPU.",
+        "",
+        "| model | manual | code | mean |",
+        "|---|---|---|---|",
+    ]
+    rows = [*results["models"].items(), *((f"{k.replace(' | ', ', ')}", v) for k, v in results["merges"].items())]
+    for name, bits in rows:
+        if "failed" in bits:
+            lines.append(f"| {name} | mergekit fails: {bits['failed'][:100]} | | |")
+            continue
+        mean = (bits["manual"] + bits["code"]) / 2
+        lines.append(f"| {name} | {bits['manual']:.3f} | {bits['code']:.3f} | {mean:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def say(line: str) -> None:
+    """Progress, on standard error."""
+    click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+
+
+if __name__ == "__main__":
+    main()

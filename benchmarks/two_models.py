@@ -1,0 +1,201 @@
+"""Two models, one vocabulary: drafts and ensembles of SmolLM2-135M and Gemma 3 270M, measured.
+
+    python benchmarks/two_models.py draft
+    python benchmarks/two_models.py ensemble
+    python benchmarks/two_models.py healing
+
+Each writes its figures into docs/two_models.json and prints them; docs/two_models.md quotes them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+
+import parts  # noqa: E402
+
+DEMO, RESULTS = ROOT / "demo", ROOT / "docs" / "two_models.json"
+TEXT = (ROOT / "examples/text/english.txt").read_text(encoding="utf-8")
+PROMPTS = [
+    "The capital of France is",
+    "def fibonacci(n):\n",
+    "Once upon a time, in a small village by the sea,",
+    "The three states of matter are",
+    "To bake bread at home, first",
+    "import json\n\ndef read_config(path):\n",
+]
+
+
+@click.group()
+def main() -> None:
+    """See the module."""
+
+
+def smollm2() -> Path:
+    """The small model."""
+    return parts.smollm2(DEMO / "SmolLM2-135M-Instruct")
+
+
+def gemma() -> Path:
+    """The other one."""
+    return parts.gemma3(DEMO / "gemma-3-270m")
+
+
+def smollm2_on_gemma(method: str) -> Path:
+    """SmolLM2 on Gemma's ids and rows."""
+    from mergekit_tokenadapt.one_vocabulary.draft_model import make_draft
+
+    out = DEMO / f"SmolLM2-gemma-{method}"
+    if not out.is_dir():
+        make_draft(str(gemma()), str(smollm2()), str(out), {"method": method, "chat_template": "base"})
+    return out
+
+
+def load(folder: Path) -> Any:
+    """A model in float32."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+
+
+def save(name: str, result: dict[str, Any]) -> None:
+    """Put figures into the file, and print them."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    packages = ("mergekit-tokenadapt", "torch", "transformers", "tokenizers")
+    results[name] = {**result, "packages": {p: version(p) for p in packages}, "threads": torch.get_num_threads()}
+    RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    click.echo(json.dumps({name: result}, indent=1, ensure_ascii=False))
+
+
+@main.command()
+@click.option("--method", default="calibrated", show_default=True)
+@click.option("--new-tokens", default=48, show_default=True)
+def draft(method: str, new_tokens: int) -> None:
+    """Gemma with SmolLM2 as its draft: tokens per run and speed, greedy."""
+    from transformers import AutoTokenizer
+
+    target, small, moved = load(gemma()), load(smollm2()), load(smollm2_on_gemma(method))
+    tokenizer, small_tokenizer = (AutoTokenizer.from_pretrained(str(f)) for f in (gemma(), smollm2()))
+    ways: dict[str, dict[str, Any]] = {
+        "no draft": {},
+        f"draft, {method}": {"assistant_model": moved},
+        "universal assisted generation": {
+            "assistant_model": small,
+            "tokenizer": tokenizer,
+            "assistant_tokenizer": small_tokenizer,
+        },
+    }
+    runs = [0]
+    target.register_forward_hook(lambda *_: runs.__setitem__(0, runs[0] + 1))
+    result: dict[str, Any] = {}
+    texts: dict[str, list[str]] = {}
+    for name, options in ways.items():
+        runs[0], tokens, seconds, texts[name] = 0, 0, 0.0, []
+        for prompt in PROMPTS:
+            inputs = tokenizer(prompt, return_tensors="pt")
+            started = time.perf_counter()
+            out = target.generate(
+                **inputs, max_new_tokens=new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id, **options
+            )
+            seconds += time.perf_counter() - started
+            tokens += out.shape[1] - inputs.input_ids.shape[1]
+            texts[name].append(tokenizer.decode(out[0]))
+        result[name] = {
+            "tokens": tokens,
+            "runs_of_the_target": runs[0],
+            "tokens_per_run": round(tokens / runs[0], 3),
+            "tokens_per_second": round(tokens / seconds, 2),
+            "same_text_as_without": sum(a == b for a, b in zip(texts[name], texts["no draft"], strict=True)),
+        }
+    save("draft", {"target": "gemma-3-270m", "small": "SmolLM2-135M-Instruct", "prompts": len(PROMPTS), "ways": result})
+
+
+@main.command()
+@click.option("--method", default="calibrated", show_default=True)
+@click.option("--num-bytes", default=300, show_default=True)
+@click.option("--tolerance", default=0.01, show_default=True)
+def ensemble(method: str, num_bytes: int, tolerance: float) -> None:
+    """Bits per byte of the members by token and by byte, and of both kinds of ensemble."""
+    from transformers import AutoTokenizer
+
+    from mergekit_tokenadapt.ensemble.build import make_lockstep
+    from mergekit_tokenadapt.ensemble.byte_ensemble import ByteEnsemble
+    from mergekit_tokenadapt.ensemble.byte_model import ByteModel
+    from mergekit_tokenadapt.evaluation import bits_per_byte
+    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+
+    text = TEXT.encode()[:num_bytes].decode("utf-8", "ignore")
+    size = len(text.encode())
+    moved, pair = smollm2_on_gemma(method), DEMO / "pair"
+    tokenwise: dict[str, Any] = {}
+    for mean in ("arithmetic", "geometric"):
+        make_lockstep([str(gemma()), str(moved)], str(pair), {"method": "mean"}, mean=mean, force=True)
+        started = time.perf_counter()
+        tokenwise[f"lockstep, {mean}"] = bits_per_byte(load(pair), AutoTokenizer.from_pretrained(str(pair)), text)
+        tokenwise["lockstep, seconds"] = round(time.perf_counter() - started, 1)
+    for folder in (gemma(), smollm2(), moved):
+        tokenwise[folder.name] = bits_per_byte(load(folder), AutoTokenizer.from_pretrained(str(folder)), text)
+    members = [ByteModel(load(f), load_tokenizer(str(f)), tolerance=tolerance) for f in (gemma(), smollm2())]
+    bytewise: dict[str, Any] = {}
+    for mean in ("arithmetic", "geometric"):
+        started = time.perf_counter()
+        total, each = ByteEnsemble(members, mean=mean).score(text)
+        bytewise[f"byte by byte, {mean}"] = total / size
+        bytewise["gemma-3-270m"], bytewise["SmolLM2-135M-Instruct"] = (each / size).tolist()
+        if mean == "arithmetic":
+            bytewise["seconds"] = round(time.perf_counter() - started, 1)
+            bytewise["runs"] = [m.num_runs for m in members]
+    save("ensemble", {"bytes": size, "method": method, "by_token": tokenwise, "by_byte": bytewise})
+
+
+@main.command()
+@click.option("--num-bytes", default=10, show_default=True, help="Bytes to make.")
+def healing(num_bytes: int) -> None:
+    """Prompts cut inside a token: plain, token healing of transformers, byte by byte. How often is the text right?"""
+    from transformers import AutoTokenizer
+
+    from mergekit_tokenadapt.ensemble.byte_ensemble import ByteEnsemble
+    from mergekit_tokenadapt.ensemble.byte_model import ByteModel
+    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+
+    model, tokenizer = load(smollm2()), AutoTokenizer.from_pretrained(str(smollm2()))
+    reader = ByteEnsemble([ByteModel(model, load_tokenizer(str(smollm2())))])
+    sentences = [
+        ("The capital of France is Paris. The capital of Germany is Ber", "lin"),
+        ("Water boils at one hundred degrees Cels", "ius"),
+        ("The opposite of hot is col", "d"),
+        ("Shakespeare wrote Romeo and Jul", "iet"),
+        ("The first president of the United States was George Wash", "ington"),
+        ("Monday, Tuesday, Wednes", "day"),
+        ("A triangle has three si", "des"),
+        ("The Earth goes around the S", "un"),
+        ("In winter it is cold, in summer it is wa", "rm"),
+        ("One, two, three, four, fi", "ve"),
+    ]
+    right = dict.fromkeys(("plain", "token healing", "byte by byte"), 0)
+    shown = []
+    for prompt, expected in sentences:
+        inputs = tokenizer(prompt, return_tensors="pt")
+        settings = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": tokenizer.eos_token_id}
+        made = {"plain": tokenizer.decode(model.generate(**inputs, **settings)[0])[len(prompt) :]}
+        healed = model.generate(**inputs, **settings, token_healing=True, tokenizer=tokenizer)
+        made["token healing"] = tokenizer.decode(healed[0])[len(prompt) :]
+        made["byte by byte"] = reader.generate(prompt, num_bytes).decode("utf-8", "replace")
+        for way, text in made.items():
+            right[way] += text.startswith(expected)
+        shown.append({"prompt": prompt, **{way: text[:num_bytes] for way, text in made.items()}})
+    save("healing", {"right": right, "of": len(sentences), "prompts": shown})
+
+
+if __name__ == "__main__":
+    main()

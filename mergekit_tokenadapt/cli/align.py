@@ -1,0 +1,44 @@
+"""`mergekit-tokenadapt align`: spans and nearest tokens of two tokenizers."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+EXAMPLES = """\b
+Examples:
+  mergekit-tokenadapt align ./gemma-3-270m ./SmolLM2-135M-Instruct law=./statutes.txt ./aligned
+  mergekit-tokenadapt align ./teacher ./student chat=./chat.jsonl,field=content ./aligned
+"""
+
+
+@click.command("align", epilog=EXAMPLES)
+@click.argument("teacher")
+@click.argument("student")
+@click.argument("text", metavar="NAME=PATH")
+@click.argument("out", type=click.Path(file_okay=False))
+@click.option("--nearest/--no-nearest", default=True, help="Write the nearest tokens, too.")
+@click.option("--force", is_flag=True, help="Replace OUT where it exists.")
+@click.option("--quiet", is_flag=True, help="No progress bars, no report.")
+def align_command(teacher: str, student: str, text: str, out: str, nearest: bool, force: bool, quiet: bool) -> None:
+    """Write OUT/spans.parquet: where the tokenizations of a text by TEACHER and STUDENT have common boundaries.
+
+    PATH is a file, a folder, or .jsonl. OUT/nearest_tokens.safetensors holds the token of the other
+    vocabulary that is nearest by edit distance, for every id of both.
+    """
+    from mergekit_tokenadapt.distillation.aligned_files import write_aligned
+    from mergekit_tokenadapt.evaluation.texts import read_text
+    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+
+    report = write_aligned(
+        read_text(text),
+        load_tokenizer(teacher),
+        load_tokenizer(student),
+        out,
+        nearest=nearest,
+        force=force,
+        quiet=quiet,
+    )
+    if not quiet:
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False))

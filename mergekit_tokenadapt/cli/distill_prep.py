@@ -1,0 +1,50 @@
+"""`mergekit-tokenadapt distill-prep`: the student on the teacher's vocabulary."""
+
+from __future__ import annotations
+
+import click
+
+from mergekit_tokenadapt.cli.options import adapt_block, adapt_options
+from mergekit_tokenadapt.cli.pair_options import output_options, print_report
+
+EXAMPLES = """\b
+Examples:
+  mergekit-tokenadapt distill-prep ./gemma-3-270m ./SmolLM2-135M-Instruct ./student --method calibrated
+  mergekit-tokenadapt distill-prep ./teacher ./student ./out --chat-template base --token-map "<|im_end|>=<end_of_turn>"
+"""
+
+
+@click.command("distill-prep", epilog=EXAMPLES)
+@click.argument("teacher")
+@click.argument("student")
+@click.argument("out", type=click.Path(file_okay=False))
+@adapt_options
+@output_options
+def distill_prep_command(
+    teacher: str,
+    student: str,
+    out: str,
+    method: str,
+    auxiliary: str,
+    options: tuple[str, ...],
+    token_map: tuple[str, ...],
+    chat_template: str | None,
+    dtype: str | None,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Make OUT: the model STUDENT with the exact ids and rows of TEACHER.
+
+    Ordinary distillation between models of one vocabulary then runs. OUT also holds distillation.json
+    (what became of which tokens) and token_map.safetensors (the same as arrays).
+    """
+    from mergekit.options import MergeOptions
+
+    from mergekit_tokenadapt.distillation.prepare import REPORT, prepare_student
+    from mergekit_tokenadapt.tokenizer_files import read_json
+
+    adapt = adapt_block(method, auxiliary, options, token_map, chat_template=chat_template)
+    folder = prepare_student(teacher, student, out, adapt, dtype=dtype, options=MergeOptions(quiet=quiet), force=force)
+    if not quiet:
+        print_report(read_json(folder / REPORT), f"{student} on the vocabulary of {teacher}")
+        click.echo(f"Wrote {folder}", err=True)

@@ -1,0 +1,61 @@
+"""`mergekit-tokenadapt draft`: a small model that drafts for a large one."""
+
+from __future__ import annotations
+
+import click
+
+from mergekit_tokenadapt.cli.options import adapt_block, adapt_options
+from mergekit_tokenadapt.cli.pair_options import output_options, print_report
+
+EXAMPLES = """\b
+Examples:
+  mergekit-tokenadapt draft ./large ./small ./small-draft --method calibrated
+  mergekit-tokenadapt-eval draft ./large ./small-draft
+"""
+
+
+@click.command("draft", epilog=EXAMPLES)
+@click.argument("target")
+@click.argument("small")
+@click.argument("out", type=click.Path(file_okay=False))
+@adapt_options
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    help="Rows of OUT, for an engine whose TARGET has others than the folder.  [default: those of TARGET]",
+)
+@output_options
+def draft_command(
+    target: str,
+    small: str,
+    out: str,
+    method: str,
+    auxiliary: str,
+    options: tuple[str, ...],
+    token_map: tuple[str, ...],
+    rows: int | None,
+    chat_template: str | None,
+    dtype: str | None,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Make OUT: the model SMALL with the exact ids and rows of TARGET, for speculative decoding.
+
+    OUT also holds draft.json: what became of which tokens, and which engines accept the pair.
+    """
+    from mergekit.options import MergeOptions
+
+    from mergekit_tokenadapt.one_vocabulary.draft_model import REPORT, make_draft
+    from mergekit_tokenadapt.tokenizer_files import read_json
+
+    adapt = adapt_block(method, auxiliary, options, token_map, chat_template=chat_template)
+    folder = make_draft(
+        target, small, out, adapt, rows=rows, dtype=dtype, options=MergeOptions(quiet=quiet), force=force
+    )
+    if quiet:
+        return
+    report = read_json(folder / REPORT)
+    print_report(report, f"{small} on the vocabulary of {target}")
+    for engine, answer in report["accepted_by"].items():
+        click.echo(f"{'accepted by ' + engine + ':':36}{answer}")
+    click.echo(f"Wrote {folder}", err=True)

@@ -1,0 +1,116 @@
+"""`mergekit-tokenadapt ensemble`: several models as one, token by token or byte by byte."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mergekit_tokenadapt.cli.options import adapt_block, adapt_options
+from mergekit_tokenadapt.errors import TokenAdaptError
+
+if TYPE_CHECKING:
+    from mergekit_tokenadapt.ensemble.byte_ensemble import ByteEnsemble
+
+EXAMPLES = """\b
+Examples:
+  mergekit-tokenadapt ensemble ./SmolLM2-135M-Instruct ./gemma-3-270m --out ./pair --method calibrated
+  mergekit-tokenadapt-eval compare ./SmolLM2-135M-Instruct ./pair
+  mergekit-tokenadapt ensemble ./SmolLM2-135M-Instruct ./gemma-3-270m --prompt "The capital of Fra"
+  mergekit-tokenadapt ensemble ./SmolLM2-135M-Instruct ./gemma-3-270m --text prose=./text.txt --max-bytes 500
+"""
+
+
+@click.command("ensemble", epilog=EXAMPLES)
+@click.argument("models", nargs=-1, required=True, metavar="MODEL [MODEL ...]")
+@click.option("--out", type=click.Path(file_okay=False), help="Lockstep: make this model folder.")
+@click.option("--prompt", help="Byte by byte: continue this text, which may end inside a word.")
+@click.option("--text", metavar="NAME=PATH", help="Byte by byte: score this text.")
+@click.option("--weight", "weights", type=float, multiple=True, help="Once for each model.  [default: equal]")
+@click.option("--mean", type=click.Choice(["arithmetic", "geometric"]), default="arithmetic", show_default=True)
+@click.option("--pivot", default=0, show_default=True, help="Lockstep: whose vocabulary, counting models from 0.")
+@adapt_options
+@click.option("--max-bytes", type=click.IntRange(min=1), default=200, show_default=True, help="To make, or to score.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0: likeliest byte.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--tolerance", type=click.FloatRange(min=0), help="Byte by byte: 0 is exact, and slow.  [default: 0.01]")
+@click.option("--force", is_flag=True, help="Replace OUT where it exists.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def ensemble_command(
+    models: tuple[str, ...],
+    out: str | None,
+    prompt: str | None,
+    text: str | None,
+    weights: tuple[float, ...],
+    mean: str,
+    pivot: int,
+    method: str,
+    auxiliary: str,
+    options: tuple[str, ...],
+    token_map: tuple[str, ...],
+    max_bytes: int,
+    temperature: float,
+    seed: int,
+    tolerance: float | None,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Average the probabilities of several models.
+
+    With --out, in lockstep: all models are put onto the vocabulary of one of them, and OUT is a model folder. With
+    --prompt or --text, byte by byte: the models stay as they are. One model is fine for these.
+    """
+    if sum(value is not None for value in (out, prompt, text)) != 1:
+        raise click.UsageError("give one of --out (lockstep), --prompt or --text (byte by byte)")
+    if out is not None:
+        from mergekit.options import MergeOptions
+
+        from mergekit_tokenadapt.ensemble.build import make_lockstep
+
+        adapt = adapt_block(method, auxiliary, options, token_map)
+        merge_options = MergeOptions(quiet=quiet)
+        folder = make_lockstep(
+            models, out, adapt, pivot=pivot, weights=weights or None, mean=mean, options=merge_options, force=force
+        )
+        if not quiet:
+            click.echo(f"Wrote {folder}", err=True)
+        return
+    ensemble = _byte_ensemble(models, weights, mean, tolerance)
+    if prompt is not None:
+        made = ensemble.generate(prompt, max_bytes, temperature=temperature, seed=seed)
+        click.echo(prompt + made.decode("utf-8", errors="replace"))
+        return
+    assert text is not None
+    _score(ensemble, models, text, max_bytes)
+
+
+def _byte_ensemble(
+    models: tuple[str, ...], weights: tuple[float, ...], mean: str, tolerance: float | None
+) -> ByteEnsemble:
+    from mergekit_tokenadapt.ensemble.byte_ensemble import ByteEnsemble
+    from mergekit_tokenadapt.ensemble.byte_model import TOLERANCE, ByteModel
+    from mergekit_tokenadapt.ensemble.canonical import check_supported
+    from mergekit_tokenadapt.evaluation.loading import load_model
+    from mergekit_tokenadapt.evaluation.model_folder import open_model
+
+    tolerance = TOLERANCE if tolerance is None else tolerance
+    folders = [open_model(model) for model in models]
+    for folder in folders:
+        check_supported(folder.tokenizer)
+    members = [ByteModel(load_model(folder), folder.tokenizer, tolerance=tolerance) for folder in folders]
+    return ByteEnsemble(members, weights or None, mean)
+
+
+def _score(ensemble: ByteEnsemble, models: tuple[str, ...], text: str, max_bytes: int) -> None:
+    from mergekit_tokenadapt.evaluation.texts import read_text
+
+    document = "\n\n".join(read_text(text).documents).encode("utf-8")[:max_bytes].decode("utf-8", errors="ignore")
+    if not document:
+        raise TokenAdaptError(f"{text}: the first {max_bytes} bytes hold no whole character")
+    total, each = ensemble.score(document)
+    num_bytes = len(document.encode("utf-8"))
+    rows: list[tuple[str, Any]] = [*zip(models, each.tolist(), strict=True), ("all together", total)]
+    for name, bits in rows:
+        click.echo(f"{bits / num_bytes:.3f} bits per byte   {name}")
+    click.echo(f"{num_bytes:,} bytes", file=sys.stderr)

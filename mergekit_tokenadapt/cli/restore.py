@@ -1,0 +1,41 @@
+"""`mergekit-tokenadapt restore`: a model back on its old vocabulary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+EXAMPLES = """\b
+Examples:
+  mergekit-tokenadapt restore ./student ./restored
+  mergekit-tokenadapt restore ./student-trained ./restored --manifest ./student --base ./SmolLM2-135M-Instruct
+"""
+
+
+@click.command("restore", epilog=EXAMPLES)
+@click.argument("model")
+@click.argument("out", type=click.Path(file_okay=False))
+@click.option(
+    "--manifest",
+    type=click.Path(path_type=Path),
+    help="The folder with tokenadapt.json and tokenadapt.plan, where a trainer did not take them along.",
+)
+@click.option("--base", help="The model it was made from.  [default: as the manifest says]")
+@click.option("--input", "input_number", type=click.IntRange(min=0), help="Which of several merged models, from 0.")
+@click.option("--force", is_flag=True, help="Replace OUT where it exists.")
+@click.option("--quiet", is_flag=True, help="Print nothing.")
+def restore_command(
+    model: str, out: str, manifest: Path | None, base: str | None, input_number: int | None, force: bool, quiet: bool
+) -> None:
+    """Make OUT: the transplanted MODEL with the tokenizer, ids and rows that it had before.
+
+    Rows of tokens that both vocabularies have are those of MODEL, bit for bit. Rows that the transplant dropped
+    come from the base model, as they were: what MODEL learned since, they have not.
+    """
+    from mergekit_tokenadapt.distillation.restore import restore
+
+    done = restore(model, out, manifest=manifest, base=base, input_number=input_number, force=force)
+    if not quiet:
+        click.echo(f"{done.rows:,} rows: {done.from_model:,} of {model}, {done.from_base:,} of the base model")
+        click.echo(f"Wrote {done.folder}", err=True)

@@ -1,0 +1,1 @@
+"""Preparing distillation between models with different tokenizers, and taking the preparation back."""

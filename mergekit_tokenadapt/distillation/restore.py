@@ -1,0 +1,194 @@
+"""Put a model back on the vocabulary that it had before a transplant.
+
+Every row of the old vocabulary comes from one of two places:
+
+- where the transplant had copied it, it is the row that the model has now for that token, trained
+  or not: untouched rows come back bit for bit. Of several tokens that got the same row (a special
+  token by its role, for instance), the one that stands for the same bytes goes first, then the one
+  with the lowest id;
+- rows that the transplant dropped, because the target had no such token, are not in the model any
+  more: they come from the base model, as they were. If the model was trained in between, they were not.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.model_folder import ModelFolder, open_model
+from mergekit_tokenadapt.matching import Reason
+from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes, write_json
+from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.staging import check_absent, staged_folder
+from mergekit_tokenadapt.tokenizer_files import TOKENIZER_FILES, read_json
+
+SAVED_BY_TRAINING = ("dtype", "torch_dtype", "transformers_version")
+"""Keys of config.json that say how the weights were saved; they stay as the model has them."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was put back."""
+
+    folder: Path
+    rows: int
+    from_model: int
+    """Rows that the model still had."""
+    from_base: int
+    """Rows that the transplant had dropped."""
+
+
+def restore(
+    model: str,
+    out: str,
+    *,
+    manifest: Path | None = None,
+    base: str | None = None,
+    input_number: int | None = None,
+    force: bool = False,
+) -> Restored:
+    """Make `out`: `model` with the tokenizer, the ids and the rows of the model that it was made from.
+
+    Args:
+        model: the folder of the transplanted model, trained or not.
+        out: appears when it is complete.
+        manifest: a folder with its `tokenadapt.json` and `tokenadapt.plan`; `model` itself by default.
+            (A trainer does not take these files along.)
+        base: the model it was made from; by default where the manifest says it was.
+        input_number: which of several merged models' vocabularies, from 0.
+        force: replace `out` where it exists.
+
+    Raises:
+        TokenAdaptError: no manifest or plan, the base is not the one of the manifest, the model does not
+            have the plan's rows, or `out` exists.
+    """
+    destination = check_absent(out, force=force)
+    adapted = open_model(model)
+    described, plan = _read_manifest(manifest or adapted.folder, input_number)
+    original = _open_base(base, described)
+    _check_base(original, described)
+    rows = row_sources(plan, original.num_rows)
+    with staged_folder(out, force=force) as staged:
+        staged.mkdir()
+        _write_weights(adapted, original, plan, rows, staged)
+        _write_configs(adapted, original, staged)
+    num_kept = int((rows >= 0).sum())
+    return Restored(destination, len(rows), num_kept, len(rows) - num_kept)
+
+
+def row_sources(plan: TransferPlan, base_rows: int) -> np.ndarray:
+    """For each old row, the new row that is its copy, or -1 where the transplant dropped it; int64 [base_rows]."""
+    rows = np.full(base_rows, -1, dtype=np.int64)
+    # The last one written stays: tokens that stand for the same bytes come last, the lowest id last of all.
+    order = sorted(plan.copied_ids.tolist(), key=lambda row: (plan.mapping.reasons[row] == Reason.COPIED, -row))
+    for row in order:
+        rows[plan.mapping.sources[row]] = row
+    return rows
+
+
+def _read_manifest(folder: Path, input_number: int | None) -> tuple[Mapping[str, Any], TransferPlan]:
+    manifest = read_json(folder / MANIFEST)
+    if not manifest:
+        raise TokenAdaptError(f"{folder} has no {MANIFEST}: name the folder that has it with --manifest")
+    inputs = manifest["inputs"]
+    if input_number is None and len(inputs) > 1:
+        names = ", ".join(f"{n}: {one['name']}" for n, one in enumerate(inputs))
+        raise TokenAdaptError(f"{folder} was merged from several models; choose one with --input ({names})")
+    number = input_number or 0
+    if number >= len(inputs):
+        raise TokenAdaptError(f"--input {number}: {folder} was made from {len(inputs)} model(s), numbered from 0")
+    file = folder / (PLAN if number == 0 else f"{PLAN}.{number}")
+    if not file.is_file():
+        raise TokenAdaptError(f"{folder} has no {file.name}: it was made with save_plan: false, and cannot be restored")
+    return inputs[number], TransferPlan.load(file)
+
+
+def _open_base(base: str | None, described: Mapping[str, Any]) -> ModelFolder:
+    try:
+        return open_model(base or described["name"])
+    except TokenAdaptError as error:
+        hint = "" if base else " (the manifest names it; if it is somewhere else now, say where with --base)"
+        raise TokenAdaptError(f"{error}{hint}") from error
+
+
+def _check_base(original: ModelFolder, described: Mapping[str, Any]) -> None:
+    """Refuse another model than the one that the manifest describes."""
+    for name in ("config.json", "tokenizer.json"):
+        expected, file = described["files"].get(name), original.folder / name
+        if expected and not (file.is_file() and file_hashes([file])[name] == expected):
+            raise TokenAdaptError(
+                f"{original.name} is not the model that the manifest describes: its {name} is another; "
+                "name the right one with --base"
+            )
+
+
+def _write_weights(
+    adapted: ModelFolder, original: ModelFolder, plan: TransferPlan, rows: np.ndarray, out: Path
+) -> None:
+    """The tensors, file by file as the model has them; vocabulary tensors with the old rows."""
+    if adapted.num_rows != plan.num_rows:
+        raise TokenAdaptError(
+            f"{adapted.name} has {adapted.num_rows} rows, but was made with {plan.num_rows}: its vocabulary was changed"
+        )
+    tensors, total = adapted.tensors, 0
+    weight_map: dict[str, str] = {}
+    by_file: dict[str, list[str]] = {}
+    for name in tensors.names:
+        file = tensors.file(name).stem.removeprefix("pytorch_") + ".safetensors"
+        by_file.setdefault(file, []).append(name)
+    for file, names in by_file.items():
+        content = {}
+        for name in names:
+            tensor = tensors.read(name)
+            if name in adapted.vocabulary_tensors:
+                tensor = _old_rows(name, adapted, original, rows).contiguous()
+            content[name] = tensor
+            total += tensor.numel() * tensor.element_size()
+        save_file(content, str(out / file), metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(names, file)
+    if len(by_file) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        write_json(out / "model.safetensors.index.json", index)
+
+
+def _old_rows(name: str, adapted: ModelFolder, original: ModelFolder, rows: np.ndarray) -> Tensor:
+    """One vocabulary tensor, in the model's dtype."""
+    now = adapted.rows(name)
+    then = original.rows(_same_tensor(name, adapted, original))
+    if len(then) != len(rows) or then.shape[1:] != now.shape[1:]:
+        raise TokenAdaptError(
+            f"{original.name}: its {name} has the shape {tuple(then.shape)}, which does not go with {tuple(now.shape)}"
+        )
+    old = then.to(now.dtype, copy=True)
+    kept = torch.from_numpy(np.flatnonzero(rows >= 0))
+    old[kept] = now[torch.from_numpy(rows)[kept]]
+    return old.movedim(0, adapted.vocabulary_tensors[name])
+
+
+def _same_tensor(name: str, adapted: ModelFolder, original: ModelFolder) -> str:
+    """The tensor of the base model that is this one; a tied matrix may have the other matrix's name there."""
+    if name in original.vocabulary_tensors:
+        return name
+    if name in (adapted.input_matrix, adapted.output_matrix):
+        return (original.output_matrix if name == adapted.output_matrix else None) or original.input_matrix
+    raise TokenAdaptError(f"{original.name} has no vocabulary tensor {name}")
+
+
+def _write_configs(adapted: ModelFolder, original: ModelFolder, out: Path) -> None:
+    """The base's configs and tokenizer files; how the weights were saved is the model's own."""
+    saved = {key: adapted.config[key] for key in SAVED_BY_TRAINING if key in adapted.config}
+    (out / "config.json").write_text(json.dumps({**original.config, **saved}, indent=2) + "\n", encoding="utf-8")
+    names = ("generation_config.json", *TOKENIZER_FILES)
+    for file in (original.folder / name for name in names):
+        if file.is_file():
+            shutil.copyfile(file, out / file.name)

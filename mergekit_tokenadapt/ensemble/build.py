@@ -1,0 +1,103 @@
+"""Make the folder of a lockstep ensemble: every member on the vocabulary of one of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mergekit.options import MergeOptions
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.compare import context_length
+from mergekit_tokenadapt.evaluation.model_folder import ModelFolder, open_model
+from mergekit_tokenadapt.one_vocabulary import put_onto
+from mergekit_tokenadapt.output import write_json
+from mergekit_tokenadapt.staging import staged_folder
+
+
+def normalised_weights(weights: Sequence[float] | None, num_members: int) -> list[float]:
+    """Weights that sum to 1; equal ones by default.
+
+    Raises:
+        TokenAdaptError: another number of weights than of members, or one that is not positive.
+
+    >>> normalised_weights([1, 3], 2)
+    [0.25, 0.75]
+    """
+    weights = list(weights or [1.0] * num_members)
+    if len(weights) != num_members:
+        raise TokenAdaptError(f"{len(weights)} weights for {num_members} models: give one for each, in their order")
+    if not all(0 < weight < float("inf") for weight in weights):
+        raise TokenAdaptError(f"weights must be positive, not {', '.join(map(str, weights))}")
+    return [weight / sum(weights) for weight in weights]
+
+
+def make_lockstep(
+    models: Sequence[str],
+    out: str,
+    adapt: Mapping[str, Any],
+    *,
+    pivot: int = 0,
+    weights: Sequence[float] | None = None,
+    mean: str = "arithmetic",
+    options: MergeOptions | None = None,
+    force: bool = False,
+) -> Path:
+    """Make `out`, a model folder with a folder for each member.
+
+    Args:
+        models: two or more folders or hub ids; hidden sizes and architectures may differ.
+        out: appears when it is complete.
+        adapt: the ``adapt`` block for members that are moved.
+        pivot: place of the model whose vocabulary it is; that model stays as it is.
+        weights: one for each model.
+        mean: ``arithmetic`` or ``geometric``.
+        options: of mergekit.
+        force: replace `out` where it exists.
+
+    Raises:
+        TokenAdaptError: fewer than two models, wrong weights, no such pivot, or see `put_onto`.
+    """
+    if len(models) < 2:
+        raise TokenAdaptError("an ensemble needs two models or more")
+    if not 0 <= pivot < len(models):
+        raise TokenAdaptError(f"--pivot {pivot}: there are {len(models)} models, numbered from 0")
+    shares = normalised_weights(weights, len(models))
+    folders = [open_model(name) for name in models]
+    with staged_folder(out, force=force) as staged:
+        names = [f"members/{n}" for n in range(len(models))]
+        for n, (model, folder, name) in enumerate(zip(models, folders, names, strict=True)):
+            if n == pivot:
+                _copy_model(folder, staged / name)
+            else:
+                put_onto(model, str(folders[pivot].folder), str(staged / name), adapt, options=options)
+        _write_ensemble(folders, folders[pivot], staged, members=names, weights=shares, mean=mean)
+    return Path(out)
+
+
+def _copy_model(folder: ModelFolder, destination: Path) -> None:
+    names = {folder.tensors.file(name) for name in folder.tensors.names}
+    destination.mkdir(parents=True)
+    for file in sorted({*names, *folder.folder.glob("*.json"), *folder.tokenizer.files()}):
+        shutil.copyfile(file, destination / file.name)
+
+
+def _write_ensemble(folders: Sequence[ModelFolder], pivot: ModelFolder, out: Path, **settings: Any) -> None:
+    for file in pivot.tokenizer.files():
+        shutil.copyfile(file, out / file.name)
+    lengths = [n for folder in folders if (n := context_length(folder)) is not None]
+    special = {key: pivot.text_config.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    used = set(pivot.tokenizer.vocabulary.ids().tolist())
+    config = {
+        "model_type": "tokenadapt_lockstep",
+        "architectures": ["LockstepForCausalLM"],
+        "vocab_size": pivot.num_rows,
+        **settings,
+        "padding_ids": [i for i in range(pivot.num_rows) if i not in used],
+        "max_position_embeddings": min(lengths, default=None),
+        **special,
+    }
+    write_json(out / "config.json", config)
+    write_json(out / "generation_config.json", {**special, **pivot.generation_config})

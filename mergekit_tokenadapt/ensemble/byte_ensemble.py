@@ -1,0 +1,93 @@
+"""Models with any tokenizers, averaged byte by byte: a text scored, or continued."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mergekit_tokenadapt.ensemble.build import normalised_weights
+from mergekit_tokenadapt.ensemble.byte_model import EOS, ByteModel
+
+
+@dataclass
+class ByteEnsemble:
+    """The weighted mean of the members' distributions of the next byte. One member is fine, too."""
+
+    members: Sequence[ByteModel]
+    weights: Sequence[float] | None = None
+    """One for each member; equal by default."""
+    mean: str = "arithmetic"
+    """Or ``geometric``, normalised again."""
+
+    def __post_init__(self) -> None:
+        self.weights = normalised_weights(self.weights, len(self.members))
+
+    def reset(self) -> None:
+        """Start with an empty text."""
+        for member in self.members:
+            member.reset()
+
+    def read(self, content: bytes) -> None:
+        """Read some bytes, which may end anywhere, also inside a token or a character."""
+        for byte in content:
+            for member in self.members:
+                member.append(byte)
+
+    def log_probabilities(self) -> np.ndarray:
+        """Of the next byte, and at `EOS` of the end: float64 [257], nats."""
+        return self._mean(np.stack([member.log_probabilities() for member in self.members]))
+
+    def _mean(self, members_MB: np.ndarray) -> np.ndarray:
+        assert self.weights is not None
+        shares = np.array(self.weights)[:, None]
+        if self.mean == "geometric":
+            with np.errstate(invalid="ignore"):
+                average = (shares * members_MB).sum(axis=0)
+            return np.asarray(average - _log_sum(average))
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log((shares * np.exp(members_MB)).sum(axis=0)))
+
+    def score(self, text: str) -> tuple[float, np.ndarray]:
+        """Bits of a text from its beginning, of the ensemble and of each member by itself, float64 [members]."""
+        self.reset()
+        total, each = 0.0, np.zeros(len(self.members))
+        for byte in text.encode("utf-8"):
+            members = np.stack([member.log_probabilities() for member in self.members])
+            exact = np.array([member.log_probability(byte) for member in self.members])
+            if self.mean == "arithmetic":
+                assert self.weights is not None
+                total -= math.log(float((np.array(self.weights) * np.exp(exact)).sum()))
+            else:
+                members[:, byte] = exact
+                total -= float(self._mean(members)[byte])
+            each -= exact
+            for member in self.members:
+                member.append(byte)
+        return total / math.log(2), each / math.log(2)
+
+    def generate(self, prompt: str | bytes, max_bytes: int, *, temperature: float = 0.0, seed: int = 0) -> bytes:
+        """Continue a prompt, until the end of the text or for `max_bytes`; temperature 0 takes the likeliest byte."""
+        self.reset()
+        self.read(prompt.encode("utf-8") if isinstance(prompt, str) else prompt)
+        generator = np.random.default_rng(seed)
+        made = bytearray()
+        for _ in range(max_bytes):
+            log_probabilities = self.log_probabilities()
+            if temperature == 0:
+                byte = int(log_probabilities.argmax())
+            else:
+                scaled = log_probabilities / temperature
+                byte = int(generator.choice(EOS + 1, p=np.exp(scaled - _log_sum(scaled))))
+            if byte == EOS:
+                break
+            made.append(byte)
+            self.read(bytes([byte]))
+        return bytes(made)
+
+
+def _log_sum(values: np.ndarray) -> float:
+    largest = float(values.max())
+    return largest + math.log(float(np.exp(values - largest).sum()))

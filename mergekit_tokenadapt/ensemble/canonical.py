@@ -1,0 +1,215 @@
+"""Which sequences of tokens a tokenizer makes: the others are never seen in training.
+
+A sequence is *canonical* here if it is the beginning of what the tokenizer makes of some text. To
+find out, its bytes are encoded again, with an ending:
+
+- none, where the bytes are whole characters: this is ``encode(decode(tokens)) == tokens``;
+- one more character of each class that the lookahead ``\\s+(?!\\S)`` of most pre-tokenizers tells
+  apart, too, where they end in white space;
+- the rest of a character, where they end inside one: all 64 of them where one byte is missing, 64 of
+  them spread evenly where two or three are. What only another one of these would show is missed.
+
+So it is exact for BPE whose pre-tokenizer looks ahead by no more than that. Others are refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from tokenizers import Encoding
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.segmentation import plain_tokenizer
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.vocabulary import TokenKind, components
+
+PROBES = ("a", "1", ".", "\n", " ")
+"""What may follow white space: a letter, a digit, punctuation, a line end, more of it."""
+SPARED = {*range(0x20), 0x7F, 0xC0, 0xC1, *range(0xF1, 0x100)}
+"""Bytes that a tokenizer may lack: controls, and what Unicode does not use (yet). A text with one cannot be read."""
+RESPELLS_SPACES = {"Prepend", "Replace", "Sequence"}
+UNICODE_FORMS = {"NFC"}
+"""Normalizers that are left out: a text is taken to be in this form already."""
+
+
+class Canonical:
+    """The tokenizer of one model, asked for canonical sequences.
+
+    Args:
+        tokenizer: byte-level BPE, or BPE with byte fallback.
+
+    Raises:
+        TokenAdaptError: it is something else, or has a part for which the answers would be wrong.
+    """
+
+    def __init__(self, tokenizer: TokenizerFiles) -> None:
+        check_supported(tokenizer)
+        self.vocabulary = tokenizer.vocabulary
+        self._encoder = plain_tokenizer(_without_unicode_forms(tokenizer), tokenizer.vocabulary)
+        self.dummy_space = _dummy_space(tokenizer)
+        """What the tokenizer puts before a text: a space, or nothing."""
+        kinds = (TokenKind.ORDINARY, TokenKind.BYTE, TokenKind.ADDED)
+        usable = [t for t in self.vocabulary if t.kind in kinds and t.bytes]
+        usable.sort(key=lambda t: (t.bytes, t.id))
+        self.contents = [t.bytes for t in usable]
+        """Bytes of all tokens that can stand in a text, sorted: those with a common beginning are neighbours."""
+        self.ids = np.array([t.id for t in usable], dtype=np.int64)
+        """Their ids."""
+        self.longest = max(map(len, self.contents))
+        self._bytes_of = {t.id: t.bytes for t in usable}
+        inside = (content[place - 1] for content in self.contents for place in _spaces(content))
+        self._before_space = frozenset(inside)  # bytes that some token has in front of a space
+
+    def bytes_of(self, ids: Iterable[int]) -> bytes:
+        """What tokens stand for."""
+        return b"".join(self._bytes_of[i] for i in ids)
+
+    def encode(self, content: bytes) -> tuple[int, ...] | None:
+        """What the tokenizer makes of a text; None where it is not UTF-8."""
+        return tuple(self._encode([content])[0].ids) if b"" in endings(content) else None
+
+    def sequences(self, content: bytes) -> set[tuple[int, ...]]:
+        """All canonical sequences for exactly these bytes; none where a token always crosses their end."""
+        found = set()
+        for encoding in self._encode([content + ending for ending in endings(content)]):
+            ids = self._beginning(encoding.ids, len(content))
+            if ids is not None:
+                found.add(ids)
+        return found
+
+    def extend(self, window: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
+        """Whether each of the sequences ``window + [token]`` is canonical, bool [tokens].
+
+        Args:
+            window: what precedes, from a place where a text can be cut (see `cut`) to the end.
+            tokens: ids.
+        """
+        before = self.bytes_of(window)
+        contents = [before + self._bytes_of[token] for token in tokens]
+        is_canonical = np.zeros(len(tokens), dtype=bool)
+        tails = [endings(content) for content in contents]
+        # Nearly all sequences are decided by the first ending.
+        for part in (slice(0, 1), slice(1, None)):
+            tries = [(n, tail) for n in np.flatnonzero(~is_canonical).tolist() for tail in tails[n][part]]
+            encodings = self._encode([contents[n] + tail for n, tail in tries])
+            for (n, _), encoding in zip(tries, encodings, strict=True):
+                wanted = [*window, tokens[n]]
+                is_canonical[n] |= encoding.ids[: len(wanted)] == wanted
+        return is_canonical
+
+    def cut(self, ids: Sequence[int]) -> int:
+        """A place in a canonical sequence from which on it can be encoded by itself: as late as possible.
+
+        That is before a word with a single space in front, after something other than white space: every
+        pre-tokenizer starts anew there, and where there is none, no token, so no merge, holds what stands on
+        both sides. The last two tokens are never cut off.
+        """
+        for place in range(len(ids) - 2, 0, -1):
+            here, last = self._bytes_of[ids[place]], self._bytes_of[ids[place - 1]][-1:]
+            starts_anew = here[:1] == b" " and here[1:2].strip() and last.strip() and last < b"\x80"
+            if starts_anew and last[0] not in self._before_space:
+                return place
+        return 0
+
+    def _beginning(self, ids: Sequence[int], length: int) -> tuple[int, ...] | None:
+        """The first tokens, if they end at this byte."""
+        end = 0
+        for place, token in enumerate(ids):
+            if end == length:
+                return tuple(ids[:place])
+            end += len(self._bytes_of.get(token, b""))
+        return tuple(ids) if end == length else None
+
+    def _encode(self, contents: Sequence[bytes]) -> list[Encoding]:
+        texts = [content.decode("utf-8") for content in contents]
+        encodings: list[Encoding] = self._encoder.encode_batch_fast(texts, add_special_tokens=False)
+        return encodings
+
+
+def _spaces(content: bytes) -> list[int]:
+    return [n for n in range(1, len(content)) if content[n : n + 1] == b" " and content[n - 1 : n].strip()]
+
+
+def endings(content: bytes) -> list[bytes]:
+    """What to put after some bytes to see how the tokenizer may cut them; none where they are no UTF-8."""
+    complete = len(content)
+    for back in range(1, min(4, len(content) + 1)):
+        byte = content[-back]
+        if byte >= 0xC0:
+            size = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            complete = len(content) - back if size > back else complete
+        if byte & 0xC0 != 0x80:
+            break
+    try:
+        whole = content[:complete].decode("utf-8")
+    except UnicodeDecodeError:
+        return []
+    if complete < len(content):
+        return _rests(content[complete:])
+    return [b"", *(p.encode() for p in PROBES)] if whole and whole[-1].isspace() else [b""]
+
+
+def _rests(beginning: bytes) -> list[bytes]:
+    """Bytes that make a character of its first ones, see the module."""
+    size = 2 if beginning[0] < 0xE0 else 3 if beginning[0] < 0xF0 else 4
+    missing = size - len(beginning)
+    step = {1: 1, 2: 8, 3: 16}[missing]
+    # Steps of 9 and 17 in place of 8 and 16: last bytes that differ, not all multiples of a power of 2.
+    values = [0x80 + (n * (step + 1)) % 64 for n in range(64 // step)] if step > 1 else list(range(0x80, 0xC0))
+    found = []
+    for rest in itertools.product(values, repeat=missing):
+        try:
+            (beginning + bytes(rest)).decode("utf-8")
+        except UnicodeDecodeError:
+            continue
+        found.append(bytes(rest))
+    return found
+
+
+def check_supported(tokenizer: TokenizerFiles) -> None:
+    """Refuse tokenizers that cannot be asked for bytes.
+
+    Raises:
+        TokenAdaptError: says which part it is.
+    """
+
+    def refuse(reason: str) -> TokenAdaptError:
+        return TokenAdaptError(
+            f"{tokenizer.name}: {reason}; byte by byte needs byte-level BPE or BPE with byte fallback"
+        )
+
+    model = tokenizer.definition["model"]
+    if model.get("type", "BPE") != "BPE":
+        raise refuse(f"its tokenizer is {model['type']}")
+    missing = set(range(256)) - SPARED - set(tokenizer.vocabulary.single_bytes)
+    if missing:
+        raise refuse(f"it has no token for {len(missing)} bytes (0x{min(missing):02X} for one)")
+    if model.get("dropout"):
+        raise refuse("its BPE drops merges at random")
+    for part in components(tokenizer.definition.get("normalizer")):
+        if part["type"] not in RESPELLS_SPACES | UNICODE_FORMS:
+            raise refuse(f"its normalizer {part['type']} changes the text")
+    for part in components(tokenizer.definition.get("pre_tokenizer")):
+        pattern = str(part.get("pattern") or "")
+        if "(?=" in pattern or "(?<" in pattern.replace("(?<!\\S)", ""):
+            raise refuse("its pre-tokenizer looks further ahead or back than one character")
+
+
+def _without_unicode_forms(tokenizer: TokenizerFiles) -> dict[str, object]:
+    definition = dict(tokenizer.definition)
+    normalizer = definition.get("normalizer")
+    if normalizer and normalizer["type"] in UNICODE_FORMS:
+        definition["normalizer"] = None
+    elif normalizer and normalizer["type"] == "Sequence":
+        members = [part for part in normalizer["normalizers"] if part["type"] not in UNICODE_FORMS]
+        definition["normalizer"] = {**normalizer, "normalizers": members}
+    return definition
+
+
+def _dummy_space(tokenizer: TokenizerFiles) -> bytes:
+    """What the tokenizer puts before a text that has no space there."""
+    with_text = tokenizer.fast_tokenizer().encode("a", add_special_tokens=False).ids
+    content = b"".join(tokenizer.vocabulary.by_id[i].bytes for i in with_text)
+    return content.removesuffix(b"a")

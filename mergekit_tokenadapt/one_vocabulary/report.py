@@ -1,0 +1,85 @@
+"""What a model that was put onto another's vocabulary has to be known for: rows, digits, special tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+from mergekit_tokenadapt.evaluation.tokenizer_quality.habits import habits
+from mergekit_tokenadapt.matching import Reason
+from mergekit_tokenadapt.output import PLAN, stray_markers
+from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.vocabulary import TokenKind
+
+
+def vocabulary_report(pivot: ModelFolder, made: ModelFolder, before: TokenizerFiles) -> dict[str, Any]:
+    """The decisions that were taken for a model that now speaks the pivot's tokenizer.
+
+    Args:
+        pivot: whose vocabulary it is.
+        made: the model, with its plan in the folder.
+        before: the tokenizer that the model had.
+
+    Returns:
+        ``tokens`` holds numbers of tokens: `copied` (bit for bit an old row), `special` (a special token
+        with a counterpart), `composed` (made of several old rows), `fallback` (the mean row).
+    """
+    plan = TransferPlan.load(made.folder / PLAN)
+    return {
+        "pivot": pivot.name,
+        "rows": {"pivot": pivot.num_rows, "before": before.model_rows, "after": made.num_rows},
+        "tokens": token_counts(plan, made.tokenizer),
+        "digits": _digits(pivot.tokenizer, before),
+        "special_tokens": _special_tokens(plan, made.tokenizer, before),
+        "chat_template": _chat_template(made.tokenizer, pivot.tokenizer, before),
+    }
+
+
+def token_counts(plan: TransferPlan, target: TokenizerFiles) -> dict[str, int]:
+    """Tokens by where their rows come from; `padding` are rows without a token."""
+    fallback = set(plan.mean_ids.tolist())
+    counts = dict.fromkeys(("copied", "special", "composed", "fallback"), 0)
+    for token in target.vocabulary:
+        reason = plan.mapping.reasons[token.id]
+        kind = {Reason.COPIED: "copied", Reason.SPECIAL: "special"}.get(reason, "composed")
+        counts["fallback" if token.id in fallback else kind] += 1
+    return {**counts, "padding": plan.num_rows - len(target.vocabulary)}
+
+
+def _digits(pivot: TokenizerFiles, before: TokenizerFiles) -> dict[str, Any]:
+    now, then = habits(pivot)["digits"], habits(before)["digits"]
+    warning = None
+    if now != then:
+        warning = (
+            f"numbers were cut {_say(then)} and are now cut {_say(now)}: arithmetic suffers most from a swap, "
+            "and needs training"
+        )
+    return {"before": then, "after": now, "warning": warning}
+
+
+def _say(rule: str) -> str:
+    return "as learned" if rule == "learned" else rule if rule == "one by one" else f"into {rule}"
+
+
+def _special_tokens(plan: TransferPlan, target: TokenizerFiles, before: TokenizerFiles) -> list[dict[str, Any]]:
+    vocabulary, old = target.vocabulary, before.vocabulary
+    roles = {i: role for role, i in sorted(vocabulary.roles.items(), reverse=True)}
+    listed = []
+    for token in vocabulary:
+        if token.kind is not TokenKind.SPECIAL:
+            continue
+        source = int(plan.mapping.sources[token.id])
+        text = plan.mapping.texts.get(token.id)
+        origin = old.by_id[source].spelling if source >= 0 else text if text is not None else "the mean row"
+        listed.append({"id": token.id, "token": token.spelling, "role": roles.get(token.id), "row_of": origin})
+    return listed
+
+
+def _chat_template(made: TokenizerFiles, pivot: TokenizerFiles, before: TokenizerFiles) -> dict[str, Any]:
+    template = made.chat_template
+    whose = "none" if template is None else "a file"
+    for name, tokenizer in (("before", before), ("pivot", pivot)):
+        if template is not None and template == tokenizer.chat_template:
+            whose = name
+    return {"is_that_of": whose, "markers_that_are_not_one_token": stray_markers(template or "", made)}

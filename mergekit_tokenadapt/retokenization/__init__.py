@@ -1,0 +1,1 @@
+"""Other tokens for the same text: split at random for training, merged for a shorter prompt."""

@@ -1,0 +1,85 @@
+"""Tokens split at random, so that a model sees what its tokens are made of: StochasTok (arXiv 2506.01687).
+
+In each step a place in the sequence is drawn; if its token can be written as two tokens of the
+vocabulary, one of these pairs, drawn too, takes its place. The bytes stay the same, so the text does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.vocabulary import TokenKind, Vocabulary
+
+
+class StochasticSplitter:
+    """Splits tokens of a vocabulary; a callable for `datasets.Dataset.map`.
+
+    >>> dataset.map(StochasticSplitter(vocabulary, 0.1), batched=True, with_indices=True)  # doctest: +SKIP
+
+    Args:
+        vocabulary: whose ids the sequences hold.
+        share: steps by tokens of the sequence; 0.1 in most of the paper. Steps that draw a token that
+            cannot be split do nothing.
+        seed: with a sequence's number in the dataset, decides its splits, whatever the batches are.
+
+    Raises:
+        TokenAdaptError: the share is below 0.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, share: float = 0.1, seed: int = 0) -> None:
+        if not 0 <= share < float("inf"):
+            raise TokenAdaptError(f"the share of splits must be 0 or more, not {share}")
+        self._vocabulary, self.share, self.seed = vocabulary, share, seed
+        self._pairs: dict[int, list[tuple[int, int]]] = {}
+
+    @cached_property
+    def _by_bytes(self) -> Mapping[bytes, int]:
+        """Bytes to the token that is them: an ordinary one before a byte token, then the lowest id."""
+        usable = [t for t in self._vocabulary if t.kind in (TokenKind.ORDINARY, TokenKind.BYTE) and t.bytes]
+        return {t.bytes: t.id for t in sorted(usable, key=lambda t: (t.kind is TokenKind.ORDINARY, -t.id))}
+
+    def pairs(self, token_id: int) -> list[tuple[int, int]]:
+        """The pairs of tokens with the same bytes, the shortest first part first; none for special tokens."""
+        if token_id not in self._pairs:
+            token = self._vocabulary.by_id.get(token_id)
+            found = []
+            if token is not None and token.kind is TokenKind.ORDINARY:
+                halves = ((token.bytes[:n], token.bytes[n:]) for n in range(1, len(token.bytes)))
+                both = ((self._by_bytes.get(left), self._by_bytes.get(right)) for left, right in halves)
+                found = [(left, right) for left, right in both if left is not None and right is not None]
+            self._pairs[token_id] = found
+        return self._pairs[token_id]
+
+    def split(self, ids: Sequence[int], number: int = 0) -> list[int]:
+        """One sequence with some tokens split; `number` is its place in the dataset."""
+        generator = np.random.default_rng([self.seed, number])
+        result = list(ids)
+        for _ in range(round(self.share * len(ids))):
+            place = int(generator.integers(len(result)))
+            pairs = self.pairs(result[place])
+            if pairs:
+                result[place : place + 1] = pairs[int(generator.integers(len(pairs)))]
+        return result
+
+    def __call__(self, batch: Mapping[str, Sequence[Any]], numbers: Sequence[int]) -> dict[str, list[Any]]:
+        """For ``Dataset.map(..., batched=True, with_indices=True)``: new `input_ids`, and columns as long as they.
+
+        Raises:
+            TokenAdaptError: there are labels that are not the tokens themselves, and could not be split alike.
+        """
+        ids = [self.split(one, number) for one, number in zip(batch["input_ids"], numbers, strict=True)]
+        result: dict[str, list[Any]] = {"input_ids": ids}
+        if "attention_mask" in batch:
+            if not all(all(mask) for mask in batch["attention_mask"]):
+                raise TokenAdaptError("the attention_mask hides some tokens: split before padding")
+            result["attention_mask"] = [[1] * len(one) for one in ids]
+        if "labels" in batch:
+            if any(list(a) != list(b) for a, b in zip(batch["labels"], batch["input_ids"], strict=True)):
+                raise TokenAdaptError("the labels are not the input_ids: split before labels are made")
+            result["labels"] = [list(one) for one in ids]
+        return result

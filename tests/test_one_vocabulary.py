@@ -1,0 +1,210 @@
+"""`distill-prep`, `draft` and `restore`: exact ids, exact rows, and the way back."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+
+from mergekit_tokenadapt.cli.main import main
+from mergekit_tokenadapt.distillation.prepare import ORIGINS
+from mergekit_tokenadapt.distillation.restore import restore
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.draft import check_same_vocabulary
+from mergekit_tokenadapt.evaluation.model_folder import open_model
+from mergekit_tokenadapt.matching import Reason
+from mergekit_tokenadapt.one_vocabulary.draft_model import accepted_by, make_draft
+from mergekit_tokenadapt.plan import TransferPlan
+
+INPUT = "model.embed_tokens.weight"
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments], prog_name="mergekit-tokenadapt")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, zoo_folders, tiny_model_folder):
+    """A teacher with more rows than ids, a student, and the student prepared for it."""
+    root = tmp_path_factory.mktemp("pairs")
+    teacher = tiny_model_folder(zoo_folders["gemma-style"], root / "teacher", seed=1, rows=640)
+    student = tiny_model_folder(zoo_folders["byte-level"], root / "student", tied=False)
+    arguments = ("distill-prep", teacher, student, root / "out", "--method", "mean", "--chat-template", "base")
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return {"teacher": teacher, "student": student, "out": root / "out", "root": root, "printed": result.output}
+
+
+def test_the_student_has_the_teachers_ids_and_rows(folders):
+    teacher, out = open_model(str(folders["teacher"])), open_model(str(folders["out"]))
+    check_same_vocabulary(teacher, out)
+    assert out.num_rows == teacher.num_rows == 640
+    assert out.config["vocab_size"] == 640
+    assert load_file(folders["out"] / "model.safetensors")["lm_head.weight"].shape[0] == 640
+
+
+def test_the_report_counts_every_row_once(folders):
+    report = json.loads((folders["out"] / "distillation.json").read_text())
+    assert sum(report["tokens"].values()) == 640
+    plan = TransferPlan.load(folders["out"] / "tokenadapt.plan")
+    num_tokens = len(open_model(str(folders["teacher"])).tokenizer.vocabulary)
+    assert report["tokens"]["padding"] == 640 - num_tokens > 0
+    assert report["tokens"]["copied"] == len(plan.mapping.ids(Reason.COPIED))
+    assert report["rows"] == {"pivot": 640, "before": open_model(str(folders["student"])).num_rows, "after": 640}
+    assert report["chat_template"]["is_that_of"] in ("before", "none")
+    eos = next(t for t in report["special_tokens"] if t["role"] == "eos")
+    assert eos["row_of"] != "the mean row"
+    assert "padding" in folders["printed"]
+
+
+def test_the_token_map_is_the_plan(folders):
+    arrays = load_file(folders["out"] / "token_map.safetensors")
+    plan = TransferPlan.load(folders["out"] / "tokenadapt.plan")
+    report = json.loads((folders["out"] / "distillation.json").read_text())
+    names = [ORIGINS[n] for n in arrays["origin"].tolist()]
+    assert {name: names.count(name) for name in ORIGINS} == report["tokens"]
+    for row in range(plan.num_rows):
+        start, end = arrays["indptr"][row : row + 2].tolist()
+        pieces = sorted(zip(arrays["pieces"][start:end].tolist(), arrays["weights"][start:end].tolist(), strict=True))
+        if names[row] in ("copied", "special") and arrays["student_id"][row] >= 0:
+            assert plan.explain(row) == [(int(arrays["student_id"][row]), 1.0)]
+        else:
+            assert sorted(plan.explain(row)) == pieces
+
+
+def test_a_digit_scheme_that_changes_is_a_warning(tmp_path, zoo_folders, tiny_model_folder):
+    definition = json.loads((zoo_folders["byte-level"] / "tokenizer.json").read_text())
+    split = {"type": "Split", "pattern": {"Regex": r"\d"}, "behavior": "Isolated", "invert": False}
+    byte_level = {**definition["pre_tokenizer"], "use_regex": True}
+    definition["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, byte_level]}
+    tokenizer = shutil.copytree(zoo_folders["byte-level"], tmp_path / "digits")
+    (tokenizer / "tokenizer.json").write_text(json.dumps(definition))
+    teacher = tiny_model_folder(tokenizer, tmp_path / "teacher")
+    student = tiny_model_folder(zoo_folders["byte-level"], tmp_path / "student")
+    result = run("distill-prep", teacher, student, tmp_path / "out", "--method", "mean")
+    assert "Warning: numbers were cut as learned and are now cut one by one" in result.output
+
+
+# --- restore -----------------------------------------------------------------------------------------
+
+
+def test_the_way_back_is_exact(folders, tmp_path):
+    result = run("restore", folders["out"], tmp_path / "back")
+    assert result.exit_code == 0, result.output
+    assert "of the base model" in result.output
+    before, after = (load_file(f / "model.safetensors") for f in (folders["student"], tmp_path / "back"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert json.loads((folders["student"] / name).read_text()) == json.loads((tmp_path / "back" / name).read_text())
+
+
+def test_what_was_trained_comes_along_and_dropped_rows_do_not(folders, tmp_path):
+    trained = tmp_path / "trained"  # as a trainer writes it: without manifest and plan
+    trained.mkdir()
+    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folders["out"] / name, trained)
+    tensors = load_file(folders["out"] / "model.safetensors")
+    save_file({name: t + 1 for name, t in tensors.items()}, trained / "model.safetensors", metadata={"format": "pt"})
+    done = restore(str(trained), str(tmp_path / "back"), manifest=folders["out"])
+    assert done.from_model > 100
+    assert done.from_base > 10
+    before, after = (load_file(f / "model.safetensors") for f in (folders["student"], tmp_path / "back"))
+    kept = (after[INPUT] == before[INPUT] + 1).all(dim=1)
+    dropped = (after[INPUT] == before[INPUT]).all(dim=1)
+    assert int(kept.sum()) == done.from_model
+    assert int(dropped.sum()) == done.from_base == len(kept) - done.from_model
+    plan = TransferPlan.load(folders["out"] / "tokenadapt.plan")
+    assert set(plan.mapping.sources[plan.copied_ids.numpy()].tolist()) == set(np.flatnonzero(kept).tolist())
+    norm = "model.norm.weight"
+    assert torch.equal(after[norm], before[norm] + 1)
+
+
+def test_restored_shards_are_a_model(folders, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    sharded = tmp_path / "sharded"
+    AutoModelForCausalLM.from_pretrained(folders["out"]).save_pretrained(sharded, max_shard_size="60KB")
+    assert (sharded / "model.safetensors.index.json").is_file()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folders["out"] / name, sharded)
+    restore(str(sharded), str(tmp_path / "back"), manifest=folders["out"])
+    back, student = (AutoModelForCausalLM.from_pretrained(f) for f in (tmp_path / "back", folders["student"]))
+    for (name, one), (_, other) in zip(back.named_parameters(), student.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda out: (out / "tokenadapt.json").unlink(), "has no tokenadapt.json: name the folder"),
+        (lambda out: (out / "tokenadapt.plan").unlink(), "cannot be restored"),
+    ],
+    ids=["no manifest", "no plan"],
+)
+def test_what_cannot_be_restored_is_refused(folders, tmp_path, change, message):
+    out = shutil.copytree(folders["out"], tmp_path / "out")
+    change(out)
+    with pytest.raises(TokenAdaptError, match=message):
+        restore(str(out), str(tmp_path / "back"))
+    assert not (tmp_path / "back").exists()
+
+
+def test_another_base_is_refused(folders, tmp_path):
+    result = run("restore", folders["out"], tmp_path / "back", "--base", folders["teacher"])
+    assert result.exit_code == 2
+    assert "is not the model that the manifest describes" in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_an_existing_folder_is_kept(folders, tmp_path):
+    (tmp_path / "back").mkdir()
+    with pytest.raises(TokenAdaptError, match="exists already"):
+        restore(str(folders["out"]), str(tmp_path / "back"))
+
+
+# --- draft -------------------------------------------------------------------------------------------
+
+
+def test_a_draft_speaks_the_targets_ids(folders, tmp_path):
+    result = run("draft", folders["teacher"], folders["student"], tmp_path / "draft", "--method", "mean")
+    assert result.exit_code == 0, result.output
+    assert "accepted by vllm:                   yes" in result.output
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    target, draft = (AutoModelForCausalLM.from_pretrained(f) for f in (folders["teacher"], tmp_path / "draft"))
+    ids = AutoTokenizer.from_pretrained(folders["teacher"])("the river", return_tensors="pt").input_ids
+    plain = target.generate(ids, max_new_tokens=16, do_sample=False, pad_token_id=0)
+    assisted = target.generate(ids, max_new_tokens=16, do_sample=False, pad_token_id=0, assistant_model=draft)
+    assert torch.equal(plain, assisted)
+
+
+def test_rows_for_another_engine(folders, tmp_path):
+    out = tmp_path / "draft"
+    make_draft(str(folders["teacher"]), str(folders["student"]), str(out), {"method": "mean"}, rows=1000)
+    report = json.loads((out / "draft.json").read_text())
+    assert open_model(str(out)).num_rows == 1000
+    assert report["accepted_by"]["vllm"] == "vocab_size is 1,000 and not 640"
+    assert report["accepted_by"]["llama.cpp"] == "vocab_size is 1,000 and not 640: more than 128 apart"
+
+
+def test_llama_cpp_allows_a_small_difference(folders, tmp_path):
+    out = tmp_path / "draft"
+    make_draft(str(folders["teacher"]), str(folders["student"]), str(out), {"method": "mean"}, rows=700)
+    assert accepted_by(open_model(str(folders["teacher"])), open_model(str(out)))["llama.cpp"] == "yes"
+
+
+def test_too_few_rows_are_refused(folders, tmp_path):
+    result = run("draft", folders["teacher"], folders["student"], tmp_path / "draft", "--method", "mean", "--rows", 9)
+    assert result.exit_code == 2
+    assert "at least" in result.output
+    assert not (tmp_path / "draft").exists()
+
+
+def test_a_tokenizer_is_no_target(folders, tmp_path, zoo_folders):
+    result = run("draft", zoo_folders["unigram"], folders["student"], tmp_path / "draft")
+    assert result.exit_code == 2
+    assert "is not a model folder" in result.output
