@@ -24,8 +24,9 @@ import click
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
+sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
 
+import calibration_texts  # noqa: E402
 import parts  # noqa: E402
 
 PARTS = ROOT / "demo"
@@ -52,6 +53,25 @@ METHODS: dict[str, dict[str, Any]] = {
     "calibrated, ngram": {"method": "calibrated", "auxiliary": "ngram"},
     "hybrid, MiniLM": {"method": "hybrid", "auxiliary": "minilm"},
     "calibrated, MiniLM": {"method": "calibrated", "auxiliary": "minilm"},
+    "calibrated, ngram, 200 KB of text": {
+        "method": "calibrated",
+        "auxiliary": "ngram",
+        "calibration_text": "mixed",
+        "calibration_bytes": 200_000,
+    },
+    "calibrated, ngram, 200 KB of text, untied": {
+        "method": "calibrated",
+        "auxiliary": "ngram",
+        "calibration_text": "mixed",
+        "calibration_bytes": 200_000,
+        "untie": True,
+    },
+    "calibrated, ngram, 1 MB of text": {
+        "method": "calibrated",
+        "auxiliary": "ngram",
+        "calibration_text": "mixed",
+        "calibration_bytes": 1_000_000,
+    },
 }
 BASE = "base model"
 RESAMPLES = 1000
@@ -101,6 +121,8 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
     adapt = dict(METHODS[method])
     if adapt.get("auxiliary") in MODELS:
         adapt["auxiliary"] = str(part(adapt["auxiliary"]))
+    if adapt.get("calibration_text") == "mixed":
+        adapt["calibration_text"] = str(calibration_texts.mixed())
     with tempfile.TemporaryDirectory(dir=PARTS) as temporary:
         started = time.perf_counter()
         out = run_recipe(make_recipe(str(base), str(target), adapt), f"{temporary}/out", MergeOptions(quiet=True))
@@ -113,6 +135,7 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "rows_by_reason": manifest["rows_by_reason"],
         "fits": manifest["fits"],
+        "correction": manifest["correction"],
     }
 
 

@@ -128,9 +128,9 @@ def _make(name: str, folder: Path) -> None:
     documents: list[tuple[str, str]] = []
     packages = {}
     for package, patterns in CORPORA[name].items():
-        deb = _fetch(package)
+        deb = fetch(package)
         size = 0
-        for path, text in _texts(deb, patterns):
+        for path, text in texts_in_package(deb, patterns):
             kept = _new_lines(text if name == "code" else prose(text, name), seen)
             if len(kept) < 200:
                 continue
@@ -157,7 +157,7 @@ def _make(name: str, folder: Path) -> None:
     (folder / "description.json").write_text(json.dumps(description, indent=1))
 
 
-def _fetch(package: str) -> Path:
+def fetch(package: str) -> Path:
     folder = CACHE / "debs"
     folder.mkdir(parents=True, exist_ok=True)
     if not list(folder.glob(f"{package}_*.deb")):
@@ -165,7 +165,7 @@ def _fetch(package: str) -> Path:
     return max(folder.glob(f"{package}_*.deb"))
 
 
-def _texts(deb: Path, patterns: list[str]) -> Iterator[tuple[str, str]]:
+def texts_in_package(deb: Path, patterns: list[str]) -> Iterator[tuple[str, str]]:
     """(path, plain text) of the files that match."""
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
