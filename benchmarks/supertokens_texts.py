@@ -158,6 +158,7 @@ def _make(name: str, folder: Path) -> None:
 
 
 def fetch(package: str) -> Path:
+    """The package file, downloaded when needed."""
     folder = CACHE / "debs"
     folder.mkdir(parents=True, exist_ok=True)
     if not list(folder.glob(f"{package}_*.deb")):
