@@ -5,6 +5,7 @@ Letters: N new rows, V rows of the old matrix, D width of a row, Z non-zero weig
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +69,17 @@ class Mixture:
         packed = torch.sparse_coo_tensor(places, weights.float(), (num_rows, width), check_invariants=True).coalesce()
         counts = torch.bincount(packed.indices()[0], minlength=num_rows)
         return cls(_indptr(counts), packed.indices()[1], packed.values())
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Mixture]) -> Mixture:
+        """The rows of all parts, one after the other."""
+        counts = torch.cat([part.counts for part in parts])
+        return cls(_indptr(counts), torch.cat([p.ids for p in parts]), torch.cat([p.weights for p in parts]))
+
+    def normalised(self) -> Mixture:
+        """The same rows with weights that add up to 1; empty rows stay empty."""
+        totals = torch.zeros(len(self)).to(self.weights).index_add_(0, self.rows, self.weights)
+        return Mixture(self.indptr, self.ids, self.weights / totals[self.rows])
 
     def plus(self, other: Mixture, share: float) -> Mixture:
         """``(1 - share) * self + share * other``, row by row; an empty row leaves the other one whole."""

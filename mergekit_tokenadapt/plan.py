@@ -213,7 +213,7 @@ def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPl
     text_ids = sorted(mapping.texts)
     from_texts = uniform(problem.segmenter.cut([mapping.texts[i].encode("utf-8") for i in text_ids]))
     ids = torch.from_numpy(np.concatenate([problem.new_ids, np.array(text_ids, dtype=np.int64)]))
-    mixtures = _stack(method.weigh(problem).cpu(), from_texts) if len(problem.new_ids) else from_texts
+    mixtures = Mixture.concatenate([method.weigh(problem).cpu(), from_texts]) if len(problem.new_ids) else from_texts
     twins = byte_twins(problem) if method.mutes_byte_twins and not mapping.is_identity else []
     muted = torch.tensor(twins, dtype=torch.int64)
     found = (mixtures.counts > 0) & ~torch.isin(ids, muted)
@@ -255,11 +255,3 @@ def mean_row(matrix_VD: Tensor, ids: Tensor, *, block: int = 65536) -> Tensor:
         total += rows.sum(0, dtype=torch.float64)
         num_finite += len(rows)
     return (total / max(1, num_finite)).float()
-
-
-def _stack(first: Mixture, second: Mixture) -> Mixture:
-    return Mixture(
-        torch.cat([first.indptr, second.indptr[1:] + first.indptr[-1]]),
-        torch.cat([first.ids, second.ids]),
-        torch.cat([first.weights, second.weights]),
-    )

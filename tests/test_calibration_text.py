@@ -18,11 +18,12 @@ from mergekit_tokenadapt.calibration_text import run as run_module
 from mergekit_tokenadapt.calibration_text.alignment import Encoded, standing_at
 from mergekit_tokenadapt.calibration_text.correction import Positions, choose_strength, fit_change
 from mergekit_tokenadapt.calibration_text.states import Reader
-from mergekit_tokenadapt.calibration_text.targets import LIKELIEST, SMOOTHING, TargetMaker, Targets
+from mergekit_tokenadapt.calibration_text.targets import LIKELIEST, SMOOTHING, TargetMaker
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.documents import score_documents
 from mergekit_tokenadapt.evaluation.losses import Scorer
 from mergekit_tokenadapt.matching import match
+from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 from mergekit_tokenadapt.segmentation import Segmenter
@@ -318,7 +319,7 @@ def planted(num_positions=3000, num_rows=40, width=12, *, seed=0, opposite=False
     if opposite:
         probabilities[held_out] = (states[held_out] @ (2 * rows - true).T).softmax(dim=1)
     indptr = torch.arange(num_positions + 1) * num_rows
-    targets = Targets(indptr, torch.arange(num_rows).repeat(num_positions), probabilities.flatten())
+    targets = Mixture(indptr, torch.arange(num_rows).repeat(num_positions), probabilities.flatten())
     next_ids = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
     return rows, true, Positions(states, next_ids, targets, held_out)
 

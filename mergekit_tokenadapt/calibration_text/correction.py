@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mergekit_tokenadapt.calibration_text.targets import Targets
+from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.plan import mean_row
 
 MAX_ACTIVE = 40_960
@@ -46,7 +46,7 @@ class Positions:
     """float [P, D]: its hidden states."""
     next_ids: Tensor
     """int64 [P]: the tokens that the text goes on with."""
-    targets: Targets
+    targets: Mixture
     """What the base model would say, P distributions."""
     is_held_out: Tensor
     """bool [P]"""
@@ -168,7 +168,7 @@ class _Regression:
     """Logarithm of how many tokens each resting one stands for."""
     next_P: Tensor
     """Places among the active tokens."""
-    targets: Targets
+    targets: Mixture
     """Over places among the active tokens."""
     is_held_out: Tensor
 
@@ -197,9 +197,9 @@ class _Regression:
             resting_ND=rows_RD[resting.to(device)] * scale,
             resting_weight=math.log(len(others) / len(resting)) if len(resting) else 0.0,
             next_P=place_R[positions.next_ids],
-            targets=Targets.from_triplets(
+            targets=Mixture.from_triplets(
                 targets.rows[kept], place_R[targets.ids[kept]], targets.weights[kept], len(targets)
-            ),
+            ).normalised(),
             is_held_out=positions.is_held_out,
         )
 
@@ -207,7 +207,7 @@ class _Regression:
     def solve(self, *, quiet: bool) -> tuple[Tensor, Tensor]:
         """The map [D, D] and the shifts [A, D], by Adam with a falling step."""
         device, (num_active, width) = self.active_AD.device, self.active_AD.shape
-        fitted = ((self.targets.indptr.diff() > 0) & ~self.is_held_out).nonzero().flatten()
+        fitted = ((self.targets.counts > 0) & ~self.is_held_out).nonzero().flatten()
         map_DD = torch.zeros((width, width), device=device, requires_grad=True)
         shifts_AD = torch.zeros((num_active, width), device=device, requires_grad=True)
         step_rows = STEP_ROWS * float(self.active_AD.square().mean().sqrt())
@@ -239,13 +239,9 @@ class _Regression:
     def _loss(self, places: Tensor, map_DD: Tensor, shifts_AD: Tensor) -> Tensor:
         """Cross-entropy of the targets at some positions, in nats, summed."""
         logits_BA, total_B = self._logits(places, map_DD, shifts_AD)
-        sizes = self.targets.indptr.diff()[places]
-        rows = torch.repeat_interleave(torch.arange(len(places)), sizes)
-        entries = torch.repeat_interleave(self.targets.indptr[places] - (sizes.cumsum(0) - sizes), sizes)
-        entries = entries + torch.arange(len(entries))
-        ids, weights = self.targets.ids[entries], self.targets.weights[entries]
-        chosen = logits_BA[rows.to(logits_BA.device), ids.to(logits_BA.device)]
-        return total_B.sum() - (weights.to(chosen) * chosen).sum()
+        wanted = self.targets.select(places)
+        chosen = logits_BA[wanted.rows.to(logits_BA.device), wanted.ids.to(logits_BA.device)]
+        return total_B.sum() - (wanted.weights.to(chosen) * chosen).sum()
 
     @torch.no_grad()
     def held_out_bits(self, map_DD: Tensor, shifts_AD: Tensor) -> float:

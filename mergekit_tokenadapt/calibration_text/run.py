@@ -34,12 +34,13 @@ from mergekit_tokenadapt.calibration_text.correction import (
     fit_change,
 )
 from mergekit_tokenadapt.calibration_text.states import Reader
-from mergekit_tokenadapt.calibration_text.targets import TargetMaker, Targets
+from mergekit_tokenadapt.calibration_text.targets import TargetMaker
 from mergekit_tokenadapt.calibration_text.text import CalibrationText
 from mergekit_tokenadapt.evaluation.documents import start_token
 from mergekit_tokenadapt.evaluation.loading import load_model
 from mergekit_tokenadapt.evaluation.losses import token_losses
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.segmentation import Segmenter
 from mergekit_tokenadapt.transfer import Transfer
@@ -145,7 +146,7 @@ class _Reading:
             if self.text.is_held_out(n):
                 bits += _bits(states, old_rows, old)
         read = self.reader.read([new.ids.tolist() for _, new in pairs], self.starts[1], self.new_inputs)
-        joined = Targets.concatenate(targets)
+        joined = Mixture.concatenate(targets)
         return {
             "states": torch.cat([_halved(states.cpu()) for states in read]),
             "next_ids": torch.cat([torch.from_numpy(new.ids) for _, new in pairs]),
@@ -174,7 +175,7 @@ def _join(parts: list[dict[str, Tensor]], text: CalibrationText) -> tuple[Positi
     positions = Positions(
         states_PD=torch.cat([p["states"] for p in parts]),
         next_ids=torch.cat([p["next_ids"] for p in parts]),
-        targets=Targets.concatenate([Targets(p["indptr"], p["ids"].long(), p["weights"]) for p in parts]),
+        targets=Mixture.concatenate([Mixture(p["indptr"], p["ids"].long(), p["weights"]) for p in parts]),
         is_held_out=held_out[passages],
     )
     return positions, float(sum(p["base_bits"] for p in parts))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from mergekit_tokenadapt.calibration_text.alignment import Encoded, standing_at
 from mergekit_tokenadapt.matching import VocabularyMap
+from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.segmentation import Segmenter
 from mergekit_tokenadapt.vocabulary import TokenKind, Vocabulary
 
@@ -33,45 +33,6 @@ NEGLIGIBLE = 1e-4
 """New tokens below this probability are left out of a target."""
 IMPOSSIBLE = 1e-3
 """Where the base model gives all old tokens that fit less than this, it has no opinion."""
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Distributions over new tokens at P positions, in compressed sparse rows; a row can be empty."""
-
-    indptr: Tensor
-    """int64 [P + 1]"""
-    ids: Tensor
-    """int64 [entries]: new tokens."""
-    weights: Tensor
-    """float32 [entries]: probabilities; those of a position add up to 1."""
-
-    def __len__(self) -> int:
-        return len(self.indptr) - 1
-
-    @property
-    def rows(self) -> Tensor:
-        """For each entry, its position, int64 [entries]."""
-        return torch.repeat_interleave(torch.arange(len(self)), self.indptr.diff())
-
-    @classmethod
-    def from_triplets(cls, rows: Tensor, ids: Tensor, weights: Tensor, num_rows: int) -> Targets:
-        """Add up (position, new token, probability) triplets, drop negligible ones, and normalise."""
-        width = int(ids.max()) + 1 if len(ids) else 1
-        keys, places = torch.unique(rows * width + ids, return_inverse=True)
-        sums = torch.zeros(len(keys)).index_add_(0, places, weights)
-        keys, sums = keys[sums >= NEGLIGIBLE], sums[sums >= NEGLIGIBLE]
-        rows, ids = keys // width, keys % width
-        totals = torch.zeros(num_rows).index_add_(0, rows, sums)
-        counts = torch.bincount(rows, minlength=num_rows)
-        return cls(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), ids, sums / totals[rows])
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Targets]) -> Targets:
-        """The positions of all parts, one after the other."""
-        counts = torch.cat([part.indptr.diff() for part in parts])
-        indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return cls(indptr, torch.cat([p.ids for p in parts]), torch.cat([p.weights for p in parts]))
 
 
 class TargetMaker:
@@ -104,8 +65,8 @@ class TargetMaker:
         self._inside: dict[bytes, tuple[Tensor, Tensor]] = {}
         self._shares = self._count(base_rows, pairs)
 
-    def make(self, old: Encoded, new: Encoded, states_TD: Tensor, matrix_VD: Tensor) -> Targets:
-        """Targets for the new tokens of a passage, one position each.
+    def make(self, old: Encoded, new: Encoded, states_TD: Tensor, matrix_VD: Tensor) -> Mixture:
+        """Targets for the new tokens of a passage: for each a distribution over new tokens, or none.
 
         Args:
             old: the passage in old tokens.
@@ -125,7 +86,7 @@ class TargetMaker:
                 already = self._bytes.get(true, b"")[: passed[position]]
                 parts += self._inside_token(position, true, int(new.ids[position]), already, logits_V)
         rows, ids, weights = (torch.cat(column) for column in zip(*parts, strict=True))
-        return Targets.from_triplets(rows, ids, weights, len(new.ids))
+        return distributions(rows, ids, weights, len(new.ids))
 
     def _at_boundaries(
         self,
@@ -144,7 +105,7 @@ class TargetMaker:
         is_true = ids_PK == true_P1
         meant_PK = torch.from_numpy(new.ids[positions])[:, None].expand_as(ids_PK)
         truth = (rows_PK[is_true], meant_PK[is_true], probabilities_PK[is_true])
-        others = self._shares.spread(rows_PK[~is_true], ids_PK[~is_true], probabilities_PK[~is_true])
+        others = _spread(self._shares, rows_PK[~is_true], ids_PK[~is_true], probabilities_PK[~is_true])
         rows, ids, weights = (torch.cat(pair) for pair in zip(truth, others, strict=True))
         return rows, ids, weights
 
@@ -173,7 +134,7 @@ class TargetMaker:
             self._inside[passed] = (torch.tensor([i for _, i in longer], dtype=torch.int64), firsts)
         return self._inside[passed]
 
-    def _count(self, base_rows: int, pairs: Sequence[tuple[Encoded, Encoded]]) -> _Shares:
+    def _count(self, base_rows: int, pairs: Sequence[tuple[Encoded, Encoded]]) -> Mixture:
         olds, news = [], []
         for old, new in pairs:
             places, passed = standing_at(old, new)
@@ -190,38 +151,31 @@ class TargetMaker:
         plain_new = np.array([*firsts, *(new for _, new in counterparts)], dtype=np.int64)
         plain_old, plain_new = plain_old[plain_new >= 0], plain_new[plain_new >= 0]
         smoothing = np.full(len(plain_old), SMOOTHING)
-        return _Shares.of(
+        counted = Mixture.from_triplets(
             torch.from_numpy(np.concatenate([seen[0], plain_old])),
             torch.from_numpy(np.concatenate([seen[1], plain_new])),
             torch.from_numpy(np.concatenate([counts, smoothing])).float(),
             base_rows,
         )
+        return counted.normalised()
 
 
-@dataclass(frozen=True)
-class _Shares:
-    """For each old token, the new tokens that start where it does, in compressed sparse rows."""
+def _spread(shares: Mixture, rows: Tensor, olds: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(position, old token, probability) triplets, with new tokens in place of old ones."""
+    chosen = shares.select(olds)
+    weights = probabilities[chosen.rows] * chosen.weights
+    kept = weights >= NEGLIGIBLE / 10
+    return rows[chosen.rows][kept], chosen.ids[kept], weights[kept]
 
-    indptr: Tensor
-    ids: Tensor
-    weights: Tensor
 
-    @classmethod
-    def of(cls, olds: Tensor, news: Tensor, counts: Tensor, num_old: int) -> _Shares:
-        order = olds.argsort(stable=True)
-        olds, news, counts = olds[order], news[order], counts[order]
-        totals = torch.zeros(num_old).index_add_(0, olds, counts)
-        sizes = torch.bincount(olds, minlength=num_old)
-        return cls(torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]), news, counts / totals[olds])
+def distributions(rows: Tensor, ids: Tensor, weights: Tensor, num_rows: int) -> Mixture:
+    """Add up (position, new token, probability) triplets, drop negligible ones, and normalise.
 
-    def spread(self, rows: Tensor, olds: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(position, old token, probability) triplets, with new tokens in place of old ones."""
-        sizes = self.indptr.diff()[olds]
-        starts = torch.repeat_interleave(self.indptr[olds] - (sizes.cumsum(0) - sizes), sizes)
-        entries = starts + torch.arange(int(sizes.sum()))
-        weights = torch.repeat_interleave(probabilities, sizes) * self.weights[entries]
-        kept = weights >= NEGLIGIBLE / 10
-        return torch.repeat_interleave(rows, sizes)[kept], self.ids[entries][kept], weights[kept]
+    A position without any has an empty distribution.
+    """
+    summed = Mixture.from_triplets(rows, ids, weights, num_rows)
+    kept = summed.weights >= NEGLIGIBLE
+    return Mixture.from_triplets(summed.rows[kept], summed.ids[kept], summed.weights[kept], num_rows).normalised()
 
 
 def _counterparts(special: set[int], target: Vocabulary, mapping: VocabularyMap) -> dict[int, int]:
