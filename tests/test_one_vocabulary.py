@@ -137,13 +137,25 @@ def test_restored_shards_are_a_model(folders, tmp_path):
         assert torch.equal(one, other), name
 
 
+def edit_manifest(out, change):
+    file = out / "tokenadapt.json"
+    manifest = json.loads(file.read_text())
+    change(manifest)
+    file.write_text(json.dumps(manifest))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda out: (out / "tokenadapt.json").unlink(), "has no tokenadapt.json: name the folder"),
         (lambda out: (out / "tokenadapt.plan").unlink(), "cannot be restored"),
+        (lambda out: edit_manifest(out, lambda m: m["adapt"].update(untie=True)), "calibration_text or untie"),
+        (
+            lambda out: edit_manifest(out, lambda m: m["inputs"][0].update(correction={"strength": 0.5})),
+            "calibration_text or untie",
+        ),
     ],
-    ids=["no manifest", "no plan"],
+    ids=["no manifest", "no plan", "untied", "corrected"],
 )
 def test_what_cannot_be_restored_is_refused(folders, tmp_path, change, message):
     out = shutil.copytree(folders["out"], tmp_path / "out")

@@ -104,6 +104,11 @@ def _read_manifest(folder: Path, input_number: int | None) -> tuple[Mapping[str,
     if input_number is None and len(inputs) > 1:
         names = ", ".join(f"{n}: {one['name']}" for n, one in enumerate(inputs))
         raise TokenAdaptError(f"{folder} was merged from several models; choose one with --input ({names})")
+    if manifest["adapt"].get("untie") or any((one.get("correction") or {}).get("strength") for one in inputs):
+        raise TokenAdaptError(
+            f"{folder} was made with calibration_text or untie, which change rows that are otherwise copies: "
+            "what they were is in the base model only, and cannot be told from training"
+        )
     number = input_number or 0
     if number >= len(inputs):
         raise TokenAdaptError(f"--input {number}: {folder} was made from {len(inputs)} model(s), numbered from 0")
