@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -33,6 +34,28 @@ SHARPNESS = 0.1
 """Temperature of the weights of the neighbours beside the nearest; the regression scales their sum."""
 
 
+@runtime_checkable
+class TokenFacts(Protocol):
+    """What is known of T tokens, as columns of a regression."""
+
+    can_be_stored: ClassVar[bool]
+
+    def __len__(self) -> int: ...
+
+    @property
+    def used_ids(self) -> Tensor:
+        """Old rows that the columns are made of, int64; an id may occur more than once."""
+
+    def select(self, places: Tensor) -> TokenFacts:
+        """The facts of some of the tokens."""
+
+    def columns(self, matrix_VP: Tensor) -> Tensor:
+        """The columns, float32 [T, F], on the device of the old rows [V, P]."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For saving, where `can_be_stored`."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is known of T tokens: their pieces, their neighbours among other old tokens, and scalars."""
@@ -46,8 +69,15 @@ class Facts:
     scalars: Tensor
     """float32 [T, S]: kind of text and the like."""
 
+    can_be_stored: ClassVar[bool] = True
+
     def __len__(self) -> int:
         return len(self.scalars)
+
+    @property
+    def used_ids(self) -> Tensor:
+        """Old rows that the columns are made of, int64."""
+        return torch.cat([self.pieces.ids, self.neighbours.flatten().long()])
 
     def select(self, places: Tensor) -> Facts:
         """The facts of some of the tokens."""
@@ -113,6 +143,64 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class DonorFacts:
+    """What a donor knows of T tokens: their rows there. Too large to be stored with a plan."""
+
+    rows_TG: Tensor
+    """float32"""
+    can_be_stored: ClassVar[bool] = False
+
+    def __len__(self) -> int:
+        return len(self.rows_TG)
+
+    @property
+    def used_ids(self) -> Tensor:
+        """No old rows."""
+        return torch.zeros(0, dtype=torch.int64)
+
+    def select(self, places: Tensor) -> DonorFacts:
+        """The facts of some of the tokens."""
+        return DonorFacts(self.rows_TG[places])
+
+    def columns(self, matrix_VP: Tensor) -> Tensor:
+        """The donor's rows, float32 [T, G]."""
+        return self.rows_TG.to(matrix_VP)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """None: see the class."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class JointFacts:
+    """Two kinds of facts about the same T tokens, side by side."""
+
+    first: TokenFacts
+    second: TokenFacts
+    can_be_stored: ClassVar[bool] = False
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def used_ids(self) -> Tensor:
+        """Those of both."""
+        return torch.cat([self.first.used_ids, self.second.used_ids])
+
+    def select(self, places: Tensor) -> JointFacts:
+        """The facts of some of the tokens."""
+        return JointFacts(self.first.select(places), self.second.select(places))
+
+    def columns(self, matrix_VP: Tensor) -> Tensor:
+        """The columns of both."""
+        return torch.cat([self.first.columns(matrix_VP), self.second.columns(matrix_VP)], dim=1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """None: one of the two is too large."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
 class FitReport:
     """How well the map predicts old rows that it has not seen."""
 
@@ -131,17 +219,20 @@ class Calibration:
     """int64 [X]: the old rows that are the examples' answers."""
     is_held_out: Tensor
     """bool [X]: examples that choose the penalty; once it is chosen they are fitted, too."""
-    examples: Facts
+    examples: TokenFacts
     new_ids: Tensor
     """int64 [N]: the new rows that are predicted."""
-    new: Facts
+    new: TokenFacts
+
+    @property
+    def can_be_stored(self) -> bool:
+        """Whether it is small enough to be kept with a plan."""
+        return self.examples.can_be_stored
 
     @property
     def used_ids(self) -> Tensor:
         """All old rows that the map is made with, int64; an id may occur more than once."""
-        facts = (self.examples, self.new)
-        parts = [part for f in facts for part in (f.pieces.ids, f.neighbours.flatten().long())]
-        return torch.cat([self.example_ids, *parts])
+        return torch.cat([self.example_ids, self.examples.used_ids, self.new.used_ids])
 
     def apply(self, matrix_VD: Tensor, usable_V: Tensor) -> tuple[Tensor, FitReport] | None:
         """Fit the map on this matrix, and predict the new rows.
@@ -158,7 +249,7 @@ class Calibration:
         num_held_out = int((usable_X & self.is_held_out).sum())
         if min(num_held_out, int(usable_X.sum()) - num_held_out) < MIN_EXAMPLES:
             return None
-        matrix_VP = _along_principal_directions(matrix_VD)
+        matrix_VP = along_principal_directions(matrix_VD)
         regression = _Regression.prepare(self, matrix_VD, matrix_VP, usable_X)
         weights_FD, penalty, explained = regression.solve()
         made_ND = matrix_VD.new_empty((len(self.new), matrix_VD.shape[1]))
@@ -273,8 +364,8 @@ class _Regression:
         return ((columns_TF - self.mean_F) / self.scale_F) @ weights_FD + self.answer_mean_D
 
 
-def _along_principal_directions(matrix_VD: Tensor) -> Tensor:
-    """The matrix itself where it is narrow, else its coordinates along the leading directions."""
+def along_principal_directions(matrix_VD: Tensor) -> Tensor:
+    """[V, P]: the matrix itself where it is narrow, else its coordinates along the leading directions."""
     if matrix_VD.shape[1] <= MAX_DIRECTIONS:
         return matrix_VD
     vectors_DD: Tensor

@@ -33,7 +33,6 @@ from mergekit_tokenadapt.methods.base import Method
 from mergekit_tokenadapt.methods.mean import uniform
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.problem import TransferProblem
-from mergekit_tokenadapt.vocabulary import TokenKind
 
 LOG = logging.getLogger(__name__)
 
@@ -56,6 +55,8 @@ class TransferPlan:
     """Where there is one, its predictions take the place of mixtures; they need to see the matrix."""
     muted_ids: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     """int64: rows of tokens that are never produced; they become mean rows, whatever their reason."""
+    needs_donor: bool = False
+    """Read from a file that does not hold the donor's rows: it explains, and cannot be applied."""
     reports: dict[str, FitReport] = field(default_factory=dict, compare=False)
     """How well the calibration fitted, by tensor name; `apply` puts it there."""
 
@@ -104,8 +105,10 @@ class TransferPlan:
             [R, ...], same dtype and device. Sums are computed in float32.
 
         Raises:
-            TokenAdaptError: the matrix has fewer rows than the plan uses.
+            TokenAdaptError: the matrix has fewer rows than the plan uses, or the plan lacks its donor.
         """
+        if self.needs_donor:
+            raise TokenAdaptError("this plan was made with a donor's rows, which it does not hold: make it again")
         used = [torch.from_numpy(self.mapping.sources), self.mixture.ids]
         used += [self.calibration.used_ids] if self.calibration is not None else []
         needed = int(torch.cat(used).max()) + 1
@@ -155,6 +158,7 @@ class TransferPlan:
             "options": dict(self.options),
             "texts": {str(row): text for row, text in sorted(self.mapping.texts.items())},
             "is_identity": self.mapping.is_identity,
+            "needs_donor": self.needs_donor or (self.calibration is not None and not self.calibration.can_be_stored),
         }
         tensors = {
             "reasons": torch.from_numpy(self.mapping.reasons),
@@ -165,7 +169,7 @@ class TransferPlan:
             "weights": self.mixture.weights,
             "muted_ids": self.muted_ids,
         }
-        if self.calibration is not None:
+        if self.calibration is not None and self.calibration.can_be_stored:
             tensors |= {f"calibration.{name}": tensor for name, tensor in self.calibration.tensors().items()}
         save_file(tensors, str(file), metadata={"plan": json.dumps(header, sort_keys=True)})
 
@@ -200,6 +204,7 @@ class TransferPlan:
                 header["options"],
                 calibration,
                 tensors["muted_ids"],
+                header["needs_donor"],
             )
         except (OSError, KeyError, ValueError, AttributeError, TypeError, SafetensorError) as error:
             if isinstance(error, TokenAdaptError):
@@ -214,7 +219,7 @@ def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPl
     from_texts = uniform(problem.segmenter.cut([mapping.texts[i].encode("utf-8") for i in text_ids]))
     ids = torch.from_numpy(np.concatenate([problem.new_ids, np.array(text_ids, dtype=np.int64)]))
     mixtures = Mixture.concatenate([method.weigh(problem).cpu(), from_texts]) if len(problem.new_ids) else from_texts
-    twins = byte_twins(problem) if method.mutes_byte_twins and not mapping.is_identity else []
+    twins = problem.byte_twins if method.mutes_byte_twins and not mapping.is_identity else []
     muted = torch.tensor(twins, dtype=torch.int64)
     found = (mixtures.counts > 0) & ~torch.isin(ids, muted)
     mixture = mixtures.select(found.nonzero().flatten())
@@ -223,12 +228,6 @@ def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPl
     if method.calibrates and calibration is None and len(problem.new_ids) and problem.only is None:
         LOG.warning(NO_EXAMPLES)
     return TransferPlan(mapping, ids[found], mixture, name, method.model_dump(mode="json"), calibration, muted)
-
-
-def byte_twins(problem: TransferProblem) -> list[int]:
-    """Byte-fallback tokens that the target tokenizer never produces: another token is the same byte."""
-    others = {t.bytes for t in problem.target if t.kind in (TokenKind.ORDINARY, TokenKind.ADDED)}
-    return [t.id for t in problem.target if t.kind is TokenKind.BYTE and t.bytes in others]
 
 
 def _without_bad_rows(matrix_VD: Tensor) -> tuple[Tensor, Tensor]:

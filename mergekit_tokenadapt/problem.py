@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
+from mergekit_tokenadapt.donor import Donor
 from mergekit_tokenadapt.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.segmentation import Pieces, Segmenter
 from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
@@ -33,6 +34,7 @@ class TransferProblem:
     auxiliary: AuxiliarySpace | None = None
     device: torch.device = CPU
     quiet: bool = False
+    donor: Donor | None = None
     only: frozenset[int] | None = None
     """Make only these target ids' rows, to explain them; None: all that are new."""
 
@@ -58,6 +60,12 @@ class TransferProblem:
     def pieces(self) -> Pieces:
         """The old tokens that each new token's text is cut into."""
         return self.segmenter.cut([t.bytes for t in self.new_tokens])
+
+    @cached_property
+    def byte_twins(self) -> list[int]:
+        """Byte-fallback tokens that the target tokenizer never produces: another token is the same byte."""
+        others = {t.bytes for t in self.target if t.kind in (TokenKind.ORDINARY, TokenKind.ADDED)}
+        return [t.id for t in self.target if t.kind is TokenKind.BYTE and t.bytes in others]
 
     @cached_property
     def candidates(self) -> list[Token]:

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from mergekit_tokenadapt.auxiliary import AuxiliarySpace
+from mergekit_tokenadapt.donor import Donor
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.matching import VocabularyMap, match
 from mergekit_tokenadapt.methods import Method
@@ -32,6 +33,8 @@ class Transfer:
     base_rows: int
     """Rows of the old matrices."""
     auxiliary: AuxiliarySpace | None = None
+    donor: Donor | None = None
+    """The target's model, for methods that need it."""
     token_map: Mapping[str, str] = field(default_factory=dict)
     device: torch.device = CPU
     quiet: bool = False
@@ -40,16 +43,20 @@ class Transfer:
         """Match the vocabularies, to find out what a plan would stumble over.
 
         Raises:
-            TokenAdaptError: the token map names tokens that are unknown, or that have no row.
+            TokenAdaptError: the token map names tokens that are unknown, or that have no row; or the
+                method needs a donor, and the target has no weights.
         """
         _ = self.mapping
+        if self.method.needs_donor:
+            assert self.donor is not None
+            self.donor.check(self.target.vocabulary.num_ids)
 
     def make_problem(self, only: frozenset[int] | None = None) -> TransferProblem:
         """Match the vocabularies; with `only`, ask for the rows of these target ids and no others."""
         base, target, mapping = self.base.vocabulary, self.target.vocabulary, self.mapping
         segmenter = Segmenter(self.base.definition, base, self.base_rows)
         return TransferProblem(
-            base, target, mapping, segmenter, self.base_rows, self.auxiliary, self.device, self.quiet, only
+            base, target, mapping, segmenter, self.base_rows, self.auxiliary, self.device, self.quiet, self.donor, only
         )
 
     def make_plan(self, only: frozenset[int] | None = None) -> TransferPlan:

@@ -24,7 +24,7 @@ from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.methods import calibrated, find_method
 from mergekit_tokenadapt.methods.mean import uniform
 from mergekit_tokenadapt.mixture import Mixture
-from mergekit_tokenadapt.plan import TransferPlan, byte_twins, make_plan
+from mergekit_tokenadapt.plan import TransferPlan, make_plan
 from mergekit_tokenadapt.problem import TransferProblem
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
 from mergekit_tokenadapt.vocabulary import TokenKind, Vocabulary
@@ -684,7 +684,7 @@ def test_a_matrix_as_wide_as_allowed_is_taken_as_it_is(monkeypatch: pytest.Monke
     matrix = random_tensor(50, 8, seed=46)
     for limit, same in [(8, True), (7, False)]:
         monkeypatch.setattr(calibration_module, "MAX_DIRECTIONS", limit)
-        made = calibration_module._along_principal_directions(matrix)
+        made = calibration_module.along_principal_directions(matrix)
         assert made.shape == (50, limit)
         assert (made is matrix) == same
 
@@ -716,7 +716,7 @@ def test_any_number_of_neighbours_will_do(top_k: int, zoo: Mapping[str, Tokenize
     assert facts.new.neighbours.shape[1] == facts.examples.neighbours.shape[1] == width
     rows = made.apply(random_tensor(problem.base.num_ids, 4, seed=49))
     assert rows.isfinite().all()
-    assert made.options == {"top_k": top_k}
+    assert made.options == {"top_k": top_k, "donor": False}
 
 
 # --- bad rows ------------------------------------------------------------------------------------
@@ -818,15 +818,15 @@ def test_an_added_token_mutes_its_byte_and_a_special_one_does_not(zoo: Mapping[s
         byte_fallback=True,
     )
     problem = make_problem(zoo["byte-level"], Vocabulary.from_definition(definition))
-    assert [problem.target.by_id[i].spelling for i in byte_twins(problem)] == ["<0x09>", "<0x41>"]
+    assert [problem.target.by_id[i].spelling for i in problem.byte_twins] == ["<0x09>", "<0x41>"]
 
 
 def test_ordinary_tokens_of_one_byte_are_never_muted(zoo: Mapping[str, TokenizerFiles]) -> None:
     for target in ("gemma-style", "sentencepiece-bpe"):
         problem = make_problem(zoo["byte-level"], zoo[target])
-        assert {problem.target.by_id[i].kind for i in byte_twins(problem)} == {TokenKind.BYTE}
+        assert {problem.target.by_id[i].kind for i in problem.byte_twins} == {TokenKind.BYTE}
     for target in ("unigram", "wordpiece"):
-        assert byte_twins(make_problem(zoo["byte-level"], zoo[target])) == []
+        assert make_problem(zoo["byte-level"], zoo[target]).byte_twins == []
 
 
 def test_explain_says_that_a_muted_row_is_a_mean_row(zoo: Mapping[str, TokenizerFiles]) -> None:
@@ -849,7 +849,7 @@ def test_the_same_tokenizer_changes_no_bit_and_mutes_nothing(name: str, zoo: Map
 @pytest.mark.parametrize("name", ["mean", "local", "global", "hybrid"])
 def test_the_papers_methods_mute_nothing(name: str, zoo: Mapping[str, TokenizerFiles]) -> None:
     problem = make_problem(zoo["byte-level"], zoo["gemma-style"], RandomSpace())
-    assert len(byte_twins(problem)) > 30
+    assert len(problem.byte_twins) > 30
     made = plan_of(problem, name)
     assert len(made.muted_ids) == 0
     assert made.calibration is None
@@ -883,7 +883,7 @@ def test_top_k_out_of_range_names_its_key_and_value(value: object) -> None:
 
 def test_what_the_method_says_of_itself() -> None:
     method = find_method("calibrated", {})
-    assert method.model_dump() == {"top_k": 8}
+    assert method.model_dump() == {"top_k": 8, "donor": False}
     assert (method.needs_auxiliary, method.calibrates, method.mutes_byte_twins) == (True, True, True)
     with pytest.raises(TokenAdaptError, match="method 'calibrated': unknown option 'temperature'"):
         find_method("calibrated", {"temperature": 1})
@@ -915,7 +915,7 @@ def test_the_manifest_says_how_well_each_matrix_was_fitted(
     out = run_recipe(recipe, str(tmp_path / "out"), MergeOptions(quiet=True))
     (record,) = json.loads((out / "tokenadapt.json").read_text())["inputs"]
     assert record["method"] == "calibrated"
-    assert record["options"] == {"top_k": 8}
+    assert record["options"] == {"top_k": 8, "donor": False}
     assert sorted(record["fits"]) == ["lm_head.weight", "model.embed_tokens.weight"]
     assert record["fits"]["lm_head.weight"] != record["fits"]["model.embed_tokens.weight"]
     plan = TransferPlan.load(out / "tokenadapt.plan")

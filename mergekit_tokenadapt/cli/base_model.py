@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergekit_tokenadapt.auxiliary import find_auxiliary
+from mergekit_tokenadapt.donor import Donor
 from mergekit_tokenadapt.methods import find_method
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer, read_json
 from mergekit_tokenadapt.transfer import Transfer, choose_rows
@@ -50,6 +51,7 @@ def make_transfer(base_name: str, target_name: str, block: dict[str, Any], *, qu
         num_rows=choose_rows(block.get("rows"), [(base, base_rows)], target),
         base_rows=base_rows,
         auxiliary=find_auxiliary(block["auxiliary"]) if method.needs_auxiliary else None,
+        donor=Donor(target_name) if method.needs_donor else None,
         token_map=block.get("token_map", {}),
         quiet=quiet,
     )

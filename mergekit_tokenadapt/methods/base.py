@@ -35,6 +35,11 @@ class Method(pydantic.BaseModel, ABC):
     """Whether byte tokens that the target never produces, because an ordinary token stands for the same
     byte, become mean rows. As copies they would take half of that token's probability."""
 
+    @property
+    def needs_donor(self) -> bool:
+        """Whether the rows of the target's model are used: TARGET must then have weights."""
+        return False
+
     @abstractmethod
     def weigh(self, problem: TransferProblem) -> Mixture:
         """How each of the N new tokens is made of old rows: N mixtures, no weights of the model needed.

@@ -12,8 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mergekit_tokenadapt.calibration import Calibration, Facts
+from mergekit_tokenadapt.calibration import Calibration, DonorFacts, Facts, JointFacts, TokenFacts
 from mergekit_tokenadapt.decomposition import Decomposer
+from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.methods.base import Method
 from mergekit_tokenadapt.methods.mean import uniform
 from mergekit_tokenadapt.mixture import Mixture
@@ -42,6 +43,12 @@ class Calibrated(Method):
     mutes_byte_twins: ClassVar[bool] = True
 
     top_k: int = Field(default=8, ge=1, description="neighbours of a token")
+    donor: bool = Field(default=False, description="TARGET is a model: use its rows as one more fact")
+
+    @property
+    def needs_donor(self) -> bool:
+        """Where the option says so."""
+        return self.donor
 
     def weigh(self, problem: TransferProblem) -> Mixture:
         """The plain mean of the pieces: what the map starts from, and what there is without examples."""
@@ -52,7 +59,8 @@ class Calibrated(Method):
         decomposer = Decomposer(problem.segmenter.definition, problem.base, problem.base_rows)
         wanted = _like(problem.pieces.counts[problem.pieces.counts > 1], problem.candidates, salt=1)
         cuts = [decomposer.cut(token, int(n)) for token, n in zip(problem.candidates, wanted, strict=True)]
-        places = [n for n, cut in enumerate(cuts) if cut]
+        shared = shared_rows(problem) if self.donor else None
+        places = [n for n, cut in enumerate(cuts) if cut and (shared is None or problem.candidates[n].id in shared)]
         if not places or not problem.new_tokens:
             return None
         tokens = [problem.candidates[n] for n in places]
@@ -60,15 +68,40 @@ class Calibrated(Method):
         spare = problem.candidate_neighbours(SPARE_NEIGHBOURS * self.top_k)
         ceiling = torch.from_numpy(_like(similarities[:, 0].numpy(), tokens, salt=2))
         example_neighbours = _below(spare[0].cpu()[places], spare[1].cpu()[places], ceiling, self.top_k)
-        is_held_out = torch.tensor([_fraction(token, salt=3) < HELD_OUT for token in tokens])
         example_pieces = Pieces.from_lists(cuts[n] for n in places)
+        examples: TokenFacts = _facts(tokens, example_pieces, *example_neighbours)
+        new: TokenFacts = _facts(problem.new_tokens, problem.pieces, similarities, neighbours)
+        if shared is not None:
+            assert problem.donor is not None
+            rows = problem.donor.rows
+            examples = JointFacts(examples, DonorFacts(rows[torch.tensor([shared[t.id] for t in tokens])]))
+            new = JointFacts(new, DonorFacts(rows[torch.from_numpy(problem.new_ids)]))
         return Calibration(
             example_ids=torch.tensor([t.id for t in tokens]),
-            is_held_out=is_held_out,
-            examples=_facts(tokens, example_pieces, *example_neighbours),
+            is_held_out=torch.tensor([is_held_out(token) for token in tokens]),
+            examples=examples,
             new_ids=torch.from_numpy(problem.new_ids),
-            new=_facts(problem.new_tokens, problem.pieces, similarities, neighbours),
+            new=new,
         )
+
+
+def is_held_out(token: Token) -> bool:
+    """Whether an example is one of the tenth that judges; the same in every run, whatever the token's id."""
+    return _fraction(token, salt=3) < HELD_OUT
+
+
+def shared_rows(problem: TransferProblem) -> dict[int, int]:
+    """Old id to target id of the copied tokens that stand for text, by ascending target id.
+
+    Byte twins are left out: a token that is never produced has a row that no training has seen.
+    """
+    twins = set(problem.byte_twins)
+    usable = {token.id for token in problem.candidates}
+    found: dict[int, int] = {}
+    for row in problem.mapping.ids(Reason.COPIED).tolist():
+        if (old := int(problem.mapping.sources[row])) in usable and row not in twins:
+            found.setdefault(old, row)
+    return found
 
 
 def _facts(tokens: list[Token], pieces: Pieces, similarities: Tensor, neighbours: Tensor) -> Facts:

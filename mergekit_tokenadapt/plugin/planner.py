@@ -15,6 +15,7 @@ from mergekit.tokenizer import BuildTokenizer
 
 from mergekit_tokenadapt.auxiliary import find_auxiliary
 from mergekit_tokenadapt.calibration_text import CalibrationText
+from mergekit_tokenadapt.donor import Donor
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.output import OutputFolder
 from mergekit_tokenadapt.plugin.inputs import InputModel, check_together, is_tied, look_at
@@ -103,6 +104,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
                     num_rows=num_rows,
                     base_rows=base_rows,
                     auxiliary=auxiliary,
+                    donor=Donor(target.name, self.options.trust_remote_code) if method.needs_donor else None,
                     token_map=adapt.token_map,
                     device=torch.device(self.options.device or "cpu"),
                     quiet=self.options.quiet,

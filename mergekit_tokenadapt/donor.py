@@ -1,0 +1,51 @@
+"""A model that already speaks the target tokenizer: its rows say how tokens relate to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.calibration import along_principal_directions
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.model_folder import ModelFolder, open_model
+
+
+@dataclass(frozen=True)
+class Donor:
+    """The target's model, whose weights are read when they are needed."""
+
+    name: str
+    """Folder or hub id, as the user wrote it."""
+    trust_remote_code: bool = False
+
+    def check(self, num_ids: int) -> None:
+        """Refuse a target that cannot be a donor.
+
+        Raises:
+            TokenAdaptError: it has no weights, or no row for one of the `num_ids` ids.
+        """
+        rows = self._folder.num_rows
+        if rows < num_ids:
+            raise TokenAdaptError(f"the donor {self.name!r} has {rows} rows, but its tokenizer has {num_ids} ids")
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """All its rows, input and output side by side where they differ, float32 [R, G], on the CPU.
+
+        Wide matrices are seen along their leading principal directions; rows that are not finite are 0.
+        """
+        names = [self._folder.input_matrix, self._folder.output_matrix]
+        matrices = [torch.nan_to_num(self._folder.rows(name).float(), 0, 0, 0) for name in names if name is not None]
+        return torch.cat([along_principal_directions(matrix) for matrix in matrices], dim=1)
+
+    @cached_property
+    def _folder(self) -> ModelFolder:
+        try:
+            folder = open_model(self.name, trust_remote_code=self.trust_remote_code)
+            _ = folder.num_rows
+        except TokenAdaptError as error:
+            raise TokenAdaptError(f"a donor method needs a target with weights: {error}") from error
+        return folder

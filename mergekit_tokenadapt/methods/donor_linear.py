@@ -1,0 +1,54 @@
+"""New rows mapped over from a model that has them."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from mergekit_tokenadapt.calibration import Calibration, DonorFacts
+from mergekit_tokenadapt.methods.base import Method
+from mergekit_tokenadapt.methods.calibrated import is_held_out, shared_rows
+from mergekit_tokenadapt.methods.mean import uniform
+from mergekit_tokenadapt.mixture import Mixture
+from mergekit_tokenadapt.problem import TransferProblem
+
+
+class DonorLinear(Method):
+    """Fit a linear map from the donor's rows to the base model's, on the tokens that both have.
+
+    Every copied token is an example: its row in the donor is the fact, its row in the base model the
+    answer. A ridge regression whose penalty is chosen on held-out examples maps the other tokens over.
+    """
+
+    summary: ClassVar[str] = (
+        "a linear map from the target model's rows, fitted on shared tokens; TARGET must be a model"
+    )
+    source: ClassVar[str] = "this project; the map is that of Mikolov et al., arXiv 1309.4168"
+    calibrates: ClassVar[bool] = True
+    mutes_byte_twins: ClassVar[bool] = True
+
+    @property
+    def needs_donor(self) -> bool:
+        """Always."""
+        return True
+
+    def weigh(self, problem: TransferProblem) -> Mixture:
+        """The plain mean of the pieces: what there is without enough shared tokens."""
+        return uniform(problem.pieces)
+
+    def calibrate(self, problem: TransferProblem) -> Calibration | None:
+        """Shared tokens as examples; None where there are none."""
+        shared = shared_rows(problem)
+        if not shared:
+            return None
+        assert problem.donor is not None
+        tokens = [problem.base.by_id[old] for old in shared]
+        rows = problem.donor.rows
+        return Calibration(
+            example_ids=torch.tensor(list(shared)),
+            is_held_out=torch.tensor([is_held_out(token) for token in tokens]),
+            examples=DonorFacts(rows[torch.tensor(list(shared.values()))]),
+            new_ids=torch.from_numpy(problem.new_ids),
+            new=DonorFacts(rows[torch.from_numpy(problem.new_ids)]),
+        )
