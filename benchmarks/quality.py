@@ -72,7 +72,11 @@ METHODS: dict[str, dict[str, Any]] = {
         "calibration_text": "mixed",
         "calibration_bytes": 1_000_000,
     },
+    "donor_linear": {"method": "donor_linear"},
+    "calibrated, ngram, donor": {"method": "calibrated", "auxiliary": "ngram", "donor": True},
 }
+HAVE_WEIGHTS = ("smollm2", "gemma")
+"""Targets that can be donors."""
 BASE = "base model"
 RESAMPLES = 1000
 
@@ -88,7 +92,8 @@ def main(pairs: tuple[str, ...], methods: tuple[str, ...], max_bytes: int, table
     for pair in () if tables_only else pairs or PAIRS:
         for method in (BASE, *(methods or METHODS)):
             key = f"{pair} | {method} | {max_bytes}"
-            if key not in results["runs"]:
+            needs_donor = "donor" in method and PAIRS[pair][1] not in HAVE_WEIGHTS
+            if key not in results["runs"] and not needs_donor:
                 click.echo(f"{time.strftime('%H:%M:%S')} {key}", err=True)
                 results["runs"][key] = run(pair, method, max_bytes)
                 results["setting"] = setting()
