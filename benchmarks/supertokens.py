@@ -314,6 +314,10 @@ def tables(results: dict[str, Any]) -> str:
     for size in SIZES:
         lines += ["", f"## All texts together, {size:,} tokens", "", *_sizes(runs, size)]
     lines += ["", "## SmolLM2-135M-Instruct on a supertoken vocabulary", "", *_models(runs)]
+    missing = [key for key, _ in _runs(PARTS) if key not in runs]
+    if missing:
+        lines += ["", "## Not measured yet", "", "The same command goes on with these:", ""]
+        lines += [f"- `{key}`" for key in missing]
     return "\n".join(lines) + "\n"
 
 
