@@ -47,7 +47,7 @@ VARIANT_MB = 30
 """Text for the options, and for chunks, which hold nearly every chunk that there is."""
 MODEL_TEXT = ("english", 10)
 """Corpus and MB that the model's vocabularies are learned from."""
-GENERATED_TOKENS = 128
+GENERATED_TOKENS = 64
 
 
 @click.command()
@@ -249,7 +249,7 @@ def _texts_to_score() -> dict[str, list[str]]:
     """Texts that no vocabulary was learned from: held-out documents, and the prose built into the evaluation."""
     from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
 
-    held_out = [d[:3000] for d in supertokens_texts.corpus("english")[1][:6]]
+    held_out = [d[:2000] for d in supertokens_texts.corpus("english")[1][:3]]
     return {"held-out English": held_out, "built-in prose": list(builtin_text("prose").limited(12_000).documents)}
 
 
@@ -314,6 +314,10 @@ def tables(results: dict[str, Any]) -> str:
     for size in SIZES:
         lines += ["", f"## All texts together, {size:,} tokens", "", *_sizes(runs, size)]
     lines += ["", "## SmolLM2-135M-Instruct on a supertoken vocabulary", "", *_models(runs)]
+    missing = [key for key, _ in _runs(PARTS) if key not in runs]
+    if missing:
+        lines += ["", "## Not measured yet", "", "The same command goes on with these:", ""]
+        lines += [f"- `{key}`" for key in missing]
     return "\n".join(lines) + "\n"
 
 
@@ -332,7 +336,8 @@ def _about(results: dict[str, Any]) -> list[str]:
     for name, title in LANGUAGES.items():
         text = results["texts"][name]
         sizes = {part: f"{n / 1e6:.1f}" for part, n in text["bytes"].items()}
-        packages = ", ".join(f"{p.split('_')[0]} {n / 1e6:.0f}" for p, n in text["packages"].items())
+        large = {p.split("_")[0]: n / 1e6 for p, n in text["packages"].items() if n >= 5e5}
+        packages = ", ".join(f"{p} {n:.0f}" for p, n in large.items())
         lines.append(f"| {title} | {sizes['train']} | {sizes['held-out']} | {text['documents']:,} | {packages} |")
     return lines
 

@@ -19,7 +19,7 @@ from tokenizers_zoo import BYTE_LEVEL, CORPUS, make_problem, plain_definition, w
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.texts.builtin import BUILTIN, builtin_text
 from mergekit_tokenadapt.matching import Reason
-from mergekit_tokenadapt.supertokens import pretokenizers
+from mergekit_tokenadapt.supertokens import pretokenizers, superwords
 from mergekit_tokenadapt.supertokens.chunks import ChunkLengths, chunked, train_chunks
 from mergekit_tokenadapt.supertokens.counting import (
     FIRST_CHARACTER,
@@ -799,3 +799,13 @@ def test_real_tokenizers_cut_as_before_and_then_join(name, corpus):
             cut_before, pieces = (_as_bytes(i, vocabulary) for i in (cut_before, pieces))
         assert pieces == cut_before
     assert len(new.encode(SENTENCES[0]).ids) < len(old.encode(SENTENCES[0]).ids)
+
+
+@pytest.mark.parametrize("pairs_per_token", [0.2, 1])
+def test_starting_with_what_is_frequent_changes_nothing(pairs_per_token, trained, corpus, monkeypatch):
+    """Learning looks at frequent pairs first, and at rarer ones where these are not enough."""
+    monkeypatch.setattr(superwords, "PAIRS_PER_TOKEN", 10**6)
+    everything = train_superwords(corpus, 1200, rules=Rules(), limits=QUIET, special_tokens=["<end>"])
+    monkeypatch.setattr(superwords, "PAIRS_PER_TOKEN", pairs_per_token)
+    again = train_superwords(corpus, 1200, rules=Rules(), limits=QUIET, special_tokens=["<end>"])
+    assert again == everything == trained

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.supertokens.counting import count_pairs, count_runs, run_stream
+from mergekit_tokenadapt.supertokens.counting import PairCounts, count_pairs, count_runs, run_stream
 from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges, learn_merges, spooled
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, coarsened, seams, word_pattern
 from mergekit_tokenadapt.supertokens.rules import Joints, Rules
@@ -53,6 +53,8 @@ class Limits:
 Prepare = Callable[[Iterator[str]], Iterator[str]]
 """A last step on the pieces of text before they are encoded."""
 
+PAIRS_PER_TOKEN = 2
+"""Pairs of neighbours, most frequent first, that runs may hold for every token wanted."""
 PROBE_BYTES = 1_000_000
 """Text that is looked at to find out whether characters are missing."""
 MISSING_CHARACTERS = 0.01
@@ -191,8 +193,20 @@ def _learn(
     with spooled(run_stream(pieces, plain_tokenizer(definition), Joints(vocabulary, rules))) as spool:
         pairs = count_pairs(spool.first(), limits.max_memory // 2 // PAIR_BYTES)
         least = max(limits.min_frequency, pairs.lost + 1)
-        runs = count_runs(spool.again(), pairs, least, limits.max_memory // 2)
-    return learn_merges(runs, vocabulary, num_tokens, rules, show_progress=limits.shows_progress)
+        frequency = max(least, _promising_frequency(pairs, num_tokens))
+        while True:
+            runs = count_runs(spool.again(), pairs, frequency, limits.max_memory // 2)
+            merges = learn_merges(runs, vocabulary, num_tokens, rules, show_progress=limits.shows_progress)
+            # All merges that are wanted are that frequent: they are those that all runs would have given.
+            if sum(merge.is_new for merge in merges) == num_tokens or frequency == least:
+                return merges
+            frequency = max(least, frequency // 4)
+
+
+def _promising_frequency(pairs: PairCounts, num_tokens: int) -> int:
+    """A frequency that enough merges should have. Counting and learning take longer the lower it is."""
+    wanted = max(1, int(PAIRS_PER_TOKEN * num_tokens))
+    return int(np.partition(pairs.counts, -wanted)[-wanted]) if wanted < len(pairs.counts) else 0
 
 
 def lacks_characters(definition: Definition, vocabulary: Vocabulary, corpus: Corpus) -> bool:
