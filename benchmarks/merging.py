@@ -5,7 +5,7 @@
 Two fine-tunes of SmolLM2-135M are made: one on Python's manual (English), with its own tokenizer; one on
 Python code, after it was moved to Mistral's tokenizer. They are merged by several mergekit methods onto the
 base model's tokenizer, with `tokenizer.adapt`, and with stock mergekit's `tokenizer: base` and `union`.
-Writes docs/merging.json and docs/merging.md: bits per byte of held-out text of both kinds.
+Resumes where it stopped. Writes docs/merging.json and docs/merging.md: bits per byte of held-out text of both kinds.
 """
 
 from __future__ import annotations
@@ -56,20 +56,26 @@ def main(methods: tuple[str, ...], steps: int, length: int, batch_size: int, tes
     base = parts.smollm2(DEMO / "SmolLM2-135M-Instruct")
     moved = move(base, parts.mistral_tokenizer(DEMO / "mistral-v1-tokenizer"), WORK / "moved")
     manual, code = (training_text.split(d) for d in (training_text.python_manual(), training_text.python_sources()))
-    first = fine_tune(base, manual[0], WORK / "manual", **how)
-    second = fine_tune(moved, code[0], WORK / "code", **how)
+    suffix = f"{steps}x{batch_size}x{length}"
+    first = fine_tune(base, manual[0], WORK / f"manual-{suffix}", **how)
+    second = fine_tune(moved, code[0], WORK / f"code-{suffix}", **how)
     texts = {"manual": excerpt(manual[1], test_bytes), "code": excerpt(code[1], test_bytes)}
     models = {"base model": base, "fine-tune on the manual": first, "moved to Mistral's tokenizer": moved}
     models["moved, fine-tune on code"] = second
     results: dict[str, Any] = {"how": how, "bytes": {k: len(t.encode()) for k, t in texts.items()}}
     results["packages"] = {name: version(name) for name in ("mergekit-tokenadapt", "mergekit", "torch", "transformers")}
-    results["models"] = {name: measure(folder, texts) for name, folder in models.items()}
-    results["merges"] = {}
+    found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    if all(found.get(key) == results[key] for key in results):
+        results = found
+    else:
+        results |= {"models": {name: measure(folder, texts) for name, folder in models.items()}, "merges": {}}
     for method in methods or METHODS:
         for tokenizer in TOKENIZERS:
-            say(f"{method}, {tokenizer}")
-            results["merges"][f"{method} | {tokenizer}"] = merge(method, tokenizer, base, first, second, texts)
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            key = f"{method} | {tokenizer}"
+            if key not in results["merges"]:
+                say(key)
+                results["merges"][key] = merge(method, tokenizer, base, first, second, texts)
+                RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             TABLE.write_text(table(results), encoding="utf-8")
     say(f"wrote {TABLE.relative_to(ROOT)}")
 

@@ -1,7 +1,8 @@
 """Two models, one vocabulary: drafts and ensembles of SmolLM2-135M and Gemma 3 270M, measured.
 
     python benchmarks/two_models.py draft
-    python benchmarks/two_models.py ensemble
+    python benchmarks/two_models.py lockstep
+    python benchmarks/two_models.py byte-by-byte
     python benchmarks/two_models.py healing
 
 Each writes its figures into docs/two_models.json and prints them; docs/two_models.md quotes them.
@@ -122,13 +123,34 @@ def draft(method: str, new_tokens: int) -> None:
 
 @main.command()
 @click.option("--method", default="calibrated", show_default=True)
-@click.option("--num-bytes", default=300, show_default=True)
-@click.option("--tolerance", default=0.01, show_default=True)
-def ensemble(method: str, num_bytes: int, tolerance: float) -> None:
-    """Bits per byte of the members by token and by byte, and of both kinds of ensemble."""
+@click.option("--num-bytes", default=1000, show_default=True)
+def lockstep(method: str, num_bytes: int) -> None:
+    """Bits per byte of the members, before and after the swap, and of their lockstep ensembles."""
     from transformers import AutoTokenizer
 
     from mergekit_tokenadapt.ensemble.build import make_lockstep
+    from mergekit_tokenadapt.evaluation import bits_per_byte
+
+    text = TEXT.encode()[:num_bytes].decode("utf-8", "ignore")
+    moved, pair = smollm2_on_gemma(method), DEMO / "pair"
+    make_lockstep([str(gemma()), str(moved)], str(pair), {"method": "mean"}, force=True)
+    found = {}
+    for folder in (gemma(), smollm2(), moved):
+        found[folder.name] = bits_per_byte(load(folder), AutoTokenizer.from_pretrained(str(folder)), text)
+    ensemble, tokenizer = load(pair), AutoTokenizer.from_pretrained(str(pair))
+    for mean in ("arithmetic", "geometric"):
+        ensemble.config.mean = mean
+        found[f"lockstep, {mean}"] = bits_per_byte(ensemble, tokenizer, text)
+    save("lockstep", {"bytes": len(text.encode()), "method": method, "bits_per_byte": found})
+
+
+@main.command()
+@click.option("--num-bytes", default=300, show_default=True)
+@click.option("--tolerance", default=0.01, show_default=True)
+def byte_by_byte(num_bytes: int, tolerance: float) -> None:
+    """Bits per byte of the members and their ensemble, byte by byte; and of the members token by token."""
+    from transformers import AutoTokenizer
+
     from mergekit_tokenadapt.ensemble.byte_ensemble import ByteEnsemble
     from mergekit_tokenadapt.ensemble.byte_model import ByteModel
     from mergekit_tokenadapt.evaluation import bits_per_byte
@@ -136,32 +158,34 @@ def ensemble(method: str, num_bytes: int, tolerance: float) -> None:
 
     text = TEXT.encode()[:num_bytes].decode("utf-8", "ignore")
     size = len(text.encode())
-    moved, pair = smollm2_on_gemma(method), DEMO / "pair"
-    tokenwise: dict[str, Any] = {}
-    for mean in ("arithmetic", "geometric"):
-        make_lockstep([str(gemma()), str(moved)], str(pair), {"method": "mean"}, mean=mean, force=True)
-        started = time.perf_counter()
-        tokenwise[f"lockstep, {mean}"] = bits_per_byte(load(pair), AutoTokenizer.from_pretrained(str(pair)), text)
-        tokenwise["lockstep, seconds"] = round(time.perf_counter() - started, 1)
-    for folder in (gemma(), smollm2(), moved):
-        tokenwise[folder.name] = bits_per_byte(load(folder), AutoTokenizer.from_pretrained(str(folder)), text)
-    members = [ByteModel(load(f), load_tokenizer(str(f)), tolerance=tolerance) for f in (gemma(), smollm2())]
-    bytewise: dict[str, Any] = {}
-    for mean in ("arithmetic", "geometric"):
-        started = time.perf_counter()
-        total, each = ByteEnsemble(members, mean=mean).score(text)
-        bytewise[f"byte by byte, {mean}"] = total / size
-        bytewise["gemma-3-270m"], bytewise["SmolLM2-135M-Instruct"] = (each / size).tolist()
-        if mean == "arithmetic":
-            bytewise["seconds"] = round(time.perf_counter() - started, 1)
-            bytewise["runs"] = [m.num_runs for m in members]
-    save("ensemble", {"bytes": size, "method": method, "by_token": tokenwise, "by_byte": bytewise})
+    folders = (gemma(), smollm2())
+    models = [load(folder) for folder in folders]
+    by_token = {
+        folder.name: bits_per_byte(model, AutoTokenizer.from_pretrained(str(folder)), text)
+        for folder, model in zip(folders, models, strict=True)
+    }
+    members = [
+        ByteModel(model, load_tokenizer(str(folder)), tolerance=tolerance)
+        for folder, model in zip(folders, models, strict=True)
+    ]
+    started = time.perf_counter()
+    total, each = ByteEnsemble(members).score(text)
+    result = {
+        "bytes": size,
+        "tolerance": tolerance,
+        "by_token": by_token,
+        "by_byte": dict(zip((f.name for f in folders), (each / size).tolist(), strict=True)),
+        "ensemble": total / size,
+        "seconds": round(time.perf_counter() - started, 1),
+        "runs": [m.num_runs for m in members],
+    }
+    save("byte_by_byte", result)
 
 
 @main.command()
 @click.option("--num-bytes", default=10, show_default=True, help="Bytes to make.")
 def healing(num_bytes: int) -> None:
-    """Prompts cut inside a token: plain, token healing of transformers, byte by byte. How often is the text right?"""
+    """Prompts cut inside a token: plain, token healing, byte by byte. How often is the text right?"""
     from transformers import AutoTokenizer
 
     from mergekit_tokenadapt.ensemble.byte_ensemble import ByteEnsemble
@@ -169,7 +193,8 @@ def healing(num_bytes: int) -> None:
     from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 
     model, tokenizer = load(smollm2()), AutoTokenizer.from_pretrained(str(smollm2()))
-    reader = ByteEnsemble([ByteModel(model, load_tokenizer(str(smollm2())))])
+    files = load_tokenizer(str(smollm2()))
+    reader = ByteEnsemble([ByteModel(model, files)])
     sentences = [
         ("The capital of France is Paris. The capital of Germany is Ber", "lin"),
         ("Water boils at one hundred degrees Cels", "ius"),
@@ -188,13 +213,26 @@ def healing(num_bytes: int) -> None:
         inputs = tokenizer(prompt, return_tensors="pt")
         settings = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": tokenizer.eos_token_id}
         made = {"plain": tokenizer.decode(model.generate(**inputs, **settings)[0])[len(prompt) :]}
-        healed = model.generate(**inputs, **settings, token_healing=True, tokenizer=tokenizer)
-        made["token healing"] = tokenizer.decode(healed[0])[len(prompt) :]
+        made["token healing"] = heal(model, tokenizer, files, prompt, settings)[len(prompt) :]
         made["byte by byte"] = reader.generate(prompt, num_bytes).decode("utf-8", "replace")
         for way, text in made.items():
             right[way] += text.startswith(expected)
         shown.append({"prompt": prompt, **{way: text[:num_bytes] for way, text in made.items()}})
     save("healing", {"right": right, "of": len(sentences), "prompts": shown})
+
+
+@torch.inference_mode()
+def heal(model: Any, tokenizer: Any, files: Any, prompt: str, settings: dict[str, Any]) -> str:
+    """Token healing: the last token is taken back, and the next one has to begin with its bytes.
+
+    Written out, because ``token_healing=True`` of transformers 5.23 ends in a KeyError with this tokenizer.
+    """
+    *ids, last = tokenizer(prompt).input_ids
+    begin = files.vocabulary.by_id[last].bytes
+    allowed = torch.tensor([t.id for t in files.vocabulary if t.bytes.startswith(begin)])
+    logits = model(torch.tensor([ids])).logits[0, -1]
+    ids.append(int(allowed[logits[allowed].argmax()]))
+    return tokenizer.decode(model.generate(torch.tensor([ids]), **settings)[0])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 
 from mergekit.options import MergeOptions
 
+from mergekit_tokenadapt.ensemble.lockstep import MODEL_TYPE  # and with it, transformers knows the type
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.compare import context_length
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder, open_model
@@ -91,7 +92,7 @@ def _write_ensemble(folders: Sequence[ModelFolder], pivot: ModelFolder, out: Pat
     special = {key: pivot.text_config.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     used = set(pivot.tokenizer.vocabulary.ids().tolist())
     config = {
-        "model_type": "tokenadapt_lockstep",
+        "model_type": MODEL_TYPE,
         "architectures": ["LockstepForCausalLM"],
         "vocab_size": pivot.num_rows,
         **settings,
