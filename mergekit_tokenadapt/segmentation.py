@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from mergekit_tokenadapt.tokenizer_files import tokenizer_of
 from mergekit_tokenadapt.vocabulary import Definition, TokenKind, Vocabulary, components
 
 
@@ -115,10 +116,7 @@ class Segmenter:
 def plain_tokenizer(definition: Definition, vocabulary: Vocabulary) -> Tokenizer:
     """The tokenizer as it works inside a text: no dummy space, and special tokens are not recognised."""
     plain = _without_specials(without_dummy_space(definition), vocabulary)
-    tokenizer = Tokenizer.from_str(json.dumps(plain))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+    return tokenizer_of(plain)
 
 
 def _unknown_ids(definition: Definition, vocabulary: Vocabulary) -> frozenset[int]:

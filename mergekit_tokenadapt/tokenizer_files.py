@@ -96,10 +96,15 @@ class TokenizerFiles:
 
     def fast_tokenizer(self) -> Tokenizer:
         """The tokenizer itself, without the truncation and padding that its definition may ask for."""
-        tokenizer = Tokenizer.from_str(json.dumps(self.definition))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
+        return tokenizer_of(self.definition)
+
+
+def tokenizer_of(definition: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer of a definition, without the truncation and padding that it may ask for."""
+    tokenizer = Tokenizer.from_str(json.dumps(definition))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> TokenizerFiles:

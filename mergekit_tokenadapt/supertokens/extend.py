@@ -29,11 +29,10 @@ from mergekit_tokenadapt.supertokens.superwords import (
     Prepare,
     lacks_characters,
     learn_all,
-    plain_tokenizer,
     with_progress,
 )
 from mergekit_tokenadapt.supertokens.texts import Corpus
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, tokenizer_of
 from mergekit_tokenadapt.vocabulary import Definition, Token, TokenKind, Vocabulary
 
 
@@ -125,7 +124,7 @@ def _grown(
 
 def _missing_characters(definition: Definition, corpus: Corpus, limits: Limits) -> list[str]:
     """Letters that a SentencePiece vocabulary spells in bytes, most frequent first. They need no merges."""
-    normalizer, known = plain_tokenizer(definition).normalizer, definition["model"]["vocab"]
+    normalizer, known = tokenizer_of(definition).normalizer, definition["model"]["vocab"]
     found: Counter[str] = Counter()
     for piece in with_progress(corpus.pieces(), corpus, "characters", limits):
         found.update(normalizer.normalize_str(piece) if normalizer else piece)
@@ -137,7 +136,7 @@ def _missing_characters(definition: Definition, corpus: Corpus, limits: Limits) 
 
 def _usage(definition: Definition, corpus: Corpus, limits: Limits, prepare: Prepare) -> np.ndarray:
     """How often each token occurs in the text, int64 [ids]."""
-    tokenizer = plain_tokenizer(definition)
+    tokenizer = tokenizer_of(definition)
     usage = np.zeros(max(definition["model"]["vocab"].values()) + 1, dtype=np.int64)
     pieces = prepare(with_progress(corpus.pieces(), corpus, "usage", limits))
     for batch in batches(pieces):
@@ -196,7 +195,7 @@ def _check_cut_as_before(before: Definition, after: Definition) -> None:
         TokenAdaptError: a text is cut differently. By construction it is not; this is the last line of defence.
     """
     texts = [document for name in BUILTIN for document in builtin_text(name).documents]
-    old, new = (plain_tokenizer(d).encode_batch(texts, add_special_tokens=False) for d in (before, after))
+    old, new = (tokenizer_of(d).encode_batch(texts, add_special_tokens=False) for d in (before, after))
     for text, one, other in zip(texts, old, new, strict=True):
         if one.ids != other.ids:
             raise TokenAdaptError(f"with cuts between words taken away, the base would cut {text[:60]!r} differently")

@@ -25,6 +25,7 @@ from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges, le
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, coarsened, seams, word_pattern
 from mergekit_tokenadapt.supertokens.rules import Joints, Rules
 from mergekit_tokenadapt.supertokens.texts import Corpus
+from mergekit_tokenadapt.tokenizer_files import tokenizer_of
 from mergekit_tokenadapt.vocabulary import Definition, TokenKind, Vocabulary
 
 PAIR_BYTES = 64
@@ -190,7 +191,7 @@ def _learn(
     if not num_tokens:
         return []
     pieces = prepare(with_progress(corpus.pieces(), corpus, "runs", limits))
-    with spooled(run_stream(pieces, plain_tokenizer(definition), Joints(vocabulary, rules))) as spool:
+    with spooled(run_stream(pieces, tokenizer_of(definition), Joints(vocabulary, rules))) as spool:
         pairs = count_pairs(spool.first(), limits.max_memory // 2 // PAIR_BYTES)
         least = max(limits.min_frequency, pairs.lost + 1)
         frequency = max(least, _promising_frequency(pairs, num_tokens))
@@ -211,19 +212,11 @@ def _promising_frequency(pairs: PairCounts, num_tokens: int) -> int:
 
 def lacks_characters(definition: Definition, vocabulary: Vocabulary, corpus: Corpus) -> bool:
     """Whether a good part of the text is spelt in parts of characters."""
-    tokenizer = plain_tokenizer(definition)
+    tokenizer = tokenizer_of(definition)
     encodings = tokenizer.encode_batch_fast(list(corpus.pieces(PROBE_BYTES)), add_special_tokens=False)
     usage = np.bincount([i for e in encodings for i in e.ids], minlength=vocabulary.num_ids)
     parts = [t.id for t in vocabulary if t.text is None or (t.kind is TokenKind.BYTE and t.bytes[0] >= 0x80)]
     return bool(usage[parts].sum() > MISSING_CHARACTERS * usage.sum())
-
-
-def plain_tokenizer(definition: Definition) -> Tokenizer:
-    """The tokenizer without truncation and padding."""
-    tokenizer = Tokenizer.from_str(json.dumps(definition))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def with_progress(pieces: Iterator[str], corpus: Corpus, what: str, limits: Limits) -> Iterator[str]:
