@@ -49,7 +49,7 @@ class OutputFolder:
     """Name and folder of every input model."""
     plans: tuple[TransferPlan, ...] = ()
     """One for each input model."""
-    corrections: tuple[CorrectionReport, ...] = ()
+    corrections: tuple[CorrectionReport | None, ...] = ()
     """One for each input model where there is a calibration text."""
     chat_template: str | None = None
     """Set by mergekit where the recipe has a top-level ``chat_template``; it wins over the block's."""
@@ -63,7 +63,7 @@ class OutputFolder:
         self._chosen_template()
 
     def with_plans(
-        self, plans: Sequence[TransferPlan], corrections: Sequence[CorrectionReport] = ()
+        self, plans: Sequence[TransferPlan], corrections: Sequence[CorrectionReport | None] = ()
     ) -> AdaptedTokenizer:
         """The folder, ready to be finished."""
         return AdaptedTokenizer(replace(self, plans=tuple(plans), corrections=tuple(corrections)))

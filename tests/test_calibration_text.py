@@ -467,6 +467,37 @@ def test_a_run_that_was_stopped_goes_on(
     assert all(torch.equal(a, tensors_of(expected)[n]) for n, a in tensors_of(out).items())
 
 
+def test_a_model_that_speaks_the_target_already_is_not_corrected(
+    tmp_path, byte_level_folder, tiny_model_folder, text_file
+):
+    base = tiny_model_folder(byte_level_folder, tmp_path / "base")
+    out = transplant(base, base, tmp_path / "out", calibration_text=str(text_file))
+    assert correction_in(out) is None
+    assert torch.equal(tensors_of(out)[EMBEDDINGS], tensors_of(base)[EMBEDDINGS])
+
+
+def test_two_models_of_one_merge_are_each_corrected_or_not(
+    tmp_path, byte_level_folder, gemma_style_folder, tiny_model_folder, text_file
+):
+    moving = tiny_model_folder(byte_level_folder, tmp_path / "moving")
+    staying = tiny_model_folder(gemma_style_folder, tmp_path / "staying", seed=1)
+    recipe = {
+        "merge_method": "linear",
+        "models": [{"model": str(m), "parameters": {"weight": 0.5}} for m in (moving, staying)],
+        "tokenizer": {
+            "source": str(gemma_style_folder),
+            "adapt": {"method": "mean", "calibration_text": str(text_file)},
+        },
+    }
+    out = run_recipe(recipe, str(tmp_path / "out"), MergeOptions(quiet=True))
+    inputs = json.loads((out / "tokenadapt.json").read_text())["inputs"]
+    assert inputs[0]["correction"]["strength"] > 0
+    assert inputs[1]["correction"] is None
+    alone = tensors_of(transplant(moving, gemma_style_folder, tmp_path / "alone", calibration_text=str(text_file)))
+    expected = (alone[EMBEDDINGS] + tensors_of(staying)[EMBEDDINGS]) / 2
+    torch.testing.assert_close(tensors_of(out)[EMBEDDINGS], expected)
+
+
 def test_untie_gives_the_output_a_matrix_of_its_own(tmp_path, byte_level_folder, gemma_style_folder, tiny_model_folder):
     base = tiny_model_folder(byte_level_folder, tmp_path / "base")
     tied = transplant(base, gemma_style_folder, tmp_path / "tied")

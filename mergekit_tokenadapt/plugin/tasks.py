@@ -39,8 +39,11 @@ class PlanTransfer(Task[TransferPlan]):  # type: ignore[misc]
         return True
 
 
-class FitOutputRows(Task[Correction]):  # type: ignore[misc]
-    """Read a text with one input model, before and after its transfer, and fit a correction of its output rows."""
+class FitOutputRows(Task[Correction | None]):  # type: ignore[misc]
+    """Read a text with one input model, before and after its transfer, and fit a correction of its output rows.
+
+    A model that speaks the target tokenizer already gets none: its rows are right as they are.
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -54,8 +57,10 @@ class FitOutputRows(Task[Correction]):  # type: ignore[misc]
         """The plan."""
         return {"plan": self.plan}
 
-    def execute(self, plan: TransferPlan) -> Correction:
+    def execute(self, plan: TransferPlan) -> Correction | None:
         """Read and fit, on the transfer's device."""
+        if plan.mapping.is_identity:
+            return None
         return correct_output_rows(
             self.model,
             self.plan.transfer,
@@ -98,8 +103,8 @@ class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
             weight = self.gather_tensors.weight_info[model].name
             plan: TransferPlan = made[f"plan:{model}"]
             rows = plan.apply(view, weight)
-            if f"correction:{model}" in made:
-                rows = made[f"correction:{model}"].apply(rows, plan.mean_ids)
+            if correction := made.get(f"correction:{model}"):
+                rows = correction.apply(rows, plan.mean_ids)
             adapted[model] = rows.to(dtype)
         if self.fill_from in adapted:
             for model in adapted.keys() - {self.fill_from}:
@@ -140,7 +145,8 @@ class FinishWithTokenizer(BuildTokenizer):  # type: ignore[misc]
     def execute(self, **made: Any) -> AdaptedTokenizerInfo:
         """Give the output folder what was made."""
         plans = [made[f"plan_{n}"] for n in range(len(self.plans))]
-        reports = [made[f"correction_{n}"].report for n in range(len(self.corrections))]
+        corrections = [made[f"correction_{n}"] for n in range(len(self.corrections))]
+        reports = [correction.report if correction else None for correction in corrections]
         return AdaptedTokenizerInfo(
             tokenizer=self.folder.with_plans(plans, reports), permutations={}, original_vocabs={}
         )
