@@ -437,8 +437,9 @@ def _models(runs: dict[str, Any]) -> list[str]:
     if not base:
         return []
     texts = list(base["texts"])
-    lines = ["| vocabulary | rows | " + " | ".join(f"bits per byte, {t} | bytes per token" for t in texts)]
-    lines[0] += " | tokens per second | text, bytes per second | against the base |"
+    lines = ["Tokens and bytes per second are wall time, and mean nothing where the machine had other work to do.", ""]
+    lines += ["| vocabulary | rows | " + " | ".join(f"bits per byte, {t} | bytes per token" for t in texts)]
+    lines[-1] += " | tokens per second | text, bytes per second | against the base |"
     lines += ["|---" * (2 * len(texts) + 5) + "|"]
     for key in MODELS:
         one = runs.get(f"model | {key}")

@@ -36,7 +36,7 @@ def domain() -> None:
     """Code, in a vocabulary of the same size; and the model on it."""
     out, text = "demo/SmolLM2-domain", code()
     common = ("--text", str(text / "train"), "--add", "4000", "--drop", "--force")
-    run("supertokens", "extend", BASE, out, *common, "--onto", BASE, "demo/SmolLM2-on-code", "--method", "calibrated")
+    run("supertokens", "extend", BASE, out, *common, "--onto", BASE, "demo/SmolLM2-on-code", "--method", "hybrid")
     run("supertokens", "report", out, "--against", BASE, "--text", f"held-out={text / 'held-out'}", "--builtin", "code")
 
 
