@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from mergekit_tokenadapt.evaluation.texts import read_text
 DEFAULT = "default"
 """The name of the sample that every machine has."""
 PASSAGE = 2000
-"""Most characters of a passage: well inside any model's context."""
+"""About how many bytes a passage has: at a token for each, still inside any model's context."""
 MANY_PASSAGES = 50
 """A short text is cut into shorter passages, so that there are about so many."""
 HELD_OUT_EVERY = 10
@@ -49,7 +50,7 @@ class CalibrationText:
             documents: Sequence[str] = list(_default_sample())
         else:
             documents = read_text(f"text={source}", option="calibration_text").documents
-        longest = min(PASSAGE, 1 + sum(map(len, documents)) // MANY_PASSAGES)
+        longest = min(PASSAGE, 1 + sum(len(d.encode("utf-8")) for d in documents) // MANY_PASSAGES)
         passages = [passage for document in documents for passage in _cut(document, longest)]
         if len(passages) < HELD_OUT_EVERY:
             raise TokenAdaptError(f"calibration_text: {source!r} is too short: there are {len(passages)} passages")
@@ -82,11 +83,14 @@ class CalibrationText:
 
 
 def _cut(document: str, longest: int) -> Iterator[str]:
-    """Passages of at most so many characters, ending at the end of a line or a word where there is one.
+    """Passages of about so many bytes at most, ending at the end of a line or a word where there is one.
 
     >>> [len(p) for p in _cut("word " * 500, 2000)]
     [1999, 501]
+    >>> [len(p) for p in _cut("字" * 1000, 2000)]
+    [667, 333]
     """
+    longest = math.ceil(longest * len(document) / max(1, len(document.encode("utf-8"))))
     start = 0
     while start < len(document):
         end = start + longest
