@@ -133,6 +133,8 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
         out = run_recipe(make_recipe(str(base), str(target), adapt), f"{temporary}/out", MergeOptions(quiet=True))
         seconds = time.perf_counter() - started
         manifest = json.loads((out / "tokenadapt.json").read_text())["inputs"][0]
+        if manifest["correction"]:
+            manifest["correction"]["text"]["source"] = METHODS[method]["calibration_text"]  # not where it lies here
         domains = score(out, max_bytes)
         shutil.rmtree(out)
     return {
