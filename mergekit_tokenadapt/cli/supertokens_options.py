@@ -95,10 +95,10 @@ def make_limits(min_frequency: int, max_memory: float, quiet: bool, **more: Any)
 
 def check_outputs(out: str, onto: tuple[str, str] | None, *, force: bool) -> None:
     """Find out before the work that something is in the way."""
-    from mergekit_tokenadapt.supertokens.folder import check_free
+    from mergekit_tokenadapt.staging import check_absent
 
     for path in [out, *(onto[1:] if onto else ())]:
-        check_free(path, force=force)
+        check_absent(path, force=force)
 
 
 def go_onto(

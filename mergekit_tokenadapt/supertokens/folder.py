@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,38 +14,12 @@ from tokenizers import Tokenizer
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
 from mergekit_tokenadapt.output import write_json
+from mergekit_tokenadapt.staging import staged_folder
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
 
 MANIFEST = "supertokens.json"
 COPIED = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json")
 """Files of another tokenizer that stay true when its vocabulary grows; vocab.json and its like do not."""
-
-
-def check_free(out: str | Path, *, force: bool) -> None:
-    """Find out before the work that the output could not be written.
-
-    Raises:
-        TokenAdaptError: it exists, and `force` is not given.
-    """
-    if Path(out).exists() and not force:
-        raise TokenAdaptError(f"{out} exists already; give another name, or --force to replace it")
-
-
-@contextmanager
-def staged(out: str | Path) -> Iterator[Path]:
-    """A temporary folder beside `out`, which takes its place when all is written."""
-    destination = Path(out)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
-    try:
-        written = stage / destination.name
-        written.mkdir()
-        yield written
-        if destination.exists():
-            os.replace(destination, stage / "replaced")
-        os.replace(written, destination)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def write_tokenizer(
@@ -69,7 +40,8 @@ def write_tokenizer(
     Raises:
         TokenAdaptError: transformers would not cut text as this tokenizer.json does.
     """
-    with staged(out) as folder:
+    with staged_folder(str(out), force=True) as folder:
+        folder.mkdir()
         # The library's own writing: what it reads back is what it writes.
         Tokenizer.from_str(json.dumps(definition)).save(str(folder / "tokenizer.json"))
         if like is not None:
