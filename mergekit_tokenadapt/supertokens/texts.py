@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
-from mergekit_tokenadapt.evaluation.texts.sources import field_text, split_settings
+from mergekit_tokenadapt.evaluation.texts.sources import dataset_texts, files_below, json_lines, split_settings
 
 PIECE_CHARACTERS = 1 << 16
 """A document is cut into pieces of about this size."""
@@ -111,14 +110,12 @@ class _Source:
 
     def _files(self) -> list[Path]:
         path = Path(self.place)
-        if path.is_file():
-            return [path]
-        return sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        return [path] if path.is_file() else files_below(path)
 
     def documents(self) -> Iterator[Iterator[str] | None]:
         """The pieces of each document; None for a file that is no text."""
         if self.place.startswith("hf:"):
-            for text in self._dataset(self.place.removeprefix("hf:")):
+            for text in dataset_texts(self.place.removeprefix("hf:"), self.settings):
                 yield cut(text)
             return
         for file in self._files():
@@ -134,47 +131,21 @@ class _Source:
                 # newline="": line ends stay as they are.
                 text = io.TextIOWrapper(opened, encoding="utf-8", errors="replace", newline="")
                 if ".jsonl" in file.suffixes:
-                    yield from map(cut, _json_lines(text, self.settings.get("field", "text"), file))
+                    texts = json_lines(text, self.settings.get("field", "text"), file)
+                    yield from (cut(_without_surrogates(document)) for document in texts)
                 else:
                     yield _cut_stream(text)
         except (OSError, EOFError) as error:
             raise TokenAdaptError(f"{file} cannot be read: {first_line(error)}") from error
-
-    def _dataset(self, name: str) -> Iterator[str]:
-        try:
-            from datasets import load_dataset
-        except ImportError as error:
-            raise TokenAdaptError(
-                "texts from the hub need the datasets package: pip install 'mergekit-tokenadapt[datasets]'"
-            ) from error
-        text_field, split = self.settings.get("field", "text"), self.settings.get("split", "train")
-        try:
-            rows = load_dataset(name, self.settings.get("config"), split=split, streaming=True)
-            for number, record in enumerate(rows, start=1):
-                yield field_text(record, text_field, f"{name}, row {number},")
-        except TokenAdaptError:
-            raise
-        except Exception as error:  # the library raises whatever the network and the file formats raise
-            raise TokenAdaptError(
-                f"the dataset {name!r}, split {split!r}, cannot be read: {first_line(error)}"
-            ) from error
 
 
 def _open(file: Path) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(file)) if file.suffix == ".gz" else file.open("rb")
 
 
-def _json_lines(lines: Iterable[str], text_field: str, file: Path) -> Iterator[str]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record: Any = json.loads(line)
-        except ValueError as error:
-            raise TokenAdaptError(f"{file}, line {number}, is not valid JSON: {error}") from error
-        text = field_text(record, text_field, f"{file}, line {number},")
-        # A lone surrogate, which JSON can spell, is no character.
-        yield text.encode("utf-8", "replace").decode("utf-8")
+def _without_surrogates(text: str) -> str:
+    """A lone surrogate, which JSON can spell, is no character."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def cut(text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:

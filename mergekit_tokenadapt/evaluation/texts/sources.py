@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,11 @@ def read_text(argument: str, *, option: str = "--text") -> TextSet:
     place, settings = split_settings(source)
     field = settings.get("field", "text")
     if place.startswith("hf:"):
-        return TextSet.of(name, _dataset(place.removeprefix("hf:"), field, settings), source)
+        texts = dataset_texts(place.removeprefix("hf:"), settings, most=MAX_DATASET_DOCUMENTS)
+        return TextSet.of(name, texts, source)
     path = Path(place)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-        return TextSet.of(name, (d for file in files for d in _documents(file, field)), source)
+        return TextSet.of(name, (d for file in files_below(path) for d in _documents(file, field)), source)
     if not path.is_file():
         raise TokenAdaptError(f"{option} {name}: there is no file or folder {place!r}")
     return TextSet.of(name, _documents(path, field), source)
@@ -57,21 +57,35 @@ def split_settings(source: str) -> tuple[str, dict[str, str]]:
     return source, settings
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and its folders but hidden ones, in the order of their paths."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+
+
 def _documents(file: Path, field: str) -> Iterator[bytes | str]:
     if file.suffix != ".jsonl":
         yield file.read_bytes()
         return
-    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+    yield from json_lines(file.read_bytes().splitlines(), field, file)
+
+
+def json_lines(lines: Iterable[bytes | str], field: str, file: Path) -> Iterator[str]:
+    """The texts of the lines of a jsonl file.
+
+    Raises:
+        TokenAdaptError: a line is no JSON, or has no text in the field; the message names it.
+    """
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except ValueError as error:
             raise TokenAdaptError(f"{file}, line {number}, is not valid JSON: {error}") from error
-        yield field_text(record, field, f"{file}, line {number},")
+        yield _field_text(record, field, f"{file}, line {number},")
 
 
-def field_text(record: Any, field: str, where: str) -> str:
+def _field_text(record: Any, field: str, where: str) -> str:
     """The text in a field of a record.
 
     Raises:
@@ -84,18 +98,28 @@ def field_text(record: Any, field: str, where: str) -> str:
     return value
 
 
-def _dataset(name: str, field: str, settings: dict[str, str]) -> Iterator[str]:
+def dataset_texts(name: str, settings: Mapping[str, str], *, most: int | None = None) -> Iterator[str]:
+    """The texts of a dataset of the hub, streamed.
+
+    Args:
+        name: of the dataset.
+        settings: `field`, `config` and `split`.
+        most: stop after so many.
+
+    Raises:
+        TokenAdaptError: the package is not installed, or the dataset cannot be read or has no such field.
+    """
     try:
         from datasets import load_dataset
     except ImportError as error:
         raise TokenAdaptError(
             "texts from the hub need the datasets package: pip install 'mergekit-tokenadapt[datasets]'"
         ) from error
-    split = settings.get("split", "train")
+    field, split = settings.get("field", "text"), settings.get("split", "train")
     try:
         rows = load_dataset(name, settings.get("config"), split=split, streaming=True)
-        for number, record in enumerate(rows.take(MAX_DATASET_DOCUMENTS), start=1):
-            yield field_text(record, field, f"{name}, row {number},")
+        for number, record in enumerate(rows if most is None else rows.take(most), start=1):
+            yield _field_text(record, field, f"{name}, row {number},")
     except TokenAdaptError:
         raise
     except Exception as error:  # the library raises whatever the network and the file formats raise
