@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -34,11 +34,9 @@ SHARPNESS = 0.1
 """Temperature of the weights of the neighbours beside the nearest; the regression scales their sum."""
 
 
-@runtime_checkable
+@runtime_checkable  # pydantic asks: plans are fields of mergekit's tasks
 class TokenFacts(Protocol):
     """What is known of T tokens, as columns of a regression."""
-
-    can_be_stored: ClassVar[bool]
 
     def __len__(self) -> int: ...
 
@@ -51,9 +49,6 @@ class TokenFacts(Protocol):
 
     def columns(self, matrix_VP: Tensor) -> Tensor:
         """The columns, float32 [T, F], on the device of the old rows [V, P]."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """For saving, where `can_be_stored`."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +63,6 @@ class Facts:
     """float32 [T, K]: their cosine similarities; -inf where there is no such neighbour."""
     scalars: Tensor
     """float32 [T, S]: kind of text and the like."""
-
-    can_be_stored: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return len(self.scalars)
@@ -148,7 +141,6 @@ class DonorFacts:
 
     rows_TG: Tensor
     """float32"""
-    can_be_stored: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.rows_TG)
@@ -166,10 +158,6 @@ class DonorFacts:
         """The donor's rows, float32 [T, G]."""
         return self.rows_TG.to(matrix_VP)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """None: see the class."""
-        raise NotImplementedError
-
 
 @dataclass(frozen=True)
 class JointFacts:
@@ -177,7 +165,6 @@ class JointFacts:
 
     first: TokenFacts
     second: TokenFacts
-    can_be_stored: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.first)
@@ -194,10 +181,6 @@ class JointFacts:
     def columns(self, matrix_VP: Tensor) -> Tensor:
         """The columns of both."""
         return torch.cat([self.first.columns(matrix_VP), self.second.columns(matrix_VP)], dim=1)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """None: one of the two is too large."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -226,8 +209,8 @@ class Calibration:
 
     @property
     def can_be_stored(self) -> bool:
-        """Whether it is small enough to be kept with a plan."""
-        return self.examples.can_be_stored
+        """Whether it is small enough to be kept with a plan: a donor's rows are not."""
+        return isinstance(self.examples, Facts)
 
     @property
     def used_ids(self) -> Tensor:
@@ -258,7 +241,9 @@ class Calibration:
         return made_ND, FitReport(int(usable_X.sum()), num_held_out, penalty, explained)
 
     def tensors(self) -> dict[str, Tensor]:
-        """For saving; see `from_tensors`."""
+        """For saving, where `can_be_stored`; see `from_tensors`."""
+        assert isinstance(self.examples, Facts)
+        assert isinstance(self.new, Facts)
         own = {"example_ids": self.example_ids, "is_held_out": self.is_held_out, "new_ids": self.new_ids}
         return own | {
             f"{part}.{name}": tensor

@@ -64,16 +64,16 @@ def test_passages_put_together_are_the_text(text_file):
     text = CalibrationText.read(str(text_file), 0)
     assert "".join(text.passages) == text_file.read_text(encoding="utf-8")
     assert len(text.passages) >= 50
-    assert text.num_bytes == text_file.stat().st_size
+    assert text.describe()["bytes"] == text_file.stat().st_size
 
 
 def test_a_long_text_is_thinned_out_evenly(text_file):
     everything = CalibrationText.read(str(text_file), 0)
-    some = CalibrationText.read(str(text_file), everything.num_bytes // 3)
+    some = CalibrationText.read(str(text_file), everything.describe()["bytes"] // 3)
     places = [everything.passages.index(p) for p in some.passages]
     assert places == sorted(places)
     assert places[-1] > 0.9 * len(everything.passages)
-    assert some.num_bytes == pytest.approx(everything.num_bytes / 3, rel=0.15)
+    assert some.describe()["bytes"] == pytest.approx(everything.describe()["bytes"] / 3, rel=0.15)
 
 
 def test_jsonl_fields_and_the_default_sample(tmp_path):
@@ -83,7 +83,7 @@ def test_jsonl_fields_and_the_default_sample(tmp_path):
     sample = CalibrationText.read("default", 50_000)
     assert sample == CalibrationText.read("default", 50_000)
     assert any("def " in p for p in sample.passages)
-    assert sample.num_bytes == pytest.approx(50_000, rel=0.2)
+    assert sample.describe()["bytes"] == pytest.approx(50_000, rel=0.2)
 
 
 def test_text_that_is_missing_or_too_short_is_refused(tmp_path):
@@ -437,6 +437,14 @@ def test_the_report_says_what_the_output_scores(
     assert report["base"] == pytest.approx(bits_per_byte(base), rel=1e-3)
     assert report["before"] == pytest.approx(bits_per_byte(plain), rel=1e-3)
     assert report["after"] == pytest.approx(bits_per_byte(out), rel=1e-3)
+
+
+def test_fits_are_reported_by_tensor(tmp_path, byte_level_folder, gemma_style_folder, tiny_model_folder, text_file):
+    base = tiny_model_folder(byte_level_folder, tmp_path / "base")
+    settings = {"method": "calibrated", "calibration_text": str(text_file)}
+    out = transplant(base, gemma_style_folder, tmp_path / "out", **settings)
+    fits = json.loads((out / "tokenadapt.json").read_text())["inputs"][0]["fits"]
+    assert set(fits) == {EMBEDDINGS}
 
 
 def test_a_run_that_was_stopped_goes_on(

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -76,6 +76,7 @@ def correct_output_rows(
         TokenAdaptError: the model cannot be loaded, or has no plain output matrix.
     """
     folder = ModelFolder(str(model), model, transfer.base, trust_remote_code)
+    plan = replace(plan, reports={})  # the merge applies the plan by tensor name, and reports those fits
     with Reader(load_model(folder, device=str(transfer.device))) as reader:
         new_inputs = plan.apply(reader.input_rows)
         is_tied = reader.output_rows.data_ptr() == reader.input_rows.data_ptr()

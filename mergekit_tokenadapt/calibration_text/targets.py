@@ -61,9 +61,8 @@ class TargetMaker:
         self._sorted = sorted((t.bytes, t.id) for t in tokens)
         self._bytes = {t.id: t.bytes for t in tokens}
         special = {t.id for t in base if t.kind is TokenKind.SPECIAL and t.id < base_rows}
-        self._counterparts = _counterparts(special, target, mapping)
         self._inside: dict[bytes, tuple[Tensor, Tensor]] = {}
-        self._shares = self._count(base_rows, pairs)
+        self._shares = self._count(base_rows, pairs, _counterparts(special, target, mapping))
 
     def make(self, old: Encoded, new: Encoded, states_TD: Tensor, matrix_VD: Tensor) -> Mixture:
         """Targets for the new tokens of a passage: for each a distribution over new tokens, or none.
@@ -134,7 +133,7 @@ class TargetMaker:
             self._inside[passed] = (torch.tensor([i for _, i in longer], dtype=torch.int64), firsts)
         return self._inside[passed]
 
-    def _count(self, base_rows: int, pairs: Sequence[tuple[Encoded, Encoded]]) -> Mixture:
+    def _count(self, base_rows: int, pairs: Sequence[tuple[Encoded, Encoded]], counterparts: dict[int, int]) -> Mixture:
         olds, news = [], []
         for old, new in pairs:
             places, passed = standing_at(old, new)
@@ -146,9 +145,8 @@ class TargetMaker:
 
         ids = [i for _, i in self._sorted]
         firsts = _firsts(self._segmenter, [content for content, _ in self._sorted]).numpy()
-        counterparts = sorted(self._counterparts.items())
-        plain_old = np.array([*ids, *(old for old, _ in counterparts)], dtype=np.int64)
-        plain_new = np.array([*firsts, *(new for _, new in counterparts)], dtype=np.int64)
+        plain_old = np.array([*ids, *counterparts.keys()], dtype=np.int64)
+        plain_new = np.array([*firsts, *counterparts.values()], dtype=np.int64)
         plain_old, plain_new = plain_old[plain_new >= 0], plain_new[plain_new >= 0]
         smoothing = np.full(len(plain_old), SMOOTHING)
         counted = Mixture.from_triplets(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 import sysconfig
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.texts import read_text
+from mergekit_tokenadapt.evaluation.texts import TextSet, read_text
 
 DEFAULT = "default"
 """The name of the sample that every machine has."""
@@ -64,21 +63,14 @@ class CalibrationText:
         """Whether a passage is held out: one in ten."""
         return place % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
 
-    @property
-    def num_bytes(self) -> int:
-        """UTF-8 bytes of all passages."""
-        return sum(len(passage.encode("utf-8")) for passage in self.passages)
-
     def describe(self) -> dict[str, Any]:
         """For the manifest."""
-        digest = hashlib.sha256()
-        for passage in self.passages:
-            digest.update(passage.encode("utf-8") + b"\0")
+        kept = TextSet("text", self.passages, self.source)
         return {
             "source": self.source,
             "passages": len(self.passages),
-            "bytes": self.num_bytes,
-            "sha256": digest.hexdigest(),
+            "bytes": kept.num_bytes,
+            "sha256": kept.sha256,
         }
 
 

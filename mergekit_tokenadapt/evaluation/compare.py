@@ -249,8 +249,7 @@ def _origin_report(score: ModelScores, base: ModelScores, options: CompareOption
         "loss_shares": loss_shares(pairs, origins),
         "top_excess": top_excess(pairs, origins, options.top),
     }
-    if (
-        options.rows and not score.folder.is_ensemble and len(origins.copied_ids) > 2
-    ):  # fewer rows have no two main axes
+    has_two_main_axes = len(origins.copied_ids) > 2
+    if options.rows and not score.folder.is_ensemble and has_two_main_axes:
         report["row_view"] = view_rows(origins, options.seed)
     return report
