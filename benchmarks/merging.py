@@ -2,10 +2,11 @@
 
     python benchmarks/merging.py
 
-Two fine-tunes of SmolLM2-135M are made: one on Python's manual (English), with its own tokenizer; one on
-Python code, after it was moved to Mistral's tokenizer. They are merged by several mergekit methods onto the
-base model's tokenizer, with `tokenizer.adapt`, and with stock mergekit's `tokenizer: base` and `union`.
-Resumes where it stopped. Writes docs/merging.json and docs/merging.md: bits per byte of held-out text of both kinds.
+Fine-tunes of SmolLM2-135M are made: one on Python's manual (English), with its own tokenizer; and two on Python
+code that speak Mistral's tokenizer: one was trained and then moved, one was moved and then trained. The first is
+merged with each of the others, by several mergekit methods, onto the base model's tokenizer and onto Mistral's:
+with `tokenizer.adapt`, and as stock mergekit does it. Resumes where it stopped. Writes docs/merging.json and
+docs/merging.md: bits per byte of held-out text of both kinds.
 """
 
 from __future__ import annotations
@@ -35,33 +36,36 @@ METHODS: dict[str, dict[str, Any]] = {
     "linear": {"merge_method": "linear", "weight": 0.5},
     "task_arithmetic": {"merge_method": "task_arithmetic", "weight": 0.7},
 }
+# `mean` everywhere: rows that are fixed mixtures of old rows leave a task vector what it is, for the mixture of a
+# difference is the difference of the mixtures. A map fitted to each model anew (calibrated) adds noise of its own.
 TOKENIZERS: dict[str, dict[str, Any]] = {
-    "adapt, missing_rows: base_model": {"source": "base", "adapt": {"method": "mean", "missing_rows": "base_model"}},
-    "adapt, missing_rows: made": {"source": "base", "adapt": {"method": "mean"}},
-    "stock base": {"source": "base"},
-    "stock union": {"source": "union"},
+    "base, adapt, missing_rows: base_model": {
+        "source": "base",
+        "adapt": {"method": "mean", "missing_rows": "base_model"},
+    },
+    "base, adapt": {"source": "base", "adapt": {"method": "mean"}},
+    "base, stock": {"source": "base"},
+    "union, stock": {"source": "union"},
+    "Mistral's, adapt": {"source": str(WORK / "moved"), "adapt": {"method": "mean"}},
+    "Mistral's, stock": {"source": str(WORK / "moved")},
 }
+PAIRS = {"moved, then trained": "moved, then trained on code", "trained, then moved": "trained on code, then moved"}
+"""What the second fine-tune is."""
 
 
 @click.command()
 @click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)), help="Only these. Repeatable.")
-@click.option("--steps", default=24, show_default=True, help="Of each fine-tune.")
-@click.option("--length", default=64, show_default=True, help="Tokens of an example.")
-@click.option("--batch-size", default=2, show_default=True)
-@click.option("--test-bytes", default=2000, show_default=True, help="Held-out text of each kind.")
+@click.option("--steps", default=60, show_default=True, help="Of each fine-tune.")
+@click.option("--length", default=128, show_default=True, help="Tokens of an example.")
+@click.option("--batch-size", default=4, show_default=True)
+@click.option("--test-bytes", default=8000, show_default=True, help="Held-out text of each kind.")
 def main(methods: tuple[str, ...], steps: int, length: int, batch_size: int, test_bytes: int) -> None:
     """Fine-tune, merge, measure. Fine-tunes are kept in demo/merging and not made again."""
     how = {"steps": steps, "length": length, "batch_size": batch_size}
     WORK.mkdir(parents=True, exist_ok=True)
-    base = parts.smollm2(DEMO / "SmolLM2-135M-Instruct")
-    moved = move(base, parts.mistral_tokenizer(DEMO / "mistral-v1-tokenizer"), WORK / "moved")
     manual, code = (training_text.split(d) for d in (training_text.python_manual(), training_text.python_sources()))
-    suffix = f"{steps}x{batch_size}x{length}"
-    first = fine_tune(base, manual[0], WORK / f"manual-{suffix}", **how)
-    second = fine_tune(moved, code[0], WORK / f"code-{suffix}", **how)
     texts = {"manual": excerpt(manual[1], test_bytes), "code": excerpt(code[1], test_bytes)}
-    models = {"base model": base, "fine-tune on the manual": first, "moved to Mistral's tokenizer": moved}
-    models["moved, fine-tune on code"] = second
+    models = fine_tunes(manual[0], code[0], how)
     results: dict[str, Any] = {"how": how, "bytes": {k: len(t.encode()) for k, t in texts.items()}}
     results["packages"] = {name: version(name) for name in ("mergekit-tokenadapt", "mergekit", "torch", "transformers")}
     found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
@@ -69,15 +73,35 @@ def main(methods: tuple[str, ...], steps: int, length: int, batch_size: int, tes
         results = found
     else:
         results |= {"models": {name: measure(folder, texts) for name, folder in models.items()}, "merges": {}}
-    for method in methods or METHODS:
-        for tokenizer in TOKENIZERS:
-            key = f"{method} | {tokenizer}"
-            if key not in results["merges"]:
-                say(key)
-                results["merges"][key] = merge(method, tokenizer, base, first, second, texts)
-                RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-            TABLE.write_text(table(results), encoding="utf-8")
+    first = models["trained on the manual"]
+    for pair, second in PAIRS.items():
+        for method in methods or METHODS:
+            for tokenizer in TOKENIZERS:
+                key = f"{pair} | {method} | {tokenizer}"
+                if key not in results["merges"]:
+                    say(key)
+                    merged = merge(method, tokenizer, models["base model"], first, models[second], texts)
+                    results["merges"][key] = merged
+                    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    TABLE.write_text(table(results), encoding="utf-8")
     say(f"wrote {TABLE.relative_to(ROOT)}")
+
+
+def fine_tunes(manual: list[str], code: list[str], how: dict[str, int]) -> dict[str, Path]:
+    """All models that are merged or compared, made where they are not there."""
+    base = parts.smollm2(DEMO / "SmolLM2-135M-Instruct")
+    mistral = parts.mistral_tokenizer(DEMO / "mistral-v1-tokenizer")
+    suffix = f"{how['steps']}x{how['batch_size']}x{how['length']}"
+    moved = move(base, mistral, WORK / "moved")
+    coder = fine_tune(base, code, WORK / f"code-{suffix}", **how)
+    return {
+        "base model": base,
+        "moved to Mistral's tokenizer": moved,
+        "trained on the manual": fine_tune(base, manual, WORK / f"manual-{suffix}", **how),
+        "trained on code": coder,
+        "moved, then trained on code": fine_tune(moved, code, WORK / f"moved-code-{suffix}", **how),
+        "trained on code, then moved": move(coder, mistral, WORK / f"code-moved-{suffix}"),
+    }
 
 
 def move(base: Path, tokenizer: Path, out: Path) -> Path:
@@ -114,7 +138,7 @@ def fine_tune(model_folder: Path, documents: list[str], out: Path, *, steps: int
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if step % 4 == 3:
+        if step % 10 == 9:
             say(f"{out.name}: step {step + 1}, loss {loss.item():.3f}, {time.perf_counter() - started:.0f} s")
     stage = out.with_name(f".{out.name}")
     model.to(torch.bfloat16).save_pretrained(stage)
@@ -182,15 +206,23 @@ def table(results: dict[str, Any]) -> str:
         "",
         "| model | manual | code | mean |",
         "|---|---|---|---|",
+        *(_row(name, bits) for name, bits in results["models"].items()),
     ]
-    rows = [*results["models"].items(), *((f"{k.replace(' | ', ', ')}", v) for k, v in results["merges"].items())]
-    for name, bits in rows:
-        if "failed" in bits:
-            lines.append(f"| {name} | mergekit fails: {bits['failed'][:100]} | | |")
-            continue
-        mean = (bits["manual"] + bits["code"]) / 2
-        lines.append(f"| {name} | {bits['manual']:.3f} | {bits['code']:.3f} | {mean:.3f} |")
+    for pair in PAIRS:
+        lines += ["", f"Merged: the fine-tune on the manual, and one on code that was {pair}.", ""]
+        lines += ["| method | onto which tokenizer, and how | manual | code | mean |", "|---|---|---|---|---|"]
+        for key, bits in results["merges"].items():
+            which, method, tokenizer = key.split(" | ")
+            if which == pair:
+                lines.append(_row(f"{method} | {tokenizer}", bits))
     return "\n".join(lines) + "\n"
+
+
+def _row(name: str, bits: dict[str, Any]) -> str:
+    if "failed" in bits:
+        return f"| {name} | mergekit fails: {bits['failed'][:100]} | | |"
+    mean = (bits["manual"] + bits["code"]) / 2
+    return f"| {name} | {bits['manual']:.3f} | {bits['code']:.3f} | {mean:.3f} |"
 
 
 def say(line: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.texts import TextSet, read_text
+from mergekit_tokenadapt.evaluation.texts import TextSet, cut_passages, read_text
 
 DEFAULT = "default"
 """The name of the sample that every machine has."""
@@ -50,7 +49,7 @@ class CalibrationText:
         else:
             documents = read_text(f"text={source}", option="calibration_text").documents
         longest = min(PASSAGE, 1 + sum(len(d.encode("utf-8")) for d in documents) // MANY_PASSAGES)
-        passages = [passage for document in documents for passage in _cut(document, longest)]
+        passages = [passage for document in documents for passage in cut_passages(document, longest)]
         if len(passages) < HELD_OUT_EVERY:
             raise TokenAdaptError(f"calibration_text: {source!r} is too short: there are {len(passages)} passages")
         sizes = np.array([len(p.encode("utf-8")) for p in passages])
@@ -72,27 +71,6 @@ class CalibrationText:
             "bytes": kept.num_bytes,
             "sha256": kept.sha256,
         }
-
-
-def _cut(document: str, longest: int) -> Iterator[str]:
-    """Passages of about so many bytes at most, ending at the end of a line or a word where there is one.
-
-    >>> [len(p) for p in _cut("word " * 500, 2000)]
-    [1999, 501]
-    >>> [len(p) for p in _cut("字" * 1000, 2000)]
-    [667, 333]
-    """
-    longest = math.ceil(longest * len(document) / max(1, len(document.encode("utf-8"))))
-    start = 0
-    while start < len(document):
-        end = start + longest
-        if end < len(document):
-            half = start + longest // 2
-            window = document[half:end]
-            breaks = (window.rfind("\n") + 1, window.rfind(" "))
-            end = next((half + b for b in breaks if b > 0), end)
-        yield document[start:end]
-        start = end
 
 
 def _default_sample() -> Iterator[str]:

@@ -1,0 +1,95 @@
+"""`mergekit-tokenadapt-eval heal`: how fast models heal in training."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.console import Console
+
+from mergekit_tokenadapt.cli.eval_options import read_texts, text_options
+
+EXAMPLES = """\b
+Examples:
+  mergekit-tokenadapt-eval heal ./out-mean ./out-calibrated --text code=./src
+  mergekit-tokenadapt-eval heal ./out-mean ./out-calibrated --text law=./law.txt --train all --steps 200 --every 50
+"""
+
+
+@click.command("heal", epilog=EXAMPLES)
+@click.argument("models", nargs=-1, required=True, metavar="MODEL [MODEL ...]")
+@text_options(max_bytes=0)
+@click.option(
+    "--train",
+    type=click.Choice(["rows", "all"]),
+    default="rows",
+    show_default=True,
+    help="Input and output rows with the body frozen, or all weights.",
+)
+@click.option("--steps", type=click.IntRange(min=1), default=40, show_default=True)
+@click.option("--every", type=click.IntRange(min=1), default=10, show_default=True, help="Steps between two looks.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True, help="Passages in a step.")
+@click.option("--passage-bytes", type=click.IntRange(min=16), default=512, show_default=True)
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Of AdamW.  [default: 1e-3 for rows, 1e-4 for all]",
+)
+@click.option(
+    "--held-out-bytes",
+    type=click.IntRange(min=0),
+    default=4000,
+    show_default=True,
+    help="Of the held-out tenth, in whole passages; 0 for all.",
+)
+@click.option("--device", help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the order of the passages.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--trust-remote-code", is_flag=True, help="Let the models' own code run.")
+@click.option("--quiet", is_flag=True, help="No progress lines.")
+def heal_command(
+    models: tuple[str, ...],
+    texts: tuple[str, ...],
+    builtin: tuple[str, ...],
+    max_bytes: int,
+    train: str,
+    steps: int,
+    every: int,
+    batch_size: int,
+    passage_bytes: int,
+    learning_rate: float | None,
+    held_out_bytes: int,
+    device: str | None,
+    seed: int,
+    as_json: bool,
+    trust_remote_code: bool,
+    quiet: bool,
+) -> None:
+    """Train each MODEL for a few steps, and watch the bits per byte of held-out text fall.
+
+    A low first loss can mislead: this compares ways to make rows by what training makes of them. All
+    models read the same passages. Nothing is written. Needs four times the model's memory in float32.
+    """
+    from mergekit_tokenadapt.evaluation.healing import HealingOptions, heal
+    from mergekit_tokenadapt.evaluation.model_folder import open_model
+    from mergekit_tokenadapt.evaluation.report.healing import print_healing
+
+    options = HealingOptions(
+        train="rows" if train == "rows" else "all",
+        steps=steps,
+        every=every,
+        batch_size=batch_size,
+        passage_bytes=passage_bytes,
+        learning_rate=learning_rate,
+        held_out_bytes=held_out_bytes,
+        seed=seed,
+        device=device,
+    )
+    named = builtin or (() if texts else ("prose", "code"))
+    text_sets = read_texts(texts, named, max_bytes)
+    folders = [open_model(name, trust_remote_code=trust_remote_code) for name in models]
+    result = heal(folders, text_sets, options, lambda line: None if quiet else click.echo(line, err=True))
+    if as_json:
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        print_healing(Console(), result)

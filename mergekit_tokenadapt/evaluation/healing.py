@@ -1,0 +1,177 @@
+"""How fast a model heals: bits per byte of held-out text during a few steps of training.
+
+A low first loss alone can mislead: of two ways to make rows, the one that starts higher may be the one
+that training mends at once. Every model reads the same passages in the same order, each in its own
+tokens, and the loss is counted per byte, so that a step is the same step for all of them. Nothing is
+kept: this is a measurement, not a way to train.
+
+Letters: B passages in a batch, T positions, V logits.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.documents import score_documents, start_token
+from mergekit_tokenadapt.evaluation.loading import load_model
+from mergekit_tokenadapt.evaluation.losses import Scorer
+from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+from mergekit_tokenadapt.evaluation.texts import TextSet, cut_passages
+
+HELD_OUT_EVERY = 10
+"""One passage in so many is held out."""
+IGNORED = -100
+"""The target of positions that are padding."""
+
+
+@dataclass(frozen=True)
+class HealingOptions:
+    """How to train, and when to look."""
+
+    train: Literal["rows", "all"] = "rows"
+    """`rows`: the input and output matrices, the body frozen; `all`: every weight."""
+    steps: int = 40
+    every: int = 10
+    """Steps between two looks at the held-out passages."""
+    batch_size: int = 4
+    """Passages in a step."""
+    passage_bytes: int = 512
+    learning_rate: float | None = None
+    """Of AdamW, constant, without weight decay; None: 1e-3 for rows, 1e-4 for all weights."""
+    held_out_bytes: int = 4000
+    """Held-out text that is looked at; 0 for all of it."""
+    seed: int = 0
+    """Of the order of the passages."""
+    device: str | None = None
+
+    @property
+    def rate(self) -> float:
+        """The learning rate that is used."""
+        return self.learning_rate or {"rows": 1e-3, "all": 1e-4}[self.train]
+
+
+@dataclass(frozen=True)
+class Passages:
+    """What is read: the same for every model."""
+
+    training: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+    @classmethod
+    def of(cls, texts: Sequence[TextSet], options: HealingOptions) -> Passages:
+        """Cut the texts; every tenth passage is held out, the others are trained on in random order.
+
+        Raises:
+            TokenAdaptError: there are not enough passages for one step, or none is left to hold out.
+        """
+        cut = [p for text in texts for d in text.documents for p in cut_passages(d, options.passage_bytes)]
+        held_out = TextSet("held out", tuple(cut[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY]), "")
+        training = [p for n, p in enumerate(cut) if n % HELD_OUT_EVERY != HELD_OUT_EVERY // 2]
+        if not held_out.documents or len(training) < options.batch_size:
+            raise TokenAdaptError(
+                f"the text is too short to train on: {len(cut)} passages of about {options.passage_bytes} bytes, "
+                f"and a step takes {options.batch_size}"
+            )
+        random.Random(options.seed).shuffle(training)
+        return cls(tuple(training), held_out.limited(options.held_out_bytes).documents)
+
+    def batch(self, step: int, size: int) -> list[str]:
+        """The passages of a step; after the last one the first comes again."""
+        first = step * size
+        return [self.training[n % len(self.training)] for n in range(first, first + size)]
+
+
+def heal(
+    models: Sequence[ModelFolder],
+    texts: Sequence[TextSet],
+    options: HealingOptions | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+) -> dict[str, Any]:
+    """Train each model for a few steps, and look at the held-out passages now and then.
+
+    Args:
+        models: to compare.
+        texts: to train on and to hold out passages of.
+        options: see there.
+        say: gets a line of progress now and then.
+
+    Returns:
+        The report's content, see docs/evaluation.md.
+
+    Raises:
+        TokenAdaptError: a model cannot be loaded, has no output matrix or diverges; or the text is too short.
+    """
+    options = options or HealingOptions()
+    passages = Passages.of(texts, options)
+    return {
+        "command": "heal",
+        "texts": [text.describe() for text in texts],
+        "settings": asdict(options) | {"learning_rate": options.rate},
+        "held_out_bytes": sum(len(p.encode("utf-8")) for p in passages.held_out),
+        "models": [_healed(folder, passages, options, say) for folder in models],
+    }
+
+
+def _healed(
+    folder: ModelFolder, passages: Passages, options: HealingOptions, say: Callable[[str], None]
+) -> dict[str, Any]:
+    model = load_model(folder, device=options.device, dtype="float32")
+    optimizer = torch.optim.AdamW(_trained(model, options.train, folder.name), lr=options.rate, weight_decay=0.0)
+    curve = []
+    for step in range(options.steps + 1):
+        if step % options.every == 0 or step == options.steps:
+            bits_per_byte = _held_out(model, folder, passages.held_out)
+            curve.append({"step": step, "bits_per_byte": bits_per_byte})
+            say(f"{folder.name}: step {step} of {options.steps}, {bits_per_byte:.3f} bits per byte")
+            if not math.isfinite(bits_per_byte):
+                raise TokenAdaptError(f"{folder.name} diverged in {step} steps: try a smaller --learning-rate")
+        if step < options.steps:
+            loss = _nats_per_byte(model, folder, passages.batch(step, options.batch_size))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return {"name": folder.name, "curve": curve}
+
+
+def _trained(model: Any, which: str, name: str) -> list[torch.nn.Parameter]:
+    """The parameters to train; all others are frozen. Tied matrices are one parameter."""
+    if which == "all":
+        return list(model.parameters())
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    if layers[1] is None:
+        raise TokenAdaptError(f"{name} has no output matrix of its own to train")
+    model.requires_grad_(False)
+    rows = list({id(layer.weight): layer.weight for layer in layers}.values())
+    return [weight.requires_grad_(True) for weight in rows]
+
+
+def _held_out(model: Any, folder: ModelFolder, passages: Sequence[str]) -> float:
+    done = score_documents(Scorer(model), folder.tokenizer, passages)
+    return sum(d.bits for d in done) / sum(d.num_bytes for d in done)
+
+
+def _nats_per_byte(model: Any, folder: ModelFolder, passages: Sequence[str]) -> Tensor:
+    """The loss of a step: all tokens of all passages, the first ones included."""
+    encoder, start = folder.tokenizer.fast_tokenizer(), start_token(folder.tokenizer.vocabulary)
+    prefix = [] if start is None else [start]
+    sequences = [prefix + encoder.encode(p, add_special_tokens=False).ids for p in passages]
+    longest = max(map(len, sequences))
+    inputs_BT = torch.zeros((len(sequences), longest), dtype=torch.int64)
+    targets_BT = torch.full_like(inputs_BT, IGNORED)
+    for n, ids in enumerate(sequences):
+        inputs_BT[n, : len(ids)] = torch.tensor(ids)
+        targets_BT[n, : len(ids) - 1] = torch.tensor(ids[1:])
+    # Padding stands on the right, where a causal model's other positions do not see it.
+    logits_BTV = model(inputs_BT.to(model.device), use_cache=False).logits.float()
+    nats = torch.nn.functional.cross_entropy(
+        logits_BTV.flatten(0, 1), targets_BT.flatten().to(model.device), ignore_index=IGNORED, reduction="sum"
+    )
+    return nats / sum(len(p.encode("utf-8")) for p in passages)
