@@ -200,6 +200,8 @@ def encode_speed(tokenizer: Any, documents: list[str]) -> float:
 SMOLLM2 = "SmolLM2-135M-Instruct"
 METHODS = {
     "mean": {"method": "mean"},
+    "local": {"method": "local", "auxiliary": "ngram"},
+    "global": {"method": "global", "auxiliary": "ngram"},
     "hybrid": {"method": "hybrid", "auxiliary": "ngram"},
     "calibrated": {"method": "calibrated", "auxiliary": "ngram"},
 }

@@ -22,6 +22,7 @@ from mergekit_tokenadapt.mixture import Mixture
 
 LOG = logging.getLogger(__name__)
 
+NO_EXAMPLES = "too few old tokens to calibrate on: new rows are the plain mean of their pieces"
 PENALTIES = (1e-6, 1e-2, 0.1, 0.3, 1.0, 3.0)
 """Tried, in units of the number of examples; the held-out examples choose."""
 MIN_EXAMPLES = 4

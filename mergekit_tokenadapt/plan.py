@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mergekit_tokenadapt.calibration import Calibration, FitReport
+from mergekit_tokenadapt.calibration import NO_EXAMPLES, Calibration, FitReport
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.methods.base import Method
@@ -36,7 +36,6 @@ from mergekit_tokenadapt.problem import TransferProblem
 
 LOG = logging.getLogger(__name__)
 
-NO_EXAMPLES = "too few old tokens to calibrate on: new rows are the plain mean of their pieces"
 FORMAT = "mergekit-tokenadapt plan 1"
 
 
@@ -225,8 +224,6 @@ def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPl
     mixture = mixtures.select(found.nonzero().flatten())
     # To explain a few rows, the mixtures have to do: a calibration needs all new tokens to be like.
     calibration = method.calibrate(problem) if len(problem.new_ids) and problem.only is None else None
-    if method.calibrates and calibration is None and len(problem.new_ids) and problem.only is None:
-        LOG.warning(NO_EXAMPLES)
     return TransferPlan(mapping, ids[found], mixture, name, method.model_dump(mode="json"), calibration, muted)
 
 

@@ -5,7 +5,8 @@ Letters: N new tokens, C candidate old tokens, A dimensions of the auxiliary spa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -36,7 +37,7 @@ class TransferProblem:
     quiet: bool = False
     donor: Donor | None = None
     only: frozenset[int] | None = None
-    """Make only these target ids' rows, to explain them; None: all that are new."""
+    """Make only these target ids' rows; None: all that are new."""
 
     @cached_property
     def new_tokens(self) -> list[Token]:
@@ -50,6 +51,12 @@ class TransferProblem:
     def _all_new_tokens(self) -> list[Token]:
         ids = self.mapping.ids(Reason.NEW).tolist()
         return [t for t in map(self.target.by_id.__getitem__, ids) if t.kind is not TokenKind.SPECIAL]
+
+    def among(self, ids: Iterable[int]) -> TransferProblem:
+        """The same problem for some of the new tokens. Vectors are not made again."""
+        part = replace(self, only=frozenset(ids))
+        part.__dict__["_vectors"] = self._vectors
+        return part
 
     @cached_property
     def new_ids(self) -> np.ndarray:

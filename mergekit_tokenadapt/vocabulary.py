@@ -67,6 +67,15 @@ class Token(NamedTuple):
         """The text, with bytes that are not valid UTF-8 written as ``\\xe4``."""
         return self.bytes.decode("utf-8", errors="backslashreplace")
 
+    @property
+    def spans_words(self) -> bool:
+        """Whether it is a supertoken: something, a space, something.
+
+        >>> [Token(0, "", c, TokenKind.ORDINARY).spans_words for c in (b" of the", b" the", b"    ")]
+        [True, False, False]
+        """
+        return self.kind is TokenKind.ORDINARY and b" " in self.bytes.strip()
+
 
 @dataclass(frozen=True)
 class Vocabulary:

@@ -586,9 +586,8 @@ def test_rows_made_from_a_text_are_the_mean_of_its_pieces(zoo: Mapping[str, Toke
 # --- edges ---------------------------------------------------------------------------------------
 
 
-def small_world(new: list[str], *, merges: bool = True) -> tuple[TransferProblem, int]:
+def small_world(new: list[str], *, merges: bool = True, letters: str = "abcdefgh") -> tuple[TransferProblem, int]:
     """All pairs and some triples of eight letters."""
-    letters = "abcdefgh"
     pairs = [x + y for x in letters for y in letters]
     triples = [pair + z for pair in pairs[::3] for z in letters[::2]]
     written = [f"{t[:-1]} {t[-1]}" for t in [*pairs, *triples]] if merges else []
@@ -619,6 +618,42 @@ def test_too_few_examples_give_the_mean_of_pieces_and_a_warning(caplog: pytest.L
     torch.testing.assert_close(rows[4], (matrix[4] + matrix[2]) / 2)
     assert "too few old tokens to calibrate on" in caplog.text
     assert made.reports == {}
+
+
+WORDS, SUPERTOKENS = ["abcd", "\u0120gfed", "fedca"], ["ab\u0120cd", "\u0120a\u0120bcg", "g\u0120\u0120f"]
+
+
+def rows_by_spelling(problem: TransferProblem, num_rows: int, method: str = "calibrated") -> dict[str, Tensor]:
+    rows = plan_of(problem, method).apply(random_tensor(num_rows, 5, seed=39))
+    return {token.spelling: rows[token.id] for token in problem.target}
+
+
+def test_supertokens_without_examples_are_made_by_the_papers_hybrid() -> None:
+    letters = "abcdefg\u0120"
+    mixed = [*WORDS[:2], *SUPERTOKENS, WORDS[2]]
+    problem, num_rows = small_world(mixed, letters=letters)
+    made, hybrid = rows_by_spelling(problem, num_rows), rows_by_spelling(problem, num_rows, "hybrid")
+    words_only = rows_by_spelling(*small_world(WORDS, letters=letters))
+    for supertoken in SUPERTOKENS:
+        torch.testing.assert_close(made[supertoken], hybrid[supertoken])
+    for word in WORDS:
+        torch.testing.assert_close(made[word], words_only[word])
+        assert not torch.allclose(made[word], hybrid[word], atol=0.01)
+
+
+def test_with_nothing_but_supertokens_there_is_no_map_and_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    problem, num_rows = small_world(SUPERTOKENS, letters="abcdefg\u0120")
+    with caplog.at_level(logging.WARNING):
+        made, hybrid = rows_by_spelling(problem, num_rows), rows_by_spelling(problem, num_rows, "hybrid")
+    assert all(torch.equal(made[s], hybrid[s]) for s in SUPERTOKENS)
+    assert not caplog.records
+
+
+def test_with_enough_old_supertokens_the_map_makes_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, num_rows = small_world([*WORDS, *SUPERTOKENS], letters="abcdefg\u0120")
+    monkeypatch.setattr(calibrated, "ENOUGH_SUPERTOKENS", sum(t.spans_words for t in problem.candidates))
+    made, hybrid = rows_by_spelling(problem, num_rows), rows_by_spelling(problem, num_rows, "hybrid")
+    assert not any(torch.allclose(made[s], hybrid[s], atol=0.01) for s in SUPERTOKENS)
 
 
 def test_with_nothing_new_nothing_is_calibrated() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import unicodedata
 from typing import ClassVar
@@ -12,18 +13,23 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mergekit_tokenadapt.calibration import Calibration, DonorFacts, Facts, JointFacts, TokenFacts
+from mergekit_tokenadapt.calibration import NO_EXAMPLES, Calibration, DonorFacts, Facts, JointFacts, TokenFacts
 from mergekit_tokenadapt.decomposition import Decomposer
 from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.methods.base import Method
+from mergekit_tokenadapt.methods.hybrid import Hybrid
 from mergekit_tokenadapt.methods.mean import uniform
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.problem import TransferProblem
 from mergekit_tokenadapt.segmentation import Pieces
 from mergekit_tokenadapt.vocabulary import Token
 
+LOG = logging.getLogger(__name__)
+
 HELD_OUT = 0.1
 """Share of the examples that choose the penalty and measure the error."""
+ENOUGH_SUPERTOKENS = 1000
+"""Old tokens that span words from which the map can learn how their rows follow from words'."""
 SPARE_NEIGHBOURS = 4
 """Neighbours are searched for this many times over, because the examples give some of them up."""
 
@@ -33,7 +39,8 @@ class Calibrated(Method):
 
     Every old token that can be cut into smaller ones is an example: its row is the answer. Examples are
     made to look like the new tokens: cut into as many pieces, and with neighbours no nearer than theirs.
-    The map is a ridge regression whose penalty is chosen on held-out examples.
+    The map is a ridge regression whose penalty is chosen on held-out examples. Supertokens, of which a
+    vocabulary of words has no example, are made by `Hybrid`.
     """
 
     summary: ClassVar[str] = "a map from pieces and neighbours to rows, fitted on the model's own vocabulary"
@@ -51,17 +58,33 @@ class Calibrated(Method):
         return self.donor
 
     def weigh(self, problem: TransferProblem) -> Mixture:
-        """The plain mean of the pieces: what the map starts from, and what there is without examples."""
-        return uniform(problem.pieces)
+        """The plain mean of the pieces: what there is without examples; of supertokens, the paper's hybrid.
+
+        Words are no examples of supertokens: a map learned from words makes worse rows for them than any
+        method that learns nothing (docs/supertokens.md).
+        """
+        beyond = unlike_any_example(problem)
+        if not beyond.any():
+            return uniform(problem.pieces)
+        words, supertokens = problem.among(problem.new_ids[~beyond]), problem.among(problem.new_ids[beyond])
+        parts = Mixture.concatenate([uniform(words.pieces), Hybrid().weigh(supertokens).cpu()])
+        order = np.argsort(np.concatenate([words.new_ids, supertokens.new_ids]))
+        return parts.select(torch.from_numpy(order))
 
     def calibrate(self, problem: TransferProblem) -> Calibration | None:
-        """Facts about examples and new tokens; None where no old token can be cut."""
+        """Facts about examples and new tokens; None where there is nothing to predict, or no old token can be cut."""
+        beyond = unlike_any_example(problem)
+        if beyond.all():
+            return None
+        if beyond.any():
+            problem = problem.among(problem.new_ids[~beyond])
         decomposer = Decomposer(problem.segmenter.definition, problem.base, problem.base_rows)
         wanted = _like(problem.pieces.counts[problem.pieces.counts > 1], problem.candidates, salt=1)
         cuts = [decomposer.cut(token, int(n)) for token, n in zip(problem.candidates, wanted, strict=True)]
         shared = shared_rows(problem) if self.donor else None
         places = [n for n, cut in enumerate(cuts) if cut and (shared is None or problem.candidates[n].id in shared)]
-        if not places or not problem.new_tokens:
+        if not places:
+            LOG.warning(NO_EXAMPLES)
             return None
         tokens = [problem.candidates[n] for n in places]
         similarities, neighbours = (part.cpu() for part in problem.neighbours(self.top_k))
@@ -83,6 +106,13 @@ class Calibrated(Method):
             new_ids=torch.from_numpy(problem.new_ids),
             new=new,
         )
+
+
+def unlike_any_example(problem: TransferProblem) -> np.ndarray:
+    """The new tokens that span words where hardly any old token does, bool [N]."""
+    if sum(t.spans_words for t in problem.candidates) >= ENOUGH_SUPERTOKENS:
+        return np.zeros(len(problem.new_tokens), dtype=bool)
+    return np.array([t.spans_words for t in problem.new_tokens], dtype=bool)
 
 
 def is_held_out(token: Token) -> bool:

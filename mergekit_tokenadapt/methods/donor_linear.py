@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import ClassVar
 
 import torch
 
-from mergekit_tokenadapt.calibration import Calibration, DonorFacts
+from mergekit_tokenadapt.calibration import NO_EXAMPLES, Calibration, DonorFacts
 from mergekit_tokenadapt.methods.base import Method
 from mergekit_tokenadapt.methods.calibrated import is_held_out, shared_rows
 from mergekit_tokenadapt.methods.mean import uniform
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.problem import TransferProblem
+
+LOG = logging.getLogger(__name__)
 
 
 class DonorLinear(Method):
@@ -41,6 +44,7 @@ class DonorLinear(Method):
         """Shared tokens as examples; None where there are none."""
         shared = shared_rows(problem)
         if not shared:
+            LOG.warning(NO_EXAMPLES)
             return None
         assert problem.donor is not None
         tokens = [problem.base.by_id[old] for old in shared]

@@ -45,7 +45,7 @@ def compression(tokenizer: TokenizerFiles, documents: Sequence[str]) -> dict[str
     """How a tokenizer cuts documents: length, supertokens, Renyi efficiency, round trips."""
     tokenized, vocabulary = tokenize(tokenizer, documents), tokenizer.vocabulary
     usage = np.bincount(np.concatenate([d.ids for d in tokenized]), minlength=vocabulary.num_ids)
-    supertokens = [t.id for t in vocabulary if is_supertoken(t)]
+    supertokens = [t.id for t in vocabulary if t.spans_words]
     num_bytes, num_tokens = sum(len(d.text.encode("utf-8")) for d in tokenized), int(usage.sum())
     return {
         "documents": len(tokenized),
@@ -57,15 +57,6 @@ def compression(tokenizer: TokenizerFiles, documents: Sequence[str]) -> dict[str
         "supertoken_share": float(usage[supertokens].sum() / num_tokens),
         "never_used": int((usage[vocabulary.ids(TokenKind.ORDINARY)] == 0).sum()),
     }
-
-
-def is_supertoken(token: Token) -> bool:
-    """Whether a token holds more than one word: something, a space, something.
-
-    >>> [is_supertoken(Token(0, "", c, TokenKind.ORDINARY)) for c in (b" of the", b" the", b"    ")]
-    [True, False, False]
-    """
-    return token.kind is TokenKind.ORDINARY and b" " in token.bytes.strip()
 
 
 def parity(tokenizer: TokenizerFiles) -> dict[str, float]:
@@ -94,7 +85,7 @@ def safety(tokenizer: TokenizerFiles, against: Sequence[TokenizerFiles] = ()) ->
     longest = sorted(tokens, key=lambda t: (-len(t.bytes), t.id))[:SAMPLES]
     return {
         "tokens_looked_at": len(tokens),
-        "supertokens": sum(map(is_supertoken, tokens)),
+        "supertokens": sum(t.spans_words for t in tokens),
         "words_in_a_token": dict(sorted(Counter(len((t.text or "").split()) for t in tokens).items())),
         "crossing": {name: _shown(found) for name, found in sorted(broken.items())},
         "unreachable": _shown(lost),
