@@ -1,0 +1,249 @@
+"""How fast is a swap? Against mergekit-tokensurgeon, and against the paper's method as a loop over tokens.
+
+    python benchmarks/speed.py                 # SmolLM2-135M onto Gemma's 262,144 tokens
+    python benchmarks/speed.py --part swaps    # or: steps
+
+Writes docs/speed.json and docs/speed.md. One thread, all in one run: the ratios are what counts. Every swap is
+a command in a process of its own, so that its CPU time and its peak memory are its own.
+
+- swaps: whole commands, from folder to folder.
+- steps: what `hybrid` spends its time on, and the same weights token by token in a plain loop.
+
+`omp` of both is in benchmarks/donor.py: mergekit-tokensurgeon's would take hours here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+for variable in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
+    os.environ[variable] = "1"
+
+import click  # noqa: E402
+import torch  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+
+import parts  # noqa: E402
+
+DEMO = ROOT / "demo"
+RESULTS, TABLES = ROOT / "docs" / "speed.json", ROOT / "docs" / "speed.md"
+BIN = Path(sys.executable).parent
+SAMPLE = 1000
+"""New tokens that the plain loop makes."""
+ROUNDING = 0.005
+"""Of rows in bfloat16, whose numbers are below 1."""
+T = TypeVar("T")
+
+
+@click.command()
+@click.option("--part", "chosen", multiple=True, type=click.Choice(["swaps", "steps"]), help="Only these. Repeatable.")
+def main(chosen: tuple[str, ...]) -> None:
+    """Measure, and write docs/speed.json and docs/speed.md."""
+    base, donor = parts.smollm2(DEMO / "SmolLM2-135M-Instruct"), parts.gemma3(DEMO / "gemma-3-270m")
+    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    if "steps" in (chosen or ("steps",)):
+        results["steps"] = steps(base, donor)
+    if "swaps" in (chosen or ("swaps",)):
+        results["swaps"] = {name: swap(name, command, base, donor) for name, command in SWAPS.items()}
+    names = ("mergekit-tokenadapt", "mergekit", "torch", "transformers", "tokenizers", "scikit-learn")
+    results["packages"] = {name: version(name) for name in names}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    TABLES.write_text(tables(results), encoding="utf-8")
+    click.echo(f"wrote {TABLES.relative_to(ROOT)}", err=True)
+
+
+# --- whole commands --------------------------------------------------------------------------------
+
+OURS = ["mergekit-tokenadapt", "transplant", "BASE", "TARGET", "OUT", "--quiet"]
+SURGEON = ["mergekit-tokensurgeon", "BASE", "TARGET", "OUT", "--quiet"]
+SWAPS = {
+    "mergekit-tokensurgeon -a subword": [*SURGEON, "-a", "subword"],
+    "mergekit-tokensurgeon -a common_interpolation": [*SURGEON, "-a", "common_interpolation"],
+    "mean": [*OURS, "--method", "mean"],
+    "local, ngram": [*OURS, "--method", "local", "--auxiliary", "ngram"],
+    "hybrid, ngram": [*OURS, "--method", "hybrid", "--auxiliary", "ngram"],
+    "calibrated, ngram": [*OURS, "--method", "calibrated", "--auxiliary", "ngram"],
+    "donor_linear": [*OURS, "--method", "donor_linear"],
+}
+
+
+def swap(name: str, command: list[str], base: Path, target: Path) -> dict[str, Any]:
+    """Run a command; CPU and wall seconds, peak memory, and what it says where it fails."""
+    click.echo(f"{time.strftime('%H:%M:%S')} {name}", err=True)
+    with tempfile.TemporaryDirectory(dir=DEMO) as temporary:
+        places = {"BASE": str(base), "TARGET": str(target), "OUT": f"{temporary}/out"}
+        arguments = [str(BIN / command[0]), *(places.get(word, word) for word in command[1:])]
+        # A cold cache: nothing that an earlier run has worked out is there.
+        environment = os.environ | {"MERGEKIT_TOKENADAPT_CACHE": f"{temporary}/cache"}
+        started = time.perf_counter()
+        with (Path(temporary) / "log").open("wb") as log:
+            process = subprocess.Popen(arguments, stdout=log, stderr=log, env=environment)
+            _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - started
+        if status:
+            lines = (Path(temporary) / "log").read_text(errors="replace").strip().splitlines()
+            return {"failed": lines[-1] if lines else f"status {status}"}
+        shutil.rmtree(f"{temporary}/out")
+    return {"cpu": usage.ru_utime + usage.ru_stime, "wall": wall, "memory": usage.ru_maxrss * 1024}
+
+
+# --- the steps of one swap -------------------------------------------------------------------------
+
+
+def steps(base: Path, target: Path) -> dict[str, Any]:
+    """CPU seconds of each step of `hybrid`, and of the plain loop for each token."""
+    from safetensors.torch import load_file
+
+    from mergekit_tokenadapt.auxiliary.ngram import NgramSpace
+    from mergekit_tokenadapt.matching import match
+    from mergekit_tokenadapt.methods import find_method
+    from mergekit_tokenadapt.plan import make_plan
+    from mergekit_tokenadapt.problem import TransferProblem
+    from mergekit_tokenadapt.segmentation import Segmenter
+    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+
+    torch.set_num_threads(1)
+    clock = Clock()
+    files = clock("read both tokenizers", lambda: [load_tokenizer(str(f)) for f in (base, target)])
+    old, new = clock("what each token is", lambda: [f.vocabulary for f in files])
+    mapping = clock("match the vocabularies", lambda: match(old, new, num_rows=new.num_ids, base_rows=old.num_ids))
+    segmenter = clock("prepare to cut tokens", lambda: Segmenter(files[0].definition, old, old.num_ids))
+    problem = TransferProblem(old, new, mapping, segmenter, old.num_ids, NgramSpace(), quiet=True)
+    clock("cut the new tokens", lambda: problem.pieces)
+    clock("embed all texts", lambda: problem.vectors_of(problem.candidates))
+    hybrid = find_method("hybrid", {})
+    plan = clock("weigh, nearest neighbours included", lambda: make_plan(problem, "hybrid", hybrid))
+    tensors = load_file(str(base / "model.safetensors"))
+    matrix = next(t for name, t in sorted(tensors.items()) if "embed" in name)
+    rows = clock("apply the plan to a matrix", lambda: plan.apply(matrix))
+    whole = [t for t in problem.new_tokens if t.text is not None]  # the loop knows strings only
+    sample = whole[:: max(1, len(whole) // SAMPLE)][:SAMPLE]
+    loop_rows, seconds = plain_loop(problem, sample, files[0], matrix.float())
+    made = rows[torch.tensor([t.id for t in sample])].float()
+    return {
+        "seconds": clock.seconds,
+        "new_tokens": len(problem.new_tokens),
+        "old_tokens": len(problem.candidates),
+        "dimensions": problem.vectors_of(sample[:1]).shape[1],
+        "loop_sample": len(sample),
+        "loop_seconds_per_token": seconds / len(sample),
+        "loop_rows_that_differ": int(((made - loop_rows).abs().amax(dim=1) > ROUNDING).sum()),
+    }
+
+
+class Clock:
+    """CPU seconds of this process by step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str, step: Callable[[], T]) -> T:
+        """Time a step, and hand on what it gives."""
+        started = time.process_time()
+        result = step()
+        self.seconds[name] = time.process_time() - started
+        return result
+
+
+def plain_loop(problem: Any, tokens: list[Any], files: Any, matrix_VD: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """The paper's hybrid, a token at a time: rows float32 [tokens, D], and CPU seconds.
+
+    Vectors are at hand, as from a cache, and are not counted; temperature 0.3, 3 neighbours, global weight 0.3.
+    """
+    vectors = dict(zip((t.bytes for t in tokens), problem.vectors_of(tokens), strict=True))
+    old_vectors = problem.vectors_of(problem.candidates)
+    place = {t.id: n for n, t in enumerate(problem.candidates)}
+    encoder = files.fast_tokenizer()
+    rows = []
+    started = time.process_time()
+    for token in tokens:
+        vector = vectors[token.bytes]
+        pieces = encoder.encode(token.text, add_special_tokens=False).ids
+        length = max(1, len(token.text))
+        similarities = [float(vector @ old_vectors[place[i]]) for i in pieces]
+        exponentials = [math.exp(s) for s in similarities]
+        scores = []
+        for piece, exponential in zip(pieces, exponentials, strict=True):
+            share = len(problem.base.by_id[piece].bytes.decode("utf-8", errors="replace")) / length
+            scores.append(math.exp((exponential / sum(exponentials) + share) / 2 / 0.3))
+        local = sum(s / sum(scores) * matrix_VD[i] for s, i in zip(scores, pieces, strict=True))
+        nearest = (old_vectors @ vector).topk(3)
+        kept = nearest.values >= 0
+        weights = (nearest.values[kept] / 0.3).softmax(dim=0)
+        if len(weights):
+            ids = [problem.candidates[n].id for n in nearest.indices[kept].tolist()]
+            overall = sum(w * matrix_VD[i] for w, i in zip(weights, ids, strict=True))
+            local = 0.7 * local + 0.3 * overall
+        rows.append(local)
+    return torch.stack(rows), time.process_time() - started
+
+
+# --- tables ----------------------------------------------------------------------------------------
+
+
+def tables(results: dict[str, Any]) -> str:
+    """The Markdown page."""
+    lines = [
+        "# Speed",
+        "",
+        "SmolLM2-135M-Instruct onto the 262,144 tokens of Gemma 3. Made by `python benchmarks/speed.py`; one thread,",
+        "one run. Seconds are CPU time, so that other work on the machine hardly matters.",
+        f"Versions: {', '.join(f'{k} {v}' for k, v in results['packages'].items())}.",
+    ]
+    if "swaps" in results:
+        lines += ["", "## Whole commands, from folder to folder", "", *_swaps(results["swaps"])]
+    if "steps" in results:
+        lines += ["", "## The steps of `hybrid`", "", *_steps(results["steps"])]
+    return "\n".join(lines) + "\n"
+
+
+def _swaps(swaps: dict[str, Any]) -> list[str]:
+    reference = swaps["mergekit-tokensurgeon -a subword"]
+    lines = ["| command | CPU seconds | against subword | peak memory, GB | against subword | wall seconds |"]
+    lines += ["|---" * 6 + "|"]
+    for name, one in swaps.items():
+        if "failed" in one:
+            lines.append(f"| {name} | fails: {one['failed'][:100]} | | | | |")
+            continue
+        ratios = [f"{one[k] / reference[k]:.2f}" if "failed" not in reference else "" for k in ("cpu", "memory")]
+        lines.append(
+            f"| {name} | {one['cpu']:.0f} | {ratios[0]} | {one['memory'] / 1e9:.2f} | {ratios[1]} | {one['wall']:.0f} |"
+        )
+    return lines
+
+
+def _steps(found: dict[str, Any]) -> list[str]:
+    lines = ["| step | CPU seconds |", "|---|---|"]
+    lines += [f"| {name} | {seconds:.1f} |" for name, seconds in found["seconds"].items()]
+    ours = sum(found["seconds"][k] for k in ("cut the new tokens", "weigh, nearest neighbours included"))
+    ours += found["seconds"]["apply the plan to a matrix"]
+    loop = found["loop_seconds_per_token"] * found["new_tokens"]
+    products = 2 * found["new_tokens"] * found["old_tokens"] * found["dimensions"]
+    lines += [
+        "",
+        f"A plain loop over tokens takes {1000 * found['loop_seconds_per_token']:.1f} ms for each of "
+        f"{found['loop_sample']:,} tokens, vectors at hand: {loop:.0f} s for all {found['new_tokens']:,}. The same "
+        f"here (cut, weigh, apply): {ours:.0f} s, **{loop / ours:.0f} times as fast**. "
+        f"{found['loop_rows_that_differ']} of the loop's rows differ by more than the rounding of bfloat16.",
+        "",
+        f"The floor: nearest neighbours are {products / 1e12:.1f} tera-operations if every new token is compared with "
+        "every old one.",
+    ]
+    return lines
+
+
+if __name__ == "__main__":
+    main()
