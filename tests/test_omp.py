@@ -15,6 +15,7 @@ from mergekit_tokenadapt.methods.calibrated import shared_rows
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 from mergekit_tokenadapt.pursuit import matching_pursuit, search
+from mergekit_tokenadapt.pursuit import omp as pursuit_omp
 from mergekit_tokenadapt.pursuit.search import DenseSearch, ScreenedSearch
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -119,6 +120,32 @@ def test_a_token_does_not_depend_on_those_beside_it(small_blocks):
     alone = [matching_pursuit(t[None], atoms, 12, quiet=True, search=ScreenedSearch(atoms)) for t in targets]
     assert torch.equal(together.ids, torch.cat([one.ids for one in alone]))
     assert torch.allclose(together.weights, torch.cat([one.weights for one in alone]), rtol=1e-5)
+
+
+def test_a_run_that_was_stopped_goes_on(monkeypatch, tmp_path):
+    monkeypatch.setenv("MERGEKIT_TOKENADAPT_CACHE", str(tmp_path))
+    monkeypatch.setattr(pursuit_omp, "SHARD", 4)
+    atoms, targets = normal(100, 16), normal(10, 16, seed=1)
+    whole = matching_pursuit(targets, atoms, 4, quiet=True)
+
+    class Stopping(DenseSearch):
+        steps_left = 6  # one shard, and half of the second
+
+        def best(self, residuals_BD):
+            self.steps_left -= 1
+            if self.steps_left < 0:
+                raise KeyboardInterrupt
+            return super().best(residuals_BD)
+
+    with pytest.raises(KeyboardInterrupt):
+        matching_pursuit(targets, atoms, 4, quiet=True, resumes=True, search=Stopping(atoms))
+    assert [file.name for file in tmp_path.glob("omp-*/*")] == ["00000000.safetensors"]
+    going_on = Stopping(atoms)
+    going_on.steps_left = 8  # the two shards that are missing, and no more
+    found = matching_pursuit(targets, atoms, 4, quiet=True, resumes=True, search=going_on)
+    assert torch.equal(found.ids, whole.ids)
+    assert torch.equal(found.weights, whole.weights)
+    assert not list(tmp_path.glob("omp-*/"))
 
 
 def test_nothing_to_make_and_nothing_to_make_it_from():

@@ -46,5 +46,5 @@ class Omp(Method):
         old_ids, atom_ids = torch.tensor(list(shared)), torch.tensor(list(shared.values()))
         atoms_SD = problem.donor.rows_of(atom_ids).to(problem.device)
         new_ND = problem.donor.rows_of(torch.from_numpy(problem.new_ids)).to(problem.device)
-        found = matching_pursuit(new_ND, atoms_SD, self.k, quiet=problem.quiet)
+        found = matching_pursuit(new_ND, atoms_SD, self.k, quiet=problem.quiet, resumes=True)
         return Mixture(found.indptr, old_ids[found.ids], found.weights)

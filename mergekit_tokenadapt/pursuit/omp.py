@@ -10,17 +10,27 @@ Letters: N targets, B targets of a batch, S atoms, D width of an atom, k steps, 
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import nullcontext
+from functools import partial
+
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.pursuit.search import Search, choose_search, inner_products
+from mergekit_tokenadapt.resuming import resumed, shard_folder
 
 BATCH = 512
 """Targets worked on at a time, at most."""
 MEMORY = 2**29
 """Bytes that a batch's scores and factors may take."""
+SHARD = 4096
+"""Targets made between two files on disk."""
+VERSION = 1
+"""Of what a shard holds; another one makes nothing of old shards."""
+EMPTY = Mixture(torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
 REFINED = 32
 """Targets whose chosen atoms are held in float64 at a time."""
 NOTHING_LEFT = 1e-6
@@ -30,7 +40,13 @@ DEPENDENT = 1e-6
 
 
 def matching_pursuit(
-    targets_ND: Tensor, atoms_SD: Tensor, k: int, *, quiet: bool = False, search: Search | None = None
+    targets_ND: Tensor,
+    atoms_SD: Tensor,
+    k: int,
+    *,
+    quiet: bool = False,
+    resumes: bool = False,
+    search: Search | None = None,
 ) -> Mixture:
     """Each target as a combination of at most `k` atoms.
 
@@ -42,6 +58,7 @@ def matching_pursuit(
         atoms_SD: likewise, on the same device.
         k: atoms per target.
         quiet: no progress bar.
+        resumes: keep what is made in the cache until all is made, and go on from there.
         search: for tests; by default the fastest one.
 
     Returns:
@@ -54,20 +71,41 @@ def matching_pursuit(
         raise ValueError(f"cannot combine atoms of shape {list(atoms_SD.shape)} to {list(targets_ND.shape)}")
     atoms_SD = atoms_SD.float().contiguous()
     search = search or choose_search(atoms_SD)
-    steps = min(k, len(atoms_SD))
+    keeps = resumes and len(targets_ND) > SHARD
+    parts = []
+    with (
+        shard_folder(f"omp-{_key(targets_ND, atoms_SD, k)}") if keeps else nullcontext() as folder,
+        tqdm(total=len(targets_ND), desc="Matching pursuit", unit="token", disable=True if quiet else None) as bar,
+    ):
+        for start in range(0, len(targets_ND), SHARD):
+            shard_ND = targets_ND[start : start + SHARD]
+            make = partial(_shard, shard_ND, atoms_SD, min(k, len(atoms_SD)), search, bar)
+            parts.append(resumed(folder / f"{start:08d}.safetensors", make) if folder else make())
+            bar.update(start + len(shard_ND) - bar.n)  # those that were there already
+    mixtures = [Mixture(part["indptr"], part["ids"].long(), part["weights"]) for part in parts]
+    return Mixture.concatenate(mixtures) if mixtures else EMPTY
+
+
+def _key(targets_ND: Tensor, atoms_SD: Tensor, k: int) -> str:
+    """Changes with everything that a shard depends on."""
+    digest = hashlib.sha256(f"{VERSION} {k} {list(targets_ND.shape)} {list(atoms_SD.shape)}".encode())
+    for tensor in (targets_ND, atoms_SD):
+        digest.update(tensor.float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:40]
+
+
+def _shard(targets_ND: Tensor, atoms_SD: Tensor, steps: int, search: Search, bar: tqdm) -> dict[str, Tensor]:
+    """The mixtures of some targets, batch by batch."""
     batch = max(1, min(BATCH, MEMORY // (8 * len(atoms_SD) + 8 * steps * steps)))
     counts, ids, weights = [], [], []
-    with tqdm(total=len(targets_ND), desc="Matching pursuit", unit="token", disable=True if quiet else None) as bar:
-        for targets_BD in targets_ND.split(batch):  # type: ignore[no-untyped-call]
-            chosen_Bt, coefficients_Bt, is_used_Bt = _pursue(targets_BD.float(), atoms_SD, steps, search)
-            counts.append(is_used_Bt.sum(dim=1).cpu())
-            ids.append(chosen_Bt[is_used_Bt].cpu())
-            weights.append(coefficients_Bt[is_used_Bt].float().cpu())
-            bar.update(len(targets_BD))
-    if not counts:
-        return Mixture(torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+    for targets_BD in targets_ND.split(batch):  # type: ignore[no-untyped-call]
+        chosen_Bt, coefficients_Bt, is_used_Bt = _pursue(targets_BD.float(), atoms_SD, steps, search)
+        counts.append(is_used_Bt.sum(dim=1).cpu())
+        ids.append(chosen_Bt[is_used_Bt].int().cpu())
+        weights.append(coefficients_Bt[is_used_Bt].float().cpu())
+        bar.update(len(targets_BD))
     indptr = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(counts).cumsum(0)])
-    return Mixture(indptr, torch.cat(ids), torch.cat(weights))
+    return {"indptr": indptr, "ids": torch.cat(ids), "weights": torch.cat(weights)}
 
 
 def _pursue(targets_BD: Tensor, atoms_SD: Tensor, steps: int, search: Search) -> tuple[Tensor, Tensor, Tensor]:
