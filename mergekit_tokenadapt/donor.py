@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -37,9 +38,21 @@ class Donor:
 
         Wide matrices are seen along their leading principal directions; rows that are not finite are 0.
         """
-        names = [self._folder.input_matrix, self._folder.output_matrix]
-        matrices = [torch.nan_to_num(self._folder.rows(name).float(), 0, 0, 0) for name in names if name is not None]
+        matrices = [torch.nan_to_num(matrix.float(), 0, 0, 0) for matrix in self._matrices()]
         return torch.cat([along_principal_directions(matrix) for matrix in matrices], dim=1)
+
+    def rows_of(self, ids: Tensor) -> Tensor:
+        """Some of its rows in full width, input and output side by side where they differ, float32, on the CPU.
+
+        Rows that are not finite are 0.
+        """
+        rows = torch.cat([matrix[ids].float() for matrix in self._matrices()], dim=1)
+        return torch.where(rows.isfinite().all(dim=1, keepdim=True), rows, 0)
+
+    def _matrices(self) -> Iterator[Tensor]:
+        for name in (self._folder.input_matrix, self._folder.output_matrix):
+            if name is not None:
+                yield self._folder.rows(name)
 
     @cached_property
     def _folder(self) -> ModelFolder:

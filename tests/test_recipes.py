@@ -29,6 +29,7 @@ def demo_folders(tmp_path, byte_level_folder, gemma_style_folder, tiny_model_fol
     demo = tmp_path / "demo"
     tiny_model_folder(byte_level_folder, demo / "SmolLM2-135M-Instruct", dtype=torch.bfloat16)
     tiny_model_folder(gemma_style_folder, demo / "SmolLM2-deepseek-hybrid", dtype=torch.bfloat16, seed=1)
+    tiny_model_folder(gemma_style_folder, demo / "gemma-3-270m", dtype=torch.bfloat16, seed=2)
     shutil.copytree(gemma_style_folder, demo / "deepseek-tokenizer")
     return tmp_path
 
@@ -76,6 +77,7 @@ def test_every_recipe_is_run_here():
         "tokenizer_swap_mean.yml",
         "tokenizer_swap_calibrated.yml",
         "tokenizer_swap_embedding_model.yml",
+        "tokenizer_swap_omp.yml",
         "merge_two_tokenizers.yml",
         "two_steps.yml",
         "supertokens.yml",
@@ -87,9 +89,9 @@ def test_every_recipe_is_run_here():
     assert {file.name for file in RECIPES.iterdir()} == tested
 
 
-@pytest.mark.parametrize("recipe", ["tokenizer_swap", "tokenizer_swap_mean", "tokenizer_swap_calibrated"])
+@pytest.mark.parametrize("recipe", ["", "_mean", "_calibrated", "_omp"])
 def test_tokenizer_swap(recipe, demo_folders, gemma_style_folder):
-    stock_command("mergekit-yaml", str(RECIPES / f"{recipe}.yml"), "out", cwd=demo_folders)
+    stock_command("mergekit-yaml", str(RECIPES / f"tokenizer_swap{recipe}.yml"), "out", cwd=demo_folders)
     assert_speaks(demo_folders / "out", gemma_style_folder)
 
 

@@ -9,22 +9,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from mergekit_tokenadapt.auxiliary.cached import cache_folder
 from mergekit_tokenadapt.calibration_text.alignment import Encoded
 from mergekit_tokenadapt.calibration_text.correction import (
     Correction,
@@ -42,6 +35,7 @@ from mergekit_tokenadapt.evaluation.losses import token_losses
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.resuming import resumed, shard_folder
 from mergekit_tokenadapt.segmentation import Segmenter
 from mergekit_tokenadapt.transfer import Transfer
 from mergekit_tokenadapt.vocabulary import Vocabulary
@@ -82,9 +76,9 @@ def correct_output_rows(
         is_tied = reader.output_rows.data_ptr() == reader.input_rows.data_ptr()
         new_outputs = new_inputs if is_tied else plan.apply(reader.output_rows)
         reading = _Reading.prepare(reader, transfer, plan, text, new_inputs)
-        with _shards(_key(model, transfer, text, new_inputs)) as shards:
+        with shard_folder(f"text-{_key(model, transfer, text, new_inputs)}") as shards:
             parts = [
-                _resumed(shards / f"{places.start:06d}.safetensors", partial(reading.shard, places))
+                resumed(shards / f"{places.start:06d}.safetensors", partial(reading.shard, places))
                 for places in _progress(len(text.passages), quiet=transfer.quiet)
             ]
             positions, base_bits = _join(parts, text)
@@ -201,32 +195,6 @@ def _progress(num_passages: int, *, quiet: bool) -> Iterator[range]:
             places = range(first, min(first + SHARD, num_passages))
             yield places
             bar.update(len(places))
-
-
-# --- shards on disk --------------------------------------------------------------------------------
-
-
-@contextmanager
-def _shards(key: str) -> Iterator[Path]:
-    """A folder of this run's own, in the cache; it goes when the run is complete."""
-    folder = cache_folder() / f"text-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        folder.mkdir(exist_ok=True)
-        yield folder
-        shutil.rmtree(folder)
-
-
-def _resumed(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What the file holds, or what `make` gives, which is then put there."""
-    try:
-        return load_file(str(file))
-    except (OSError, SafetensorError):
-        made = make()
-    temporary = file.with_suffix(".tmp")
-    save_file({name: tensor.contiguous() for name, tensor in made.items()}, str(temporary))
-    os.replace(temporary, file)
-    return made
 
 
 def _key(model: Path, transfer: Transfer, text: CalibrationText, new_inputs: Tensor) -> str:

@@ -1,0 +1,50 @@
+"""New rows as the combination of shared tokens that they are in the target's model."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.methods.base import Method
+from mergekit_tokenadapt.methods.calibrated import shared_rows
+from mergekit_tokenadapt.mixture import Mixture
+from mergekit_tokenadapt.problem import TransferProblem
+from mergekit_tokenadapt.pursuit import matching_pursuit
+
+
+class Omp(Method):
+    """Orthogonal matching pursuit: write a token's donor row with few shared tokens, and do the same with base rows.
+
+    The atoms are the donor's rows of the copied tokens that stand for text. The mathematics is that of mergekit's
+    `batch_omp`; how it is made fast is told in `pursuit`.
+    """
+
+    summary: ClassVar[str] = "sparse combinations of shared tokens, as in the target model; TARGET must be a model"
+    source: ClassVar[str] = "Goddard and Fernandes Neto, arXiv 2506.06607; mergekit's tokensurgeon"
+    mutes_byte_twins: ClassVar[bool] = True
+
+    k: int = Field(default=64, ge=1, description="shared tokens that make a new one")
+
+    @property
+    def needs_donor(self) -> bool:
+        """Always."""
+        return True
+
+    def weigh(self, problem: TransferProblem) -> Mixture:
+        """The combinations, the same ones for input and output rows; none for a token whose donor row is zero.
+
+        Raises:
+            TokenAdaptError: no token is shared.
+        """
+        shared = shared_rows(problem)
+        if not shared:
+            raise TokenAdaptError("method 'omp' makes new rows of the tokens that both models have, but there are none")
+        assert problem.donor is not None
+        old_ids, atom_ids = torch.tensor(list(shared)), torch.tensor(list(shared.values()))
+        atoms_SD = problem.donor.rows_of(atom_ids).to(problem.device)
+        new_ND = problem.donor.rows_of(torch.from_numpy(problem.new_ids)).to(problem.device)
+        found = matching_pursuit(new_ND, atoms_SD, self.k, quiet=problem.quiet, resumes=True)
+        return Mixture(found.indptr, old_ids[found.ids], found.weights)
