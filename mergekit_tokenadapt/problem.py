@@ -16,11 +16,14 @@ from tqdm import tqdm
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
 from mergekit_tokenadapt.donor import Donor
+from mergekit_tokenadapt.inner_products import choose_search
 from mergekit_tokenadapt.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.segmentation import Pieces, Segmenter
 from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
 
 CPU = torch.device("cpu")
+BLOCK = 512
+"""Tokens whose neighbours are searched for at a time."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class TransferProblem:
         vectors, place = self._vectors
         return vectors[torch.tensor([place[t.label] for t in tokens], dtype=torch.int64, device=self.device)]
 
-    def neighbours(self, top_k: int, *, block: int = 2048) -> tuple[Tensor, Tensor]:
+    def neighbours(self, top_k: int, *, block: int = BLOCK) -> tuple[Tensor, Tensor]:
         """The `top_k` candidates nearest to each new token, most similar first.
 
         The similarities are computed in blocks: no N x C matrix is ever in memory. A text that the
@@ -112,26 +115,37 @@ class TransferProblem:
         """
         return self._nearest(self.vectors_of(self.new_tokens), top_k, block, of="new")
 
-    def candidate_neighbours(self, top_k: int, *, block: int = 2048) -> tuple[Tensor, Tensor]:
+    def candidate_neighbours(self, top_k: int, *, block: int = BLOCK) -> tuple[Tensor, Tensor]:
         """As `neighbours`, for each of the C candidates among the others: it is never its own neighbour."""
-        return self._nearest(self.vectors_of(self.candidates), top_k, block, of="old", leave_one_out=True)
+        own = torch.arange(len(self.candidates), device=self.device)
+        return self._nearest(self.vectors_of(self.candidates), top_k, block, of="old", own=own)
 
     def _nearest(
-        self, queries_QA: Tensor, top_k: int, block: int, *, of: str, leave_one_out: bool = False
+        self, queries_QA: Tensor, top_k: int, block: int, *, of: str, own: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
+        """Neighbours of queries; `own` is the place of each among the candidates, to be left out."""
         candidates_CA = self.vectors_of(self.candidates)
-        unknown_C = ~candidates_CA.any(dim=1)
-        k = min(top_k, len(candidates_CA))
-        shape = (len(queries_QA), k)
-        similarities, places = queries_QA.new_empty(shape), self.candidate_ids.new_empty(shape)
-        starts = range(0, len(queries_QA), block)
+        known = candidates_CA.any(dim=1).nonzero().flatten()
+        shape = (len(queries_QA), min(top_k, len(candidates_CA)))
+        similarities, places = queries_QA.new_full(shape, -torch.inf), self.candidate_ids.new_zeros(shape)
+        search = choose_search(candidates_CA[known])
+        wanted = min(shape[1] + (own is not None), len(known))
+        starts = range(0, len(queries_QA) if wanted else 0, block)
         progress = f"Nearest old tokens of {of} ones"
         for start in tqdm(starts, desc=progress, unit="block", disable=True if self.quiet else None):
-            part = slice(start, min(start + block, len(queries_QA)))
-            block_QC = queries_QA[part] @ candidates_CA.T
-            block_QC[:, unknown_C] = -torch.inf
-            if leave_one_out:
-                block_QC[:, part].fill_diagonal_(-torch.inf)
-            similarities[part], places[part] = block_QC.topk(k, dim=1)
+            part = slice(start, start + block)
+            found_Qk, values_Qk = search.top(queries_QA[part], wanted)
+            found_Qk = known[found_Qk]
+            if own is not None:
+                found_Qk, values_Qk = _without(own[part], found_Qk, values_Qk)
+            similarities[part, : found_Qk.shape[1]], places[part, : found_Qk.shape[1]] = values_Qk, found_Qk
         similarities[~queries_QA.any(dim=1)] = -torch.inf
         return similarities, self.candidate_ids[places]
+
+
+def _without(own_Q: Tensor, found_Qk: Tensor, values_Qk: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave out each query itself; where as many others are just as near, the last one."""
+    is_own = found_Qk == own_Q[:, None]
+    is_own[~is_own.any(dim=1), -1] = True
+    shape = (len(found_Qk), found_Qk.shape[1] - 1)
+    return found_Qk[~is_own].view(shape), values_Qk[~is_own].view(shape)

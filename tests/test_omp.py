@@ -8,15 +8,16 @@ from mergekit.options import MergeOptions
 from mergekit.tokensurgeon import batch_omp
 from safetensors.torch import load_file, save_file
 
+from mergekit_tokenadapt import inner_products
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.inner_products import DenseSearch, ScreenedSearch
 from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.methods import omp
 from mergekit_tokenadapt.methods.calibrated import shared_rows
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
-from mergekit_tokenadapt.pursuit import matching_pursuit, search
+from mergekit_tokenadapt.pursuit import matching_pursuit
 from mergekit_tokenadapt.pursuit import omp as pursuit_omp
-from mergekit_tokenadapt.pursuit.search import DenseSearch, ScreenedSearch
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -35,8 +36,8 @@ def embedding_like(num_rows, width, seed):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Several blocks of atoms, and several groups in each, in small dictionaries."""
-    monkeypatch.setattr(search, "BLOCK", 128)
-    monkeypatch.setattr(search, "GROUP", 8)
+    monkeypatch.setattr(inner_products, "BLOCK", 128)
+    monkeypatch.setattr(inner_products, "GROUP", 8)
 
 
 def test_a_combination_of_few_atoms_is_found_again():
@@ -155,10 +156,39 @@ def test_nothing_to_make_and_nothing_to_make_it_from():
 
 
 def test_without_integer_products_the_search_is_dense(monkeypatch):
-    atoms = normal(search.BLOCK, 16)
-    assert isinstance(search.choose_search(atoms), DenseSearch | ScreenedSearch)
+    atoms = normal(inner_products.BLOCK, 16)
+    assert isinstance(inner_products.choose_search(atoms), DenseSearch | ScreenedSearch)
     monkeypatch.delattr(torch, "_int_mm")
-    assert isinstance(search.choose_search(atoms), DenseSearch)
+    assert isinstance(inner_products.choose_search(atoms), DenseSearch)
+
+
+@pytest.mark.parametrize("k", [1, 3, 32])
+@pytest.mark.parametrize(
+    "atoms",
+    [
+        normal(1000, 32),
+        embedding_like(1000, 32, 4),
+        torch.cat([normal(500, 32)] * 2),
+        torch.cat([torch.zeros(3, 32), normal(150, 32), torch.zeros(847, 32)]),
+        normal(32, 32),
+        -normal(1000, 32).abs(),
+    ],
+    ids=["normal", "like embeddings", "twice", "mostly zero", "as many as asked for", "all negative"],
+)
+def test_the_highest_products_are_those_of_the_plain_search(small_blocks, atoms, k):
+    vectors = torch.cat([embedding_like(200, 32, 5), normal(50, 32) * 1e-6, torch.zeros(1, 32), atoms[:2]])
+    places, products = ScreenedSearch(atoms).top(vectors, k)
+    _, expected = DenseSearch(atoms).top(vectors, k)
+    scale = vectors.norm(dim=1, keepdim=True) * atoms.norm(dim=1).max()
+    assert ((products - expected).abs() <= 1e-6 * scale).all()
+    assert ((products - (atoms[places] * vectors[:, None]).sum(2)).abs() <= 1e-6 * scale).all()
+    assert (places.sort(dim=1).values.diff(dim=1) > 0).all(), "no atom twice"
+
+
+def test_of_equally_near_atoms_the_first_come_first(small_blocks):
+    atoms = normal(300, 32).repeat(3, 1)
+    places, _ = ScreenedSearch(atoms).top(normal(100, 32, seed=1), 3)
+    assert torch.equal(places, places[:, :1] + torch.tensor([0, 300, 600]))
 
 
 # --- as a method

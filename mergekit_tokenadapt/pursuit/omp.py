@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from mergekit_tokenadapt.inner_products import Search, choose_search, inner_products
 from mergekit_tokenadapt.mixture import Mixture
-from mergekit_tokenadapt.pursuit.search import Search, choose_search, inner_products
 from mergekit_tokenadapt.resuming import resumed, shard_folder
 
 BATCH = 512

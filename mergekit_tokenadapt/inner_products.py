@@ -13,8 +13,10 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,6 +44,13 @@ class Search(Protocol):
             places of atoms, int64 [B]; inner products with their signs, float32 [B].
         """
 
+    def top(self, vectors_BD: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k atoms with the highest inner products with each vector, the highest first.
+
+        Returns:
+            places of atoms, int64 [B, k]; inner products, float32 [B, k].
+        """
+
 
 class DenseSearch:
     """Compare every residual with every atom, in float32."""
@@ -54,6 +63,11 @@ class DenseSearch:
         products_BS = residuals_BD @ self._atoms_SD.T
         places = products_BS.abs().argmax(dim=1)
         return places, products_BS.gather(1, places[:, None]).flatten()
+
+    def top(self, vectors_BD: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """See `Search`."""
+        products_Bk, places_Bk = (vectors_BD @ self._atoms_SD.T).topk(k, dim=1)
+        return places_Bk, products_Bk
 
 
 class ScreenedSearch:
@@ -105,51 +119,122 @@ class ScreenedSearch:
 
     def best(self, residuals_BD: Tensor) -> tuple[Tensor, Tensor]:
         """See `Search`."""
-        num_residuals, num_blocks = len(residuals_BD), len(self._rounded)
-        groups_per_block = self._block // GROUP
-        rotated = residuals_BD @ self._rotation_DD
-        scales_B = (rotated.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
-        rounded = _round(rotated / scales_B[:, None])
-        errors_B = (rotated - rounded.float() * scales_B[:, None]).norm(dim=1)
-        bounds_BG = torch.outer(errors_B, self._lengths_G) + torch.outer(residuals_BD.norm(dim=1), self._errors_G)
-
-        # Kept from step to step: fresh memory costs as much time as a third of the products.
-        if self._scores.shape[1] != num_residuals:
-            self._scores = torch.empty((num_blocks, num_residuals, self._block), dtype=torch.int32)
-        scores = self._scores
-        highest_BG = torch.empty((num_residuals, num_blocks * groups_per_block), dtype=torch.int32)
-        for n, atoms in enumerate(self._rounded):
-            torch._int_mm(rounded, atoms.T, out=scores[n])
-            grouped = scores[n].view(num_residuals, groups_per_block, GROUP)
-            part = highest_BG[:, n * groups_per_block : (n + 1) * groups_per_block]
-            torch.maximum(grouped.amax(dim=2), -grouped.amin(dim=2), out=part)
-        scores_bBgl = scores.view(num_blocks, num_residuals, groups_per_block, GROUP)
+        num_residuals, all_B = len(residuals_BD), torch.arange(len(residuals_BD))
+        scored = self._score(residuals_BD)
+        highest_BG = torch.maximum(scored.highest_BG, -scored.lowest_BG)
 
         # The atom with the highest score, to know how good the best is at least.
-        first_group = (highest_BG * self._scales_G).argmax(dim=1)
-        all_B = torch.arange(num_residuals)
-        lane = scores_bBgl[first_group // groups_per_block, all_B, first_group % groups_per_block].abs().argmax(dim=1)
-        first = self._order[first_group * GROUP + lane].clamp(min=0)
+        group = (highest_BG * self._scales_G).argmax(dim=1)
+        lane = scored.of_groups(all_B, group).abs().argmax(dim=1)
+        first = self._order[group * GROUP + lane].clamp(min=0)
         known_B = (residuals_BD * self._atoms_SD[first]).sum(dim=1).abs()
 
-        needed_BG = known_B[:, None] * (1 - SLACK) - bounds_BG * (1 + SLACK)
-        needed_BG = needed_BG / torch.outer(scales_B, self._scales_G)
-        candidate_BG = highest_BG >= needed_BG
-        crowded_B = candidate_BG.sum(dim=1) > max(CROWDED * candidate_BG.shape[1], GROUP)
-        candidate_BG[crowded_B] = False
-        owner, group = candidate_BG.nonzero(as_tuple=True)
-        block = group // groups_per_block
-        inside = scores_bBgl[block, owner, group % groups_per_block].abs() >= needed_BG[owner, group][:, None]
-        pair, lane = inside.nonzero(as_tuple=True)
-        owner, places = owner[pair], self._order[group[pair] * GROUP + lane]
-        owner, places = owner[places >= 0], places[places >= 0]
-
-        counts = torch.bincount(owner, minlength=num_residuals)
-        products = inner_products(residuals_BD, self._atoms_SD, counts, places)
+        needed_BG = scored.needed(known_B)
+        owner, group, crowded_B = _not_crowded(highest_BG >= needed_BG)
+        inside = scored.of_groups(owner, group).abs() >= needed_BG[owner, group][:, None]
+        counts, places, products = self._look_again(residuals_BD, owner, group, inside)
+        owner = torch.repeat_interleave(counts)
         best, signed = _first_highest(owner, places, products, num_residuals, len(self._atoms_SD))
         if crowded_B.any():
             best[crowded_B], signed[crowded_B] = self._dense.best(residuals_BD[crowded_B])
         return best, signed
+
+    def top(self, vectors_BD: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """See `Search`."""
+        all_B1 = torch.arange(len(vectors_BD))[:, None]
+        scored = self._score(vectors_BD)
+
+        # The best atoms of the best groups, to know how good the k-th best is at least.
+        num_groups = min(2 * k, scored.highest_BG.shape[1])
+        group_Bg = (scored.highest_BG * self._scales_G).topk(num_groups, dim=1).indices
+        owner = all_B1.expand_as(group_Bg).flatten()
+        lane = scored.of_groups(owner, group_Bg.flatten()).argmax(dim=1)
+        first = self._order[group_Bg.flatten() * GROUP + lane]
+        counts = torch.full((len(vectors_BD),), num_groups)
+        known = inner_products(vectors_BD, self._atoms_SD, counts, first.clamp(min=0))
+        known[first < 0] = -torch.inf
+        known_B = known.view(-1, num_groups).topk(min(k, num_groups), dim=1).values[:, -1]
+        known_B[num_groups < k] = -torch.inf
+
+        needed_BG = scored.needed(known_B)
+        owner, group, crowded_B = _not_crowded(scored.highest_BG >= needed_BG)
+        inside = scored.of_groups(owner, group) >= needed_BG[owner, group][:, None]
+        counts, places, products = self._look_again(vectors_BD, owner, group, inside)
+        if crowded_B.all():
+            return self._dense.top(vectors_BD, k)
+        found, values = _highest(counts, places, products, k)
+        if crowded_B.any():
+            found[crowded_B], values[crowded_B] = self._dense.top(vectors_BD[crowded_B], k)
+        return found, values
+
+    def _score(self, vectors_BD: Tensor) -> _Scored:
+        """Integer products with all atoms."""
+        num_vectors, num_blocks = len(vectors_BD), len(self._rounded)
+        groups_per_block = self._block // GROUP
+        rotated = vectors_BD @ self._rotation_DD
+        scales_B = (rotated.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+        rounded = _round(rotated / scales_B[:, None])
+        errors_B = (rotated - rounded.float() * scales_B[:, None]).norm(dim=1)
+        bounds_BG = torch.outer(errors_B, self._lengths_G) + torch.outer(vectors_BD.norm(dim=1), self._errors_G)
+
+        # Kept from step to step: fresh memory costs as much time as a third of the products.
+        if self._scores.shape[1] != num_vectors:
+            self._scores = torch.empty((num_blocks, num_vectors, self._block), dtype=torch.int32)
+        scores = self._scores
+        highest_BG = torch.empty((num_vectors, num_blocks * groups_per_block), dtype=torch.int32)
+        lowest_BG = torch.empty_like(highest_BG)
+        for n, atoms in enumerate(self._rounded):
+            torch._int_mm(rounded, atoms.T, out=scores[n])
+            grouped = scores[n].view(num_vectors, groups_per_block, GROUP)
+            part = slice(n * groups_per_block, (n + 1) * groups_per_block)
+            torch.amax(grouped, dim=2, out=highest_BG[:, part])
+            torch.amin(grouped, dim=2, out=lowest_BG[:, part])
+        scores_bBgl = scores.view(num_blocks, num_vectors, groups_per_block, GROUP)
+        return _Scored(scores_bBgl, highest_BG, lowest_BG, bounds_BG, torch.outer(scales_B, self._scales_G))
+
+    def _look_again(
+        self, vectors_BD: Tensor, owner: Tensor, group: Tensor, inside: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Candidates' places and exact products, sorted by vector, and how many there are of each."""
+        pair, lane = inside.nonzero(as_tuple=True)
+        owner, places = owner[pair], self._order[group[pair] * GROUP + lane]
+        owner, places = owner[places >= 0], places[places >= 0]
+        counts = torch.bincount(owner, minlength=len(vectors_BD))
+        return counts, places, inner_products(vectors_BD, self._atoms_SD, counts, places)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Integer products of vectors with atoms, b blocks of g groups of l atoms, and what they can say."""
+
+    scores_bBgl: Tensor
+    """int32"""
+    highest_BG: Tensor
+    """int32: of each group."""
+    lowest_BG: Tensor
+    """int32"""
+    bounds_BG: Tensor
+    """float32: how far a product can be from the integer one, times its scale."""
+    scales_BG: Tensor
+    """float32: what an integer product is worth."""
+
+    def of_groups(self, owner: Tensor, group: Tensor) -> Tensor:
+        """Scores of the atoms of one group for each of some vectors, int32 [len(owner), l]."""
+        per_block = self.scores_bBgl.shape[2]
+        return self.scores_bBgl[group // per_block, owner, group % per_block]
+
+    def needed(self, known_B: Tensor) -> Tensor:
+        """The score below which an atom's product is certainly below a known one, float32 [B, G]."""
+        sure = known_B - known_B.abs() * SLACK
+        return (sure[:, None] - self.bounds_BG * (1 + SLACK)) / self.scales_BG
+
+
+def _not_crowded(candidate_BG: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Vector and group of the candidates, and which vectors have too many: they have none here."""
+    crowded_B = candidate_BG.sum(dim=1) > max(CROWDED * candidate_BG.shape[1], GROUP)
+    candidate_BG[crowded_B] = False
+    owner, group = candidate_BG.nonzero(as_tuple=True)
+    return owner, group, crowded_B
 
 
 def choose_search(atoms_SD: Tensor) -> Search:
@@ -200,6 +285,18 @@ def _first_highest(
     signed = products.new_zeros(num_owners)
     signed[owner[is_best]] = products[is_best]
     return best.clamp(max=num_atoms - 1), signed
+
+
+def _highest(counts_B: Tensor, places: Tensor, products: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k places with the highest products of each owner, the lowest place of equal ones first: [B, k] both.
+
+    Owners with fewer than k get whatever comes after theirs.
+    """
+    owner = torch.repeat_interleave(counts_B)
+    order = torch.from_numpy(np.lexsort((places.numpy(), -products.numpy(), owner.numpy())))
+    starts_B1 = (counts_B.cumsum(0) - counts_B)[:, None]
+    first = order[(starts_B1 + torch.arange(k)).clamp(max=len(order) - 1)]
+    return places[first], products[first]
 
 
 def _has_exact_integer_products() -> bool:
