@@ -140,8 +140,15 @@ def steps(base: Path, target: Path) -> dict[str, Any]:
         "dimensions": problem.vectors_of(sample[:1]).shape[1],
         "loop_sample": len(sample),
         "loop_seconds_per_token": seconds / len(sample),
+        "loop_rows_with_ties": ties(problem, sample),
         "loop_rows_that_differ": int(((made - loop_rows).abs().amax(dim=1) > ROUNDING).sum()),
     }
+
+
+def ties(problem: Any, tokens: list[Any]) -> int:
+    """Tokens whose third and fourth neighbour are equally near: which of them is taken is no matter of right."""
+    nearest = (problem.vectors_of(tokens) @ problem.vectors_of(problem.candidates).T).topk(4, dim=1).values
+    return int((nearest[:, 2] - nearest[:, 3] < 1e-5).sum())
 
 
 class Clock:
@@ -237,7 +244,8 @@ def _steps(found: dict[str, Any]) -> list[str]:
         f"A plain loop over tokens takes {1000 * found['loop_seconds_per_token']:.1f} ms for each of "
         f"{found['loop_sample']:,} tokens, vectors at hand: {loop:.0f} s for all {found['new_tokens']:,}. The same "
         f"here (cut, weigh, apply): {ours:.0f} s, **{loop / ours:.0f} times as fast**. "
-        f"{found['loop_rows_that_differ']} of the loop's rows differ by more than the rounding of bfloat16.",
+        f"{found['loop_rows_that_differ']} of the loop's rows differ by more than the rounding of bfloat16; "
+        f"{found['loop_rows_with_ties']} of these tokens have a third and a fourth neighbour that are equally near.",
         "",
         f"The floor: nearest neighbours are {products / 1e12:.1f} tera-operations if every new token is compared with "
         "every old one.",
