@@ -204,6 +204,7 @@ METHODS = {
     "global": {"method": "global", "auxiliary": "ngram"},
     "hybrid": {"method": "hybrid", "auxiliary": "ngram"},
     "calibrated": {"method": "calibrated", "auxiliary": "ngram"},
+    "hybrid, 200 KB of text": {"method": "hybrid", "auxiliary": "ngram", "calibration_bytes": 200_000},
 }
 VOCABULARIES = ("extended by 8000", "trained 49152")
 MODELS = ("base", *[f"{vocabulary} | {method}" for vocabulary in VOCABULARIES for method in METHODS])
@@ -220,8 +221,11 @@ def moved(key: str) -> dict[str, Any]:
 
     _, vocabulary, method = key.split(" | ")
     tokenizer = _vocabulary_for_the_model(vocabulary, base)
+    adapt = dict(METHODS[method])
+    if "calibration_bytes" in adapt:  # of the text that the vocabulary was learned from, evenly spaced
+        adapt["calibration_text"] = str(supertokens_texts.corpus(MODEL_TEXT[0])[0])
     out = CACHE / "models" / key.replace(" | ", "-").replace(" ", "_")
-    recipe = make_recipe(str(base), str(tokenizer), METHODS[method])
+    recipe = make_recipe(str(base), str(tokenizer), adapt)
     run_recipe(recipe, str(out), MergeOptions(quiet=True), force=True)
     manifest = json.loads((out / "tokenadapt.json").read_text())["inputs"][0]
     result = {"texts": scored(out), **generated(out), "rows_by_reason": manifest["rows_by_reason"]}
