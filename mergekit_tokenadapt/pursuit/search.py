@@ -5,7 +5,7 @@ product in 8-bit integers, which is four times as fast where the processor has i
 in float32, only at those atoms that could be the best one for all that the rounding to integers can have done. The
 answer is that of the plain search: nothing is approximated, see `ScreenedSearch`.
 
-Letters: B residuals, S atoms, D width of an atom, G groups of neighbouring atoms.
+Letters: B residuals, S atoms, D width of an atom, b blocks of atoms, G groups of atoms, l atoms of a group.
 """
 
 from __future__ import annotations
@@ -105,51 +105,58 @@ class ScreenedSearch:
 
     def best(self, residuals_BD: Tensor) -> tuple[Tensor, Tensor]:
         """See `Search`."""
-        num_residuals, num_blocks = len(residuals_BD), len(self._rounded)
-        groups_per_block = self._block // GROUP
         rotated = residuals_BD @ self._rotation_DD
         scales_B = (rotated.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
         rounded = _round(rotated / scales_B[:, None])
         errors_B = (rotated - rounded.float() * scales_B[:, None]).norm(dim=1)
         bounds_BG = torch.outer(errors_B, self._lengths_G) + torch.outer(residuals_BD.norm(dim=1), self._errors_G)
 
-        # Kept from step to step: fresh memory costs as much time as a third of the products.
-        if self._scores.shape[1] != num_residuals:
-            self._scores = torch.empty((num_blocks, num_residuals, self._block), dtype=torch.int32)
-        scores = self._scores
-        highest_BG = torch.empty((num_residuals, num_blocks * groups_per_block), dtype=torch.int32)
-        for n, atoms in enumerate(self._rounded):
-            torch._int_mm(rounded, atoms.T, out=scores[n])
-            grouped = scores[n].view(num_residuals, groups_per_block, GROUP)
-            part = highest_BG[:, n * groups_per_block : (n + 1) * groups_per_block]
-            torch.maximum(grouped.amax(dim=2), -grouped.amin(dim=2), out=part)
-        scores_bBgl = scores.view(num_blocks, num_residuals, groups_per_block, GROUP)
-
-        # The atom with the highest score, to know how good the best is at least.
-        first_group = (highest_BG * self._scales_G).argmax(dim=1)
-        all_B = torch.arange(num_residuals)
-        lane = scores_bBgl[first_group // groups_per_block, all_B, first_group % groups_per_block].abs().argmax(dim=1)
-        first = self._order[first_group * GROUP + lane].clamp(min=0)
-        known_B = (residuals_BD * self._atoms_SD[first]).sum(dim=1).abs()
-
+        scores_bBGl, highest_BG = self._score(rounded)
+        likely = self._first_by_score(scores_bBGl, highest_BG)
+        known_B = (residuals_BD * self._atoms_SD[likely]).sum(dim=1).abs()
         needed_BG = known_B[:, None] * (1 - SLACK) - bounds_BG * (1 + SLACK)
         needed_BG = needed_BG / torch.outer(scales_B, self._scales_G)
+
         candidate_BG = highest_BG >= needed_BG
         crowded_B = candidate_BG.sum(dim=1) > max(CROWDED * candidate_BG.shape[1], GROUP)
         candidate_BG[crowded_B] = False
-        owner, group = candidate_BG.nonzero(as_tuple=True)
-        block = group // groups_per_block
-        inside = scores_bBgl[block, owner, group % groups_per_block].abs() >= needed_BG[owner, group][:, None]
-        pair, lane = inside.nonzero(as_tuple=True)
-        owner, places = owner[pair], self._order[group[pair] * GROUP + lane]
-        owner, places = owner[places >= 0], places[places >= 0]
-
-        counts = torch.bincount(owner, minlength=num_residuals)
+        owner, places = self._look_inside(scores_bBGl, candidate_BG, needed_BG)
+        counts = torch.bincount(owner, minlength=len(residuals_BD))
         products = inner_products(residuals_BD, self._atoms_SD, counts, places)
-        best, signed = _first_highest(owner, places, products, num_residuals, len(self._atoms_SD))
+        best, signed = _first_highest(owner, places, products, len(residuals_BD), len(self._atoms_SD))
         if crowded_B.any():
             best[crowded_B], signed[crowded_B] = self._dense.best(residuals_BD[crowded_B])
         return best, signed
+
+    def _score(self, rounded_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Integer products, block by block, [blocks, B, groups of a block, GROUP], and the highest of each group."""
+        size, groups = len(rounded_BD), self._block // GROUP
+        # Kept from step to step: fresh memory costs as much time as a third of the products.
+        if self._scores.shape[1] != size:
+            self._scores = torch.empty((len(self._rounded), size, self._block), dtype=torch.int32)
+        highest_BG = torch.empty((size, len(self._rounded) * groups), dtype=torch.int32)
+        for n, atoms in enumerate(self._rounded):
+            torch._int_mm(rounded_BD, atoms.T, out=self._scores[n])
+            grouped = self._scores[n].view(size, groups, GROUP)
+            part = highest_BG[:, n * groups : (n + 1) * groups]
+            torch.maximum(grouped.amax(dim=2), -grouped.amin(dim=2), out=part)
+        return self._scores.view(len(self._rounded), size, groups, GROUP), highest_BG
+
+    def _first_by_score(self, scores_bBGl: Tensor, highest_BG: Tensor) -> Tensor:
+        """An atom with the highest score, int64 [B]: the best one is at least as good."""
+        groups = scores_bBGl.shape[2]
+        group = (highest_BG * self._scales_G).argmax(dim=1)
+        lane = scores_bBGl[group // groups, torch.arange(len(group)), group % groups].abs().argmax(dim=1)
+        return self._order[group * GROUP + lane].clamp(min=0)
+
+    def _look_inside(self, scores_bBGl: Tensor, candidate_BG: Tensor, needed_BG: Tensor) -> tuple[Tensor, Tensor]:
+        """The candidates one by one: residuals, ascending, and atoms."""
+        groups = scores_bBGl.shape[2]
+        owner, group = candidate_BG.nonzero(as_tuple=True)
+        inside = scores_bBGl[group // groups, owner, group % groups].abs() >= needed_BG[owner, group][:, None]
+        pair, lane = inside.nonzero(as_tuple=True)
+        owner, places = owner[pair], self._order[group[pair] * GROUP + lane]
+        return owner[places >= 0], places[places >= 0]
 
 
 def choose_search(atoms_SD: Tensor) -> Search:
