@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -73,10 +74,15 @@ METHODS: dict[str, dict[str, Any]] = {
         "calibration_bytes": 1_000_000,
     },
     "donor_linear": {"method": "donor_linear"},
+    "omp, donor": {"method": "omp"},
+    "tokensurgeon, subword": {"tokensurgeon": ["--approximation-method", "subword"]},
+    "tokensurgeon, common_interpolation": {"tokensurgeon": ["--approximation-method", "common_interpolation"]},
     "calibrated, ngram, donor": {"method": "calibrated", "auxiliary": "ngram", "donor": True},
 }
 HAVE_WEIGHTS = ("smollm2", "gemma")
 """Targets that can be donors."""
+NEEDS_DONOR = ("donor", "tokensurgeon")
+"""In the names of methods that need one; mergekit-tokensurgeon reads a donor's weights whatever the method."""
 BASE = "base model"
 RESAMPLES = 1000
 
@@ -92,7 +98,7 @@ def main(pairs: tuple[str, ...], methods: tuple[str, ...], max_bytes: int, table
     for pair in () if tables_only else pairs or PAIRS:
         for method in (BASE, *(methods or METHODS)):
             key = f"{pair} | {method} | {max_bytes}"
-            needs_donor = "donor" in method and PAIRS[pair][1] not in HAVE_WEIGHTS
+            needs_donor = any(word in method for word in NEEDS_DONOR) and PAIRS[pair][1] not in HAVE_WEIGHTS
             if key not in results["runs"] and not needs_donor:
                 click.echo(f"{time.strftime('%H:%M:%S')} {key}", err=True)
                 results["runs"][key] = run(pair, method, max_bytes)
@@ -124,6 +130,8 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
     from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 
     adapt = dict(METHODS[method])
+    if "tokensurgeon" in adapt:
+        return run_tokensurgeon(base, target, adapt["tokensurgeon"], max_bytes)
     if adapt.get("auxiliary") in MODELS:
         adapt["auxiliary"] = str(part(adapt["auxiliary"]))
     if adapt.get("calibration_text") == "mixed":
@@ -144,6 +152,23 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
         "fits": manifest["fits"],
         "correction": manifest["correction"],
     }
+
+
+def run_tokensurgeon(base: Path, target: Path, options: list[str], max_bytes: int) -> dict[str, Any]:
+    """Swap with mergekit's own command, as a user would, and score; what it says last where it fails."""
+    with tempfile.TemporaryDirectory(dir=PARTS) as temporary:
+        out = Path(temporary, "out")
+        command = [str(Path(sys.executable).parent / "mergekit-tokensurgeon"), str(base), str(target), str(out)]
+        started = time.perf_counter()
+        done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - started
+        if done.returncode:
+            return {"failed": done.stderr.strip().splitlines()[-1].replace(str(ROOT), ".")}
+        return {
+            "domains": score(out, max_bytes),
+            "seconds": round(seconds, 1),
+            "written": sorted(file.name for file in out.iterdir()),
+        }
 
 
 def score(folder: Path, max_bytes: int) -> dict[str, list[tuple[float, int]]]:
@@ -198,6 +223,9 @@ def tables(results: dict[str, Any], max_bytes: int) -> str:
         lines += ["|---" * (len(names) + 3) + "|"]
         for method, one in found.items():
             if one is None:
+                continue
+            if "failed" in one:
+                lines.append(f"| {method} | fails: {one['failed'][:100]}" + " |" * (len(names) + 2))
                 continue
             cells, gaps = [], []
             for domain in DOMAINS:

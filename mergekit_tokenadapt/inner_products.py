@@ -5,7 +5,7 @@ product in 8-bit integers, which is four times as fast where the processor has i
 in float32, only at those atoms that could be the best one for all that the rounding to integers can have done. The
 answer is that of the plain search: nothing is approximated, see `ScreenedSearch`.
 
-Letters: B residuals, S atoms, D width of an atom, G groups of neighbouring atoms.
+Letters: B vectors (residuals), S atoms, D width of an atom, b blocks of atoms, G groups of atoms, l atoms of a group.
 """
 
 from __future__ import annotations

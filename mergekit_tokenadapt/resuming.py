@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -13,31 +14,55 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mergekit_tokenadapt.auxiliary.cached import cache_folder
+LOG = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "MERGEKIT_TOKENADAPT_CACHE"
+
+
+def cache_folder() -> Path:
+    """``$MERGEKIT_TOKENADAPT_CACHE``, else ``mergekit-tokenadapt`` in the user's cache folder."""
+    if configured := os.environ.get(CACHE_VARIABLE):
+        return Path(configured)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergekit-tokenadapt"
 
 
 @contextmanager
-def shard_folder(name: str) -> Iterator[Path]:
+def shard_folder(name: str) -> Iterator[Path | None]:
     """A folder of one run's own, in the cache; it goes when the run is complete, and stays when it was stopped.
+
+    None where the cache cannot be written to: the run is then made in one go.
 
     Args:
         name: changes with everything that a shard depends on. A second run of the same name waits for the first.
     """
     folder = cache_folder() / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        folder.mkdir(exist_ok=True)
-        yield folder
-        shutil.rmtree(folder)
+    with ExitStack() as locked:
+        usable = True
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            locked.enter_context(FileLock(f"{folder}.lock"))
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            usable = False
+            LOG.warning("what is made is not kept, should this run be stopped: %s", error)
+        yield folder if usable else None
+        if usable:
+            shutil.rmtree(folder)
 
 
-def resumed(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What the file holds, or what `make` gives, which is then put there."""
+def resumed(folder: Path | None, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What the folder holds under this name, or what `make` gives, which is then put there."""
+    if folder is None:
+        return make()
+    file = folder / f"{name}.safetensors"
     try:
         return load_file(str(file))
     except (OSError, SafetensorError):
         made = make()
     temporary = file.with_suffix(".tmp")
-    save_file({name: tensor.contiguous() for name, tensor in made.items()}, str(temporary))
-    os.replace(temporary, file)
+    try:
+        save_file({key: tensor.contiguous() for key, tensor in made.items()}, str(temporary))
+        os.replace(temporary, file)
+    except (OSError, SafetensorError) as error:
+        LOG.warning("what was made is not kept, should this run be stopped: %s", error)
     return made

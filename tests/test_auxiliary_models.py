@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mergekit_tokenadapt.auxiliary import find_auxiliary
-from mergekit_tokenadapt.auxiliary.cached import CACHE_VARIABLE, CachedSpace
+from mergekit_tokenadapt.auxiliary import cached, find_auxiliary
+from mergekit_tokenadapt.auxiliary.cached import CachedSpace
 from mergekit_tokenadapt.auxiliary.transformer import TransformerSpace
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.resuming import CACHE_VARIABLE
 
 TEXTS = ["a", " and the", "hello", "the longest of all these texts", "é", "🙂"]
 CPU = torch.device("cpu")
@@ -90,6 +91,31 @@ def test_other_texts_or_another_model_are_not_mistaken_for_cached_ones(encoder):
     (encoder / "config.json").write_text(json.dumps({**config, "other": 1}))
     CountingSpace(str(encoder)).embed(TEXTS, device=CPU, quiet=True)
     assert CountingSpace.computed == 5
+
+
+def test_a_run_that_was_stopped_goes_on(encoder, cache, monkeypatch):
+    monkeypatch.setattr(cached, "SHARD", 2)
+    texts = [*TEXTS, "a", "bc", "def"]
+    whole = CountingSpace(str(encoder))._in_shards(encoder, texts, None, device=CPU, quiet=True)
+    assert torch.equal(whole, torch.tensor([[float(len(text)), 1.0] for text in texts]))
+
+    class Stopping(CountingSpace):
+        stops = True
+
+        def compute(self, folder, texts, *, device, quiet):
+            if self.stops and CountingSpace.computed == 2:
+                raise KeyboardInterrupt
+            return super().compute(folder, texts, device=device, quiet=quiet)
+
+    CountingSpace.computed = 0
+    space = Stopping(str(encoder))
+    with pytest.raises(KeyboardInterrupt):
+        space.embed(texts, device=CPU, quiet=True)
+    assert len(list(cache.glob("*/*.safetensors"))) == 2
+    space.stops = False
+    assert torch.equal(space.embed(texts, device=CPU, quiet=True), whole)
+    assert CountingSpace.computed == 5
+    assert not list(cache.glob("*/"))
 
 
 def test_a_damaged_cache_file_is_computed_again(encoder, cache, caplog):

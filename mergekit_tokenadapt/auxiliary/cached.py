@@ -2,7 +2,8 @@
 
 One safetensors file for each list of texts and embedding model, named by the hash of both: the same
 run reads back the very bytes that the first one computed. (A cache per text would not be
-deterministic: a vector depends, in its last bits, on the batch that it was computed in.)
+deterministic: a vector depends, in its last bits, on the batch that it was computed in.) Until all are
+computed they are kept in shards, which hold the same texts whether a run was stopped or not.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import tempfile
 from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -24,17 +25,12 @@ from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
+from mergekit_tokenadapt.resuming import cache_folder, resumed, shard_folder
 
 LOG = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "MERGEKIT_TOKENADAPT_CACHE"
-
-
-def cache_folder() -> Path:
-    """``$MERGEKIT_TOKENADAPT_CACHE``, else ``mergekit-tokenadapt`` in the user's cache folder."""
-    if configured := os.environ.get(CACHE_VARIABLE):
-        return Path(configured)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergekit-tokenadapt"
+SHARD = 16384
+"""Texts embedded between two files on disk."""
 
 
 class CachedSpace(AuxiliarySpace):
@@ -61,15 +57,32 @@ class CachedSpace(AuxiliarySpace):
             lock.acquire()
         except OSError as error:
             LOG.warning("embeddings are not cached: %s", error)
-            return self.compute(folder, texts, device=device, quiet=quiet)
+            return self._in_shards(folder, texts, None, device=device, quiet=quiet)
         try:
             if (known := _read(file, len(texts))) is not None:
                 return known
-            vectors = self.compute(folder, texts, device=device, quiet=quiet).float().cpu().contiguous()
-            _write(file, vectors)
+            with shard_folder(file.stem) if len(texts) > SHARD else nullcontext() as shards:
+                vectors = self._in_shards(folder, texts, shards, device=device, quiet=quiet)
+                _write(file, vectors)
             return vectors
         finally:
             lock.release()
+
+    def _in_shards(
+        self, folder: Path, texts: Sequence[str], shards: Path | None, *, device: torch.device, quiet: bool
+    ) -> Tensor:
+        """All vectors, float32, on the CPU; a shard holds texts of similar length, so that batches are full."""
+        order = sorted(range(len(texts)), key=lambda n: (len(texts[n]), n))
+        parts = []
+        for start in range(0, max(1, len(order)), SHARD):
+            shard = [texts[n] for n in order[start : start + SHARD]]
+
+            def make(shard: list[str] = shard) -> dict[str, Tensor]:
+                return {"vectors": self.compute(folder, shard, device=device, quiet=quiet).float().cpu().contiguous()}
+
+            parts.append(resumed(shards, f"{start:08d}", make)["vectors"])
+        vectors = torch.cat(parts)
+        return torch.empty_like(vectors).index_copy_(0, torch.tensor(order, dtype=torch.int64), vectors)
 
 
 def find_model_folder(name: str) -> Path:
@@ -91,7 +104,7 @@ def find_model_folder(name: str) -> Path:
 
 
 def _key(kind: str, folder: Path, texts: Sequence[str]) -> str:
-    digest = hashlib.sha256(kind.encode())
+    digest = hashlib.sha256(f"{kind} in shards of {SHARD}".encode())
     for file in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".txt", ".model", ".safetensors")):
         digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())
     for text in texts:

@@ -78,7 +78,7 @@ def correct_output_rows(
         reading = _Reading.prepare(reader, transfer, plan, text, new_inputs)
         with shard_folder(f"text-{_key(model, transfer, text, new_inputs)}") as shards:
             parts = [
-                resumed(shards / f"{places.start:06d}.safetensors", partial(reading.shard, places))
+                resumed(shards, f"{places.start:06d}", partial(reading.shard, places))
                 for places in _progress(len(text.passages), quiet=transfer.quiet)
             ]
             positions, base_bits = _join(parts, text)

@@ -80,7 +80,7 @@ def matching_pursuit(
         for start in range(0, len(targets_ND), SHARD):
             shard_ND = targets_ND[start : start + SHARD]
             make = partial(_shard, shard_ND, atoms_SD, min(k, len(atoms_SD)), search, bar)
-            parts.append(resumed(folder / f"{start:08d}.safetensors", make) if folder else make())
+            parts.append(resumed(folder, f"{start:08d}", make))
             bar.update(start + len(shard_ND) - bar.n)  # those that were there already
     mixtures = [Mixture(part["indptr"], part["ids"].long(), part["weights"]) for part in parts]
     return Mixture.concatenate(mixtures) if mixtures else EMPTY
