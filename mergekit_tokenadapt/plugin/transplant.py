@@ -66,9 +66,14 @@ def run_recipe(
         source = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
         try:
             run_merge(configuration, str(staged), options, config_source=source)
-        except (RuntimeError, SafetensorError) as error:  # what mergekit raises for users' mistakes, too
+        except (TokenAdaptError, OSError):
+            raise
+        except Exception as error:  # mergekit raises all kinds for users' mistakes
             LOG.debug("mergekit failed", exc_info=error)
-            raise TokenAdaptError(f"mergekit could not run the recipe: {error} (-vv shows where)") from error
+            reason = (
+                first_line(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {first_line(error)}"
+            )
+            raise TokenAdaptError(f"mergekit could not run the recipe: {reason} (-vv shows where)") from error
         if finish is not None:
             finish(staged)
     return destination
