@@ -64,8 +64,9 @@ class Token(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The text, with bytes that are not valid UTF-8 written as ``\\xe4``."""
-        return self.bytes.decode("utf-8", errors="backslashreplace")
+        """The text, or where it is not valid UTF-8, no other such token's: ``\\xe4`` for a byte, ``\\\\`` for ``\\``."""
+        text = self.text
+        return self.bytes.replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace") if text is None else text
 
 
 @dataclass(frozen=True)
