@@ -64,7 +64,10 @@ class Token(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The text, or where it is not valid UTF-8, no other such token's: ``\\xe4`` for a byte, ``\\\\`` for ``\\``."""
+        """The text; where the bytes are not valid UTF-8, they are written as ``\\xe4``, and a backslash is doubled.
+
+        No two different tokens of invalid UTF-8 have the same label.
+        """
         text = self.text
         return self.bytes.replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace") if text is None else text
 

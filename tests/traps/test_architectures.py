@@ -167,12 +167,15 @@ def small_model(tmp_path, sentencepiece_bpe_folder):
 
 def assert_sound_or_refused(folder, target, out, model_class):
     """One line that says why; or a model that loads, with exactly its vocabulary tensors changed."""
+    said = None
     try:
         transplant(folder, target, out)
     except TokenAdaptError as error:
-        assert "\n" not in str(error)
+        said = str(error)
+    if said is not None:
+        assert "\n" not in said
         assert not out.exists()
-        return str(error)
+        return said
     before, after = tensors_of(folder), tensors_of(out)
     old, new = (load_tokenizer(str(f)).vocabulary.num_ids for f in (folder, out))
     assert before.keys() == after.keys()
