@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -207,13 +208,26 @@ def _progress(num_passages: int, *, quiet: bool) -> Iterator[range]:
 
 @contextmanager
 def _shards(key: str) -> Iterator[Path]:
-    """A folder of this run's own, in the cache; it goes when the run is complete."""
+    """A folder of this run's own, in the cache; it goes when the run is complete.
+
+    Where the cache cannot be written to, it is a temporary one, and a run that is stopped starts anew.
+    """
     folder = cache_folder() / f"text-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        folder.mkdir(exist_ok=True)
+    lock = FileLock(f"{folder}.lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        folder.mkdir(exist_ok=True)  # the run before may have taken it away
+    except OSError as error:
+        LOG.warning("calibration_text: what is read is not cached: %s", error)
+        with tempfile.TemporaryDirectory(prefix="tokenadapt-") as temporary:
+            yield Path(temporary)
+        return
+    try:
         yield folder
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        lock.release()
 
 
 def _resumed(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -223,8 +237,11 @@ def _resumed(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Ten
     except (OSError, SafetensorError):
         made = make()
     temporary = file.with_suffix(".tmp")
-    save_file({name: tensor.contiguous() for name, tensor in made.items()}, str(temporary))
-    os.replace(temporary, file)
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in made.items()}, str(temporary))
+        os.replace(temporary, file)
+    except (OSError, SafetensorError) as error:
+        LOG.warning("calibration_text: what is read is not cached: %s", error)
     return made
 
 
