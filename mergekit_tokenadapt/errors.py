@@ -1,5 +1,10 @@
 """The one error class for everything a user can cause."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import click
 
 
@@ -24,3 +29,23 @@ def first_line(error: BaseException) -> str:
     ('no such model', 'KeyboardInterrupt')
     """
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def one_error(what: str) -> Iterator[None]:
+    """Turn whatever a strange file makes the code below raise into one line that starts with `what`.
+
+    The `tokenizers` library raises plain ``Exception``; where its Rust code panics, even something that is none.
+
+    Raises:
+        TokenAdaptError: something was raised.
+    """
+    try:
+        yield
+    except TokenAdaptError:
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            kind = "" if type(error) is Exception else f"{type(error).__name__}: "
+            raise TokenAdaptError(f"{what}: {kind}{first_line(error)}") from error
+        raise

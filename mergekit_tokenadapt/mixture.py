@@ -33,6 +33,20 @@ class Mixture:
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
+    def check(self) -> None:
+        """For mixtures from a file.
+
+        Raises:
+            ValueError: the three tensors do not fit together.
+        """
+        indptr, ids, weights = self.indptr, self.ids, self.weights
+        if not indptr.dim() == ids.dim() == weights.dim() == 1 or (indptr.dtype, ids.dtype) != (torch.int64,) * 2:
+            raise ValueError("a mixture has the wrong shapes or types")
+        if not len(indptr) or indptr[0] != 0 or (indptr.diff() < 0).any() or indptr[-1] != len(ids):
+            raise ValueError("the rows of a mixture are not in order")
+        if len(ids) != len(weights) or (ids < 0).any() or weights.dtype != torch.float32:
+            raise ValueError("the weights of a mixture do not fit its ids")
+
     @property
     def counts(self) -> Tensor:
         """Number of weights of each row, int64 [N]."""

@@ -74,10 +74,14 @@ class OutputFolder:
         self._write_tokenizer(out)
         config = read_json(out / "config.json")
         _set_nested(config, self.vocab_size_key, self.num_rows)
-        write_json(out / "config.json", ids.translate(config))
-        generation = read_json(self.base_folder / "generation_config.json")
+        config = ids.translate(config)
+        write_json(out / "config.json", config)
+        generation = ids.translate(read_json(self.base_folder / "generation_config.json"))
+        eos = generation.get("eos_token_id", config.get("eos_token_id"))
+        if (stops := ids.with_twins(eos)) != eos:
+            generation["eos_token_id"] = stops
         if generation:
-            write_json(out / "generation_config.json", ids.translate(generation))
+            write_json(out / "generation_config.json", generation)
         if self.adapt["save_plan"]:
             for n, plan in enumerate(self.plans):
                 plan.save(out / (PLAN if n == 0 else f"{PLAN}.{n}"))
@@ -180,6 +184,7 @@ class SpecialIds:
     def __init__(self, base: Vocabulary, target: Vocabulary, plan: TransferPlan) -> None:
         self._base, self._target = base, target
         self._by_source: dict[int, int] = {}
+        self._sources = {row: int(plan.mapping.sources[row]) for row in plan.mapping.ids(Reason.SPECIAL).tolist()}
         for reason in (Reason.SPECIAL, Reason.COPIED):
             for row in plan.mapping.ids(reason).tolist():
                 if (source := int(plan.mapping.sources[row])) >= 0:
@@ -192,6 +197,17 @@ class SpecialIds:
         if same is not None and token is not None and token.kind in (TokenKind.SPECIAL, TokenKind.ADDED):
             return same.id
         return self._by_source.get(old)
+
+    def with_twins(self, eos: Any) -> Any:
+        """The eos ids with all special tokens that got the row of one of them; a list where these are several.
+
+        A base token may have several roles (bos = eos = unk, pad = eos), for which the target has a token each.
+        Their logits are equal, so that any of them may come where the base model stopped.
+        """
+        own = eos if isinstance(eos, list) else [eos]
+        sources = {self._sources.get(i, -1) for i in own} - {-1}
+        twins = [row for row, source in self._sources.items() if source in sources and row not in own]
+        return [*own, *twins] if twins else eos
 
     def translate(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of a config in which every token id means the same in the new vocabulary.

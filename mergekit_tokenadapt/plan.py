@@ -195,7 +195,7 @@ class TransferPlan:
             prefix = "calibration."
             saved = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
             calibration = Calibration.from_tensors(saved) if saved else None
-            return cls(
+            plan = cls(
                 mapping,
                 tensors["mixed_ids"],
                 mixture,
@@ -205,10 +205,32 @@ class TransferPlan:
                 tensors["muted_ids"],
                 header["needs_donor"],
             )
+            plan._check()
+            return plan
         except (OSError, KeyError, ValueError, AttributeError, TypeError, SafetensorError) as error:
             if isinstance(error, TokenAdaptError):
                 raise
             raise TokenAdaptError(f"{file} is not a transfer plan: {error}") from error
+
+    def _check(self) -> None:
+        """Find out now whether the parts of a file fit together, not while a matrix is made.
+
+        Raises:
+            ValueError: they do not.
+        """
+        reasons, sources = self.mapping.reasons, self.mapping.sources
+        rows = reasons.shape
+        if len(rows) != 1 or sources.shape != rows or reasons.dtype != np.int8 or sources.dtype != np.int64:
+            raise ValueError("reasons and sources do not fit together")
+        if not np.isin(reasons, list(Reason)).all() or (sources < -1).any():
+            raise ValueError("there are unknown reasons or sources")
+        self.mixture.check()
+        if len(self.mixture) != len(self.mixed_ids):
+            raise ValueError("mixtures and the rows that they make do not fit together")
+        calibrated = [] if self.calibration is None else [self.calibration.new_ids]
+        for ids in (self.mixed_ids, self.muted_ids, *calibrated):
+            if ids.dtype != torch.int64 or ids.dim() != 1 or ((ids < 0) | (ids >= rows[0])).any():
+                raise ValueError("there are ids beyond the rows")
 
 
 def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPlan:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from mergekit_tokenadapt.errors import one_error
 from mergekit_tokenadapt.tokenizer_files import tokenizer_of
 from mergekit_tokenadapt.vocabulary import Definition, TokenKind, Vocabulary, components
 
@@ -70,11 +71,13 @@ class Segmenter:
     """
 
     def __init__(self, definition: Definition, vocabulary: Vocabulary, num_rows: int | None = None) -> None:
-        self._tokenizer = plain_tokenizer(definition, vocabulary)
+        with one_error("the base tokenizer cannot be used on the texts of new tokens"):
+            self._tokenizer = plain_tokenizer(definition, vocabulary)
+            unknown = _unknown_ids(definition, vocabulary)
         self.definition = definition
         self._vocabulary = vocabulary
         self._num_rows = vocabulary.num_ids if num_rows is None else num_rows
-        self._excluded = _unknown_ids(definition, vocabulary) | set(vocabulary.ids(TokenKind.SPECIAL).tolist())
+        self._excluded = unknown | set(vocabulary.ids(TokenKind.SPECIAL).tolist())
 
     def cut(self, contents: Sequence[bytes]) -> Pieces:
         """The old tokens that make up each of the given byte strings.
@@ -92,7 +95,8 @@ class Segmenter:
             except UnicodeDecodeError:
                 lists[n] = self._byte_pieces(content)
         for start in range(0, len(texts), 65536):
-            encodings = self._tokenizer.encode_batch_fast(texts[start : start + 65536], add_special_tokens=False)
+            with one_error("the base tokenizer cannot cut the texts of new tokens"):
+                encodings = self._tokenizer.encode_batch_fast(texts[start : start + 65536], add_special_tokens=False)
             for place, encoding in zip(places[start : start + 65536], encodings, strict=True):
                 lists[place] = self._usable(encoding.ids)
         return Pieces.from_lists(lists)

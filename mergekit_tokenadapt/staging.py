@@ -28,6 +28,9 @@ def check_absent(out: str, *, force: bool) -> Path:
 def staged_folder(out: str, *, force: bool = False) -> Iterator[Path]:
     """A path beside `out`, with the same name, to be made into a folder; it becomes `out` if nothing is raised.
 
+    A process that is killed leaves the hidden folder ``.NAME-...`` beside `out`, which may be deleted. If that
+    was between the two renames that replace a folder, the old one is in there, as ``replaced``.
+
     Raises:
         TokenAdaptError: `out` exists and `force` is not given.
     """
@@ -37,8 +40,19 @@ def staged_folder(out: str, *, force: bool = False) -> Iterator[Path]:
     try:
         staged = stage / destination.name
         yield staged
-        if destination.exists():
-            os.replace(destination, stage / "replaced")
-        os.replace(staged, destination)
+        _replace(destination, staged, stage / "replaced")
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _replace(destination: Path, staged: Path, replaced: Path) -> None:
+    """Put `staged` in the place of `destination`, or leave that as it is."""
+    if not destination.exists():
+        os.replace(staged, destination)
+        return
+    os.replace(destination, replaced)
+    try:
+        os.replace(staged, destination)
+    except OSError:
+        os.replace(replaced, destination)
+        raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from mergekit_tokenadapt.errors import TokenAdaptError, first_line
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
 from mergekit_tokenadapt.vocabulary import Vocabulary
 
 TOKENIZER_FILES = (
@@ -41,6 +42,10 @@ ROLES = ("bos", "eos", "unk", "pad", "cls", "sep", "mask")
 """The roles that a special token can have in `tokenizer_config.json`."""
 
 
+FLAGS = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+"""Of an added token, where it does not say otherwise."""
+
+
 @dataclass(frozen=True)
 class TokenizerFiles:
     """A tokenizer on disk: its parsed definition and the folder with its files."""
@@ -57,7 +62,8 @@ class TokenizerFiles:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The tokens, with their bytes, kinds and roles."""
-        return Vocabulary.from_definition(self.definition, self.role_tokens)
+        with one_error(f"the vocabulary of {self.name} cannot be read"):
+            return Vocabulary.from_definition(self.definition, self.role_tokens)
 
     @cached_property
     def role_tokens(self) -> dict[str, str]:
@@ -80,15 +86,19 @@ class TokenizerFiles:
             return file.read_text(encoding="utf-8")
         template = self.config.get("chat_template")
         if isinstance(template, list):  # named templates
-            template = next((t["template"] for t in template if t.get("name") == "default"), None)
-        return template
+            named = [t for t in template if isinstance(t, Mapping) and t.get("name") == "default"]
+            template = named[0].get("template") if named else None
+        return template if isinstance(template, str) else None
 
     @cached_property
     def model_rows(self) -> int | None:
         """Rows of the model that this tokenizer comes with (`vocab_size` in its config.json), or None."""
         config = read_json(self.folder / "config.json")
-        rows = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
-        return int(rows) if rows else None
+        nested = config.get("text_config")
+        rows = config.get("vocab_size") or (nested.get("vocab_size") if isinstance(nested, Mapping) else None)
+        if rows is not None and (type(rows) is not int or rows < 0):
+            raise TokenAdaptError(f"{self.folder / 'config.json'}: vocab_size {rows!r} is not a number of rows")
+        return rows or None
 
     def files(self) -> list[Path]:
         """The tokenizer's own files, sorted by name."""
@@ -101,7 +111,8 @@ class TokenizerFiles:
 
 def tokenizer_of(definition: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer of a definition, without the truncation and padding that it may ask for."""
-    tokenizer = Tokenizer.from_str(json.dumps(definition))
+    with one_error("not a tokenizer that `tokenizers` can read"):
+        tokenizer = Tokenizer.from_str(json.dumps(definition))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -123,8 +134,7 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
         _copy_companions(folder, Path(temporary.name))
         folder = Path(temporary.name)
     config = read_json(folder / "tokenizer_config.json")
-    definition = _read_definition(folder / "tokenizer.json")
-    return TokenizerFiles(name, folder, _with_config_tokens(definition, config), config, temporary)
+    return TokenizerFiles(name, folder, _read_definition(folder / "tokenizer.json", config), config, temporary)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -144,14 +154,38 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _read_definition(file: Path) -> dict[str, Any]:
+def _read_definition(file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The definition, with the tokens of `config`; the library is the judge of what is a tokenizer."""
     definition = read_json(file)
-    try:
-        # The library is the judge of what is a tokenizer; its own message says where it stumbled.
-        Tokenizer.from_file(str(file))
-    except Exception as error:
-        raise TokenAdaptError(f"{file} is not a tokenizer that `tokenizers` can read: {error}") from error
-    return definition
+    _check_prefix(file, definition)
+    with one_error(f"{file} is not a tokenizer that `tokenizers` can read"):
+        tokenizer = Tokenizer.from_file(str(file))
+    whole = _with_config_tokens(definition, config)
+    if whole is not definition:
+        tokenizer = tokenizer_of(whole)
+    for entry in whole.get("added_tokens") or ():
+        # The library gives an added token an id by itself, whatever the file says, unless its model has it.
+        if (own := tokenizer.token_to_id(entry["content"])) != entry["id"]:
+            raise TokenAdaptError(
+                f"{file} gives the added token {entry['content']!r} the id {entry['id']}, but `tokenizers` "
+                f"reads it as {own}: two tokens have one id, or ids were left out"
+            )
+    return whole
+
+
+def _check_prefix(file: Path, definition: Mapping[str, Any]) -> None:
+    """Refuse merges that do not continue a word the way the model says: `tokenizers` would abort the process."""
+    model = definition.get("model")
+    prefix = model.get("continuing_subword_prefix") if isinstance(model, Mapping) else None
+    merges = model.get("merges") if isinstance(model, Mapping) else None
+    if not isinstance(prefix, str) or not prefix or not isinstance(merges, list):
+        return
+    for merge in merges:
+        second = (
+            merge.split(" ")[-1] if isinstance(merge, str) else merge[-1] if isinstance(merge, list) and merge else ""
+        )
+        if not isinstance(second, str) or not second.startswith(prefix):
+            raise TokenAdaptError(f"{file} is not a tokenizer: in the merge {merge!r}, nothing starts with {prefix!r}")
 
 
 def _with_config_tokens(definition: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,10 +195,14 @@ def _with_config_tokens(definition: dict[str, Any], config: Mapping[str, Any]) -
     if isinstance(vocabulary, dict):
         known |= vocabulary.keys()
     declared = config.get("added_tokens_decoder") or {}
+    if not isinstance(declared, Mapping):
+        raise TokenAdaptError("tokenizer_config.json: added_tokens_decoder is not an object")
     for token_id, entry in declared.items():
-        if not token_id.isdecimal() or not isinstance(entry, Mapping):
+        if not re.fullmatch("[0-9]{1,9}", token_id) or not isinstance(entry, Mapping):
             raise TokenAdaptError(f"tokenizer_config.json: added_tokens_decoder: {token_id!r} is not a token")
-    extra = [{"id": int(i), **entry} for i, entry in declared.items() if entry.get("content") not in known]
+        if not isinstance(entry.get("content"), str):
+            raise TokenAdaptError(f"tokenizer_config.json: added_tokens_decoder: {token_id!r} has no content")
+    extra = [{**FLAGS, "id": int(i), **entry} for i, entry in declared.items() if entry["content"] not in known]
     if not extra:
         return definition
     added = [*(definition.get("added_tokens") or ()), *extra]

@@ -64,8 +64,12 @@ class Token(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The text, with bytes that are not valid UTF-8 written as ``\\xe4``."""
-        return self.bytes.decode("utf-8", errors="backslashreplace")
+        """The text; where the bytes are not valid UTF-8, they are written as ``\\xe4``, and a backslash is doubled.
+
+        No two different tokens of invalid UTF-8 have the same label.
+        """
+        text = self.text
+        return self.bytes.replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace") if text is None else text
 
     @property
     def spans_words(self) -> bool:
@@ -119,6 +123,10 @@ class Vocabulary:
             tokens[added["id"]] = Token(added["id"], spelling, content, kind)
         if not tokens:
             raise TokenAdaptError("the tokenizer's vocabulary is empty")
+        if max(tokens) > MOST_GAPS + 2 * len(tokens):
+            raise TokenAdaptError(
+                f"the tokenizer has {len(tokens):,} tokens, but the highest id is {max(tokens):,}: a corrupt file"
+            )
         id_of = {tokens[i].spelling: i for i in sorted(tokens, reverse=True)}
         role_ids = {role: id_of[s] for role, s in sorted((roles or {}).items()) if s in id_of}
         for token_id in role_ids.values():  # a role makes a token special, as transformers has it
@@ -316,6 +324,8 @@ def _added_tokens(definition: Definition) -> list[Mapping[str, Any]]:
 
 MAX_TOKEN_ID = 2**24
 """Ids above this are taken for a corrupt file: the rows they ask for would fill any memory."""
+MOST_GAPS = 2**20
+"""So many ids without a token, and as many again as there are tokens, are taken for an honest file."""
 
 
 def _check_id(spelling: Any, token_id: Any) -> None:

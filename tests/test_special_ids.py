@@ -156,6 +156,16 @@ def test_one_base_token_for_all_roles_becomes_each_of_the_targets() -> None:
     assert ids.translate(config) == {"bos_token_id": 5, "eos_token_id": 6, "pad_token_id": None}
 
 
+def test_special_tokens_with_the_row_of_an_eos_are_eos_too() -> None:
+    ids = special_ids(WITHOUT_PAD, base_roles=dict.fromkeys(("bos", "eos", "unk", "pad"), "</s>"))
+    assert ids.with_twins(6) == [6, 5]
+    assert ids.with_twins([6]) == [6, 5]
+    assert ids.with_twins([4, 6]) == [4, 6, 5]
+    assert ids.with_twins(4) == 4
+    assert ids.with_twins(None) is None
+    assert special_ids(WITHOUT_PAD).with_twins(6) == 6
+
+
 def test_nested_configs_are_translated_too() -> None:
     config = {"model_type": "vlm", "text_config": {"eos_token_id": [6, 9], "pad_token_id": 8, "vocab_size": 13}}
     translated = special_ids(WITHOUT_PAD).translate(config)
@@ -382,7 +392,9 @@ def test_both_configs_speak_the_new_tokenizer(output: OutputFolder, tmp_path: Pa
     roles = output.target.vocabulary.roles
     expected = {f"{role}_token_id": roles[role] for role in ("bos", "eos", "pad")}
     assert expected.items() <= read(out / "config.json").items()
-    assert expected.items() <= read(out / "generation_config.json").items()
+    # In the base, pad is eos: the target's pad has the same row, and stops as well.
+    stops = {"eos_token_id": [roles["eos"], roles["pad"]]}
+    assert {**expected, **stops}.items() <= read(out / "generation_config.json").items()
     assert read(out / "config.json")["vocab_size"] == 640
 
 

@@ -1,15 +1,14 @@
-"""`run_recipe` in this process: dtypes, tied and untied, biases, shards, rows, and what the folder holds."""
+"""`run_recipe` in this process: dtypes, options, and what the folder holds. The traps are in `traps/`."""
 
 import json
 import logging
 
 import pytest
 import torch
-import transformers
 from mergekit.options import MergeOptions
-from safetensors.torch import load_file, save_file
 from tokenizers_zoo import added, write_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
+from transplanting import EMBEDDINGS, tensors_of, transplant
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.checks.finding import Status
@@ -17,48 +16,13 @@ from mergekit_tokenadapt.evaluation.checks.untouched import check_untouched
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.origins import find_origins
 from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
+from mergekit_tokenadapt.plugin.transplant import run_recipe
 from mergekit_tokenadapt.tokenizer_files import load_tokenizer
-
-EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-
-def transplant(base, target, out, *, force=False, dtype=None, pad=None, options=None, **adapt):
-    """The library call behind the command."""
-    recipe = make_recipe(str(base), str(target), {"method": "mean", **adapt}, dtype=dtype, pad_to_multiple_of=pad)
-    return run_recipe(recipe, str(out), MergeOptions(quiet=True, **(options or {})), force=force)
-
-
-def tensors_of(folder):
-    """All tensors of a folder's safetensors files."""
-    return {name: t for file in sorted(folder.glob("*.safetensors")) for name, t in load_file(str(file)).items()}
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, byte_level_folder, tiny_model_folder):
     return tiny_model_folder(byte_level_folder, tmp_path_factory.mktemp("base") / "model", dtype=torch.bfloat16)
-
-
-@pytest.fixture(scope="module")
-def untied_base(tmp_path_factory, byte_level_folder, tiny_model_folder):
-    return tiny_model_folder(byte_level_folder, tmp_path_factory.mktemp("untied") / "model", tied=False)
-
-
-def test_the_same_tokenizer_is_bit_identical(tmp_path, base):
-    out = transplant(base, base, tmp_path / "out", method="hybrid")
-    before, after = tensors_of(base), tensors_of(out)
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        assert (base / name).read_bytes() == (out / name).read_bytes()
-
-
-def test_the_same_tokenizer_keeps_padding_rows(tmp_path, byte_level_folder, tiny_model_folder):
-    padded = tiny_model_folder(byte_level_folder, tmp_path / "padded", rows=1024)
-    out = transplant(padded, padded, tmp_path / "out")
-    assert torch.equal(tensors_of(padded)[EMBEDDINGS], tensors_of(out)[EMBEDDINGS])
-    exact = transplant(padded, padded, tmp_path / "exact", rows="exact")
-    assert len(tensors_of(exact)[EMBEDDINGS]) == load_tokenizer(str(padded)).vocabulary.num_ids
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
@@ -75,113 +39,6 @@ def test_rows_are_those_of_the_plan_in_the_dtype_asked_for(tmp_path, base, gemma
         torch.testing.assert_close(new[row].float(), expected.to(old.dtype).float(), rtol=1e-2, atol=1e-6)
     copied = plan.copied_ids
     assert torch.equal(new[copied], old[torch.from_numpy(plan.mapping.sources)[copied]])
-
-
-def test_untied_matrices_share_the_plan_and_all_else_is_untouched(tmp_path, untied_base, unigram_folder):
-    out = transplant(untied_base, unigram_folder, tmp_path / "out")
-    before, after = tensors_of(untied_base), tensors_of(out)
-    assert before.keys() == after.keys()
-    plan = TransferPlan.load(out / "tokenadapt.plan")
-    for name in (EMBEDDINGS, HEAD):
-        assert torch.equal(after[name], plan.apply(before[name]))
-    untouched = before.keys() - {EMBEDDINGS, HEAD}
-    assert all(torch.equal(before[name], after[name]) for name in untouched)
-    model = AutoModelForCausalLM.from_pretrained(str(out))
-    assert not model.config.tie_word_embeddings
-    assert torch.equal(model.lm_head.weight, after[HEAD])
-
-
-@pytest.fixture
-def masked_model(tmp_path, wordpiece_folder):
-    """``masked_model("DistilBert")``: (folder, model) of a tiny masked language model with a vocabulary bias."""
-
-    def make(name):
-        files = load_tokenizer(str(wordpiece_folder))
-        small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-        if name == "DistilBert":
-            small = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
-        config = getattr(transformers, f"{name}Config")(vocab_size=files.vocabulary.num_ids, **small)
-        torch.manual_seed(0)
-        model = getattr(transformers, f"{name}ForMaskedLM")(config)
-        model.save_pretrained(tmp_path / name)
-        write_tokenizer(tmp_path / name, files.definition, files.config)
-        return tmp_path / name, model
-
-    return make
-
-
-def test_a_masked_language_model_keeps_its_vocabulary_bias(tmp_path, masked_model, unigram_folder):
-    folder, model = masked_model("DistilBert")
-    bias = torch.randn_like(model.vocab_projector.bias)
-    save_file({**tensors_of(folder), "vocab_projector.bias": bias}, str(folder / "model.safetensors"))
-    out = transplant(folder, unigram_folder, tmp_path / "out")
-    plan = TransferPlan.load(out / "tokenadapt.plan")
-    adapted, loading = transformers.AutoModelForMaskedLM.from_pretrained(str(out), output_loading_info=True)
-    assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert torch.equal(adapted.vocab_projector.bias, plan.apply(bias))
-    assert adapted.distilbert.embeddings.position_embeddings.weight.shape == (512, 32)
-
-
-def test_tensors_that_mergekit_would_lose_are_refused(tmp_path, masked_model, unigram_folder):
-    folder, _ = masked_model("Bert")  # mergekit 0.1.5 does not know of the head's transform
-    tensors = {**tensors_of(folder), "bert.pooler.dense.weight": torch.eye(32)}
-    save_file({**tensors, "bert.pooler.dense.bias": torch.zeros(32)}, str(folder / "model.safetensors"))
-    with pytest.raises(TokenAdaptError, match=r"leaves out 4 of its tensors \(cls\.predictions\.transform"):
-        transplant(folder, unigram_folder, tmp_path / "out")
-    transplant(folder, unigram_folder, tmp_path / "out", options={"allow_crimes": True})
-
-
-def test_sharded_output_and_pickled_input(tmp_path, untied_base, gemma_style_folder):
-    expected = tensors_of(transplant(untied_base, gemma_style_folder, tmp_path / "whole"))
-    sharded = transplant(untied_base, gemma_style_folder, tmp_path / "sharded", options={"out_shard_size": 30_000})
-    assert len(list(sharded.glob("*.safetensors"))) > 1
-    pickled = tmp_path / "pickled"
-    pickled.mkdir()
-    for file in untied_base.iterdir():
-        if file.suffix != ".safetensors":
-            (pickled / file.name).write_bytes(file.read_bytes())
-    torch.save(tensors_of(untied_base), pickled / "pytorch_model.bin")
-    options = {"lazy_unpickle": True, "low_cpu_memory": True}
-    from_pickle = transplant(pickled, gemma_style_folder, tmp_path / "from-pickle", options=options)
-    for folder in (sharded, from_pickle):
-        found = tensors_of(folder)
-        assert found.keys() == expected.keys()
-        assert all(torch.equal(found[name], expected[name]) for name in expected)
-
-
-def test_rows_and_padding_are_what_was_asked_for(tmp_path, base, gemma_style_folder, tiny_model_folder):
-    ids = load_tokenizer(str(gemma_style_folder)).vocabulary.num_ids
-    donor = tiny_model_folder(gemma_style_folder, tmp_path / "donor", rows=ids + 77)
-    wanted = {
-        "exact": ({"rows": "exact"}, ids),
-        "as donor": ({"rows": "donor"}, ids + 77),
-        "number": ({"rows": ids + 5}, ids + 5),
-        "default": ({}, ids),
-        "multiple": ({"pad": 64}, -(-ids // 64) * 64),
-    }
-    for name, (options, rows) in wanted.items():
-        out = transplant(base, donor, tmp_path / name, **options)
-        matrix = tensors_of(out)[EMBEDDINGS]
-        assert len(matrix) == rows == json.loads((out / "config.json").read_text())["vocab_size"], name
-        assert matrix[ids:].abs().sum(1).bool().all(), "a padding row of zeros could win"
-        assert AutoModelForCausalLM.from_pretrained(str(out)).lm_head.weight.shape[0] == rows
-
-
-def test_padding_rows_are_never_generated(tmp_path, untied_base, gemma_style_folder):
-    ids = load_tokenizer(str(gemma_style_folder)).vocabulary.num_ids
-    out = transplant(untied_base, gemma_style_folder, tmp_path / "out", rows=ids + 200)
-    model = AutoModelForCausalLM.from_pretrained(str(out))
-    torch.manual_seed(0)
-    logits = model(torch.randint(ids, (16, 64))).logits
-    assert logits.argmax(-1).max() < ids
-
-
-def test_outputs_are_the_same_bytes_again(tmp_path, base, unigram_folder):
-    first, second = (
-        transplant(base, unigram_folder, tmp_path / place / "out", method="hybrid") for place in ("first", "second")
-    )
-    for file in sorted(first.iterdir()):
-        assert file.read_bytes() == (second / file.name).read_bytes(), file.name
 
 
 def test_special_ids_agree_everywhere(tmp_path, base, gemma_style_folder):

@@ -100,11 +100,14 @@ def _read_manifest(folder: Path, input_number: int | None) -> tuple[Mapping[str,
     manifest = read_json(folder / MANIFEST)
     if not manifest:
         raise TokenAdaptError(f"{folder} has no {MANIFEST}: name the folder that has it with --manifest")
-    inputs = manifest["inputs"]
+    inputs: Any = manifest.get("inputs")
+    adapt: Any = manifest.get("adapt")
+    if not _are_inputs(inputs) or not isinstance(adapt, Mapping):
+        raise TokenAdaptError(f"{folder / MANIFEST} is not a manifest of mergekit-tokenadapt")
     if input_number is None and len(inputs) > 1:
         names = ", ".join(f"{n}: {one['name']}" for n, one in enumerate(inputs))
         raise TokenAdaptError(f"{folder} was merged from several models; choose one with --input ({names})")
-    if manifest["adapt"].get("untie") or any((one.get("correction") or {}).get("strength") for one in inputs):
+    if adapt.get("untie") or any((one.get("correction") or {}).get("strength") for one in inputs):
         raise TokenAdaptError(
             f"{folder} was made with calibration_text or untie, which change rows that are otherwise copies: "
             "what they were is in the base model only, and cannot be told from training"
@@ -118,10 +121,21 @@ def _read_manifest(folder: Path, input_number: int | None) -> tuple[Mapping[str,
     return inputs[number], TransferPlan.load(file)
 
 
+def _are_inputs(inputs: Any) -> bool:
+    """Whether this is what `OutputFolder.manifest` says of input models, as far as it is used here."""
+    return (
+        isinstance(inputs, list)
+        and bool(inputs)
+        and all(isinstance(one, Mapping) for one in inputs)
+        and all(isinstance(one.get("name"), str) and isinstance(one.get("files"), Mapping) for one in inputs)
+        and all(isinstance(one.get("correction"), (Mapping, type(None))) for one in inputs)
+    )
+
+
 def _open_base(base: str | None, described: Mapping[str, Any]) -> ModelFolder:
     try:
         return open_model(base or described["name"])
-    except TokenAdaptError as error:
+    except (TokenAdaptError, OSError) as error:  # a name too long to be a file's, for one
         hint = "" if base else " (the manifest names it; if it is somewhere else now, say where with --base)"
         raise TokenAdaptError(f"{error}{hint}") from error
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import pickle
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -203,6 +204,10 @@ class TensorFiles:
             ("pytorch_model.bin.index.json", "pytorch_model*.bin"),
         ):
             listed = read_json(self.folder / index).get("weight_map")
+            if listed and not isinstance(listed, Mapping):
+                raise TokenAdaptError(f"{self.folder / index}: weight_map is not an object")
+            if listed:
+                check_names(listed.values())
             files = sorted(set(listed.values())) if listed else [f.name for f in sorted(self.folder.glob(pattern))]
             if files:
                 return [self.folder / file for file in files]
@@ -215,9 +220,20 @@ class TensorFiles:
                     self._opened[file] = safe_open(str(file), framework="pt")
                 else:
                     self._opened[file] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+            except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
                 raise TokenAdaptError(f"{file} cannot be read: {first_line(error)}") from error
         return self._opened[file]
+
+
+def check_names(files: Iterable[Any]) -> None:
+    """Refuse an index of weights that leads out of the model's folder.
+
+    Raises:
+        TokenAdaptError: a name is not that of a file below it.
+    """
+    for file in files:
+        if not isinstance(file, str) or Path(file).is_absolute() or ".." in Path(file).parts:
+            raise TokenAdaptError(f"the index of weights names the file {file!r}, which is not in the model's folder")
 
 
 @dataclass(frozen=True)

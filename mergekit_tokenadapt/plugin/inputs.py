@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from mergekit.architecture import ModelArchitecture, WeightInfo
 from mergekit.common import ModelReference
 from mergekit.io.tasks import LoaderCache
@@ -97,6 +98,26 @@ def check_together(models: list[InputModel]) -> None:
     if len(shapes) > 1:
         listed = ", ".join(f"{m.reference}: {'x'.join(map(str, shape))}" for shape, m in shapes.items())
         raise TokenAdaptError(f"models of different hidden sizes cannot be merged ({listed})")
+
+
+def check_tied(model: InputModel, output: WeightInfo) -> None:
+    """Refuse to untie a model whose checkpoint holds an output matrix that its config says is not there.
+
+    Some versions of transformers use such a matrix, others the input's: nobody can tell which one is meant.
+
+    Raises:
+        TokenAdaptError: it is there, and is not the input matrix.
+    """
+    loader = LoaderCache().get(model.reference)
+    stored = loader.index.tensor_paths
+    source = next((name for name in output.tied_names or () if name in stored), None)
+    if output.name not in stored or source is None:
+        return
+    if not torch.equal(loader.get_tensor(output.name), loader.get_tensor(source)):
+        raise TokenAdaptError(
+            f"untie: {model.reference} says that its matrices are tied, but holds another {output.name}: take that "
+            "tensor out, or say tie_word_embeddings: false in its config.json"
+        )
 
 
 def is_tied(config: Any) -> bool:

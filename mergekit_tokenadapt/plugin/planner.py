@@ -18,7 +18,7 @@ from mergekit_tokenadapt.calibration_text import CalibrationText
 from mergekit_tokenadapt.donor import Donor
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.output import OutputFolder
-from mergekit_tokenadapt.plugin.inputs import InputModel, check_together, is_tied, look_at
+from mergekit_tokenadapt.plugin.inputs import InputModel, check_tied, check_together, is_tied, look_at
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.tasks import AdaptVocabulary, FinishWithTokenizer, FitOutputRows, PlanTransfer
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
@@ -115,7 +115,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         for plan in plans.values():
             plan.transfer.check()
         self._plans = ImmutableMap(plans)
-        self._untied_name = self._untie() if adapt.untie else None
+        self._untied_name = self._untie(models) if adapt.untie else None
         if adapt.calibration_text is not None:
             self._output_name = self._untied_name or models[0].output_name
             self._corrections = self._fit_output_rows(adapt, models)
@@ -159,7 +159,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             }
         )
 
-    def _untie(self) -> str | None:
+    def _untie(self, models: list[InputModel]) -> str | None:
         """The name of the output matrix that a tied model is to get; None where it has one already."""
         if not is_tied(self.out_model_config):
             LOG.info("untie: the model's matrices are not tied")
@@ -171,6 +171,8 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         ]
         if len(tied) != 1:
             raise TokenAdaptError("untie: mergekit does not know where this architecture keeps its output matrix")
+        for model in models:
+            check_tied(model, tied[0])
         for each in (self.out_model_config, self.out_model_config.get_text_config()):
             each.tie_word_embeddings = False
         return str(tied[0].name)

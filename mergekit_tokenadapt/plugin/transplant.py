@@ -13,9 +13,9 @@ from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
-from safetensors import SafetensorError
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
+from mergekit_tokenadapt.evaluation.model_folder import check_names
 from mergekit_tokenadapt.plugin import activate
 from mergekit_tokenadapt.staging import check_absent, staged_folder
 
@@ -66,9 +66,14 @@ def run_recipe(
         source = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
         try:
             run_merge(configuration, str(staged), options, config_source=source)
-        except (RuntimeError, SafetensorError) as error:  # what mergekit raises for users' mistakes, too
+        except (TokenAdaptError, OSError):
+            raise
+        except Exception as error:  # mergekit raises all kinds for users' mistakes
             LOG.debug("mergekit failed", exc_info=error)
-            raise TokenAdaptError(f"mergekit could not run the recipe: {error} (-vv shows where)") from error
+            reason = (
+                first_line(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {first_line(error)}"
+            )
+            raise TokenAdaptError(f"mergekit could not run the recipe: {reason} (-vv shows where)") from error
         if finish is not None:
             finish(staged)
     return destination
@@ -87,7 +92,10 @@ def _check_model(reference: ModelReference, options: MergeOptions) -> None:
         raise TokenAdaptError(f"{path} is not a model folder: it has no config.json")
     try:
         reference.config(trust_remote_code=options.trust_remote_code)
-        reference.tensor_index(options.transformers_cache)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = first_line(error)
-        raise TokenAdaptError(f"no model found at {str(reference)!r}: {reason}") from error
+        index = reference.tensor_index(options.transformers_cache)
+        check_names(index.tensor_paths.values())
+    except TokenAdaptError:
+        raise
+    except Exception as error:  # whatever can be wrong with a config, an index or a pickle
+        kind = "" if isinstance(error, (OSError, ValueError, RuntimeError)) else f"{type(error).__name__}: "
+        raise TokenAdaptError(f"no model found at {str(reference)!r}: {kind}{first_line(error)}") from error
