@@ -10,6 +10,8 @@ times are given per token, and extrapolated. Writes docs/omp.json and docs/omp.m
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -113,6 +115,7 @@ def measure(results: dict[str, Any], tokens: int, k: int) -> None:
         if side not in results["peak_memory"]:
             command = [sys.executable, __file__, "--peak", side, "--k", str(k)]
             results["peak_memory"][side] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
     drawn = torch.randperm(len(rows.new_ND), generator=torch.Generator().manual_seed(0))[:tokens]
     for n, places in enumerate(drawn.split(BATCH)):
         if str(n) not in results["batches"]:
@@ -172,11 +175,13 @@ def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 
 
 def peak_memory(side: str, k: int) -> dict[str, int]:
-    """Bytes that one batch takes beyond the rows; asked for every few milliseconds."""
+    """What one batch takes beyond the rows; asked for every few milliseconds."""
     rows = load()
     import mergekit.tokensurgeon  # noqa: F401
 
     gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what was freed, and would hand it out again
+        ctypes.CDLL(None).malloc_trim(0)
     targets, before, seen, is_done = rows.new_ND[:BATCH].clone(), own_memory(), [0], threading.Event()
 
     def watch() -> None:
@@ -188,7 +193,7 @@ def peak_memory(side: str, k: int) -> dict[str, int]:
     run(side, targets, rows.atoms_SD, k)
     is_done.set()
     watcher.join()
-    return {"bytes": max(seen) - before}
+    return {"megabytes": round((max(seen) - before) / 1e6)}
 
 
 def own_memory() -> int:
@@ -225,7 +230,7 @@ def table(results: dict[str, Any]) -> str:
         wall, processor = (1000 * seconds[side, c] for c in ("wall", "processor"))
         prepared = results["preparing"]["wall"] if side == "ours" else 0
         hours = (prepared + seconds[side, "wall"] * setting["new_tokens"]) / 3600
-        peak = results["peak_memory"][side]["bytes"] / 1e6
+        peak = results["peak_memory"][side]["megabytes"]
         lines.append(f"| {names[side]} | {wall:.1f} | {processor:.1f} | {hours:.1f} h | {peak:,.0f} MB |")
     lines += [
         f"| ratio | {ratio['wall']:.1f} | {ratio['processor']:.1f} | | |",
