@@ -15,7 +15,7 @@ def adapt_options(command: CommandT) -> CommandT:
     """``--method``, ``--auxiliary``, ``--option`` and ``--token-map``: the keys of the ``adapt`` block."""
     for option in reversed(
         (
-            click.option("--method", default="hybrid", show_default=True, help="How rows of new tokens are made."),
+            click.option("--method", default="calibrated", show_default=True, help="How rows of new tokens are made."),
             click.option(
                 "--auxiliary",
                 default="ngram",

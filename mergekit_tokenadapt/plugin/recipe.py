@@ -16,7 +16,7 @@ class AdaptConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    method: str = Field(default="hybrid", description="how rows of new tokens are made")
+    method: str = Field(default="calibrated", description="how rows of new tokens are made")
     auxiliary: str = Field(default="ngram", description="embedding space: ngram, a folder, or a hub id")
     rows: Literal["exact", "donor"] | PositiveInt | None = Field(
         default=None,
