@@ -22,6 +22,7 @@ import tokenizers_zoo
 import torch
 from tokenizers_zoo import FAMILIES, Definition
 
+from mergekit_tokenadapt import inner_products
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
 
 hypothesis.settings.register_profile(
@@ -120,3 +121,10 @@ def load(tmp_path: Path) -> Callable[..., TokenizerFiles]:
         return load_tokenizer(str(tokenizers_zoo.write_tokenizer(folder, definition, config)))
 
     return load_definition
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks of atoms, and several groups in each, in small sets of atoms."""
+    monkeypatch.setattr(inner_products, "BLOCK", 128)
+    monkeypatch.setattr(inner_products, "GROUP", 8)

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
+from atoms import embedding_like, normal
 from mergekit.options import MergeOptions
 from mergekit.tokensurgeon import batch_omp
 from safetensors.torch import load_file, save_file
 
-from mergekit_tokenadapt import inner_products
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.inner_products import DenseSearch, ScreenedSearch
 from mergekit_tokenadapt.matching import Reason
@@ -20,24 +20,6 @@ from mergekit_tokenadapt.pursuit import matching_pursuit
 from mergekit_tokenadapt.pursuit import omp as pursuit_omp
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def embedding_like(num_rows, width, seed):
-    """Rows with a common direction, a falling spectrum and a few large coordinates, as real matrices have them."""
-    rows = normal(num_rows, width, seed=seed) * torch.linspace(1, 0.2, width)
-    rows[:, 3] *= 5
-    return rows + normal(width, seed=99)
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Several blocks of atoms, and several groups in each, in small dictionaries."""
-    monkeypatch.setattr(inner_products, "BLOCK", 128)
-    monkeypatch.setattr(inner_products, "GROUP", 8)
 
 
 def test_a_combination_of_few_atoms_is_found_again():
@@ -62,37 +44,6 @@ def test_rows_are_those_of_mergekit(small_blocks, atoms, kind):
     ours = matching_pursuit(targets, atoms, 16, quiet=True, search=kind(atoms))
     assert torch.equal(ours.ids.view(40, 16), ids)
     assert torch.allclose(ours.apply(base), theirs, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "atoms",
-    [
-        normal(1000, 32),
-        embedding_like(1000, 32, 4),
-        normal(1000, 32) * torch.logspace(-4, 3, 1000)[:, None],
-        torch.cat([normal(500, 32)] * 2),
-        torch.cat([torch.zeros(3, 32), normal(150, 32), torch.zeros(847, 32)]),
-        normal(1000, 8) @ normal(8, 32),
-        normal(2, 32),
-        torch.zeros(5, 32),
-    ],
-    ids=["normal", "like embeddings", "of all lengths", "twice", "mostly zero", "rank 8", "two", "zero"],
-)
-def test_the_screen_lets_nothing_slip(small_blocks, atoms):
-    residuals = torch.cat([embedding_like(200, 32, 5), normal(50, 32) * 1e-6, torch.zeros(1, 32), atoms[:2]])
-    for (place, product), residual in zip(
-        zip(*ScreenedSearch(atoms).best(residuals), strict=True), residuals, strict=True
-    ):
-        products = (atoms.double() @ residual.double()).abs()
-        assert float(product) == pytest.approx(float(atoms[place] @ residual), rel=1e-4, abs=1e-9)
-        # In float32, as the plain search: equal ones may change places.
-        assert float(products[place]) >= float(products.max()) * (1 - 1e-6) - 1e-6 * float(residual.norm())
-
-
-def test_of_equal_atoms_the_first_is_taken(small_blocks):
-    atoms = normal(300, 32).repeat(2, 1)
-    for kind in (DenseSearch, ScreenedSearch):
-        assert int(kind(atoms).best(normal(100, 32, seed=1))[0].max()) < 300
 
 
 @pytest.mark.parametrize("kind", [DenseSearch, ScreenedSearch])
@@ -153,42 +104,6 @@ def test_nothing_to_make_and_nothing_to_make_it_from():
     assert len(matching_pursuit(normal(0, 8), normal(20, 8), 4, quiet=True)) == 0
     with pytest.raises(ValueError, match="cannot combine atoms"):
         matching_pursuit(normal(3, 8), normal(0, 8), 4, quiet=True)
-
-
-def test_without_integer_products_the_search_is_dense(monkeypatch):
-    atoms = normal(inner_products.BLOCK, 16)
-    assert isinstance(inner_products.choose_search(atoms), DenseSearch | ScreenedSearch)
-    monkeypatch.delattr(torch, "_int_mm")
-    assert isinstance(inner_products.choose_search(atoms), DenseSearch)
-
-
-@pytest.mark.parametrize("k", [1, 3, 32])
-@pytest.mark.parametrize(
-    "atoms",
-    [
-        normal(1000, 32),
-        embedding_like(1000, 32, 4),
-        torch.cat([normal(500, 32)] * 2),
-        torch.cat([torch.zeros(3, 32), normal(150, 32), torch.zeros(847, 32)]),
-        normal(32, 32),
-        -normal(1000, 32).abs(),
-    ],
-    ids=["normal", "like embeddings", "twice", "mostly zero", "as many as asked for", "all negative"],
-)
-def test_the_highest_products_are_those_of_the_plain_search(small_blocks, atoms, k):
-    vectors = torch.cat([embedding_like(200, 32, 5), normal(50, 32) * 1e-6, torch.zeros(1, 32), atoms[:2]])
-    places, products = ScreenedSearch(atoms).top(vectors, k)
-    _, expected = DenseSearch(atoms).top(vectors, k)
-    scale = vectors.norm(dim=1, keepdim=True) * atoms.norm(dim=1).max()
-    assert ((products - expected).abs() <= 1e-6 * scale).all()
-    assert ((products - (atoms[places] * vectors[:, None]).sum(2)).abs() <= 1e-6 * scale).all()
-    assert (places.sort(dim=1).values.diff(dim=1) > 0).all(), "no atom twice"
-
-
-def test_of_equally_near_atoms_the_first_come_first(small_blocks):
-    atoms = normal(300, 32).repeat(3, 1)
-    places, _ = ScreenedSearch(atoms).top(normal(100, 32, seed=1), 3)
-    assert torch.equal(places, places[:, :1] + torch.tensor([0, 300, 600]))
 
 
 # --- as a method
