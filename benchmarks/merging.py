@@ -83,7 +83,7 @@ def main(methods: tuple[str, ...], steps: int, length: int, batch_size: int, tes
                     merged = merge(method, tokenizer, models["base model"], first, models[second], texts)
                     results["merges"][key] = merged
                     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    TABLE.write_text(table(results), encoding="utf-8")
+                TABLE.write_text(table(results), encoding="utf-8")
     say(f"wrote {TABLE.relative_to(ROOT)}")
 
 
