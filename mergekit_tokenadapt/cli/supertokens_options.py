@@ -111,8 +111,7 @@ def go_onto(
     print_recipe: bool,
 ) -> None:
     """Transplant the learned tokenizer onto a model, by the same recipe that `transplant` makes."""
-    from mergekit.options import MergeOptions
-
+    from mergekit_tokenadapt.plugin.merge_options import merge_options
     from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 
     model, out = onto
@@ -120,6 +119,6 @@ def go_onto(
     if print_recipe:
         click.echo(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), nl=False)
         return
-    folder = run_recipe(recipe, out, MergeOptions(quiet=quiet), force=force)
+    folder = run_recipe(recipe, out, merge_options(quiet=quiet), force=force)
     if not quiet:
         click.echo(f"Wrote {folder}", err=True)
