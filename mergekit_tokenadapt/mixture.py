@@ -13,7 +13,7 @@ from torch import Tensor
 
 CHUNK_ROWS = 16384
 """New rows computed at a time, at most: bounds the float32 copies to the old rows that these need."""
-CHUNK_BYTES = 1 << 26
+CHUNK_BYTES = 1 << 25
 """float32 rows computed at a time, at most: wide rows go in shorter chunks."""
 
 

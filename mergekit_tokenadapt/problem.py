@@ -21,6 +21,8 @@ from mergekit_tokenadapt.segmentation import Pieces, Segmenter
 from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
 
 CPU = torch.device("cpu")
+MAX_BLOCK_BYTES = 1 << 29
+"""Similarities in memory at a time, at most: with many candidates, blocks are shorter."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class TransferProblem:
         candidates_CA = self.vectors_of(self.candidates)
         unknown_C = ~candidates_CA.any(dim=1)
         k = min(top_k, len(candidates_CA))
+        block = max(1, min(block, MAX_BLOCK_BYTES // (4 * max(1, len(candidates_CA)))))
         shape = (len(queries_QA), k)
         similarities, places = queries_QA.new_empty(shape), self.candidate_ids.new_empty(shape)
         starts = range(0, len(queries_QA), block)

@@ -1,0 +1,67 @@
+"""Supertokens counted on a Ray cluster, and by this process from a file: the same tokenizers, byte for byte.
+
+    pip install 'mergekit-tokenadapt[ray]'
+    python examples/ray_cluster.py
+
+Starts a local cluster of two workers and shuts it down again. On a real cluster, leave out `ray.init` and set
+RAY_ADDRESS; the dataset may then be as large as the cluster can read (`ray.data.read_parquet("s3://...")`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+import ray
+
+from mergekit_tokenadapt.supertokens.making import TrainOptions, extend_folder, train_folder
+from mergekit_tokenadapt.supertokens.ray_corpus import RayCorpus
+from mergekit_tokenadapt.supertokens.rules import Rules
+from mergekit_tokenadapt.supertokens.superwords import Limits
+from mergekit_tokenadapt.supertokens.texts import Corpus
+from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+
+WORKERS, BLOCKS = 2, 4
+
+
+def documents() -> list[str]:
+    """Some text that every machine has: modules of Python's own library."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    return [file.read_text(encoding="utf-8", errors="replace") for file in sorted(library.glob("*.py"))[:12]]
+
+
+def learned(corpus: Corpus, folder: Path) -> dict[str, bytes]:
+    """A new vocabulary from the text, and a few more tokens for it from the same text: both as files."""
+    limits = Limits(quiet=True)
+    train_folder(folder / "trained", corpus, TrainOptions(600, limits=limits), like=None)
+    trained = load_tokenizer(str(folder / "trained"))
+    extend_folder(folder / "extended", trained, corpus, 100, Rules(), limits, drop=False)
+    return {name: (folder / name / "tokenizer.json").read_bytes() for name in ("trained", "extended")}
+
+
+def main() -> None:
+    """Learn from both, and compare."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, texts = Path(temporary), documents()
+        file = folder / "texts.jsonl"
+        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+        from_file = learned(Corpus([str(file)]), folder / "file")
+
+        ray.init(num_cpus=WORKERS, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+        try:
+            dataset = ray.data.from_items([{"text": text} for text in texts], override_num_blocks=BLOCKS)
+            from_cluster = learned(RayCorpus(dataset), folder / "cluster")
+        finally:
+            ray.shutdown()
+    for name, content in from_file.items():
+        same = content == from_cluster[name]
+        print(f"{name}: {len(content):,} bytes from the file, {'the same' if same else 'OTHERS'} from the cluster")
+    if from_file != from_cluster:
+        sys.exit("the results differ")
+
+
+if __name__ == "__main__":
+    main()
