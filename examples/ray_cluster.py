@@ -17,14 +17,17 @@ from pathlib import Path
 
 import ray
 
+from mergekit_tokenadapt.supertokens.folder import write_tokenizer
 from mergekit_tokenadapt.supertokens.making import TrainOptions, extend_folder, train_folder
+from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, word_pattern
 from mergekit_tokenadapt.supertokens.ray_corpus import RayCorpus
 from mergekit_tokenadapt.supertokens.rules import Rules
-from mergekit_tokenadapt.supertokens.superwords import Limits
+from mergekit_tokenadapt.supertokens.superwords import Limits, train_words
 from mergekit_tokenadapt.supertokens.texts import Corpus
 from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 
 WORKERS, BLOCKS = 2, 4
+LIMITS = Limits(quiet=True)
 
 
 def documents() -> list[str]:
@@ -33,12 +36,10 @@ def documents() -> list[str]:
     return [file.read_text(encoding="utf-8", errors="replace") for file in sorted(library.glob("*.py"))[:12]]
 
 
-def learned(corpus: Corpus, folder: Path) -> dict[str, bytes]:
-    """A new vocabulary from the text, and a few more tokens for it from the same text: both as files."""
-    limits = Limits(quiet=True)
-    train_folder(folder / "trained", corpus, TrainOptions(600, limits=limits), like=None)
-    trained = load_tokenizer(str(folder / "trained"))
-    extend_folder(folder / "extended", trained, corpus, 100, Rules(), limits, drop=False)
+def learned(corpus: Corpus, base: Path, folder: Path) -> dict[str, bytes]:
+    """A new vocabulary from the text, and tokens for an old one in place of its least used: both as files."""
+    train_folder(folder / "trained", corpus, TrainOptions(600, limits=LIMITS), like=None)
+    extend_folder(folder / "extended", load_tokenizer(str(base)), corpus, 50, Rules(), LIMITS, drop=True)
     return {name: (folder / name / "tokenizer.json").read_bytes() for name in ("trained", "extended")}
 
 
@@ -48,12 +49,15 @@ def main() -> None:
         folder, texts = Path(temporary), documents()
         file = folder / "texts.jsonl"
         file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-        from_file = learned(Corpus([str(file)]), folder / "file")
+        base = folder / "base"
+        words = train_words(Corpus([str(file)]), 500, [], byte_level_split(word_pattern()), LIMITS)
+        write_tokenizer(base, words, {"made": "plain words"}, like=None)
+        from_file = learned(Corpus([str(file)]), base, folder / "file")
 
         ray.init(num_cpus=WORKERS, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
         try:
             dataset = ray.data.from_items([{"text": text} for text in texts], override_num_blocks=BLOCKS)
-            from_cluster = learned(RayCorpus(dataset), folder / "cluster")
+            from_cluster = learned(RayCorpus(dataset), base, folder / "cluster")
         finally:
             ray.shutdown()
     for name, content in from_file.items():

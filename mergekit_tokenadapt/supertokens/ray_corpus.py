@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mergekit_tokenadapt.auxiliary.extras import require
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.texts.sources import split_settings
+from mergekit_tokenadapt.ray_datasets import open_dataset, text_column
 from mergekit_tokenadapt.supertokens.counting import (
     Encode,
     PairCounts,
@@ -60,35 +61,19 @@ class RayCorpus(Corpus):
     def __init__(self, dataset: ray.data.Dataset, field: str = "text", name: str = "a Ray dataset") -> None:
         require("ray", extra="ray", wanted_by="text in a Ray dataset")
         super().__init__(())
-        columns = dataset.columns() or []
-        if field not in columns:
-            raise TokenAdaptError(f"{name} has no column {field!r}; it has {', '.join(columns) or 'none'}")
         self.sources = (f"{name},field={field}",)
-        # Counts are added up, and pieces read, in the order of the blocks, whichever is ready first.
-        dataset.context.execution_options.preserve_order = True
-        self._dataset = dataset.select_columns([field])
+        self._dataset = text_column(dataset, field, name)
         self._field = field
 
     @classmethod
     def read(cls, source: str) -> RayCorpus:
-        """The corpus that ``ray:PATH`` names: parquet or jsonl, ``,field=NAME`` behind it where needed.
-
-        The cluster is the one that `ray.init` finds (``RAY_ADDRESS``), else a local one.
+        """The corpus that ``ray:PATH`` names; see `open_dataset`.
 
         Raises:
             TokenAdaptError: Ray is not installed, or cannot read this.
         """
-        require("ray", extra="ray", wanted_by=f"--text {source}")
-        import ray
-
-        place, settings = split_settings(source)
-        path = place.removeprefix("ray:")
-        read = ray.data.read_json if path.endswith((".json", ".jsonl", ".jsonl.gz")) else ray.data.read_parquet
-        try:
-            dataset = read(path)
-        except Exception as error:  # whatever file systems and formats raise
-            raise TokenAdaptError(f"--text {source}: Ray cannot read {path!r}: {error}") from error
-        return cls(dataset, settings.get("field", "text"), place)
+        dataset, field = open_dataset(source, "--text")
+        return cls(dataset, field, split_settings(source)[0])
 
     @property
     def size(self) -> int | None:
