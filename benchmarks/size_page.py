@@ -15,6 +15,8 @@ from mergekit_tokenadapt.evaluation.report.svg import FONT, Drawing, Scale, numb
 GB = 1e9
 CHUNKS = 0.4
 """GB that rows in the making take beside the matrices: see `_memory`."""
+FIXED = "fixed | DeepSeek"
+"""Key of a run on a small model."""
 BEFORE_WEIGHTS = ("tokenizers", "matching", "pieces", "weights")
 """Steps before the first tensor is read."""
 STEPS = {
@@ -110,7 +112,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _fixed(runs: Runs) -> float:
     """GB held before the first tensor is read, with SmolLM2's and DeepSeek's tokenizers."""
-    steps = runs["fixed | DeepSeek"]["steps"] if "fixed | DeepSeek" in runs else {}
+    steps = runs[FIXED]["steps"] if FIXED in runs else {}
     return max((steps[s]["memory"] for s in BEFORE_WEIGHTS if s in steps), default=0) / GB
 
 
@@ -130,10 +132,10 @@ def _memory(runs: Runs, models: Runs) -> list[str]:
         shard = 5.0 if "5 GB" in key.split(" | ")[2] else 1.0
         matrix = _matrix(run)
         old = 49_152 * run["hidden"] * 2 / GB
-        figures = [run["bytes"] / GB, matrix, matrix + 2 * (matrix + old), _bound(fixed, matrix, shard)]
+        figures = [run["bytes"] / GB, matrix, fixed + matrix + 2 * (matrix + old), _bound(fixed, matrix, shard)]
         figures += [run["memory"][name] / GB for name in ("RssAnon", "RssFile", "VmHWM")]
         rows.append([key.split(" | ")[2], *(f"{value:.2f}" for value in figures)])
-    head = ["run", "weights", "L", "issue's bound", "our bound", "**held**", "mapped", "VmHWM"]
+    head = ["run", "weights", "L", "coarse bound", "bound", "**held**", "mapped", "VmHWM"]
     return [
         "Synthetic Llamas (random bfloat16, input and output matrix of their own, shards of 1 GB) with SmolLM2's tokenizer get",
         "DeepSeek's, method `mean`. GB; `L` is one new vocabulary matrix, the largest tensor. In `float16` runs every tensor is",
@@ -141,7 +143,7 @@ def _memory(runs: Runs, models: Runs) -> list[str]:
         "",
         *_table(head, rows),
         "",
-        "**Issue's bound**: the largest tensor plus the vocabulary matrices, old and new. **Our bound**, for two matrices:",
+        "**Coarse bound**: F plus the largest tensor plus all vocabulary matrices, old and new. **Bound**, for two matrices:",
         "",
         "    held <= F + C + max(S, L) + L",
         "",
@@ -200,28 +202,28 @@ def _vocabularies(tokens: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list
     head = ["tokens", *(f"{m}, {what}" for m in tokens for what in ("CPU s", "GB held"))]
     lines = [
         "SmolLM2-135M (49,152 rows of 576 numbers, tied) gets synthetic byte-level BPE tokenizers: words of Gemma's",
-        "vocabulary put together character by character, and where these end, pairs of words. `-`: not measured; see size.py.",
+        "vocabulary put together character by character, and where these end, pairs of words. `-`: not measured yet, or too slow.",
         "",
         *_table(head, rows),
         "",
         "![CPU seconds against tokens](size-vocabularies-time.svg) ![GB held against tokens](size-vocabularies-memory.svg)",
         "",
         "Where the time goes: CPU seconds of each step, and beside the largest vocabulary of each method the exponent p of",
-        "its growth from the one before (seconds ~ tokens^p; 1 is linear; only where a step takes 2 s or more).",
+        "its growth from the one before (seconds ~ *new* tokens^p; 1 is linear; only where a step takes 2 s or more).",
         "",
     ]
-    head, columns = ["step"], list[tuple[Mapping[str, Any], tuple[int, int] | None, Mapping[str, Any]]]()
+    head, columns = ["step"], list[tuple[Mapping[str, Any], Mapping[str, Any]]]()
     for method, found in tokens.items():
         before, last = list(found)[-2:]
         head += [f"{method}, {before:,}", f"{last:,}", "p"]
-        columns.append((found[before], (before, last), found[last]))
+        columns.append((found[before], found[last]))
     rows = []
     for step, words in STEPS.items():
         row = [words]
-        for small, sizes_of, large in columns:
+        for small, large in columns:
             one, other = (run["steps"].get(step, {}).get("cpu", 0.0) for run in (small, large))
-            assert sizes_of is not None
-            steep = np.log(other / one) / np.log(sizes_of[1] / sizes_of[0]) if one > 0 and other >= 2 else None
+            more = large["rows_by_reason"]["new"] / small["rows_by_reason"]["new"]
+            steep = np.log(other / one) / np.log(more) if one > 0 and other >= 2 else None
             row += [f"{one:.1f}", f"{other:.1f}", f"{steep:.2f}" if steep is not None else ""]
         rows.append(row)
     return [
