@@ -74,9 +74,15 @@ def main(chosen: tuple[str, ...], tables_only: bool, scratch: str | None) -> Non
             results["setting"] = setting()
             RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
             click.echo(f"{time.strftime('%H:%M:%S')} {key}: {run['cpu']:.0f} s CPU, {run['seconds']:.0f} s", err=True)
-    for name, content in size_page.pages(results).items():
+    for name, content in size_page.pages(results, [k for k in _keys() if k not in results["runs"]]).items():
         (DOCS / name).write_text(content, encoding="utf-8")
         click.echo(f"wrote docs/{name}", err=True)
+
+
+def _keys() -> list[str]:
+    """Keys of all runs."""
+    models = [f"model | {size} | {how}" for size, how, _ in MODEL_RUNS]
+    return [*models, FIXED, *(f"vocabulary | {size} | {method}" for method, size in VOCABULARIES)]
 
 
 def setting() -> dict[str, Any]:

@@ -42,8 +42,8 @@ METHODS = ("mean", "hybrid", "calibrated")
 Runs = Mapping[str, Mapping[str, Any]]
 
 
-def pages(results: Mapping[str, Any]) -> dict[str, str]:
-    """Name and content of every file, as far as there are results for it."""
+def pages(results: Mapping[str, Any], missing: Sequence[str] = ()) -> dict[str, str]:
+    """Name and content of every file, as far as there are results for it; `missing`: keys of runs to come."""
     runs: Runs = results["runs"]
     models = {key: run for key, run in runs.items() if key.startswith("model |")}
     tokens = {m: _of_method(runs, m) for m in METHODS}
@@ -69,6 +69,9 @@ def pages(results: Mapping[str, Any]) -> dict[str, str]:
     if as_it_is:
         lines += ["", "## Larger than can be tried here: 70B and 405B, on paper", "", *_on_paper(runs, as_it_is)]
     lines += ["", "## `--multi-gpu`, from reading mergekit 0.1.5", "", *MULTI_GPU]
+    if missing:
+        lines += ["", "## Not measured yet", "", "The same command goes on with these:", ""]
+        lines += [f"- `{key}`" for key in missing]
     made["size.md"] = "\n".join(lines) + "\n"
     return made
 
@@ -265,7 +268,7 @@ def _on_paper(runs: Runs, as_it_is: Runs) -> list[str]:
         *_table(head, rows),
         "",
         "Nothing in this needs the model to fit into memory: two vocabulary matrices do. A plan needs no weights at all, so the",
-        "time of `hybrid` and `calibrated` to plan is that of SmolLM2 above for the same tokenizers. `calibration_text` is",
+        "time to plan is that of SmolLM2 above for the same tokenizers; only the fit of `calibrated` sees the matrices. `calibration_text` is",
         "another matter: it reads a text with the whole model, and needs what running the model needs.",
     ]
 
@@ -306,7 +309,7 @@ def curves(across: str, up: str, lines: Mapping[str, Sequence[tuple[float, float
     for value in ticks(upward.low, upward.high):
         drawing.line(MARGIN, upward(value), WIDE - 12, upward(value), "grid")
         drawing.text(MARGIN - 6, upward(value) + 4, number(value), "end")
-    drawing.text(4, FONT, up)
+    drawing.text(MARGIN + 4, FONT - 2, up)
     for n, (name, points) in enumerate(lines.items(), start=1):
         placed = [(right(x), upward(y)) for x, y in points]
         drawing.path(placed, f"fill:none;stroke:{colour(n)};stroke-width:2")

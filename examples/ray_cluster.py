@@ -32,7 +32,7 @@ from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 from mergekit_tokenadapt.transfer import Transfer
 
 WORKERS, BLOCKS = 2, 4
-CALIBRATION_BYTES = 50_000
+CALIBRATION_BYTES = 40_000
 LIMITS = Limits(quiet=True)
 
 
