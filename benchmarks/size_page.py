@@ -237,14 +237,28 @@ def _vocabularies(tokens: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list
         "",
         "- reading, matching, cutting, plan and manifest: bytes of the tokenizer files and Z; Python objects for every token,",
         "  which is also most of what `mean` holds;",
-        "- the n-gram space: n-grams of all texts, and A times as many multiplications for the randomised decomposition;",
-        "  its tall matrices (texts x A, several at a time) are the memory of `hybrid` at large N;",
+        "- the n-gram space: n-grams of all texts, and A times as many multiplications for the randomised decomposition, whose",
+        "  tall matrices (texts x A, several at a time) must overtake all else in memory as N grows;",
         "- nearest old tokens: N x V x A multiplications, in blocks of at most 512 MB: **the** slope of `hybrid` and",
-        "  `calibrated`. It does not grow with the square of the vocabulary because V is the base's;",
+        "  `calibrated`. It does not grow with the square of the vocabulary because V is the base's. `calibrated` also looks",
+        "  for the neighbours of old tokens, V x V x A, whatever the target;",
         "- making rows: Z x width; for `calibrated` also the fit, which depends on V and not on N, and N x 7 P x width",
         "  multiplications (P = at most 768) to predict;",
         "- writing: rows x width.",
+        "",
+        "No step grows faster than its input (p is above 1 only for seconds that are few). Not measured, but drawn on along a",
+        f"straight line through the last two points to a million tokens: {_drawn_on(tokens)}.",
     ]
+
+
+def _drawn_on(tokens: Mapping[str, Mapping[int, Mapping[str, Any]]], to: int = 1_000_000) -> str:
+    """CPU seconds of each method that was not measured so far."""
+    texts = []
+    for method, found in tokens.items():
+        (small, one), (large, other) = ((n, run["cpu"]) for n, run in list(found.items())[-2:])
+        if large < to:
+            texts.append(f"`{method}` {other + (other - one) / (large - small) * (to - large):.0f} CPU s")
+    return ", ".join(texts) or "nothing"
 
 
 # --- on paper ------------------------------------------------------------------------------------
