@@ -12,6 +12,7 @@ K neighbours, S scalars, F columns of the regression.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -231,15 +232,27 @@ class Calibration:
         return torch.cat([self.example_ids, self.examples.used_ids, self.new.used_ids])
 
     def apply(self, matrix_VD: Tensor, usable_V: Tensor) -> tuple[Tensor, FitReport] | None:
-        """Fit the map on this matrix, and predict the new rows.
+        """Fit the map on this matrix, and predict all new rows at once: float32 [N, D]; see `fit`."""
+        fitted = self.fit(matrix_VD, usable_V)
+        if fitted is None:
+            return None
+        chunks, report = fitted
+        made_ND = matrix_VD.new_empty((len(self.new), matrix_VD.shape[1]))
+        for places, rows in chunks:
+            made_ND[places] = rows
+        return made_ND, report
+
+    def fit(self, matrix_VD: Tensor, usable_V: Tensor) -> tuple[Iterator[tuple[slice, Tensor]], FitReport] | None:
+        """Fit the map on this matrix.
 
         Args:
             matrix_VD: the old rows, float32, all finite.
             usable_V: bool; old rows that may be examples.
 
         Returns:
-            float32 [N, D], on the matrix' device, and how good the fit is; None where there are too
-            few examples to fit and to hold out.
+            The predicted rows a chunk at a time (their places among the N new ones, and float32
+            [chunk, D] on the matrix' device), and how good the fit is; None where there are too few
+            examples to fit and to hold out.
         """
         usable_X = usable_V.cpu()[self.example_ids]
         num_held_out = int((usable_X & self.is_held_out).sum())
@@ -248,10 +261,16 @@ class Calibration:
         matrix_VP = along_principal_directions(matrix_VD)
         regression = _Regression.prepare(self, matrix_VD, matrix_VP, usable_X)
         weights_FD, penalty, explained = regression.solve()
-        made_ND = matrix_VD.new_empty((len(self.new), matrix_VD.shape[1]))
-        for places in torch.arange(len(self.new)).split(CHUNK):  # type: ignore[no-untyped-call]
-            made_ND[places] = regression.predict(self.new.select(places).columns(matrix_VP), weights_FD)
-        return made_ND, FitReport(int(usable_X.sum()), num_held_out, penalty, explained)
+        report = FitReport(int(usable_X.sum()), num_held_out, penalty, explained)
+        return self._predictions(matrix_VP, regression, weights_FD), report
+
+    def _predictions(
+        self, matrix_VP: Tensor, regression: _Regression, weights_FD: Tensor
+    ) -> Iterator[tuple[slice, Tensor]]:
+        for start in range(0, len(self.new), CHUNK):
+            places = torch.arange(start, min(start + CHUNK, len(self.new)))
+            columns = self.new.select(places).columns(matrix_VP)
+            yield slice(start, start + len(places)), regression.predict(columns, weights_FD)
 
     def tensors(self) -> dict[str, Tensor]:
         """For saving, where `can_be_stored`; see `from_tensors`."""

@@ -5,14 +5,16 @@ Letters: N new rows, V rows of the old matrix, D width of a row, Z non-zero weig
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 CHUNK_ROWS = 16384
-"""New rows computed at a time: bounds the float32 copies to the old rows that these need."""
+"""New rows computed at a time, at most: bounds the float32 copies to the old rows that these need."""
+CHUNK_BYTES = 1 << 25
+"""float32 rows computed at a time, at most: wide rows go in shorter chunks."""
 
 
 @dataclass(frozen=True)
@@ -109,26 +111,37 @@ class Mixture:
         )
 
     def apply(self, matrix_VD: Tensor) -> Tensor:
-        """The N rows, float32 [N, D], on the device of `matrix_VD`, which is not changed.
+        """The N rows, float32 [N, D], on the device of `matrix_VD`, which is not changed."""
+        made_ND = torch.empty((len(self), matrix_VD.shape[1]), dtype=torch.float32, device=matrix_VD.device)
+        for places, rows in self.in_chunks(matrix_VD):
+            made_ND[places] = rows
+        return made_ND
+
+    def in_chunks(self, matrix_VD: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The N rows a chunk at a time, to be put where they belong: their places, and float32 [chunk, D].
 
         Only the old rows that a chunk of new rows needs are copied to float32 at a time.
         """
-        device = matrix_VD.device
+        device, width = matrix_VD.device, matrix_VD.shape[1]
         indptr, ids, weights = self.indptr.to(device), self.ids.to(device), self.weights.to(device)
-        made_ND = torch.zeros((len(self), matrix_VD.shape[1]), dtype=torch.float32, device=device)
-        for start in range(0, len(self), CHUNK_ROWS):
-            end = min(start + CHUNK_ROWS, len(self))
+        size = max(1, min(CHUNK_ROWS, CHUNK_BYTES // (4 * max(1, width))))
+        for start in range(0, len(self), size):
+            end = min(start + size, len(self))
             first, last = int(indptr[start]), int(indptr[end])
             used, place = torch.unique(ids[first:last], return_inverse=True)
-            if len(used):
-                made_ND[start:end] = torch.nn.functional.embedding_bag(
+            if not len(used):
+                yield slice(start, end), torch.zeros((end - start, width), device=device)
+                continue
+            yield (
+                slice(start, end),
+                torch.nn.functional.embedding_bag(
                     place,
                     matrix_VD.index_select(0, used).float(),
                     indptr[start:end] - first,
                     mode="sum",
                     per_sample_weights=weights[first:last],
-                )
-        return made_ND
+                ),
+            )
 
 
 def _indptr(counts: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.methods.base import Method
 from mergekit_tokenadapt.methods.mean import uniform
-from mergekit_tokenadapt.mixture import Mixture
+from mergekit_tokenadapt.mixture import CHUNK_ROWS, Mixture
 from mergekit_tokenadapt.problem import TransferProblem
 
 LOG = logging.getLogger(__name__)
@@ -101,7 +101,9 @@ class TransferPlan:
             name: of the tensor, for `reports`.
 
         Returns:
-            [R, ...], same dtype and device. Sums are computed in float32.
+            [R, ...], same dtype and device. Sums are computed in float32, a chunk of rows at a time: beside
+            the result, no copy of a whole matrix is made, except that a calibration fits to the old one
+            in float32.
 
         Raises:
             TokenAdaptError: the matrix has fewer rows than the plan uses, or the plan lacks its donor.
@@ -119,10 +121,11 @@ class TransferPlan:
         flat_VD = matrix.reshape(len(matrix), -1)
         new_RD = torch.empty((self.num_rows, flat_VD.shape[1]), dtype=matrix.dtype, device=device)
         copied = self.copied_ids
-        sources = torch.from_numpy(self.mapping.sources)[copied]
-        new_RD[copied.to(device)] = flat_VD.index_select(0, sources.to(device))
+        sources = torch.from_numpy(self.mapping.sources)
+        for ids in copied.split(CHUNK_ROWS):  # type: ignore[no-untyped-call]
+            new_RD[ids.to(device)] = flat_VD.index_select(0, sources[ids].to(device))
         clean_VD, is_finite = _without_bad_rows(flat_VD)
-        new_RD[self.mixed_ids.to(device)] = self.mixture.apply(clean_VD).to(matrix.dtype)
+        _put(new_RD, self.mixed_ids, self.mixture.in_chunks(clean_VD))
         if self.calibration is not None:
             self._calibrate(new_RD, clean_VD.float(), is_finite, name)
         made = torch.cat([copied, self.mixed_ids]).to(device)
@@ -133,12 +136,12 @@ class TransferPlan:
     def _calibrate(self, new_RD: Tensor, matrix_VD: Tensor, is_finite_V: Tensor, name: str) -> None:
         """Put the calibration's predictions into the new rows."""
         assert self.calibration is not None
-        fitted = self.calibration.apply(matrix_VD, is_finite_V)
+        fitted = self.calibration.fit(matrix_VD, is_finite_V)
         if fitted is None:
             LOG.warning(NO_EXAMPLES)
             return
-        made_ND, self.reports[name] = fitted
-        new_RD[self.calibration.new_ids.to(new_RD.device)] = made_ND.to(new_RD.dtype)
+        chunks, self.reports[name] = fitted
+        _put(new_RD, self.calibration.new_ids, chunks)
 
     def explain(self, row: int) -> list[tuple[int, float]]:
         """(old id, weight) pairs that make a new row, heaviest first; empty for a mean row."""
@@ -249,9 +252,21 @@ def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPl
     return TransferPlan(mapping, ids[found], mixture, name, method.model_dump(mode="json"), calibration, muted)
 
 
+def _put(new_RD: Tensor, ids: Tensor, chunks: Iterable[tuple[slice, Tensor]]) -> None:
+    """Write rows that come chunk by chunk into the new matrix, in its dtype."""
+    for places, rows in chunks:
+        new_RD[ids[places].to(new_RD.device)] = rows.to(new_RD.dtype)
+
+
+def _finite_rows(matrix_VD: Tensor) -> Tensor:
+    """Which rows are finite, bool [V]."""
+    parts = matrix_VD.split(CHUNK_ROWS)  # type: ignore[no-untyped-call]
+    return torch.cat([part.isfinite().all(dim=1) for part in parts])
+
+
 def _without_bad_rows(matrix_VD: Tensor) -> tuple[Tensor, Tensor]:
     """The matrix with the mean row in place of rows that are not finite, and bool [V]: which are finite."""
-    is_finite = matrix_VD.isfinite().all(dim=1)
+    is_finite = _finite_rows(matrix_VD)
     num_bad = int((~is_finite).sum())
     if not num_bad:
         return matrix_VD, is_finite
@@ -260,16 +275,18 @@ def _without_bad_rows(matrix_VD: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(is_finite[:, None], matrix_VD, mean.to(matrix_VD.dtype)), is_finite
 
 
-def mean_row(matrix_VD: Tensor, ids: Tensor, *, block: int = 65536) -> Tensor:
-    """The mean of some rows, float32 [D], computed in float64, block by block.
+def mean_row(matrix_VD: Tensor, ids: Tensor, *, block: int = 65536, columns: int = 128) -> Tensor:
+    """The mean of some rows, float32 [D], computed in float64, a block of rows and a few columns at a time.
 
     Rows with NaN or infinite numbers are left out, so that they do not spread.
     """
     total = torch.zeros(matrix_VD.shape[1], dtype=torch.float64, device=matrix_VD.device)
-    num_finite = 0
+    is_finite, num_finite = _finite_rows(matrix_VD), 0
     for start in range(0, len(ids), block):
-        rows = matrix_VD.index_select(0, ids[start : start + block])
-        rows = rows[rows.isfinite().all(dim=1)]
-        total += rows.sum(0, dtype=torch.float64)
-        num_finite += len(rows)
+        some = ids[start : start + block]
+        some = some[is_finite[some]]
+        num_finite += len(some)
+        for left in range(0, matrix_VD.shape[1], columns):
+            part = matrix_VD[:, left : left + columns].index_select(0, some)
+            total[left : left + columns] += part.sum(0, dtype=torch.float64)
     return (total / max(1, num_finite)).float()

@@ -24,6 +24,8 @@ from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
 CPU = torch.device("cpu")
 BLOCK = 512
 """Tokens whose neighbours are searched for at a time."""
+MAX_BLOCK_BYTES = 1 << 29
+"""Similarities in memory at a time, at most: with many candidates, blocks are shorter."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ class TransferProblem:
         similarities, places = queries_QA.new_full(shape, -torch.inf), self.candidate_ids.new_zeros(shape)
         search = choose_search(candidates_CA[known])
         wanted = min(shape[1] + (own is not None), len(known))
+        block = max(1, min(block, MAX_BLOCK_BYTES // (4 * max(1, len(known)))))
         starts = range(0, len(queries_QA) if wanted else 0, block)
         progress = f"Nearest old tokens of {of} ones"
         for start in tqdm(starts, desc=progress, unit="block", disable=True if self.quiet else None):

@@ -50,11 +50,16 @@ def shard_folder(name: str) -> Iterator[Path | None]:
             shutil.rmtree(folder)
 
 
+def is_made(folder: Path | None, name: str) -> bool:
+    """Whether the folder holds something under this name."""
+    return folder is not None and _file(folder, name).is_file()
+
+
 def resumed(folder: Path | None, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """What the folder holds under this name, or what `make` gives, which is then put there."""
     if folder is None:
         return make()
-    file = folder / f"{name}.safetensors"
+    file = _file(folder, name)
     try:
         return load_file(str(file))
     except (OSError, SafetensorError):
@@ -66,3 +71,7 @@ def resumed(folder: Path | None, name: str, make: Callable[[], dict[str, Tensor]
     except (OSError, SafetensorError) as error:
         LOG.warning("what was made is not kept, should this run be stopped: %s", error)
     return made
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.safetensors"

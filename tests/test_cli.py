@@ -109,3 +109,16 @@ def test_transplant_from_flags_is_the_recipe(base, gemma_style_folder, tmp_path)
         "config.json", "generation_config.json", "model.safetensors", "tokenadapt.json", "tokenadapt.plan",
         "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
+
+
+def test_our_commands_write_smaller_shards_than_mergekit():
+    """A shard is held in memory until it is full."""
+    from mergekit.options import MergeOptions
+
+    from mergekit_tokenadapt.cli.transplant import transplant_command
+    from mergekit_tokenadapt.plugin.merge_options import merge_options
+
+    option = next(p for p in transplant_command.params if p.name == "out_shard_size")
+    assert option.default == merge_options(quiet=True).out_shard_size < MergeOptions().out_shard_size
+    assert merge_options(out_shard_size=5).out_shard_size == 5
+    assert "[default: 1B]" in CliRunner().invoke(main, ["transplant", "--help"]).output

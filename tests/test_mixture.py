@@ -104,6 +104,11 @@ def test_chunks_do_not_change_the_result(given_triplets: tuple[int, Triplets], c
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mixture_module, "CHUNK_ROWS", chunk)
         assert torch.equal(packed.apply(matrix), whole)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mixture_module, "CHUNK_BYTES", chunk * 4 * 5)
+        parts = list(packed.in_chunks(matrix))
+    assert all(len(rows) <= chunk for _, rows in parts)
+    assert torch.equal(torch.cat([matrix[:0], *(rows for _, rows in parts)]), whole)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)

@@ -484,3 +484,14 @@ def test_copied_tokens_keep_their_logits_in_a_real_model(
     sources = torch.from_numpy(made.mapping.sources)[made.copied_ids]
     torch.testing.assert_close(after[:, made.copied_ids], before[:, sources])
     assert not set(after.argmax(1).tolist()) & set(made.mean_ids.tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("columns", [1, 3, 64])
+def test_the_mean_row_does_not_depend_on_how_it_is_cut(dtype: torch.dtype, columns: int) -> None:
+    matrix = torch.randn(3000, 70, generator=torch.Generator().manual_seed(0)).to(dtype)
+    matrix[7] = torch.nan
+    ids = torch.arange(0, 3000, 2)  # without row 7
+    assert torch.equal(mean_row(matrix, ids, columns=columns), mean_row(matrix, ids, columns=70))
+    expected = matrix[ids].double().mean(0)
+    torch.testing.assert_close(mean_row(matrix, ids, columns=columns).double(), expected, rtol=1e-5, atol=1e-7)

@@ -24,6 +24,8 @@ from mergekit_tokenadapt.supertokens.chunks import ChunkLengths, chunked, train_
 from mergekit_tokenadapt.supertokens.counting import (
     FIRST_CHARACTER,
     RunCounts,
+    add_pairs,
+    add_runs,
     count_pairs,
     count_runs,
     pair_keys,
@@ -318,6 +320,29 @@ def test_runs_against_cutting_one_by_one(runs, min_frequency, times):
     assert found.counts == expected
     # Cutting later gives the same as cutting at once.
     assert count_runs(as_stream(runs), counted, 1, 10**9).cut_at_rarer(counted, min_frequency).counts == expected
+
+
+@given(st.lists(RUNS, min_size=1, max_size=5), st.integers(1, 4), st.randoms(use_true_random=False))
+def test_parts_add_up_to_the_whole_in_any_order(parts, min_frequency, rng):
+    whole = [run for part in parts for run in part]
+    pairs = count_pairs(as_stream(whole), 10**6)
+    runs = count_runs(as_stream(whole), pairs, min_frequency, 10**9)
+    rng.shuffle(parts)
+    added = add_pairs((count_pairs(as_stream(part), 10**6) for part in parts), 10**6)
+    assert added.keys.tolist() == pairs.keys.tolist()
+    assert added.counts.tolist() == pairs.counts.tolist()
+    counted = (count_runs(as_stream(part), added, min_frequency, 10**9) for part in parts)
+    assert add_runs(counted, added, min_frequency, 10**9).counts == runs.counts
+
+
+def test_added_runs_are_cut_finer_where_memory_ends():
+    rng = random.Random(0)
+    runs = [[rng.choice([1, 2, 3]), rng.randrange(4, 2000), rng.choice([1, 2, 3]), 1, 2] for _ in range(4000)]
+    pairs = count_pairs(as_stream(runs), 10**6)
+    parts = [count_runs(as_stream(runs[n : n + 500]), pairs, 2, 10**9) for n in range(0, 4000, 500)]
+    added = add_runs(parts, pairs, 2, 200_000)
+    assert added.bytes_held() <= 200_000
+    assert added.counts == count_runs(as_stream(runs), pairs, added.min_frequency, 10**9).counts
 
 
 def test_lossy_counts_keep_what_is_frequent():

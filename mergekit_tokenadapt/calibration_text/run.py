@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,9 +34,10 @@ from mergekit_tokenadapt.evaluation.documents import start_token
 from mergekit_tokenadapt.evaluation.loading import load_model
 from mergekit_tokenadapt.evaluation.losses import token_losses
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+from mergekit_tokenadapt.matching import VocabularyMap
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.resuming import resumed, shard_folder
+from mergekit_tokenadapt.resuming import is_made, resumed, shard_folder
 from mergekit_tokenadapt.segmentation import Segmenter
 from mergekit_tokenadapt.transfer import Transfer
 from mergekit_tokenadapt.vocabulary import Vocabulary
@@ -75,12 +77,16 @@ def correct_output_rows(
         new_inputs = plan.apply(reader.input_rows)
         is_tied = reader.output_rows.data_ptr() == reader.input_rows.data_ptr()
         new_outputs = new_inputs if is_tied else plan.apply(reader.output_rows)
-        reading = _Reading.prepare(reader, transfer, plan, text, new_inputs)
+        reading = _Reading.prepare(reader, transfer, plan.mapping, text, new_inputs)
         with shard_folder(f"text-{_key(model, transfer, text, new_inputs)}") as shards:
-            parts = [
-                resumed(shards, f"{places.start:06d}", partial(reading.shard, places))
-                for places in _progress(len(text.passages), quiet=transfer.quiet)
-            ]
+            names = {places: f"{places.start:06d}" for places in _places(len(text.passages))}
+            todo = [places for places, name in names.items() if not is_made(shards, name)]
+            given = (model, _portable(transfer), plan.mapping, text, new_inputs, trust_remote_code)
+            with _reads_shards(reading, partial(_open_reading, *given), todo) as read:
+                parts = [
+                    resumed(shards, names[places], partial(read, places))
+                    for places in _progress(list(names), quiet=transfer.quiet)
+                ]
             positions, base_bits = _join(parts, text)
             fitted = fit_change(new_outputs.float(), plan.mean_ids, positions, quiet=transfer.quiet)
             change = fitted.change()
@@ -120,13 +126,13 @@ class _Reading:
 
     @classmethod
     def prepare(
-        cls, reader: Reader, transfer: Transfer, plan: TransferPlan, text: CalibrationText, new_inputs: Tensor
+        cls, reader: Reader, transfer: Transfer, mapping: VocabularyMap, text: CalibrationText, new_inputs: Tensor
     ) -> _Reading:
         base, target = transfer.base.vocabulary, transfer.target.vocabulary
         old_encoder, new_encoder = transfer.base.fast_tokenizer(), transfer.target.fast_tokenizer()
         pairs = [(Encoded.of(p, old_encoder, base), Encoded.of(p, new_encoder, target)) for p in text.passages]
         segmenter = Segmenter(transfer.target.definition, target)
-        targets = TargetMaker(base, transfer.base_rows, target, plan.mapping, segmenter, pairs)
+        targets = TargetMaker(base, transfer.base_rows, target, mapping, segmenter, pairs)
         return cls(reader, pairs, targets, (_start(base), _start(target)), new_inputs, text)
 
     def shard(self, places: range) -> dict[str, Tensor]:
@@ -188,13 +194,58 @@ def _halved(states: Tensor) -> Tensor:
     return half if half.isfinite().all() else states
 
 
-def _progress(num_passages: int, *, quiet: bool) -> Iterator[range]:
+def _places(num_passages: int) -> list[range]:
     """The places of the passages of each shard."""
-    with tqdm(total=num_passages, desc="Reading the text", unit="passage", disable=True if quiet else None) as bar:
-        for first in range(0, num_passages, SHARD):
-            places = range(first, min(first + SHARD, num_passages))
+    return [range(first, min(first + SHARD, num_passages)) for first in range(0, num_passages, SHARD)]
+
+
+def _progress(shards: list[range], *, quiet: bool) -> Iterator[range]:
+    """The shards, with a bar."""
+    total = sum(map(len, shards))
+    with tqdm(total=total, desc="Reading the text", unit="passage", disable=True if quiet else None) as bar:
+        for places in shards:
             yield places
             bar.update(len(places))
+
+
+# --- on a cluster ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _reads_shards(
+    reading: _Reading, again: Callable[[], AbstractContextManager[_Reading]], todo: list[range]
+) -> Iterator[Callable[[range], dict[str, Tensor]]]:
+    """What reads a shard: this process, or workers of a Ray cluster that open the same again."""
+    if not (reading.text.num_workers and todo):
+        yield reading.shard
+        return
+    from mergekit_tokenadapt.calibration_text.ray_text import reading_on_cluster
+
+    gpus = reading.new_inputs.device.type == "cuda"
+    with reading_on_cluster(again, todo, reading.text.num_workers, gpus=gpus) as read:
+        # A file that is there and cannot be loaded is none of `todo`.
+        yield lambda places: read(places) if places in todo else reading.shard(places)
+
+
+@contextmanager
+def _open_reading(
+    model: Path,
+    transfer: Transfer,
+    mapping: VocabularyMap,
+    text: CalibrationText,
+    new_inputs: Tensor,
+    trust_remote_code: bool,
+) -> Iterator[_Reading]:
+    """Load the model, and be ready to read."""
+    folder = ModelFolder(str(model), model, transfer.base, trust_remote_code)
+    with Reader(load_model(folder, device=str(transfer.device))) as reader:
+        yield _Reading.prepare(reader, transfer, mapping, text, new_inputs)
+
+
+def _portable(transfer: Transfer) -> Transfer:
+    """The part of a transfer that reading needs, without what stays with this process."""
+    base, target = (replace(tokenizer, _temporary=None) for tokenizer in (transfer.base, transfer.target))
+    return replace(transfer, base=base, target=target, auxiliary=None, donor=None)
 
 
 def _key(model: Path, transfer: Transfer, text: CalibrationText, new_inputs: Tensor) -> str:

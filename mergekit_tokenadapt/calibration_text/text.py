@@ -7,12 +7,16 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.texts import TextSet, cut_passages, read_text
+from mergekit_tokenadapt.ray_datasets import PREFIX, open_dataset
+
+if TYPE_CHECKING:
+    import ray
+
+    from mergekit_tokenadapt.calibration_text.ray_text import BlockTexts
 
 DEFAULT = "default"
 """The name of the sample that every machine has."""
@@ -31,6 +35,40 @@ class CalibrationText:
     source: str
     """As the user wrote it."""
     passages: tuple[str, ...]
+    num_workers: int = 0
+    """Workers of a Ray cluster that read the passages with the models; 0: this process does."""
+
+    @classmethod
+    def from_ray(
+        cls, dataset: ray.data.Dataset, max_bytes: int, *, field: str = "text", num_workers: int | None = None
+    ) -> CalibrationText:
+        """Passages of the texts in a Ray dataset: those that a file with the same texts would give.
+
+        Args:
+            dataset: `ray.data.Dataset`; its blocks stay where they are, only the chosen passages come here.
+            max_bytes: as in `read`.
+            field: the column.
+            num_workers: that read passages, each with a model of its own; None: one for each machine.
+
+        Raises:
+            TokenAdaptError: there is no such column, or too little text.
+        """
+        from mergekit_tokenadapt.calibration_text.ray_text import BlockTexts
+
+        return cls._from_blocks("a Ray dataset", BlockTexts(dataset, field), max_bytes, num_workers)
+
+    @classmethod
+    def _from_blocks(
+        cls, source: str, texts: BlockTexts, max_bytes: int, num_workers: int | None = None
+    ) -> CalibrationText:
+        import ray
+
+        def choose(number: int, num_bytes: int) -> list[int]:
+            _check_number(source, number)
+            return _thinned(number, num_bytes, max_bytes)
+
+        passages = texts.passages(_longest(texts.num_bytes()), choose)
+        return cls(source, tuple(passages), num_workers or sum(node["Alive"] for node in ray.nodes()))
 
     @classmethod
     def read(cls, source: str, max_bytes: int) -> CalibrationText:
@@ -38,25 +76,26 @@ class CalibrationText:
 
         Args:
             source: ``default``, or a file, a folder or a jsonl file as the evaluation takes them
-                (``FILE.jsonl,field=NAME`` for a field other than ``text``).
+                (``FILE.jsonl,field=NAME`` for a field other than ``text``), or ``ray:PATH``: parquet or jsonl,
+                read on a Ray cluster.
             max_bytes: 0 means all of the text.
 
         Raises:
             TokenAdaptError: nothing is there, or it holds no text.
         """
+        if source.startswith(PREFIX):
+            from mergekit_tokenadapt.calibration_text.ray_text import BlockTexts
+
+            return cls._from_blocks(source, BlockTexts(*open_dataset(source, "calibration_text:")), max_bytes)
         if source == DEFAULT:
             documents: Sequence[str] = list(_default_sample())
         else:
             documents = read_text(f"text={source}", option="calibration_text").documents
-        longest = min(PASSAGE, 1 + sum(len(d.encode("utf-8")) for d in documents) // MANY_PASSAGES)
+        longest = _longest(sum(len(d.encode("utf-8")) for d in documents))
         passages = [passage for document in documents for passage in cut_passages(document, longest)]
-        if len(passages) < HELD_OUT_EVERY:
-            raise TokenAdaptError(f"calibration_text: {source!r} is too short: there are {len(passages)} passages")
-        sizes = np.array([len(p.encode("utf-8")) for p in passages])
-        if max_bytes and sizes.sum() > max_bytes:
-            num_kept = max(HELD_OUT_EVERY, int(len(passages) * max_bytes / sizes.sum()))
-            passages = [passages[int(n * len(passages) / num_kept)] for n in range(min(num_kept, len(passages)))]
-        return cls(source, tuple(passages))
+        _check_number(source, len(passages))
+        kept = _thinned(len(passages), sum(len(p.encode("utf-8")) for p in passages), max_bytes)
+        return cls(source, tuple(passages[n] for n in kept))
 
     def is_held_out(self, place: int) -> bool:
         """Whether a passage is held out: one in ten."""
@@ -71,6 +110,24 @@ class CalibrationText:
             "bytes": kept.num_bytes,
             "sha256": kept.sha256,
         }
+
+
+def _longest(num_bytes: int) -> int:
+    """Bytes of a passage, where all of the text has so many."""
+    return min(PASSAGE, 1 + num_bytes // MANY_PASSAGES)
+
+
+def _check_number(source: str, num_passages: int) -> None:
+    if num_passages < HELD_OUT_EVERY:
+        raise TokenAdaptError(f"calibration_text: {source!r} is too short: there are {num_passages} passages")
+
+
+def _thinned(num_passages: int, num_bytes: int, max_bytes: int) -> list[int]:
+    """Places of evenly spaced passages, with about `max_bytes` together; all where there are no more."""
+    if not max_bytes or num_bytes <= max_bytes:
+        return list(range(num_passages))
+    num_kept = max(HELD_OUT_EVERY, int(num_passages * max_bytes / num_bytes))
+    return [int(n * num_passages / num_kept) for n in range(min(num_kept, num_passages))]
 
 
 def _default_sample() -> Iterator[str]:

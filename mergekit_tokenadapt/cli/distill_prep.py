@@ -38,13 +38,12 @@ def distill_prep_command(
     Ordinary distillation between models of one vocabulary then runs. OUT also holds distillation.json
     (what became of which tokens) and token_map.safetensors (the same as arrays).
     """
-    from mergekit.options import MergeOptions
-
     from mergekit_tokenadapt.distillation.prepare import REPORT, prepare_student
+    from mergekit_tokenadapt.plugin.merge_options import merge_options
     from mergekit_tokenadapt.tokenizer_files import read_json
 
     adapt = adapt_block(method, auxiliary, options, token_map, chat_template=chat_template)
-    folder = prepare_student(teacher, student, out, adapt, dtype=dtype, options=MergeOptions(quiet=quiet), force=force)
+    folder = prepare_student(teacher, student, out, adapt, dtype=dtype, options=merge_options(quiet=quiet), force=force)
     if not quiet:
         print_report(read_json(folder / REPORT), f"{student} on the vocabulary of {teacher}")
         click.echo(f"Wrote {folder}", err=True)

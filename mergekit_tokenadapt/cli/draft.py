@@ -43,14 +43,13 @@ def draft_command(
 
     OUT also holds draft.json: what became of which tokens, and which engines accept the pair.
     """
-    from mergekit.options import MergeOptions
-
     from mergekit_tokenadapt.one_vocabulary.draft_model import REPORT, make_draft
+    from mergekit_tokenadapt.plugin.merge_options import merge_options
     from mergekit_tokenadapt.tokenizer_files import read_json
 
     adapt = adapt_block(method, auxiliary, options, token_map, chat_template=chat_template)
     folder = make_draft(
-        target, small, out, adapt, rows=rows, dtype=dtype, options=MergeOptions(quiet=quiet), force=force
+        target, small, out, adapt, rows=rows, dtype=dtype, options=merge_options(quiet=quiet), force=force
     )
     if quiet:
         return

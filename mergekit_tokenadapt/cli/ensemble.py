@@ -64,14 +64,13 @@ def ensemble_command(
     if sum(value is not None for value in (out, prompt, text)) != 1:
         raise click.UsageError("give one of --out (lockstep), --prompt or --text (byte by byte)")
     if out is not None:
-        from mergekit.options import MergeOptions
-
         from mergekit_tokenadapt.ensemble.build import make_lockstep
+        from mergekit_tokenadapt.plugin.merge_options import merge_options
 
         adapt = adapt_block(method, auxiliary, options, token_map)
-        merge_options = MergeOptions(quiet=quiet)
+        mergekit_options = merge_options(quiet=quiet)
         folder = make_lockstep(
-            models, out, adapt, pivot=pivot, weights=weights or None, mean=mean, options=merge_options, force=force
+            models, out, adapt, pivot=pivot, weights=weights or None, mean=mean, options=mergekit_options, force=force
         )
         if not quiet:
             click.echo(f"Wrote {folder}", err=True)

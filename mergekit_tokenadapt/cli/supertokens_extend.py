@@ -11,6 +11,7 @@ from mergekit_tokenadapt.cli.supertokens_options import (
     make_limits,
     make_rules,
     onto_options,
+    open_corpus,
 )
 
 EXAMPLES = """\b
@@ -55,13 +56,14 @@ def extend_command(
     BASE keeps its ids and merges: text in which no new token occurs is cut as before.
     """
     from mergekit_tokenadapt.supertokens.making import extend_folder
-    from mergekit_tokenadapt.supertokens.texts import Corpus
     from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 
     check_outputs(out, onto, force=force)
     rules = make_rules(max_words, max_characters, no_punctuation, crossing)
     limits = make_limits(min_frequency, max_memory, quiet)
-    extension = extend_folder(out, load_tokenizer(base), Corpus(texts, max_bytes), number, rules, limits, drop=drop)
+    extension = extend_folder(
+        out, load_tokenizer(base), open_corpus(texts, max_bytes), number, rules, limits, drop=drop
+    )
     if not quiet:
         click.echo(f"Wrote {out}: {len(extension.added):,} tokens added, {len(extension.dropped):,} dropped", err=True)
         for note in extension.notes:

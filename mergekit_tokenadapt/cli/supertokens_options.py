@@ -13,6 +13,7 @@ from mergekit_tokenadapt.cli.options import adapt_block, adapt_options
 if TYPE_CHECKING:
     from mergekit_tokenadapt.supertokens.rules import Rules
     from mergekit_tokenadapt.supertokens.superwords import Limits
+    from mergekit_tokenadapt.supertokens.texts import Corpus
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 CROSSING = ("digits", "lines", "sentences", "scripts")
@@ -34,7 +35,7 @@ def _learning_options() -> list[Callable[[Any], Any]]:
             required=True,
             metavar="PATH",
             help="A file, a folder, .jsonl (,field=NAME), .gz of these, or hf:ID (,config= ,split= ,field=). "
-            "Repeatable; sources take turns.",
+            "Repeatable; sources take turns. Or one ray:PATH (parquet or .jsonl), counted on a Ray cluster.",
         ),
         click.option("--max-bytes", type=click.IntRange(min=0), default=0, help="Read about so much.  [default: all]"),
         click.option("--max-words", type=click.IntRange(min=1), default=4, show_default=True, help="In one token."),
@@ -93,6 +94,24 @@ def make_limits(min_frequency: int, max_memory: float, quiet: bool, **more: Any)
     return Limits(min_frequency=min_frequency, max_memory=int(max_memory * 2**30), quiet=quiet, **more)
 
 
+def open_corpus(texts: tuple[str, ...], max_bytes: int) -> Corpus:
+    """The text that ``--text`` and ``--max-bytes`` name.
+
+    Raises:
+        TokenAdaptError: there is no such text, or ``ray:`` is combined with something that it does not go with.
+    """
+    from mergekit_tokenadapt.errors import TokenAdaptError
+    from mergekit_tokenadapt.supertokens.texts import Corpus
+
+    if not any(text.startswith("ray:") for text in texts):
+        return Corpus(texts, max_bytes)
+    from mergekit_tokenadapt.supertokens.ray_corpus import RayCorpus
+
+    if len(texts) > 1 or max_bytes:
+        raise TokenAdaptError("--text ray:PATH stands alone, and is read to its end: without --max-bytes")
+    return RayCorpus.read(texts[0])
+
+
 def check_outputs(out: str, onto: tuple[str, str] | None, *, force: bool) -> None:
     """Find out before the work that something is in the way."""
     from mergekit_tokenadapt.staging import check_absent
@@ -111,8 +130,7 @@ def go_onto(
     print_recipe: bool,
 ) -> None:
     """Transplant the learned tokenizer onto a model, by the same recipe that `transplant` makes."""
-    from mergekit.options import MergeOptions
-
+    from mergekit_tokenadapt.plugin.merge_options import merge_options
     from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 
     model, out = onto
@@ -120,6 +138,6 @@ def go_onto(
     if print_recipe:
         click.echo(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), nl=False)
         return
-    folder = run_recipe(recipe, out, MergeOptions(quiet=quiet), force=force)
+    folder = run_recipe(recipe, out, merge_options(quiet=quiet), force=force)
     if not quiet:
         click.echo(f"Wrote {folder}", err=True)

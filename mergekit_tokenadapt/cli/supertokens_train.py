@@ -12,6 +12,7 @@ from mergekit_tokenadapt.cli.supertokens_options import (
     make_limits,
     make_rules,
     onto_options,
+    open_corpus,
 )
 
 EXAMPLES = """\b
@@ -106,7 +107,6 @@ def train_command(
     """Learn a new tokenizer from text, and write it to the folder OUT."""
     from mergekit_tokenadapt.supertokens.chunks import ChunkLengths
     from mergekit_tokenadapt.supertokens.making import TrainOptions, train_folder
-    from mergekit_tokenadapt.supertokens.texts import Corpus
     from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 
     check_outputs(out, onto, force=force)
@@ -127,7 +127,7 @@ def train_command(
         seed=seed,
     )
     name = like or (onto[0] if onto else None)
-    number = train_folder(out, Corpus(texts, max_bytes), train, load_tokenizer(name) if name else None)
+    number = train_folder(out, open_corpus(texts, max_bytes), train, load_tokenizer(name) if name else None)
     if not quiet:
         click.echo(f"Wrote {out}: {number:,} tokens", err=True)
     if onto:

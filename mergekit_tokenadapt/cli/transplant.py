@@ -8,7 +8,8 @@ import click
 import yaml
 from mergekit.options import MergeOptions, PrettyPrintHelp, add_merge_options
 
-from mergekit_tokenadapt.cli.options import adapt_block, adapt_options
+from mergekit_tokenadapt.cli.options import CommandT, adapt_block, adapt_options
+from mergekit_tokenadapt.plugin.merge_options import OUT_SHARD_SIZE
 
 EXAMPLES = """\b
 Examples:
@@ -31,6 +32,15 @@ class _Rows(click.ParamType):  # type: ignore[type-arg]
         self.fail("take exact, donor or a number of rows", param, ctx)
 
 
+def _merge_options(command: CommandT) -> CommandT:
+    """mergekit's options, but smaller shards by default: see `OUT_SHARD_SIZE`."""
+    command = add_merge_options(command)
+    for option in command.__click_params__:  # type: ignore[attr-defined]
+        if option.name == "out_shard_size":
+            option.default, option.help = OUT_SHARD_SIZE, "Bytes per output shard, held in memory.  [default: 1B]"
+    return command
+
+
 @click.command("transplant", cls=PrettyPrintHelp, epilog=EXAMPLES)
 @click.argument("base")
 @click.argument("target")
@@ -48,7 +58,7 @@ class _Rows(click.ParamType):  # type: ignore[type-arg]
 @click.option("--dtype", help="dtype of the output, for instance bfloat16.  [default: as BASE]")
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
 @click.option("--print-recipe", is_flag=True, help="Print the recipe for mergekit-yaml, and stop.")
-@add_merge_options  # type: ignore[untyped-decorator]
+@_merge_options
 def transplant_command(
     merge_options: MergeOptions,
     base: str,

@@ -11,6 +11,7 @@ from mergekit.options import MergeOptions
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.draft import check_same_vocabulary
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder, open_model
+from mergekit_tokenadapt.plugin.merge_options import merge_options
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 
 
@@ -45,7 +46,7 @@ def put_onto(
     Raises:
         TokenAdaptError: a folder is no model, or has too few rows for its tokenizer, or `out` exists.
     """
-    options = options or MergeOptions(quiet=True)
+    options = options or merge_options(quiet=True)
     pivot_folder = open_model(pivot, trust_remote_code=options.trust_remote_code)
     check_rows(pivot_folder)
     adapt = {**adapt, "rows": rows or pivot_folder.num_rows, "save_plan": True}

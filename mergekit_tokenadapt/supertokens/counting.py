@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.supertokens.rules import Joints
+from mergekit_tokenadapt.supertokens.rules import Joints, Rules
+from mergekit_tokenadapt.tokenizer_files import tokenizer_of
+from mergekit_tokenadapt.vocabulary import Definition, Vocabulary
 
 BATCH_BYTES = 4_000_000
 """Text that is encoded at once."""
@@ -32,6 +35,36 @@ END = "\n"
 
 Stream = Iterator[tuple[np.ndarray, np.ndarray]]
 """Token ids of a part of the corpus, int32 [n], and whether each starts a new run, bool [n]."""
+
+
+Prepare = Callable[[Iterator[str]], Iterator[str]]
+"""A last step on the pieces of text before they are encoded."""
+
+
+@dataclass(frozen=True)
+class Encode:
+    """How texts become a stream. Can be sent to another process."""
+
+    definition: Definition
+    """With the pre-tokenizer that the result will have, and the merges that are there already."""
+    vocabulary: Vocabulary
+    rules: Rules
+    prepare: Prepare = iter
+
+    def __call__(self, texts: Iterator[str]) -> Stream:
+        """Encode pieces of a corpus, in batches."""
+        joints = Joints(self.vocabulary, self.rules)
+        return run_stream(self.prepare(texts), tokenizer_of(self.definition), joints)
+
+
+class TokenRuns(Protocol):
+    """An encoded corpus, of which pairs are counted first, and then runs, perhaps more than once."""
+
+    def pairs(self, max_pairs: int) -> PairCounts:
+        """See `count_pairs`."""
+
+    def runs(self, pairs: PairCounts, min_frequency: int, max_bytes: int) -> RunCounts:
+        """See `count_runs`."""
 
 
 def run_stream(texts: Iterable[str], tokenizer: Tokenizer, joints: Joints) -> Stream:
@@ -119,11 +152,22 @@ def pair_keys(ids: np.ndarray) -> np.ndarray:
 
 def count_pairs(stream: Iterable[tuple[np.ndarray, np.ndarray]], max_pairs: int) -> PairCounts:
     """Count neighbours inside runs, holding at most about `max_pairs` different ones."""
-    total, waiting, held = PairCounts(), [], 0
-    for ids, starts in stream:
-        keys, counts = np.unique(pair_keys(ids)[~starts[1:]], return_counts=True)
-        waiting.append(PairCounts(keys, counts))
-        held += len(keys)
+    return add_pairs((_pairs_of(ids, starts) for ids, starts in stream), max_pairs)
+
+
+def _pairs_of(ids: np.ndarray, starts: np.ndarray) -> PairCounts:
+    return PairCounts(*np.unique(pair_keys(ids)[~starts[1:]], return_counts=True))
+
+
+def add_pairs(parts: Iterable[PairCounts], max_pairs: int) -> PairCounts:
+    """Add up the counts of parts of a corpus, holding at most about `max_pairs` different pairs.
+
+    As long as nothing is forgotten (`lost` is 0), neither the order of the parts nor their size matters.
+    """
+    total, waiting, held = PairCounts(), list[PairCounts](), 0
+    for part in parts:
+        waiting.append(part)
+        held += len(part.keys)
         # Adding up costs as much as there is: wait until it is worth while.
         if held > max(len(total.keys), max_pairs // 4):
             total, waiting, held = _sum([total, *waiting]).limited(max_pairs), [], 0
@@ -187,6 +231,21 @@ def count_runs(
         while result.bytes_held() > max_bytes and len(frequent.keys):
             result = result.cut_at_rarer(pairs, 2 * result.min_frequency)
             frequent = pairs.frequent(result.min_frequency)
+    return result
+
+
+def add_runs(parts: Iterable[RunCounts], pairs: PairCounts, min_frequency: int, max_bytes: int) -> RunCounts:
+    """Add up the runs of parts of a corpus, all cut at `min_frequency`; see `count_runs`.
+
+    As long as they fit into `max_bytes`, neither the order of the parts nor their size matters.
+    """
+    result = RunCounts(min_frequency=min_frequency)
+    for part in parts:
+        if part.min_frequency < result.min_frequency:
+            part = part.cut_at_rarer(pairs, result.min_frequency)
+        result.counts.update(part.counts)
+        while result.bytes_held() > max_bytes and len(pairs.frequent(result.min_frequency).keys):
+            result = result.cut_at_rarer(pairs, 2 * result.min_frequency)
     return result
 
 

@@ -11,14 +11,16 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.texts.builtin import BUILTIN, builtin_text
 from mergekit_tokenadapt.segmentation import without_dummy_space
-from mergekit_tokenadapt.supertokens.counting import batches
+from mergekit_tokenadapt.supertokens.counting import Prepare, batches
 from mergekit_tokenadapt.supertokens.dropping import least_used, replace_tokens
 from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges
 from mergekit_tokenadapt.supertokens.pretokenizers import Coarsening
@@ -26,10 +28,9 @@ from mergekit_tokenadapt.supertokens.reach import check_reachable, unmergeable
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.superwords import (
     Limits,
-    Prepare,
     lacks_characters,
     learn_all,
-    with_progress,
+    watching,
 )
 from mergekit_tokenadapt.supertokens.texts import Corpus
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, tokenizer_of
@@ -124,10 +125,9 @@ def _grown(
 
 def _missing_characters(definition: Definition, corpus: Corpus, limits: Limits) -> list[str]:
     """Letters that a SentencePiece vocabulary spells in bytes, most frequent first. They need no merges."""
-    normalizer, known = tokenizer_of(definition).normalizer, definition["model"]["vocab"]
-    found: Counter[str] = Counter()
-    for piece in with_progress(corpus.pieces(), corpus, "characters", limits):
-        found.update(normalizer.normalize_str(piece) if normalizer else piece)
+    known, found = definition["model"]["vocab"], Counter[str]()
+    for part in corpus.counted(_Counter(definition).characters, watching(corpus, "characters", limits)):
+        found.update(part)
     # ASCII has its byte tokens, one each; a new token would be a copy of that.
     letters = [c for c, n in found.items() if c not in known and n >= limits.min_frequency and not c.isascii()]
     letters = [c for c in letters if c.isalpha() or unicodedata.category(c)[0] == "M"]
@@ -136,13 +136,37 @@ def _missing_characters(definition: Definition, corpus: Corpus, limits: Limits) 
 
 def _usage(definition: Definition, corpus: Corpus, limits: Limits, prepare: Prepare) -> np.ndarray:
     """How often each token occurs in the text, int64 [ids]."""
-    tokenizer = tokenizer_of(definition)
     usage = np.zeros(max(definition["model"]["vocab"].values()) + 1, dtype=np.int64)
-    pieces = prepare(with_progress(corpus.pieces(), corpus, "usage", limits))
-    for batch in batches(pieces):
-        ids = [i for e in tokenizer.encode_batch_fast(batch, add_special_tokens=False) for i in e.ids]
-        usage += np.bincount(ids, minlength=len(usage))
+    for part in corpus.counted(_Counter(definition, prepare).tokens, watching(corpus, "usage", limits)):
+        usage[list(part)] += list(part.values())
     return usage
+
+
+@dataclass(frozen=True)
+class _Counter:
+    """Counts in lists of pieces. Can be sent to another process; the tokenizer is made once in each."""
+
+    definition: Definition
+    prepare: Prepare = iter
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return tokenizer_of(self.definition)
+
+    def characters(self, pieces: Sequence[str]) -> Counter[str]:
+        """How often each character occurs."""
+        normalizer, found = self._tokenizer.normalizer, Counter[str]()
+        for piece in pieces:
+            found.update(normalizer.normalize_str(piece) if normalizer else piece)
+        return found
+
+    def tokens(self, pieces: Sequence[str]) -> Counter[int]:
+        """How often each token occurs."""
+        found = Counter[int]()
+        for batch in batches(self.prepare(iter(pieces))):
+            for encoding in self._tokenizer.encode_batch_fast(batch, add_special_tokens=False):
+                found.update(encoding.ids)
+        return found
 
 
 def _lines(pieces: Iterator[str]) -> Iterator[str]:

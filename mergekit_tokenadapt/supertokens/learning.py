@@ -12,7 +12,15 @@ from typing import IO
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from mergekit_tokenadapt.supertokens.counting import END, FIRST_CHARACTER, RunCounts, Stream
+from mergekit_tokenadapt.supertokens.counting import (
+    END,
+    FIRST_CHARACTER,
+    PairCounts,
+    RunCounts,
+    Stream,
+    count_pairs,
+    count_runs,
+)
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.vocabulary import Vocabulary
 
@@ -140,17 +148,24 @@ def spooled(stream: Stream) -> Iterator[Spool]:
 
 
 class Spool:
-    """Reads a stream once from where it comes from, writing it down, and then from the file."""
+    """Reads a stream once from where it comes from, writing it down, and then from the file: `TokenRuns`."""
 
     def __init__(self, stream: Stream, file: IO[bytes]) -> None:
         self._stream, self._file = stream, file
         self._sizes: list[int] = []
 
+    def pairs(self, max_pairs: int) -> PairCounts:
+        """Count pairs, once."""
+        return count_pairs(self.first(), max_pairs)
+
+    def runs(self, pairs: PairCounts, min_frequency: int, max_bytes: int) -> RunCounts:
+        """Count runs, after the pairs."""
+        return count_runs(self.again(), pairs, min_frequency, max_bytes)
+
     def first(self) -> Stream:
         """The stream itself. To be read to its end, once."""
         for ids, starts in self._stream:
-            # The sign says whether a run starts here; ids are shifted, since there is no negative zero.
-            self._file.write(np.where(starts, -ids - 1, ids + 1).astype("<i4").tobytes())
+            self._file.write(packed(ids, starts))
             self._sizes.append(len(ids))
             yield ids, starts
 
@@ -158,8 +173,19 @@ class Spool:
         """The same from the file."""
         self._file.seek(0)
         for size in self._sizes:
-            written = np.frombuffer(self._file.read(4 * size), dtype="<i4")
-            yield np.abs(written) - 1, written < 0
+            yield unpacked(self._file.read(4 * size))
+
+
+def packed(ids: np.ndarray, starts: np.ndarray) -> bytes:
+    """Token ids and whether a run starts there, 4 bytes each."""
+    # The sign says whether a run starts here; ids are shifted, since there is no negative zero.
+    return np.where(starts, -ids - 1, ids + 1).astype("<i4").tobytes()
+
+
+def unpacked(written: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """What `packed` was given."""
+    numbers = np.frombuffer(written, dtype="<i4")
+    return np.abs(numbers) - 1, numbers < 0
 
 
 def append_merges(model: Mapping[str, object], merges: Sequence[NewMerge], ids: Iterable[int]) -> dict[str, object]:

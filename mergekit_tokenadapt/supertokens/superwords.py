@@ -20,10 +20,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.supertokens.counting import PairCounts, count_pairs, count_runs, run_stream
-from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges, learn_merges, spooled
+from mergekit_tokenadapt.supertokens.counting import Encode, PairCounts, Prepare
+from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges, learn_merges
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, coarsened, seams, word_pattern
-from mergekit_tokenadapt.supertokens.rules import Joints, Rules
+from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.texts import Corpus
 from mergekit_tokenadapt.tokenizer_files import tokenizer_of
 from mergekit_tokenadapt.vocabulary import Definition, TokenKind, Vocabulary
@@ -50,9 +50,6 @@ class Limits:
         """Whether the trainer may draw its bars."""
         return not self.quiet and sys.stderr.isatty()
 
-
-Prepare = Callable[[Iterator[str]], Iterator[str]]
-"""A last step on the pieces of text before they are encoded."""
 
 PAIRS_PER_TOKEN = 2
 """Pairs of neighbours, most frequent first, that runs may hold for every token wanted."""
@@ -190,13 +187,13 @@ def _learn(
     """One pass: count pairs, count runs, learn."""
     if not num_tokens:
         return []
-    pieces = prepare(with_progress(corpus.pieces(), corpus, "runs", limits))
-    with spooled(run_stream(pieces, tokenizer_of(definition), Joints(vocabulary, rules))) as spool:
-        pairs = count_pairs(spool.first(), limits.max_memory // 2 // PAIR_BYTES)
+    encode = Encode(definition, vocabulary, rules, prepare)
+    with corpus.token_runs(encode, watching(corpus, "runs", limits)) as encoded:
+        pairs = encoded.pairs(limits.max_memory // 2 // PAIR_BYTES)
         least = max(limits.min_frequency, pairs.lost + 1)
         frequency = max(least, _promising_frequency(pairs, num_tokens))
         while True:
-            runs = count_runs(spool.again(), pairs, frequency, limits.max_memory // 2)
+            runs = encoded.runs(pairs, frequency, limits.max_memory // 2)
             merges = learn_merges(runs, vocabulary, num_tokens, rules, show_progress=limits.shows_progress)
             # All merges that are wanted are that frequent: they are those that all runs would have given.
             if sum(merge.is_new for merge in merges) == num_tokens or frequency == least:
@@ -229,3 +226,8 @@ def with_progress(pieces: Iterator[str], corpus: Corpus, what: str, limits: Limi
         for piece in pieces:
             yield piece
             bar.update(len(piece.encode("utf-8")))
+
+
+def watching(corpus: Corpus, what: str, limits: Limits) -> Callable[[Iterator[str]], Iterator[str]]:
+    """`with_progress` for pieces that the corpus itself will read."""
+    return lambda pieces: with_progress(pieces, corpus, what, limits)

@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TypeVar, cast
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.evaluation.texts.sources import dataset_texts, files_below, json_lines, split_settings
+from mergekit_tokenadapt.supertokens.counting import Encode, TokenRuns, batches
+from mergekit_tokenadapt.supertokens.learning import spooled
 
 PIECE_CHARACTERS = 1 << 16
 """A document is cut into pieces of about this size."""
 BINARY_PROBE = 4096
 """A file with a zero byte among its first ones is no text."""
+
+Watch = Callable[[Iterator[str]], Iterator[str]]
+"""Shows how far the reading of pieces has come."""
+PartT = TypeVar("PartT")
 
 
 @dataclass
@@ -64,6 +71,19 @@ class Corpus:
                 return
         if not self.num_bytes:
             raise TokenAdaptError(f"there is no text in {', '.join(self.sources)}: nothing can be learned from it")
+
+    def token_runs(self, encode: Encode, watch: Watch = iter) -> AbstractContextManager[TokenRuns]:
+        """The corpus in tokens, kept so that it is encoded once.
+
+        Args:
+            encode: from pieces to tokens.
+            watch: put around the pieces.
+        """
+        return spooled(encode(watch(self.pieces())))
+
+    def counted(self, count: Callable[[Sequence[str]], PartT], watch: Watch = iter) -> Iterator[PartT]:
+        """What `count` makes of each part of the corpus: of lists of pieces. It may run in another process."""
+        return map(count, batches(watch(self.pieces())))
 
     def _pieces_of(self, source: _Source) -> Iterator[str]:
         for document in source.documents():
@@ -132,7 +152,7 @@ class _Source:
                 text = io.TextIOWrapper(opened, encoding="utf-8", errors="replace", newline="")
                 if ".jsonl" in file.suffixes:
                     texts = json_lines(text, self.settings.get("field", "text"), file)
-                    yield from (cut(_without_surrogates(document)) for document in texts)
+                    yield from (cut(without_surrogates(document)) for document in texts)
                 else:
                     yield _cut_stream(text)
         except (OSError, EOFError) as error:
@@ -143,7 +163,7 @@ def _open(file: Path) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(file)) if file.suffix == ".gz" else file.open("rb")
 
 
-def _without_surrogates(text: str) -> str:
+def without_surrogates(text: str) -> str:
     """A lone surrogate, which JSON can spell, is no character."""
     return text.encode("utf-8", "replace").decode("utf-8")
 

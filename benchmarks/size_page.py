@@ -1,0 +1,334 @@
+"""docs/size.md and its curves, from the results of size.py."""
+
+# ruff: noqa: E501 - lines of prose, as they stand on the page
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mergekit_tokenadapt.evaluation.report.charts import colour
+from mergekit_tokenadapt.evaluation.report.svg import FONT, Drawing, Scale, number, ticks
+
+GB = 1e9
+CHUNKS = 0.4
+"""GB that rows in the making take beside the matrices: see `_memory`."""
+FIXED = "fixed | DeepSeek"
+"""Key of a run on a small model."""
+BEFORE_WEIGHTS = ("tokenizers", "matching", "pieces", "weights")
+"""Steps before the first tensor is read."""
+STEPS = {
+    "rest": "start-up: imports, mergekit's planning",
+    "tokenizers": "reading both tokenizers",
+    "matching": "matching the vocabularies",
+    "pieces": "cutting new tokens",
+    "space": "n-gram space",
+    "neighbours": "nearest old tokens",
+    "weights": "weights, facts, examples",
+    "applying": "making rows (and fitting)",
+    "shards": "writing weights",
+    "finishing": "tokenizer files, plan, manifest",
+}
+LARGE = (("70B", 141, 8192, 128_256), ("405B", 812, 16_384, 128_256))
+"""Name, GB of bfloat16 weights, width and rows of Llama 3 models."""
+LARGE_ROWS = 262_144
+"""Rows after a move to Gemma 3's tokenizer."""
+DISK = 1.0
+"""GB per second that a disk reads, or writes."""
+METHODS = ("mean", "hybrid", "calibrated")
+
+Runs = Mapping[str, Mapping[str, Any]]
+
+
+def pages(results: Mapping[str, Any], missing: Sequence[str] = ()) -> dict[str, str]:
+    """Name and content of every file, as far as there are results for it; `missing`: keys of runs to come."""
+    runs: Runs = results["runs"]
+    models = {key: run for key, run in runs.items() if key.startswith("model |")}
+    tokens = {m: _of_method(runs, m) for m in METHODS}
+    tokens = {m: found for m, found in tokens.items() if len(found) > 1}
+    lines = ["# Size: time and memory", "", *_about(results)]
+    made: dict[str, str] = {}
+    as_it_is = {key: run for key, run in models.items() if key.endswith("as it is")}
+    if as_it_is:
+        lines += ["", "## Memory against the size of the model", "", *_memory(runs, models)]
+        lines += ["", "## Time against the size of the model", "", *_time(as_it_is)]
+        points = sorted((run["bytes"] / GB, run["cpu"]) for run in as_it_is.values())
+        held = sorted((run["bytes"] / GB, run["memory"]["RssAnon"] / GB) for run in as_it_is.values())
+        made["size-models-time.svg"] = curves("GB of weights", "CPU seconds", {"mean": points})
+        made["size-models-memory.svg"] = curves("GB of weights", "GB held", {"mean": held})
+    if tokens:
+        lines += ["", "## Time and memory against the size of the vocabulary", "", *_vocabularies(tokens)]
+        for name, axis, value in (("time", "CPU seconds", _cpu), ("memory", "GB held", _held)):
+            made[f"size-vocabularies-{name}.svg"] = curves(
+                "thousand tokens",
+                axis,
+                {m: [(n / 1000, value(run)) for n, run in f.items()] for m, f in tokens.items()},
+            )
+    if as_it_is:
+        lines += ["", "## Larger than can be tried here: 70B and 405B, on paper", "", *_on_paper(runs, as_it_is)]
+    lines += ["", "## `--multi-gpu`, from reading mergekit 0.1.5", "", *MULTI_GPU]
+    if missing:
+        lines += ["", "## Not measured yet", "", "The same command goes on with these:", ""]
+        lines += [f"- `{key}`" for key in missing]
+    made["size.md"] = "\n".join(lines) + "\n"
+    return made
+
+
+def _cpu(run: Mapping[str, Any]) -> float:
+    return float(run["cpu"])
+
+
+def _held(run: Mapping[str, Any]) -> float:
+    return float(run["memory"]["RssAnon"] / GB)
+
+
+def _of_method(runs: Runs, method: str) -> dict[int, Mapping[str, Any]]:
+    """Runs against the number of tokens, ascending."""
+    found = {}
+    for key, run in runs.items():
+        kind, size, *of = key.split(" | ")
+        if kind == "vocabulary" and of == [method]:
+            found[int(size)] = run
+    return dict(sorted(found.items()))
+
+
+def _about(results: Mapping[str, Any]) -> list[str]:
+    packages = ", ".join(f"{k} {v}" for k, v in results["setting"]["packages"].items())
+    return [
+        "Made by `python benchmarks/size.py`; all figures are in size.json. Every run is the real command in a process",
+        "of its own, on one thread. The machine did other work, too, so times are CPU seconds of that process. Files of",
+        "weights are mapped: what is read of them counts as resident (`RssFile`), and the kernel takes it back when it",
+        "likes. *Held* is what a process really needs: anonymous memory (`RssAnon`), looked at every 20 ms.",
+        f"Python {results['setting']['python']}, {packages}.",
+    ]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+# --- models --------------------------------------------------------------------------------------
+
+
+def _fixed(runs: Runs) -> float:
+    """GB held before the first tensor is read, with SmolLM2's and DeepSeek's tokenizers."""
+    steps = runs[FIXED]["steps"] if FIXED in runs else {}
+    return max((steps[s]["memory"] for s in BEFORE_WEIGHTS if s in steps), default=0) / GB
+
+
+def _matrix(run: Mapping[str, Any]) -> float:
+    """GB of a new vocabulary matrix, which is the largest tensor."""
+    return float(run["rows"] * run["hidden"] * 2 / GB)
+
+
+def _bound(fixed: float, matrix: float, shard: float) -> float:
+    return fixed + CHUNKS + max(shard, matrix) + matrix
+
+
+def _memory(runs: Runs, models: Runs) -> list[str]:
+    fixed = _fixed(runs)
+    rows = []
+    for key, run in sorted(models.items(), key=lambda item: (item[1]["bytes"], item[0])):
+        shard = 5.0 if "5 GB" in key.split(" | ")[2] else 1.0
+        matrix = _matrix(run)
+        old = 49_152 * run["hidden"] * 2 / GB
+        figures = [run["bytes"] / GB, matrix, fixed + matrix + 2 * (matrix + old), _bound(fixed, matrix, shard)]
+        figures += [run["memory"][name] / GB for name in ("RssAnon", "RssFile", "VmHWM")]
+        rows.append([key.split(" | ")[2], *(f"{value:.2f}" for value in figures)])
+    head = ["run", "weights", "L", "coarse bound", "bound", "**held**", "mapped", "VmHWM"]
+    return [
+        "Synthetic Llamas (random bfloat16, input and output matrix of their own, shards of 1 GB) with SmolLM2's tokenizer get",
+        "DeepSeek's, method `mean`. GB; `L` is one new vocabulary matrix, the largest tensor. In `float16` runs every tensor is",
+        "converted, and so is held, not mapped.",
+        "",
+        *_table(head, rows),
+        "",
+        "**Coarse bound**: F plus the largest tensor plus all vocabulary matrices, old and new. **Bound**, for two matrices:",
+        "",
+        "    held <= F + C + max(S, L) + L",
+        "",
+        f"- F, {fixed:.2f} GB: Python, torch, both tokenizers and the plan, before the first tensor is read;",
+        f"- C, {CHUNKS} GB: rows in the making. They are computed in float32 a chunk of at most 32 MB at a time, and written into the",
+        "  new matrix in its own dtype: no second copy of a matrix is made. (`calibrated` also holds the old matrix in float32.)",
+        "- max(S, L): what waits to be written. mergekit's writer holds an output shard until the next tensor does not fit any",
+        "  more (`--out-shard-size` S; its help says parameters, it counts bytes), and a tensor larger than that is a shard of its own;",
+        "- L: the matrix that is being made.",
+        "",
+        "So S is what to turn. mergekit's own default is 5 GB; **`mergekit-tokenadapt` takes 1 GB**, and to the stock commands say",
+        "`mergekit-yaml ... --out-shard-size 1B`. Tensors that pass through unchanged stay mapped, whatever S is; they are held",
+        "with `--dtype`, with other merge methods than passthrough, from `.bin` files, and with safetensors before 0.8, which",
+        "copies a shard to write it (from reading 0.7; not measured). `--async-write` adds the shards that wait for the disk.",
+        "",
+        "![GB held against GB of weights](size-models-memory.svg)",
+    ]
+
+
+def _slope(as_it_is: Runs) -> tuple[float, float]:
+    """CPU seconds per GB written, and those at none."""
+    sizes, seconds = zip(*((run["written"] / GB, run["cpu"]) for run in as_it_is.values()), strict=True)
+    slope, start = np.polyfit(sizes, seconds, 1) if len(sizes) > 1 else (seconds[0] / sizes[0], 0.0)
+    return float(slope), float(start)
+
+
+def _time(as_it_is: Runs) -> list[str]:
+    slope, start = _slope(as_it_is)
+    rows = [
+        [f"{run['bytes'] / GB:.1f}", f"{run['written'] / GB:.1f}", f"{run['cpu']:.0f}", f"{run['seconds']:.0f}"]
+        for run in sorted(as_it_is.values(), key=lambda run: run["bytes"])
+    ]
+    return [
+        *_table(["GB of weights", "GB written", "CPU seconds", "wall seconds (busy machine)"], rows),
+        "",
+        f"A straight line: {start:.0f} s + {slope:.1f} s for every GB written. The slope is bytes to move, from the page cache of one",
+        "file to that of another, and the rows of the new matrices (linear in rows x width). The start is imports, tokenizers",
+        "and plan. On an idle machine the disk decides: reading and writing every byte once.",
+        "",
+        "![CPU seconds against GB of weights](size-models-time.svg)",
+    ]
+
+
+# --- vocabularies --------------------------------------------------------------------------------
+
+
+def _vocabularies(tokens: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
+    sizes = sorted({n for found in tokens.values() for n in found})
+    rows = []
+    for size in sizes:
+        row = [f"{size:,}"]
+        for found in tokens.values():
+            run = found.get(size)
+            row += [f"{run['cpu']:.0f}", f"{_held(run):.2f}"] if run else ["-", "-"]
+        rows.append(row)
+    head = ["tokens", *(f"{m}, {what}" for m in tokens for what in ("CPU s", "GB held"))]
+    lines = [
+        "SmolLM2-135M (49,152 rows of 576 numbers, tied) gets synthetic byte-level BPE tokenizers: words of Gemma's",
+        "vocabulary put together character by character, and where these end, pairs of words. `-`: not measured yet, or too slow.",
+        "",
+        *_table(head, rows),
+        "",
+        "![CPU seconds against tokens](size-vocabularies-time.svg) ![GB held against tokens](size-vocabularies-memory.svg)",
+        "",
+        "Where the time goes: CPU seconds of each step, and beside the largest vocabulary of each method the exponent p of",
+        "its growth from the one before (seconds ~ *new* tokens^p; 1 is linear; only where a step takes 2 s or more).",
+        "",
+    ]
+    head, columns = ["step"], list[tuple[Mapping[str, Any], Mapping[str, Any]]]()
+    for method, found in tokens.items():
+        before, last = list(found)[-2:]
+        head += [f"{method}, {before:,}", f"{last:,}", "p"]
+        columns.append((found[before], found[last]))
+    rows = []
+    for step, words in STEPS.items():
+        row = [words]
+        for small, large in columns:
+            one, other = (run["steps"].get(step, {}).get("cpu", 0.0) for run in (small, large))
+            more = large["rows_by_reason"]["new"] / small["rows_by_reason"]["new"]
+            steep = np.log(other / one) / np.log(more) if one > 0 and other >= 2 else None
+            row += [f"{one:.1f}", f"{other:.1f}", f"{steep:.2f}" if steep is not None else ""]
+        rows.append(row)
+    return [
+        *lines,
+        *_table(head, rows),
+        "",
+        "What each is linear in, with N new tokens, V old ones, Z their pieces, A = 256 dimensions of the n-gram space:",
+        "",
+        "- reading, matching, cutting, plan and manifest: bytes of the tokenizer files and Z; Python objects for every token,",
+        "  which is also most of what `mean` holds;",
+        "- the n-gram space: n-grams of all texts, and A times as many multiplications for the randomised decomposition, whose",
+        "  tall matrices (texts x A, several at a time) must overtake all else in memory as N grows;",
+        "- nearest old tokens: N x V x A multiplications, in blocks of at most 512 MB: **the** slope of `hybrid` and",
+        "  `calibrated`. It does not grow with the square of the vocabulary because V is the base's. `calibrated` also looks",
+        "  for the neighbours of old tokens, V x V x A, whatever the target;",
+        "- making rows: Z x width; for `calibrated` also the fit, which depends on V and not on N, and N x 7 P x width",
+        "  multiplications (P = at most 768) to predict;",
+        "- writing: rows x width.",
+        "",
+        "No step grows faster than its input (p is above 1 only for seconds that are few). Not measured, but drawn on along a",
+        f"straight line through the last two points to a million tokens: {_drawn_on(tokens)}.",
+    ]
+
+
+def _drawn_on(tokens: Mapping[str, Mapping[int, Mapping[str, Any]]], to: int = 1_000_000) -> str:
+    """CPU seconds of each method that was not measured so far."""
+    texts = []
+    for method, found in tokens.items():
+        (small, one), (large, other) = ((n, run["cpu"]) for n, run in list(found.items())[-2:])
+        if large < to:
+            texts.append(f"`{method}` {other + (other - one) / (large - small) * (to - large):.0f} CPU s")
+    return ", ".join(texts) or "nothing"
+
+
+# --- on paper ------------------------------------------------------------------------------------
+
+
+def _on_paper(runs: Runs, as_it_is: Runs) -> list[str]:
+    slope, start = _slope(as_it_is)
+    fixed = _fixed(runs) + 0.5  # a larger vocabulary than DeepSeek's
+    rows = []
+    for name, weights, width, old_rows in LARGE:
+        matrix, old = LARGE_ROWS * width * 2 / GB, old_rows * width * 2 / GB
+        written = weights + 2 * (matrix - old)
+        disk, cpu = (weights + written) / DISK / 60, (start + slope * written) / 60
+        figures = [f"{weights} GB", f"{written:.0f} GB", f"{matrix:.1f} GB", f"{_bound(fixed, matrix, 1.0):.0f} GB"]
+        rows.append([name, *figures, f"{old_rows * width * 4 / GB:.0f} GB", f"{disk:.0f} min", f"{cpu:.0f} min"])
+    head = ["Llama 3", "read", "written", "L", "held", "`calibrated` holds more", "disk", "CPU, one thread"]
+    return [
+        f"bfloat16, to Gemma 3's {LARGE_ROWS:,} rows, untied; from the formula and the slope above. *Disk* is at {DISK:g} GB/s for reads",
+        "and writes on the same disk; reading and writing alternate, so the run takes about disk plus what CPU is not copying.",
+        "",
+        *_table(head, rows),
+        "",
+        "Nothing in this needs the model to fit into memory: two vocabulary matrices do. A plan needs no weights at all, so the",
+        "time to plan is that of SmolLM2 above for the same tokenizers; only the fit of `calibrated` sees the matrices. `calibration_text` is",
+        "another matter: it reads a text with the whole model, and needs what running the model needs.",
+    ]
+
+
+MULTI_GPU = [
+    "No machine with GPUs was at hand: this is what the code says, not a measurement.",
+    "",
+    "- The plan (and the fit of `calibration_text`) is a main-thread task without tensors as inputs: it runs first, once, on the",
+    "  main thread, on the device of `--cuda`. More GPUs do not make it faster.",
+    "- Then the graph falls into islands, one for every output tensor, and they are dealt out to the GPUs by their number of",
+    "  tasks, not their bytes. A thread per GPU works through its islands. Input and output matrix are two islands, and so can be",
+    "  made at the same time on two GPUs. **One matrix is never split**: a GPU must hold an old and a new matrix and the chunks.",
+    "- For passthrough everything else is read and written without arithmetic: GPUs have nothing to do there, and the disk decides.",
+    "  What changes is that several tensors are under way at once: in memory there may be one tensor for each GPU more than in",
+    "  the formula (L for each of the two vocabulary matrices).",
+    "- All threads share one reader per model and one writer, each behind a lock. The reader keeps one input shard open and opens",
+    "  another where a thread asks for one: cheap for safetensors, which are mapped; `.bin` shards would be loaded again and again.",
+    "  Which tensors share an output shard then depends on timing: their bytes do not.",
+    "- Results wait in main memory, with `--low-cpu-memory` on the GPU that made them, until their shard is written: a GPU then",
+    "  holds its part of up to `--out-shard-size` bytes more.",
+]
+
+
+# --- curves --------------------------------------------------------------------------------------
+
+WIDE, HIGH, MARGIN = 460.0, 260.0, 56.0
+STYLE = "text{font:12px sans-serif;fill:#333}.grid{stroke:#ddd;stroke-width:1}.label{fill:#333}svg{background:#fff}"
+
+
+def curves(across: str, up: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Points joined by lines, on linear axes from zero: a picture that stands alone."""
+    xs = [x for points in lines.values() for x, _ in points]
+    ys = [y for points in lines.values() for _, y in points]
+    right = Scale(0, max(xs) * 1.03, MARGIN, WIDE - 12)
+    upward = Scale(0, max(ys) * 1.08, HIGH, 14)
+    drawing = Drawing(HIGH + 2 * FONT + 14, f"{up} against {across}", WIDE)
+    drawing.horizontal_axis(right, 14, HIGH, across)
+    for value in ticks(upward.low, upward.high):
+        drawing.line(MARGIN, upward(value), WIDE - 12, upward(value), "grid")
+        drawing.text(MARGIN - 6, upward(value) + 4, number(value), "end")
+    drawing.text(MARGIN + 4, FONT - 2, up)
+    for n, (name, points) in enumerate(lines.items(), start=1):
+        placed = [(right(x), upward(y)) for x, y in points]
+        drawing.path(placed, f"fill:none;stroke:{colour(n)};stroke-width:2")
+        for (x, y), (tokens, value) in zip(placed, points, strict=True):
+            drawing.dot(x, y, 3, f"fill:{colour(n)}", f"{name}, {number(tokens)}: {number(round(value, 2))}")
+        drawing.text(placed[-1][0] - 4, placed[-1][1] - 8, name, "end", f"fill:{colour(n)}")
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDE:g}" '
+    return drawing.render().replace("<svg ", head, 1).replace(">", f"><style>{STYLE}</style>", 1) + "\n"
