@@ -54,7 +54,7 @@ BROKEN = {
     "sizes: highest id": (
         "sizes",
         "tokenizer.json",
-        lambda c: c["added_tokens"].append({**c["added_tokens"][0], "id": 5000, "content": "<far>"}),
+        lambda c: c["model"]["vocab"].update({max(c["model"]["vocab"], key=c["model"]["vocab"].get): 5000}),
     ),
     "special ids: config": ("special ids", "config.json", lambda c: c.update(eos_token_id=0)),
     "special ids: generation": ("special ids", "generation_config.json", lambda c: c.update(eos_token_id=[2, 3])),
