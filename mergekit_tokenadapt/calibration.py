@@ -19,6 +19,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from mergekit_tokenadapt.matrix_use import MatrixUse
 from mergekit_tokenadapt.mixture import Mixture
 
 LOG = logging.getLogger(__name__)
@@ -32,6 +33,13 @@ CHUNK = 8192
 """Tokens whose columns are in memory at a time."""
 MAX_DIRECTIONS = 768
 """Columns are made from at most so many principal directions of the matrix: bounds time and memory."""
+PIECES_SHARE = {MatrixUse.INPUT: 0.0, MatrixUse.TIED: 0.25, MatrixUse.OUTPUT: 0.5}
+"""How much of a row is the plain mean of its pieces, the rest being what the map predicts.
+
+The examples are tokens whose probability was taken out of their pieces' rows when the model was trained;
+that of a new token is still in them. The map cannot learn that, and would leave new tokens too unlikely.
+Chosen on text, see docs/methods.md.
+"""
 SHARPNESS = 0.1
 """Temperature of the weights of the neighbours beside the nearest; the regression scales their sum."""
 

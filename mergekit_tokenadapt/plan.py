@@ -26,9 +26,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mergekit_tokenadapt.calibration import NO_EXAMPLES, Calibration, FitReport
+from mergekit_tokenadapt.calibration import NO_EXAMPLES, PIECES_SHARE, Calibration, FitReport
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.matching import Reason, VocabularyMap
+from mergekit_tokenadapt.matrix_use import MatrixUse
 from mergekit_tokenadapt.methods.base import Method
 from mergekit_tokenadapt.methods.mean import uniform
 from mergekit_tokenadapt.mixture import CHUNK_ROWS, Mixture
@@ -92,13 +93,14 @@ class TransferPlan:
         unresolved = (self.mapping.reasons[mean_ids.numpy()] == Reason.NEW).sum()
         return {**self.mapping.counts(), "muted": len(self.muted_ids), "unresolved": int(unresolved)}
 
-    def apply(self, matrix: Tensor, name: str = "") -> Tensor:
+    def apply(self, matrix: Tensor, name: str = "", use: MatrixUse = MatrixUse.INPUT) -> Tensor:
         """Make the new rows from the old ones.
 
         Args:
             matrix: [V, ...], any floating dtype, vocabulary axis first; not changed. One-dimensional
                 for vocabulary biases.
             name: of the tensor, for `reports`.
+            use: what the model does with it; only a calibration asks.
 
         Returns:
             [R, ...], same dtype and device. Sums are computed in float32, a chunk of rows at a time: beside
@@ -127,21 +129,27 @@ class TransferPlan:
         clean_VD, is_finite = _without_bad_rows(flat_VD)
         _put(new_RD, self.mixed_ids, self.mixture.in_chunks(clean_VD))
         if self.calibration is not None:
-            self._calibrate(new_RD, clean_VD.float(), is_finite, name)
+            self._calibrate(new_RD, clean_VD.float(), is_finite, name, use)
         made = torch.cat([copied, self.mixed_ids]).to(device)
         mean = mean_row(new_RD, made) if len(made) else mean_row(flat_VD, torch.arange(len(matrix), device=device))
         new_RD[self.mean_ids.to(device)] = mean.to(matrix.dtype)
         return new_RD.reshape(self.num_rows, *matrix.shape[1:])
 
-    def _calibrate(self, new_RD: Tensor, matrix_VD: Tensor, is_finite_V: Tensor, name: str) -> None:
-        """Put the calibration's predictions into the new rows."""
+    def _calibrate(
+        self, new_RD: Tensor, matrix_VD: Tensor, is_finite_V: Tensor, name: str, use: MatrixUse
+    ) -> None:
+        """Put the calibration's predictions into the new rows, beside a share of the mixtures that are there."""
         assert self.calibration is not None
         fitted = self.calibration.fit(matrix_VD, is_finite_V)
         if fitted is None:
             LOG.warning(NO_EXAMPLES)
             return
         chunks, self.reports[name] = fitted
-        _put(new_RD, self.calibration.new_ids, chunks)
+        ids, share = self.calibration.new_ids, PIECES_SHARE[use]
+        for places, rows in chunks:
+            here = ids[places].to(new_RD.device)
+            blended = share * new_RD[here].float() + (1 - share) * rows if share else rows
+            new_RD[here] = blended.to(new_RD.dtype)
 
     def explain(self, row: int) -> list[tuple[int, float]]:
         """(old id, weight) pairs that make a new row, heaviest first; empty for a mean row."""

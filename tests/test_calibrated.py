@@ -14,6 +14,7 @@ import tokenizers_zoo
 import torch
 from tokenizers_zoo import BYTE_LEVEL, RandomSpace, added, make_problem, plain_definition
 from torch import Tensor
+from transplanting import EMBEDDINGS, HEAD, tensors_of, transplant
 
 from mergekit_tokenadapt import calibration as calibration_module
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
@@ -21,6 +22,7 @@ from mergekit_tokenadapt.auxiliary.ngram import NgramSpace
 from mergekit_tokenadapt.calibration import Calibration, Facts
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.matching import Reason
+from mergekit_tokenadapt.matrix_use import MatrixUse
 from mergekit_tokenadapt.methods import calibrated, find_method
 from mergekit_tokenadapt.methods.mean import uniform
 from mergekit_tokenadapt.mixture import Mixture
@@ -459,6 +461,47 @@ def test_each_matrix_gets_its_own_fit(zoo: Mapping[str, TokenizerFiles]) -> None
     assert made.reports["noise"].explained < 0.3
     alone = plan_between(zoo["byte-level"], zoo["unigram"])
     assert torch.equal(alone.apply(old_output), made.apply(old_output)), "whatever it was applied to before"
+
+
+@pytest.mark.parametrize(("use", "share"), [("input", 0), ("tied", 0.25), ("output", 0.5)])
+def test_rows_that_predict_keep_a_share_of_their_pieces(
+    use: str, share: float, zoo: Mapping[str, TokenizerFiles]
+) -> None:
+    made = plan_between(zoo["byte-level"], zoo["unigram"])
+    facts = calibration_of(made)
+    matrix = random_tensor(zoo["byte-level"].vocabulary.num_ids, 16, seed=28)
+    fitted = facts.apply(matrix, all_usable(matrix))
+    assert fitted is not None
+    rows = made.apply(matrix, use=MatrixUse(use))
+    for new_id, pieces, predicted in zip(facts.new_ids.tolist(), pieces_of(facts.new), fitted[0], strict=True):
+        expected = share * matrix[pieces].mean(0) + (1 - share) * predicted
+        torch.testing.assert_close(rows[new_id], expected, atol=1e-4, rtol=0)
+    untouched = made.copied_ids
+    assert torch.equal(rows[untouched], made.apply(matrix)[untouched])
+
+
+@pytest.mark.parametrize(
+    ("tied", "untie", "input_use", "output_use"),
+    [(True, False, "tied", None), (True, True, "input", "output"), (False, False, "input", "output")],
+    ids=["tied", "untied by the recipe", "untied"],
+)
+def test_a_merge_knows_what_each_matrix_is_for(
+    tied: bool,
+    untie: bool,
+    input_use: str,
+    output_use: str | None,
+    tmp_path: Path,
+    byte_level_folder: Path,
+    gemma_style_folder: Path,
+    tiny_model_folder: Callable[..., Path],
+) -> None:
+    base = tiny_model_folder(byte_level_folder, tmp_path / "base", tied=tied)
+    out = transplant(base, gemma_style_folder, tmp_path / "out", method="calibrated", untie=untie)
+    plan, old, new = TransferPlan.load(out / "tokenadapt.plan"), tensors_of(base), tensors_of(out)
+    assert torch.equal(new[EMBEDDINGS], plan.apply(old[EMBEDDINGS], use=MatrixUse(input_use)))
+    assert (HEAD in new) == (output_use is not None)
+    if output_use is not None:
+        assert torch.equal(new[HEAD], plan.apply(old.get(HEAD, old[EMBEDDINGS]), use=MatrixUse(output_use)))
 
 
 @pytest.mark.parametrize("base", ["byte-level", "gemma-style", "wordpiece"])
@@ -955,12 +998,13 @@ def test_the_manifest_says_how_well_each_matrix_was_fitted(
     assert sorted(record["fits"]) == ["lm_head.weight", "model.embed_tokens.weight"]
     assert record["fits"]["lm_head.weight"] != record["fits"]["model.embed_tokens.weight"]
     plan = TransferPlan.load(out / "tokenadapt.plan")
+    uses = {EMBEDDINGS: MatrixUse.INPUT, HEAD: MatrixUse.OUTPUT}
     before, after = load_file(base / "model.safetensors"), {}
     for file in out.glob("*.safetensors"):
         after |= load_file(file)
     for name, fit in record["fits"].items():
         assert set(fit) == {"examples", "held_out", "penalty", "explained"}
         assert fit["examples"] > fit["held_out"] > 0
-        torch.testing.assert_close(after[name], plan.apply(before[name], name), atol=1e-6, rtol=0)
+        torch.testing.assert_close(after[name], plan.apply(before[name], name, uses[name]), atol=1e-6, rtol=0)
         assert fit["explained"] == pytest.approx(plan.reports[name].explained, abs=1e-4)
         assert fit["examples"] == plan.reports[name].examples

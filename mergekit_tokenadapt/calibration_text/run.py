@@ -35,6 +35,7 @@ from mergekit_tokenadapt.evaluation.loading import load_model
 from mergekit_tokenadapt.evaluation.losses import token_losses
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.matching import VocabularyMap
+from mergekit_tokenadapt.matrix_use import MatrixUse
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.resuming import is_made, resumed, shard_folder
@@ -74,9 +75,8 @@ def correct_output_rows(
     folder = ModelFolder(str(model), model, transfer.base, trust_remote_code)
     plan = replace(plan, reports={})  # the merge applies the plan by tensor name, and reports those fits
     with Reader(load_model(folder, device=str(transfer.device))) as reader:
-        new_inputs = plan.apply(reader.input_rows)
-        is_tied = reader.output_rows.data_ptr() == reader.input_rows.data_ptr()
-        new_outputs = new_inputs if is_tied else plan.apply(reader.output_rows)
+        new_inputs = plan.apply(reader.input_rows, use=MatrixUse.TIED if stays_tied else MatrixUse.INPUT)
+        new_outputs = new_inputs if stays_tied else plan.apply(reader.output_rows, use=MatrixUse.OUTPUT)
         reading = _Reading.prepare(reader, transfer, plan.mapping, text, new_inputs)
         with shard_folder(f"text-{_key(model, transfer, text, new_inputs)}") as shards:
             names = {places: f"{places.start:06d}" for places in _places(len(text.passages))}

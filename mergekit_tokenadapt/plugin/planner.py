@@ -17,6 +17,7 @@ from mergekit_tokenadapt.auxiliary import find_auxiliary
 from mergekit_tokenadapt.calibration_text import CalibrationText
 from mergekit_tokenadapt.donor import Donor
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.matrix_use import MatrixUse
 from mergekit_tokenadapt.output import OutputFolder
 from mergekit_tokenadapt.plugin.inputs import InputModel, check_tied, check_together, is_tied, look_at
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
@@ -39,7 +40,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
     _untied_name: str | None = None
     """The output matrix, where a tied model is to get one of its own."""
     _output_name: str | None = None
-    """The output matrix where it is corrected, which in a tied model is the input's."""
+    """The output matrix, which in a tied model is the input's."""
     _fill_from: ModelReference | None = None
 
     def __init__(
@@ -75,8 +76,11 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             **{name: getattr(stock, name) for name in type(stock).model_fields},
             plans=ImmutableMap({model: self._plans[model] for model in models}),
             corrections=ImmutableMap(
-                {model: self._corrections[model] for model in models} if weight.name == self._output_name else {}
+                {model: self._corrections[model] for model in models}
+                if self._corrections and weight.name == self._output_name
+                else {}
             ),
+            use=self._use_of(weight),
             fill_from=self._fill_from,
         )
         self._tensors[-1] = (weight, merge.model_copy(update={"gather_tensors": adapted}))
@@ -116,8 +120,8 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             plan.transfer.check()
         self._plans = ImmutableMap(plans)
         self._untied_name = self._untie(models) if adapt.untie else None
+        self._output_name = self._untied_name or models[0].output_name
         if adapt.calibration_text is not None:
-            self._output_name = self._untied_name or models[0].output_name
             self._corrections = self._fit_output_rows(adapt, models)
         folder = OutputFolder(
             base=models[0].tokenizer,
@@ -136,6 +140,12 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             corrections=tuple(self._corrections[model] for model in plans) if self._corrections else (),
             folder=folder,
         )
+
+    def _use_of(self, weight: WeightInfo) -> MatrixUse:
+        """What the output model does with a vocabulary tensor."""
+        if weight.name != self._output_name:
+            return MatrixUse.INPUT
+        return MatrixUse.TIED if is_tied(self.out_model_config) else MatrixUse.OUTPUT
 
     def _fit_output_rows(
         self, adapt: AdaptConfig, models: list[InputModel]

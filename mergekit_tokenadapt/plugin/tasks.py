@@ -14,6 +14,7 @@ from mergekit.vocabulary import vocabulary_views
 from pydantic import ConfigDict
 
 from mergekit_tokenadapt.calibration_text import CalibrationText, Correction, correct_output_rows
+from mergekit_tokenadapt.matrix_use import MatrixUse
 from mergekit_tokenadapt.output import AdaptedTokenizer, OutputFolder
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.transfer import Transfer
@@ -81,6 +82,7 @@ class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
     plans: ImmutableMap[ModelReference, PlanTransfer]
     corrections: ImmutableMap[ModelReference, FitOutputRows]
     """For the output matrix where there is a calibration text; otherwise empty."""
+    use: MatrixUse = MatrixUse.INPUT
     fill_from: ModelReference | None = None
     """The model whose rows the others get for tokens that they do not have; None: those that are made."""
 
@@ -102,7 +104,7 @@ class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
         for model, view in zip(tensors, views, strict=True):
             weight = self.gather_tensors.weight_info[model].name
             plan: TransferPlan = made[f"plan:{model}"]
-            rows = plan.apply(view, weight)
+            rows = plan.apply(view, weight, self.use)
             if correction := made.get(f"correction:{model}"):
                 rows = correction.apply(rows, plan.mean_ids)
             adapted[model] = rows.to(dtype)
