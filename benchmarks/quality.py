@@ -52,6 +52,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "mean": {"method": "mean"},
     "hybrid, ngram": {"method": "hybrid", "auxiliary": "ngram"},
     "calibrated, ngram": {"method": "calibrated", "auxiliary": "ngram"},
+    "calibrated, ngram, untied": {"method": "calibrated", "auxiliary": "ngram", "untie": True},
     "hybrid, MiniLM": {"method": "hybrid", "auxiliary": "minilm"},
     "calibrated, MiniLM": {"method": "calibrated", "auxiliary": "minilm"},
     "calibrated, ngram, 200 KB of text": {
@@ -73,8 +74,15 @@ METHODS: dict[str, dict[str, Any]] = {
         "calibration_text": "mixed",
         "calibration_bytes": 1_000_000,
     },
+    "calibrated, ngram, 1 MB of text, untied": {
+        "method": "calibrated",
+        "auxiliary": "ngram",
+        "calibration_text": "mixed",
+        "calibration_bytes": 1_000_000,
+        "untie": True,
+    },
     "donor_linear": {"method": "donor_linear"},
-    "omp, donor": {"method": "omp"},
+    "omp, donor, where the texts need it": {"method": "calibrated", "auxiliary": "ngram", "donor": True, "omp": True},
     "tokensurgeon, subword": {"tokensurgeon": ["--approximation-method", "subword"]},
     "tokensurgeon, common_interpolation": {"tokensurgeon": ["--approximation-method", "common_interpolation"]},
     "calibrated, ngram, donor": {"method": "calibrated", "auxiliary": "ngram", "donor": True},
@@ -84,6 +92,8 @@ HAVE_WEIGHTS = ("smollm2", "gemma")
 NEEDS_DONOR = ("donor", "tokensurgeon")
 """In the names of methods that need one; mergekit-tokensurgeon reads a donor's weights whatever the method."""
 BASE = "base model"
+EMBEDDINGS = "model.embed_tokens.weight"
+"""The vocabulary matrix of both models, which are tied."""
 RESAMPLES = 1000
 
 
@@ -130,6 +140,7 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
     from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 
     adapt = dict(METHODS[method])
+    with_omp = adapt.pop("omp", False)
     if "tokensurgeon" in adapt:
         return run_tokensurgeon(base, target, adapt["tokensurgeon"], max_bytes)
     if adapt.get("auxiliary") in MODELS:
@@ -143,6 +154,7 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
         manifest = json.loads((out / "tokenadapt.json").read_text())["inputs"][0]
         if manifest["correction"]:
             manifest["correction"]["text"]["source"] = METHODS[method]["calibration_text"]  # not where it lies here
+        num_omp = put_omp_rows(out, base, target, max_bytes) if with_omp else 0
         domains = score(out, max_bytes)
         shutil.rmtree(out)
     return {
@@ -151,7 +163,42 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
         "rows_by_reason": manifest["rows_by_reason"],
         "fits": manifest["fits"],
         "correction": manifest["correction"],
+        "omp_rows": num_omp,
     }
+
+
+def put_omp_rows(out: Path, base: Path, target: Path, max_bytes: int) -> int:
+    """Put rows made by `omp` (k = 64) where the texts have new tokens: all rows would take hours. How many they are."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from mergekit_tokenadapt.donor import Donor
+    from mergekit_tokenadapt.matching import Reason
+    from mergekit_tokenadapt.methods import find_method
+    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+    from mergekit_tokenadapt.transfer import Transfer
+
+    old, new = load_tokenizer(str(base)), load_tokenizer(str(target))
+    matrix = load_file(base / "model.safetensors")[EMBEDDINGS]
+    donor = Donor(new.name, False)
+    omp = find_method("omp", {})
+    transfer = Transfer(old, new, "omp", omp, new.vocabulary.num_ids, len(matrix), donor=donor, quiet=True)
+    encoder = new.fast_tokenizer()
+    used = {i for domain in DOMAINS for text in documents(domain, max_bytes) for i in encoder.encode(text).ids}
+    ids = sorted(i for i in used if transfer.mapping.reasons[i] == Reason.NEW)
+    rows = transfer.make_plan(frozenset(ids)).apply(matrix)
+    (file,) = out.glob("*.safetensors")
+    tensors = load_file(file)
+    tensors[EMBEDDINGS][torch.tensor(ids)] = rows[torch.tensor(ids)]
+    save_file(tensors, file, metadata={"format": "pt"})
+    return len(ids)
+
+
+def documents(domain: str, max_bytes: int) -> list[str]:
+    """The documents of a domain that are scored."""
+    from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
+
+    return list(builtin_text(domain).limited(max_bytes).documents)
 
 
 def run_tokensurgeon(base: Path, target: Path, options: list[str], max_bytes: int) -> dict[str, Any]:
@@ -177,7 +224,6 @@ def score(folder: Path, max_bytes: int) -> dict[str, list[tuple[float, int]]]:
     from mergekit_tokenadapt.evaluation.loading import load_model
     from mergekit_tokenadapt.evaluation.losses import Scorer
     from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
-    from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
     from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 
     model_folder = ModelFolder(folder.name, folder, load_tokenizer(str(folder)))
@@ -185,9 +231,7 @@ def score(folder: Path, max_bytes: int) -> dict[str, list[tuple[float, int]]]:
     return {
         domain: [
             (round(document.bits, 3), document.num_bytes)
-            for document in score_documents(
-                scorer, model_folder.tokenizer, builtin_text(domain).limited(max_bytes).documents
-            )
+            for document in score_documents(scorer, model_folder.tokenizer, documents(domain, max_bytes))
         ]
         for domain in DOMAINS
     }

@@ -447,8 +447,8 @@ def _models(runs: dict[str, Any]) -> list[str]:
         return []
     texts = list(base["texts"])
     lines = [
-        "Greedy generation on one thread, per second of its CPU time; the median of three prompts. Text is counted twice: what",
-        "the model wrote by itself, and held-out English at the same number of tokens per second.",
+        "Greedy generation on one thread, per second of its CPU time; the median of three prompts. Text is counted",
+        "twice: what the model wrote by itself, and held-out English at the same number of tokens per second.",
         "",
     ]
     lines += ["| vocabulary | rows | " + " | ".join(f"bits per byte, {t} | bytes per token" for t in texts)]
