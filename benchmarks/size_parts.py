@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -157,6 +156,10 @@ EVERY = 0.02
 FIELDS = ("VmHWM", "VmRSS", "RssAnon", "RssFile")
 
 
+class CommandFailedError(Exception):
+    """What the command printed."""
+
+
 def watched(command: Sequence[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
     """Run a command to its end, and look at its memory all the while.
 
@@ -166,6 +169,9 @@ def watched(command: Sequence[str], environment: dict[str, str] | None = None) -
     Returns:
         Seconds of wall and CPU time, the highest value of each of `FIELDS` in bytes, and `samples`:
         (time.monotonic(), RssAnon).
+
+    Raises:
+        CommandFailedError: its exit code is not 0.
     """
     started = time.monotonic()
     with tempfile.TemporaryFile() as errors:
@@ -182,7 +188,7 @@ def watched(command: Sequence[str], environment: dict[str, str] | None = None) -
         process.returncode = os.waitstatus_to_exitcode(status)
         errors.seek(0)
         if process.returncode:
-            sys.exit(f"{' '.join(command)} failed: {errors.read().decode(errors='replace')[-3000:]}")
+            raise CommandFailedError(errors.read().decode(errors="replace").strip())
     return {
         "seconds": time.monotonic() - started,
         "cpu": usage.ru_utime + usage.ru_stime,
