@@ -2,8 +2,9 @@
 
     python benchmarks/merging.py
 
-Fine-tunes of SmolLM2-135M are made: one on Python's manual (English), with its own tokenizer; and two on Python
-code that speak Mistral's tokenizer: one was trained and then moved, one was moved and then trained. The first is
+Fine-tunes of SmolLM2-135M are made: one on Python's manual (English), with its own tokenizer; and three that speak
+Mistral's tokenizer: one was trained on Python code and then moved, one was moved and then trained on it, and one was
+moved and then trained on German, its rows at ten times the rate, as is usual after a swap. The first is
 merged with each of the others, by several mergekit methods, onto the base model's tokenizer and onto Mistral's:
 with `tokenizer.adapt`, and as stock mergekit does it. Resumes where it stopped. Writes docs/merging.json and
 docs/merging.md: bits per byte of held-out text of both kinds.
@@ -25,8 +26,9 @@ import torch
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
+sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
 
+import calibration_texts  # noqa: E402
 import parts  # noqa: E402
 import training_text  # noqa: E402
 
@@ -49,59 +51,103 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
     "Mistral's, adapt": {"source": str(WORK / "moved"), "adapt": {"method": "mean"}},
     "Mistral's, stock": {"source": str(WORK / "moved")},
 }
-PAIRS = {"moved, then trained": "moved, then trained on code", "trained, then moved": "trained on code, then moved"}
-"""What the second fine-tune is."""
+PAIRS = {
+    "moved, then trained": ("moved, then trained on code", "code"),
+    "trained, then moved": ("trained on code, then moved", "code"),
+    "moved, then trained on German": ("moved, then trained on German", "German"),
+}
+"""What the second fine-tune is, and the text that it was trained on."""
+BASE, MOVED, FIRST = "base model", "moved to Mistral's tokenizer", "trained on the manual"
+FASTER_ROWS = 10
+"""How much faster rows learn than the body where a fine-tune says so."""
 
 
 @click.command()
+@click.option("--pair", "pairs", multiple=True, type=click.Choice(list(PAIRS)), help="Only these. Repeatable.")
 @click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)), help="Only these. Repeatable.")
 @click.option("--steps", default=60, show_default=True, help="Of each fine-tune.")
 @click.option("--length", default=128, show_default=True, help="Tokens of an example.")
 @click.option("--batch-size", default=4, show_default=True)
 @click.option("--test-bytes", default=8000, show_default=True, help="Held-out text of each kind.")
-def main(methods: tuple[str, ...], steps: int, length: int, batch_size: int, test_bytes: int) -> None:
+def main(
+    pairs: tuple[str, ...], methods: tuple[str, ...], steps: int, length: int, batch_size: int, test_bytes: int
+) -> None:
     """Fine-tune, merge, measure. Fine-tunes are kept in demo/merging and not made again."""
     how = {"steps": steps, "length": length, "batch_size": batch_size}
     WORK.mkdir(parents=True, exist_ok=True)
-    manual, code = (training_text.split(d) for d in (training_text.python_manual(), training_text.python_sources()))
-    texts = {"manual": excerpt(manual[1], test_bytes), "code": excerpt(code[1], test_bytes)}
-    models = fine_tunes(manual[0], code[0], how)
-    results: dict[str, Any] = {"how": how, "bytes": {k: len(t.encode()) for k, t in texts.items()}}
-    results["packages"] = {name: version(name) for name in ("mergekit-tokenadapt", "mergekit", "torch", "transformers")}
+    sources = {
+        "manual": training_text.split(training_text.python_manual()),
+        "code": training_text.split(training_text.python_sources()),
+        "German": training_text.split(german_paragraphs()),
+    }
+    texts = {name: excerpt(held_out, test_bytes) for name, (_, held_out) in sources.items()}
+    models = Models({name: training for name, (training, _) in sources.items()}, how)
     found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    if all(found.get(key) == results[key] for key in results):
-        results = found
-    else:
-        results |= {"models": {name: measure(folder, texts) for name, folder in models.items()}, "merges": {}}
-    first = models["trained on the manual"]
-    for pair, second in PAIRS.items():
+    results = found if found.get("how") == how else {"how": how, "models": {}, "merges": {}}
+    results["bytes"] = {name: len(text.encode()) for name, text in texts.items()}
+    results["packages"] = {name: version(name) for name in ("mergekit-tokenadapt", "mergekit", "torch", "transformers")}
+
+    def save() -> None:
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        TABLE.write_text(table(results), encoding="utf-8")
+
+    for pair in pairs or PAIRS:
+        second, kind = PAIRS[pair]
+        wanted = {name: texts[name] for name in ("manual", kind)}
+        for name in (BASE, MOVED, FIRST, second):
+            known = results["models"].setdefault(name, {})
+            known |= measure(models[name], {text: wanted[text] for text in wanted if text not in known})
+            save()
         for method in methods or METHODS:
             for tokenizer in TOKENIZERS:
                 key = f"{pair} | {method} | {tokenizer}"
                 if key not in results["merges"]:
                     say(key)
-                    merged = merge(method, tokenizer, models["base model"], first, models[second], texts)
+                    merged = merge(method, tokenizer, models[BASE], models[FIRST], models[second], wanted)
                     results["merges"][key] = merged
-                    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-                TABLE.write_text(table(results), encoding="utf-8")
+                    save()
     say(f"wrote {TABLE.relative_to(ROOT)}")
 
 
-def fine_tunes(manual: list[str], code: list[str], how: dict[str, int]) -> dict[str, Path]:
-    """All models that are merged or compared, made where they are not there."""
-    base = parts.smollm2(DEMO / "SmolLM2-135M-Instruct")
-    mistral = parts.mistral_tokenizer(DEMO / "mistral-v1-tokenizer")
-    suffix = f"{how['steps']}x{how['batch_size']}x{how['length']}"
-    moved = move(base, mistral, WORK / "moved")
-    coder = fine_tune(base, code, WORK / f"code-{suffix}", **how)
-    return {
-        "base model": base,
-        "moved to Mistral's tokenizer": moved,
-        "trained on the manual": fine_tune(base, manual, WORK / f"manual-{suffix}", **how),
-        "trained on code": coder,
-        "moved, then trained on code": fine_tune(moved, code, WORK / f"moved-code-{suffix}", **how),
-        "trained on code, then moved": move(coder, mistral, WORK / f"code-moved-{suffix}"),
-    }
+def german_paragraphs() -> list[str]:
+    """The German Debian Reference in pieces of some paragraphs."""
+    text = (calibration_texts.mixed() / "german.txt").read_text(encoding="utf-8")
+    paragraphs = text.split("\n\n")
+    return ["\n\n".join(paragraphs[n : n + 10]) for n in range(0, len(paragraphs), 10)]
+
+
+class Models:
+    """All models that are merged or compared, made when they are asked for, where they are not there."""
+
+    def __init__(self, training: dict[str, list[str]], how: dict[str, int]) -> None:
+        self._training, self._how = training, how
+        self._suffix = f"{how['steps']}x{how['batch_size']}x{how['length']}"
+
+    def __getitem__(self, name: str) -> Path:
+        text = self._training
+        if name == BASE:
+            return parts.smollm2(DEMO / "SmolLM2-135M-Instruct")
+        if name == MOVED:
+            return self._move(BASE, "moved")
+        if name == FIRST:
+            return self._tune(BASE, text["manual"], "manual")
+        if name == "trained on code":
+            return self._tune(BASE, text["code"], "code")
+        if name == "moved, then trained on code":
+            return self._tune(MOVED, text["code"], "moved-code")
+        if name == "trained on code, then moved":
+            return self._move("trained on code", f"code-moved-{self._suffix}")
+        if name == "moved, then trained on German":
+            return self._tune(MOVED, text["German"], "moved-german", faster_rows=FASTER_ROWS)
+        raise KeyError(name)
+
+    def _move(self, model: str, folder: str) -> Path:
+        mistral = parts.mistral_tokenizer(DEMO / "mistral-v1-tokenizer")
+        return move(self[model], mistral, WORK / folder)
+
+    def _tune(self, model: str, documents: list[str], folder: str, faster_rows: float = 1) -> Path:
+        out = WORK / f"{folder}-{self._suffix}"
+        return fine_tune(self[model], documents, out, **self._how, faster_rows=faster_rows)
 
 
 def move(base: Path, tokenizer: Path, out: Path) -> Path:
@@ -115,8 +161,17 @@ def move(base: Path, tokenizer: Path, out: Path) -> Path:
     return out
 
 
-def fine_tune(model_folder: Path, documents: list[str], out: Path, *, steps: int, length: int, batch_size: int) -> Path:
-    """A few steps of AdamW on all weights."""
+def fine_tune(
+    model_folder: Path,
+    documents: list[str],
+    out: Path,
+    *,
+    steps: int,
+    length: int,
+    batch_size: int,
+    faster_rows: float = 1,
+) -> Path:
+    """A few steps of AdamW on all weights, on the vocabulary matrix at `faster_rows` times the rate of the others."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if out.is_dir():
@@ -126,8 +181,11 @@ def fine_tune(model_folder: Path, documents: list[str], out: Path, *, steps: int
     tokenizer = AutoTokenizer.from_pretrained(str(model_folder))
     blocks = torch.tensor(training_text.blocks(documents, tokenizer, length))
     order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(0))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-4, total_steps=steps, pct_start=0.1)
+    rows = [model.get_input_embeddings().weight]
+    body = [p for p in model.parameters() if p is not rows[0]]
+    rates = [2e-4 * faster_rows, 2e-4]
+    optimizer = torch.optim.AdamW([{"params": rows}, {"params": body}], weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.1)
     model.train()
     started = time.perf_counter()
     for step in range(steps):
@@ -180,6 +238,8 @@ def measure(folder: Path, texts: dict[str, str]) -> dict[str, float]:
 
     from mergekit_tokenadapt.evaluation import bits_per_byte
 
+    if not texts:
+        return {}
     model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     found = {name: round(bits_per_byte(model, tokenizer, text), 4) for name, text in texts.items()}
@@ -200,29 +260,31 @@ def table(results: dict[str, Any]) -> str:
         "# Merging across tokenizers: measured",
         "",
         "Bits per byte of held-out text, lower is better. Made by `python benchmarks/merging.py`.",
-        f"Fine-tunes: {how['steps']} steps of {how['batch_size']} x {how['length']} tokens each, all weights.",
-        f"Held-out text: {sizes['manual']:,} bytes of Python's manual, {sizes['code']:,} bytes of code.",
+        f"Fine-tunes: {how['steps']} steps of {how['batch_size']} x {how['length']} tokens each, all weights;",
+        f"on German, rows at {FASTER_ROWS} times the rate of the others. Held-out text: {sizes['manual']:,} bytes of",
+        f"Python's manual, {sizes['code']:,} of code, {sizes['German']:,} of German.",
         f"Versions: {', '.join(f'{k} {v}' for k, v in results['packages'].items())}; CPU.",
         "",
-        "| model | manual | code | mean |",
+        "| model | manual | code | German |",
         "|---|---|---|---|",
-        *(_row(name, bits) for name, bits in results["models"].items()),
+        *(_row(name, {kind: bits.get(kind) for kind in sizes}) for name, bits in results["models"].items()),
     ]
-    for pair in PAIRS:
-        lines += ["", f"Merged: the fine-tune on the manual, and one on code that was {pair}.", ""]
-        lines += ["| method | onto which tokenizer, and how | manual | code | mean |", "|---|---|---|---|---|"]
+    for pair, (second, kind) in PAIRS.items():
+        lines += ["", f"Merged: the fine-tune on the manual, and the one {second}.", ""]
+        lines += [f"| method | onto which tokenizer, and how | manual | {kind} | mean |", "|---|---|---|---|---|"]
         for key, bits in results["merges"].items():
             which, method, tokenizer = key.split(" | ")
             if which == pair:
-                lines.append(_row(f"{method} | {tokenizer}", bits))
+                mean = {} if "failed" in bits else {"mean": sum(bits.values()) / len(bits)}
+                lines.append(_row(f"{method} | {tokenizer}", bits | mean))
     return "\n".join(lines) + "\n"
 
 
 def _row(name: str, bits: dict[str, Any]) -> str:
     if "failed" in bits:
         return f"| {name} | mergekit fails: {bits['failed'][:100]} | | |"
-    mean = (bits["manual"] + bits["code"]) / 2
-    return f"| {name} | {bits['manual']:.3f} | {bits['code']:.3f} | {mean:.3f} |"
+    cells = ("" if value is None else f"{value:.3f}" for value in bits.values())
+    return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def say(line: str) -> None:
