@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import subprocess
 import tempfile
 import time
@@ -160,8 +162,10 @@ class CommandFailedError(Exception):
     """What the command printed."""
 
 
-def watched(command: Sequence[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """Run a command to its end, and look at its memory all the while.
+def watched(
+    command: Sequence[str], environment: dict[str, str] | None = None, max_cpu: int | None = None
+) -> dict[str, Any]:
+    """Run a command to its end, or for `max_cpu` seconds of CPU time, and look at its memory all the while.
 
     safetensors files are mapped: what is read of them counts as resident, and the kernel takes it back when it
     likes. `RssAnon` is the memory that the process really holds.
@@ -171,11 +175,13 @@ def watched(command: Sequence[str], environment: dict[str, str] | None = None) -
         (time.monotonic(), RssAnon).
 
     Raises:
-        CommandFailedError: its exit code is not 0.
+        CommandFailedError: its exit code is not 0, or it took too long.
     """
     started = time.monotonic()
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, env={**os.environ, **(environment or {})}, stdout=errors, stderr=errors)
+        if max_cpu is not None:
+            resource.prlimit(process.pid, resource.RLIMIT_CPU, (max_cpu, max_cpu))
         highest, samples = dict.fromkeys(FIELDS, 0), []
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -187,6 +193,8 @@ def watched(command: Sequence[str], environment: dict[str, str] | None = None) -
             time.sleep(EVERY)
         process.returncode = os.waitstatus_to_exitcode(status)
         errors.seek(0)
+        if process.returncode == -signal.SIGKILL and max_cpu is not None:
+            raise CommandFailedError(f"stopped after {max_cpu} s of CPU time")
         if process.returncode:
             raise CommandFailedError(errors.read().decode(errors="replace").strip())
     return {
