@@ -135,9 +135,7 @@ class TransferPlan:
         new_RD[self.mean_ids.to(device)] = mean.to(matrix.dtype)
         return new_RD.reshape(self.num_rows, *matrix.shape[1:])
 
-    def _calibrate(
-        self, new_RD: Tensor, matrix_VD: Tensor, is_finite_V: Tensor, name: str, use: MatrixUse
-    ) -> None:
+    def _calibrate(self, new_RD: Tensor, matrix_VD: Tensor, is_finite_V: Tensor, name: str, use: MatrixUse) -> None:
         """Put the calibration's predictions into the new rows, beside a share of the mixtures that are there."""
         assert self.calibration is not None
         fitted = self.calibration.fit(matrix_VD, is_finite_V)

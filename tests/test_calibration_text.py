@@ -15,6 +15,7 @@ from tokenizers_zoo import plain_definition
 
 from mergekit_tokenadapt.calibration_text import CalibrationText
 from mergekit_tokenadapt.calibration_text import run as run_module
+from mergekit_tokenadapt.calibration_text import states as states_module
 from mergekit_tokenadapt.calibration_text.alignment import Encoded, standing_at
 from mergekit_tokenadapt.calibration_text.correction import Positions, choose_strength, fit_change
 from mergekit_tokenadapt.calibration_text.states import Reader
@@ -264,6 +265,29 @@ def test_states_times_rows_are_logits_whatever_else_is_in_the_batch(model):
             with torch.no_grad():
                 logits = model(torch.tensor([[1, *ids]])).logits[0, : len(ids)]
             torch.testing.assert_close(state @ rows.T, logits, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("batch_tokens", "together"), [(8, 64), (8, 3), (1, 64), (1000, 2)])
+def test_states_come_in_order_however_they_are_batched(model, batch_tokens, together, monkeypatch):
+    sequences = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15, 16, 17], [], [18], [19, 20], [21, 22, 23, 24]]
+    with Reader(model) as reader:
+        whole = list(reader.read(sequences, 1, reader.input_rows))
+        monkeypatch.setattr(states_module, "BATCH_TOKENS", batch_tokens)
+        monkeypatch.setattr(states_module, "SORTED_TOGETHER", together)
+        parts = list(reader.read(sequences, 1, reader.input_rows))
+    assert [len(part) for part in parts] == [len(ids) for ids in sequences]
+    for part, all_at_once in zip(parts, whole, strict=True):
+        torch.testing.assert_close(part, all_at_once, rtol=1e-4, atol=1e-5)
+
+
+@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 100))
+def test_batches_hold_every_sequence_once_and_no_more_than_they_may(lengths, batch_tokens):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(states_module, "BATCH_TOKENS", batch_tokens)
+        batches = states_module._batches(lengths)
+    assert sorted(n for batch in batches for n in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(1, *(lengths[n] for n in batch)) <= batch_tokens
 
 
 def test_swapped_input_rows_are_used_and_put_back(model):

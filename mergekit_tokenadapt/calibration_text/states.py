@@ -15,6 +15,8 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 
 BATCH_TOKENS = 8192
 """Tokens read at a time; 8 MB of hidden states for every 256 numbers in one."""
+SORTED_TOGETHER = 64
+"""Sequences whose batches are made of those of like length: little padding."""
 PROBE_TOKENS = 8
 """Tokens on which the model's logits are compared with hidden state times output matrix."""
 
@@ -63,24 +65,23 @@ class Reader:
             input_rows: the input matrix that the ids are rows of.
         """
         self._embedding.weight = torch.nn.Parameter(input_rows.to(self._own_rows), requires_grad=False)
-        longest = max(map(len, sequences), default=1)
-        size = max(1, BATCH_TOKENS // max(1, longest))
-        for first in range(0, len(sequences), size):
-            batch = sequences[first : first + size]
-            width = max(1, *map(len, batch))
-            inputs_BT = torch.full((len(batch), width), start, dtype=torch.int64)
-            mask_BT = torch.zeros_like(inputs_BT)
-            for n, ids in enumerate(batch):
-                inputs_BT[n, 1 : len(ids)] = torch.as_tensor(ids)[:-1]
-                mask_BT[n, : len(ids)] = 1
-            states_BTD = self._states(inputs_BT, mask_BT)
-            for n, ids in enumerate(batch):
-                yield states_BTD[n, : len(ids)]
+        for first in range(0, len(sequences), SORTED_TOGETHER):
+            together = sequences[first : first + SORTED_TOGETHER]
+            states: dict[int, Tensor] = {}
+            for places in _batches([len(ids) for ids in together]):
+                states |= zip(places, self._read_batch([together[n] for n in places], start), strict=True)
+            yield from (states[n] for n in range(len(together)))
 
-    def _states(self, inputs_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        device = self._model.device
-        # Padding stands on the right, where a causal model's other positions do not see it.
-        output = self._model.base_model(inputs_BT.to(device), attention_mask=mask_BT.to(device), use_cache=False)
+    def _read_batch(self, batch: Sequence[Sequence[int]], start: int) -> list[Tensor]:
+        inputs_BT = torch.full((len(batch), max(1, *map(len, batch))), start, dtype=torch.int64)
+        for n, ids in enumerate(batch):
+            inputs_BT[n, 1 : len(ids)] = torch.as_tensor(ids)[:-1]
+        return [states_TD[: len(ids)] for states_TD, ids in zip(self._states(inputs_BT), batch, strict=True)]
+
+    def _states(self, inputs_BT: Tensor) -> Tensor:
+        # Padding stands on the right, where a causal model's other positions do not see it. Without a mask
+        # that says so, attention takes its fast way.
+        output = self._model.base_model(inputs_BT.to(self._model.device), use_cache=False)
         states: Tensor = output[0].float() * self._scale
         return states
 
@@ -92,7 +93,7 @@ class Reader:
         if head is None or getattr(head, "bias", None) is not None:
             raise TokenAdaptError("calibration_text needs a causal language model with an output matrix and no bias")
         ids = torch.arange(PROBE_TOKENS)[None] % len(self._own_rows)
-        plain = self._states(ids, torch.ones_like(ids)) @ head.weight.float().T
+        plain = self._states(ids) @ head.weight.float().T
         logits = self._model(ids.to(self._model.device), use_cache=False).logits.float()
         scale = float((logits * plain).sum() / plain.square().sum())
         tolerance = 0.02 * float(plain.abs().max()) * abs(scale)
@@ -102,3 +103,13 @@ class Reader:
                 "(by soft-capping, for instance)"
             )
         return scale if abs(scale - 1) > 0.01 else 1.0
+
+
+def _batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Places of sequences to read at a time, longest first: at most `BATCH_TOKENS`, padding included, or one."""
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda n: (-lengths[n], n)):
+        if not batches or (len(batches[-1]) + 1) * max(1, lengths[batches[-1][0]]) > BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(place)
+    return batches
