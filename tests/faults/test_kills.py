@@ -38,9 +38,9 @@ def assert_sound(out: Path, base: Path) -> None:
 
 
 def moments(events: int, seconds: float, number: int, seed: int) -> list[dict[str, Any]]:
-    """Half of them between two dealings with files, half of them at any time."""
+    """Half of them between two dealings with files, as far as there are so many, the others at any time."""
     rng = random.Random(seed)
-    at = sorted(rng.sample(range(1, events + 1), number // 2))
+    at = sorted(rng.sample(range(1, events + 1), min(events, number // 2)))
     return [{"kill_at": n} for n in at] + [{"kill_after": rng.uniform(0, seconds)} for _ in range(number - len(at))]
 
 
@@ -94,19 +94,23 @@ def test_a_transplant_that_is_killed_while_it_replaces_a_folder(
     new = content(out)
     assert (whole.code, leftovers(place)) == (0, [])
     assert old != new
-    for last in range(number):  # the last dealings with files, the two renames among them
+    killed = 0
+    for last in range(min(number, whole.events)):  # the last dealings with files, the two renames among them
         for path in leftovers(place):
             shutil.rmtree(path)
         assert run(*first).code == 0
         ended = run(*arguments, kill_at=whole.events - last)
-        assert ended.code == -signal.SIGKILL
+        # Runs differ by a few dealings (modules and caches that are looked for): the last may not come.
+        assert ended.code in (0, -signal.SIGKILL), ended.said
+        killed += ended.code != 0
         if out.exists():
-            assert content(out) in (old, new)
+            assert content(out) in ((old, new) if ended.code else (new,))
         else:
             kept = [content(weights.parent) for weights in place.rglob(WEIGHTS)]
             assert len(kept) == 2, "neither is lost"
             assert old in kept
             assert new in kept
+    assert killed > number // 2
 
 
 @pytest.mark.parametrize("number", MOMENTS)
