@@ -228,6 +228,12 @@ class Calibration:
     new_ids: Tensor
     """int64 [N]: the new rows that are predicted."""
     new: TokenFacts
+    keeps_pieces: bool = False
+    """Whether rows that predict keep a share of their pieces: `PIECES_SHARE`."""
+
+    def share_of_pieces(self, use: MatrixUse) -> float:
+        """How much of a row is the plain mean of its pieces, the rest being what is predicted."""
+        return PIECES_SHARE[use] if self.keeps_pieces else 0.0
 
     @property
     def can_be_stored(self) -> bool:
@@ -285,6 +291,7 @@ class Calibration:
         assert isinstance(self.examples, Facts)
         assert isinstance(self.new, Facts)
         own = {"example_ids": self.example_ids, "is_held_out": self.is_held_out, "new_ids": self.new_ids}
+        own["keeps_pieces"] = torch.tensor(self.keeps_pieces)
         return own | {
             f"{part}.{name}": tensor
             for part, facts in (("examples", self.examples), ("new", self.new))
@@ -311,7 +318,10 @@ class Calibration:
             raise ValueError("a calibration's examples have the wrong values")
         if examples.scalars.shape[1] != new.scalars.shape[1]:
             raise ValueError("a calibration's facts about examples and new tokens are of different kinds")
-        return cls(example_ids, is_held_out, examples, new_ids, new)
+        keeps_pieces = tensors["keeps_pieces"]
+        if keeps_pieces.shape != () or keeps_pieces.dtype != torch.bool:
+            raise ValueError("keeps_pieces is not yes or no")
+        return cls(example_ids, is_held_out, examples, new_ids, new, bool(keeps_pieces))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mergekit_tokenadapt.calibration import NO_EXAMPLES, PIECES_SHARE, Calibration, FitReport
+from mergekit_tokenadapt.calibration import NO_EXAMPLES, Calibration, FitReport
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.matrix_use import MatrixUse
@@ -143,7 +143,7 @@ class TransferPlan:
             LOG.warning(NO_EXAMPLES)
             return
         chunks, self.reports[name] = fitted
-        ids, share = self.calibration.new_ids, PIECES_SHARE[use]
+        ids, share = self.calibration.new_ids, self.calibration.share_of_pieces(use)
         for places, rows in chunks:
             here = ids[places].to(new_RD.device)
             blended = share * new_RD[here].float() + (1 - share) * rows if share else rows

@@ -575,7 +575,7 @@ def test_a_plan_without_one_of_its_facts_is_refused(zoo: Mapping[str, TokenizerF
     with safe_open(tmp_path / "good.plan", framework="pt") as opened:
         metadata = opened.metadata()
     names = [name for name in load_file(tmp_path / "good.plan") if name.startswith("calibration.")]
-    assert len(names) == 3 + 2 * 6
+    assert len(names) == 4 + 2 * 6
     for name in names:
         tensors = load_file(tmp_path / "good.plan")
         del tensors[name]

@@ -46,17 +46,20 @@ def planted(request, tmp_path, byte_level_folder, gemma_style_folder, tiny_model
     return base, donor, true
 
 
-# `calibrated` has many more columns, and only the tokens that can be cut as examples.
+# `calibrated` has many more columns, only the tokens that can be cut as examples, and keeps a share of the pieces.
 @pytest.mark.parametrize(
-    ("adapt", "tolerance"), [({"method": "donor_linear"}, 1e-3), ({"method": "calibrated", "donor": True}, 0.2)]
+    ("adapt", "share", "tolerance"),
+    [({"method": "donor_linear"}, 0, 1e-3), ({"method": "calibrated", "donor": True}, 0.25, 0.2)],
 )
-def test_a_planted_map_is_found(planted, tmp_path, adapt, tolerance):
+def test_a_planted_map_is_found(planted, tmp_path, adapt, share, tolerance):
     base, donor, true = planted
     out = transplant(base, donor, tmp_path / "out", **adapt)
     plan = TransferPlan.load(out / "tokenadapt.plan")
     rows = tensors_of(out)[EMBEDDINGS]
     assert len(plan.mixed_ids) > 20
-    error = (rows[plan.mixed_ids] - true[plan.mixed_ids]).square().sum() / true[plan.mixed_ids].var(0).sum()
+    pieces = plan.mixture.apply(tensors_of(base)[EMBEDDINGS].float())
+    predicted = (rows[plan.mixed_ids] - share * pieces) / (1 - share)
+    error = (predicted - true[plan.mixed_ids]).square().sum() / true[plan.mixed_ids].var(0).sum()
     assert error / len(plan.mixed_ids) < tolerance
     fits = json.loads((out / "tokenadapt.json").read_text())["inputs"][0]["fits"]
     assert fits[EMBEDDINGS]["explained"] > 1 - 2 * tolerance

@@ -105,6 +105,7 @@ class Calibrated(Method):
             examples=examples,
             new_ids=torch.from_numpy(problem.new_ids),
             new=new,
+            keeps_pieces=True,
         )
 
 
