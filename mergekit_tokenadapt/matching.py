@@ -68,7 +68,7 @@ def match(
 
     Ordinary, byte and added tokens match by bytes. Among base tokens with equal bytes, one of the
     same kind and spelling comes first, then one of the same kind, then the lowest id. Special
-    tokens match by what the user says, then by string, then by role.
+    tokens match by what the user says, then by string, then by role; a string that is text in the base comes last.
 
     Args:
         base: the model's own vocabulary.
@@ -163,12 +163,17 @@ def _copy_finder(base_tokens: list[Token]) -> Finder:
 
 
 def _special_finder(base: Vocabulary, usable: list[Token], target: Vocabulary) -> Finder:
-    """Find the base token with the same string, or else with the same role."""
+    """Find the base token with the same string, or else with the same role.
+
+    A same string that is not special in the base is text, and gives way to a role: Gemma's `<s>` is the HTML tag,
+    and no start of a sequence.
+    """
     by_string: dict[str, int] = {}
     # Special and added tokens first: only without one may an ordinary entry of the same string serve.
     for token in sorted(usable, key=lambda t: t.kind not in (TokenKind.SPECIAL, TokenKind.ADDED)):
         by_string.setdefault(token.spelling, token.id)
     usable_ids = {t.id for t in usable}
+    special = {t.id for t in usable if t.kind is TokenKind.SPECIAL}
     by_role: dict[int, int] = {}
     # One token may have several roles. The end of text comes first: it is the one that is predicted.
     for role in sorted(target.roles, key=lambda role: (role != "eos", role)):
@@ -177,6 +182,9 @@ def _special_finder(base: Vocabulary, usable: list[Token], target: Vocabulary) -
             by_role.setdefault(target.roles[role], source)
 
     def find(token: Token) -> int | None:
-        return by_string.get(token.spelling, by_role.get(token.id))
+        same_string, same_role = by_string.get(token.spelling), by_role.get(token.id)
+        if same_string is None or (same_role is not None and same_string not in special):
+            return same_role
+        return same_string
 
     return find

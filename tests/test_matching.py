@@ -216,6 +216,14 @@ def test_special_tokens_match_by_string_before_role() -> None:
     assert found.reasons.tolist() == [Reason.SPECIAL, Reason.SPECIAL, Reason.NEW]
 
 
+def test_a_string_that_is_text_in_the_base_gives_way_to_a_role() -> None:
+    """Gemma's `<s>` and `</s>` are HTML tags: with their rows in place of bos and eos no text makes sense to it."""
+    tags = [token(n, tag.encode(), TokenKind.ADDED, tag) for n, tag in ((2, "<s>"), (3, "</s>"), (4, "<b>"))]
+    base = vocabulary(special(0, "<bos>"), special(1, "<eos>"), *tags, bos=0, eos=1)
+    target = vocabulary(special(0, "<s>"), special(1, "</s>"), special(2, "<b>"), bos=0, eos=1)
+    assert match(base, target).sources.tolist() == [0, 1, 4]
+
+
 def test_a_token_with_several_roles_is_the_end_of_text_first() -> None:
     base = vocabulary(special(0, "<s>"), special(1, "</s>"), special(2, "<pad>"), bos=0, eos=1, pad=2)
     target = vocabulary(special(0, "<|endoftext|>"), bos=0, eos=0, pad=0)
