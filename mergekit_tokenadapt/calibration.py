@@ -291,7 +291,7 @@ class Calibration:
         assert isinstance(self.examples, Facts)
         assert isinstance(self.new, Facts)
         own = {"example_ids": self.example_ids, "is_held_out": self.is_held_out, "new_ids": self.new_ids}
-        own["keeps_pieces"] = torch.tensor(self.keeps_pieces)
+        own["keeps_pieces"] = torch.tensor([self.keeps_pieces])
         return own | {
             f"{part}.{name}": tensor
             for part, facts in (("examples", self.examples), ("new", self.new))
@@ -319,7 +319,7 @@ class Calibration:
         if examples.scalars.shape[1] != new.scalars.shape[1]:
             raise ValueError("a calibration's facts about examples and new tokens are of different kinds")
         keeps_pieces = tensors["keeps_pieces"]
-        if keeps_pieces.shape != () or keeps_pieces.dtype != torch.bool:
+        if keeps_pieces.shape != (1,) or keeps_pieces.dtype != torch.bool:
             raise ValueError("keeps_pieces is not yes or no")
         return cls(example_ids, is_held_out, examples, new_ids, new, bool(keeps_pieces))
 
