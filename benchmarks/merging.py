@@ -83,8 +83,9 @@ def main(
     texts = {name: excerpt(held_out, test_bytes) for name, (_, held_out) in sources.items()}
     models = Models({name: training for name, (training, _) in sources.items()}, how)
     found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    results = found if found.get("how") == how else {"how": how, "models": {}, "merges": {}}
-    results["bytes"] = {name: len(text.encode()) for name, text in texts.items()}
+    setting = {"how": how, "bytes": {name: len(text.encode()) for name, text in texts.items()}}
+    is_same = all(found.get(key) == value for key, value in setting.items())
+    results: dict[str, Any] = found if is_same else {**setting, "models": {}, "merges": {}}
     results["packages"] = {name: version(name) for name in ("mergekit-tokenadapt", "mergekit", "torch", "transformers")}
 
     def save() -> None:

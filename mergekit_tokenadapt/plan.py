@@ -144,10 +144,12 @@ class TransferPlan:
             return
         chunks, self.reports[name] = fitted
         ids, share = self.calibration.new_ids, self.calibration.share_of_pieces(use)
-        for places, rows in chunks:
-            here = ids[places].to(new_RD.device)
-            blended = share * new_RD[here].float() + (1 - share) * rows if share else rows
-            new_RD[here] = blended.to(new_RD.dtype)
+        if share:
+            chunks = (
+                (places, share * new_RD[ids[places].to(new_RD.device)].float() + (1 - share) * rows)
+                for places, rows in chunks
+            )
+        _put(new_RD, ids, chunks)
 
     def explain(self, row: int) -> list[tuple[int, float]]:
         """(old id, weight) pairs that make a new row, heaviest first; empty for a mean row."""
