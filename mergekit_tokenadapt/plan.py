@@ -283,7 +283,7 @@ def _without_bad_rows(matrix_VD: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(is_finite[:, None], matrix_VD, mean.to(matrix_VD.dtype)), is_finite
 
 
-def mean_row(matrix_VD: Tensor, ids: Tensor, *, block: int = 65536, columns: int = 128) -> Tensor:
+def mean_row(matrix_VD: Tensor, ids: Tensor, *, block: int = 8192, columns: int = 128) -> Tensor:
     """The mean of some rows, float32 [D], computed in float64, a block of rows and a few columns at a time.
 
     Rows with NaN or infinite numbers are left out, so that they do not spread.

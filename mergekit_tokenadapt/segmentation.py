@@ -14,6 +14,9 @@ from mergekit_tokenadapt.errors import one_error
 from mergekit_tokenadapt.tokenizer_files import tokenizer_of
 from mergekit_tokenadapt.vocabulary import Definition, TokenKind, Vocabulary, components
 
+BATCH = 8192
+"""Texts cut at a time: what the library gives back for one takes about a kilobyte."""
+
 
 @dataclass(frozen=True)
 class Pieces:
@@ -94,10 +97,10 @@ class Segmenter:
                 places.append(n)
             except UnicodeDecodeError:
                 lists[n] = self._byte_pieces(content)
-        for start in range(0, len(texts), 65536):
+        for start in range(0, len(texts), BATCH):
             with one_error("the base tokenizer cannot cut the texts of new tokens"):
-                encodings = self._tokenizer.encode_batch_fast(texts[start : start + 65536], add_special_tokens=False)
-            for place, encoding in zip(places[start : start + 65536], encodings, strict=True):
+                encodings = self._tokenizer.encode_batch_fast(texts[start : start + BATCH], add_special_tokens=False)
+            for place, encoding in zip(places[start : start + BATCH], encodings, strict=True):
                 lists[place] = self._usable(encoding.ids)
         return Pieces.from_lists(lists)
 
