@@ -2,11 +2,11 @@
 
     python benchmarks/merging.py
 
-Fine-tunes of SmolLM2-135M are made: one on Python's manual (English), with its own tokenizer; and three that speak
-Mistral's tokenizer: one was trained on Python code and then moved, one was moved and then trained on it, and one was
-moved and then trained on German, its rows at ten times the rate, as is usual after a swap. The first is
-merged with each of the others, by several mergekit methods, onto the base model's tokenizer and onto Mistral's:
-with `tokenizer.adapt`, and as stock mergekit does it. Resumes where it stopped. Writes docs/merging.json and
+Fine-tunes of SmolLM2-135M are made: one on Python's manual (English), with its own tokenizer; and four that speak
+Mistral's tokenizer: one was trained on Python code and then moved, one was moved and then trained on it, and two were
+moved and then trained on German and on Chinese, their rows at ten times the rate, as is usual after a swap. The first
+is merged with the three others, and the one on German with the one on Chinese, onto the base model's tokenizer and onto
+Mistral's: with `tokenizer.adapt`, and as stock mergekit does it. Resumes where it stopped. Writes docs/merging.json and
 docs/merging.md: bits per byte of held-out text of both kinds.
 """
 
@@ -51,13 +51,15 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
     "Mistral's, adapt": {"source": str(WORK / "moved"), "adapt": {"method": "mean"}},
     "Mistral's, stock": {"source": str(WORK / "moved")},
 }
+BASE, MOVED = "base model", "moved to Mistral's tokenizer"
+ON_MANUAL, ON_GERMAN = ("trained on the manual", "manual"), ("moved, then trained on German", "German")
 PAIRS = {
-    "moved, then trained": ("moved, then trained on code", "code"),
-    "trained, then moved": ("trained on code, then moved", "code"),
-    "moved, then trained on German": ("moved, then trained on German", "German"),
+    "moved, then trained": (ON_MANUAL, ("moved, then trained on code", "code")),
+    "trained, then moved": (ON_MANUAL, ("trained on code, then moved", "code")),
+    "moved, then trained on German": (ON_MANUAL, ON_GERMAN),
+    "both moved, then trained": (ON_GERMAN, ("moved, then trained on Chinese", "Chinese")),
 }
-"""What the second fine-tune is, and the text that it was trained on."""
-BASE, MOVED, FIRST = "base model", "moved to Mistral's tokenizer", "trained on the manual"
+"""The two fine-tunes, and the text that each was trained on."""
 FASTER_ROWS = 10
 """How much faster rows learn than the body where a fine-tune says so."""
 
@@ -78,14 +80,15 @@ def main(
     sources = {
         "manual": training_text.split(training_text.python_manual()),
         "code": training_text.split(training_text.python_sources()),
-        "German": training_text.split(german_paragraphs()),
+        "German": training_text.split(paragraphs("german")),
+        "Chinese": training_text.split(paragraphs("chinese")),
     }
     texts = {name: excerpt(held_out, test_bytes) for name, (_, held_out) in sources.items()}
     models = Models({name: training for name, (training, _) in sources.items()}, how)
     found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     setting = {"how": how, "bytes": {name: len(text.encode()) for name, text in texts.items()}}
-    is_same = all(found.get(key) == value for key, value in setting.items())
-    results: dict[str, Any] = found if is_same else {**setting, "models": {}, "merges": {}}
+    is_same = found.get("how") == how and found.get("bytes", {}).items() <= setting["bytes"].items()
+    results: dict[str, Any] = (found if is_same else {"models": {}, "merges": {}}) | setting
     results["packages"] = {name: version(name) for name in ("mergekit-tokenadapt", "mergekit", "torch", "transformers")}
 
     def save() -> None:
@@ -93,9 +96,9 @@ def main(
         TABLE.write_text(table(results), encoding="utf-8")
 
     for pair in pairs or PAIRS:
-        second, kind = PAIRS[pair]
-        wanted = {name: texts[name] for name in ("manual", kind)}
-        for name in (BASE, MOVED, FIRST, second):
+        (first, first_kind), (second, second_kind) = PAIRS[pair]
+        wanted = {name: texts[name] for name in (first_kind, second_kind)}
+        for name in (BASE, MOVED, first, second):
             known = results["models"].setdefault(name, {})
             known |= measure(models[name], {text: wanted[text] for text in wanted if text not in known})
             save()
@@ -104,17 +107,16 @@ def main(
                 key = f"{pair} | {method} | {tokenizer}"
                 if key not in results["merges"]:
                     say(key)
-                    merged = merge(method, tokenizer, models[BASE], models[FIRST], models[second], wanted)
+                    merged = merge(method, tokenizer, models[BASE], models[first], models[second], wanted)
                     results["merges"][key] = merged
                     save()
     say(f"wrote {TABLE.relative_to(ROOT)}")
 
 
-def german_paragraphs() -> list[str]:
-    """The German Debian Reference in pieces of some paragraphs."""
-    text = (calibration_texts.mixed() / "german.txt").read_text(encoding="utf-8")
-    paragraphs = text.split("\n\n")
-    return ["\n\n".join(paragraphs[n : n + 10]) for n in range(0, len(paragraphs), 10)]
+def paragraphs(language: str) -> list[str]:
+    """The Debian Reference in a language, in pieces of some paragraphs."""
+    found = (calibration_texts.mixed() / f"{language}.txt").read_text(encoding="utf-8").split("\n\n")
+    return ["\n\n".join(found[n : n + 10]) for n in range(0, len(found), 10)]
 
 
 class Models:
@@ -130,7 +132,7 @@ class Models:
             return parts.smollm2(DEMO / "SmolLM2-135M-Instruct")
         if name == MOVED:
             return self._move(BASE, "moved")
-        if name == FIRST:
+        if name == "trained on the manual":
             return self._tune(BASE, text["manual"], "manual")
         if name == "trained on code":
             return self._tune(BASE, text["code"], "code")
@@ -140,6 +142,8 @@ class Models:
             return self._move("trained on code", f"code-moved-{self._suffix}")
         if name == "moved, then trained on German":
             return self._tune(MOVED, text["German"], "moved-german", faster_rows=FASTER_ROWS)
+        if name == "moved, then trained on Chinese":
+            return self._tune(MOVED, text["Chinese"], "moved-chinese", faster_rows=FASTER_ROWS)
         raise KeyError(name)
 
     def _move(self, model: str, folder: str) -> Path:
@@ -262,17 +266,18 @@ def table(results: dict[str, Any]) -> str:
         "",
         "Bits per byte of held-out text, lower is better. Made by `python benchmarks/merging.py`.",
         f"Fine-tunes: {how['steps']} steps of {how['batch_size']} x {how['length']} tokens each, all weights;",
-        f"on German, rows at {FASTER_ROWS} times the rate of the others. Held-out text: {sizes['manual']:,} bytes of",
-        f"Python's manual, {sizes['code']:,} of code, {sizes['German']:,} of German.",
+        f"on German and Chinese, rows at {FASTER_ROWS} times the rate of the others. Held-out text, bytes:",
+        ", ".join(f"{name} {size:,}" for name, size in sizes.items()) + "; the manual is Python's.",
         f"Versions: {', '.join(f'{k} {v}' for k, v in results['packages'].items())}; CPU.",
         "",
-        "| model | manual | code | German |",
-        "|---|---|---|---|",
+        f"| model | {' | '.join(sizes)} |",
+        "|---" * (1 + len(sizes)) + "|",
         *(_row(name, {kind: bits.get(kind) for kind in sizes}) for name, bits in results["models"].items()),
     ]
-    for pair, (second, kind) in PAIRS.items():
-        lines += ["", f"Merged: the fine-tune on the manual, and the one {second}.", ""]
-        lines += [f"| method | onto which tokenizer, and how | manual | {kind} | mean |", "|---|---|---|---|---|"]
+    for pair, ((first, first_kind), (second, second_kind)) in PAIRS.items():
+        lines += ["", f"Merged: the fine-tune {first}, and the one {second}.", ""]
+        lines += [f"| method | onto which tokenizer, and how | {first_kind} | {second_kind} | mean |"]
+        lines += ["|---|---|---|---|---|"]
         for key, bits in results["merges"].items():
             which, method, tokenizer = key.split(" | ")
             if which == pair:
