@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from mergekit_tokenadapt.calibration_text.correction import (
     choose_strength,
     fit_change,
 )
-from mergekit_tokenadapt.calibration_text.states import Reader
+from mergekit_tokenadapt.calibration_text.states import Reader, reading_dtype
 from mergekit_tokenadapt.calibration_text.targets import TargetMaker
 from mergekit_tokenadapt.calibration_text.text import CalibrationText
 from mergekit_tokenadapt.evaluation.documents import start_token
@@ -74,7 +75,7 @@ def correct_output_rows(
     """
     folder = ModelFolder(str(model), model, transfer.base, trust_remote_code)
     plan = replace(plan, reports={})  # the merge applies the plan by tensor name, and reports those fits
-    with Reader(load_model(folder, device=str(transfer.device))) as reader:
+    with Reader(_load(folder, transfer.device)) as reader:
         new_inputs = plan.apply(reader.input_rows, use=MatrixUse.TIED if stays_tied else MatrixUse.INPUT)
         new_outputs = new_inputs if stays_tied else plan.apply(reader.output_rows, use=MatrixUse.OUTPUT)
         reading = _Reading.prepare(reader, transfer, plan.mapping, text, new_inputs)
@@ -109,6 +110,10 @@ def correct_output_rows(
         after=after / held_out_bytes,
     )
     return Correction(change.scaled(strength), report)
+
+
+def _load(folder: ModelFolder, device: torch.device) -> Any:
+    return load_model(folder, device=str(device), dtype=reading_dtype(device))
 
 
 @dataclass(frozen=True)
@@ -238,7 +243,7 @@ def _open_reading(
 ) -> Iterator[_Reading]:
     """Load the model, and be ready to read."""
     folder = ModelFolder(str(model), model, transfer.base, trust_remote_code)
-    with Reader(load_model(folder, device=str(transfer.device))) as reader:
+    with Reader(_load(folder, transfer.device)) as reader:
         yield _Reading.prepare(reader, transfer, mapping, text, new_inputs)
 
 
