@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from mergekit_tokenadapt.calibration_text.states import fast_dtype
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.plan import mean_row
 
@@ -225,20 +226,28 @@ class _Regression:
             schedule.step()
         return map_DD.detach(), shifts_AD.detach()
 
-    def _logits(self, places: Tensor, map_DD: Tensor, shifts_AD: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the active tokens [B, A], and the normalisation over all [B]."""
+    def _logits(
+        self, places: Tensor, map_DD: Tensor, shifts_AD: Tensor, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
+        """Logits of the active tokens [B, A], and the normalisation over all [B], both float32; products in `dtype`."""
+
+        def product(vectors_BD: Tensor, rows_ND: Tensor) -> Tensor:
+            return (vectors_BD.to(dtype) @ rows_ND.to(dtype).T).float()
+
         states_BD = self.states_PD[places].to(self.active_AD) / self.scale
         mapped_BD = states_BD + states_BD @ map_DD
-        logits_BA = mapped_BD @ self.active_AD.T + states_BD @ shifts_AD.T
+        logits_BA = product(mapped_BD, self.active_AD) + product(states_BD, shifts_AD)
         total_B = logits_BA.logsumexp(dim=1)
         if len(self.resting_ND):
-            resting_B = (mapped_BD @ self.resting_ND.T).logsumexp(dim=1) + self.resting_weight
+            resting_B = product(mapped_BD, self.resting_ND).logsumexp(dim=1) + self.resting_weight
             total_B = torch.logaddexp(total_B, resting_B)
         return logits_BA, total_B
 
     def _loss(self, places: Tensor, map_DD: Tensor, shifts_AD: Tensor) -> Tensor:
         """Cross-entropy of the targets at some positions, in nats, summed."""
-        logits_BA, total_B = self._logits(places, map_DD, shifts_AD)
+        # Gradients point the same way when rounded, and on text the rows come out as good.
+        dtype = fast_dtype(self.active_AD.device)
+        logits_BA, total_B = self._logits(places, map_DD, shifts_AD, dtype)
         wanted = self.targets.select(places)
         chosen = logits_BA[wanted.rows.to(logits_BA.device), wanted.ids.to(logits_BA.device)]
         return total_B.sum() - (wanted.weights.to(chosen) * chosen).sum()

@@ -28,7 +28,7 @@ from mergekit_tokenadapt.calibration_text.correction import (
     choose_strength,
     fit_change,
 )
-from mergekit_tokenadapt.calibration_text.states import Reader, reading_dtype
+from mergekit_tokenadapt.calibration_text.states import Reader, fast_dtype
 from mergekit_tokenadapt.calibration_text.targets import TargetMaker
 from mergekit_tokenadapt.calibration_text.text import CalibrationText
 from mergekit_tokenadapt.evaluation.documents import start_token
@@ -113,7 +113,7 @@ def correct_output_rows(
 
 
 def _load(folder: ModelFolder, device: torch.device) -> Any:
-    return load_model(folder, device=str(device), dtype=reading_dtype(device))
+    return load_model(folder, device=str(device), dtype=fast_dtype(device))
 
 
 @dataclass(frozen=True)

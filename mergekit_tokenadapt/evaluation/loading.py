@@ -28,14 +28,14 @@ def choose_device(device: str | None) -> torch.device:
     return chosen
 
 
-def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     """The dtype asked for, or float32 on a CPU (where bfloat16 is slow) and bfloat16 elsewhere."""
     if dtype is not None:
-        return DTYPES[dtype]
+        return DTYPES[dtype] if isinstance(dtype, str) else dtype
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
-def load_model(folder: ModelFolder, *, device: str | None = None, dtype: str | None = None) -> Any:
+def load_model(folder: ModelFolder, *, device: str | None = None, dtype: str | torch.dtype | None = None) -> Any:
     """The model, ready for inference.
 
     Raises:
