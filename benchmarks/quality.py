@@ -81,6 +81,12 @@ METHODS: dict[str, dict[str, Any]] = {
         "calibration_bytes": 1_000_000,
         "untie": True,
     },
+    "calibrated, ngram, then gradients on 200 KB of text, untied": {
+        "method": "calibrated",
+        "auxiliary": "ngram",
+        "untie": True,
+        "gradients": 200_000,
+    },
     "donor_linear": {"method": "donor_linear"},
     "omp, donor, where the texts need it": {"method": "calibrated", "auxiliary": "ngram", "donor": True, "omp": True},
     "tokensurgeon, subword": {"tokensurgeon": ["--approximation-method", "subword"]},
@@ -91,6 +97,8 @@ HAVE_WEIGHTS = ("smollm2", "gemma")
 """Targets that can be donors."""
 NEEDS_DONOR = ("donor", "tokensurgeon")
 """In the names of methods that need one; mergekit-tokensurgeon reads a donor's weights whatever the method."""
+TRAINING_RATE, TRAINING_PASSES = 1e-3, 2
+"""Of AdamW with a falling step, one passage of about 2,000 bytes in each, and how often the text is gone through."""
 BASE = "base model"
 EMBEDDINGS = "model.embed_tokens.weight"
 """The vocabulary matrix of both models, which are tied."""
@@ -140,7 +148,7 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
     from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 
     adapt = dict(METHODS[method])
-    with_omp = adapt.pop("omp", False)
+    with_omp, gradient_bytes = adapt.pop("omp", False), adapt.pop("gradients", 0)
     if "tokensurgeon" in adapt:
         return run_tokensurgeon(base, target, adapt["tokensurgeon"], max_bytes)
     if adapt.get("auxiliary") in MODELS:
@@ -155,6 +163,8 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
         if manifest["correction"]:
             manifest["correction"]["text"]["source"] = METHODS[method]["calibration_text"]  # not where it lies here
         num_omp = put_omp_rows(out, base, target, max_bytes) if with_omp else 0
+        if gradient_bytes:
+            train_rows(out, gradient_bytes)
         domains = score(out, max_bytes)
         shutil.rmtree(out)
     return {
@@ -192,6 +202,40 @@ def put_omp_rows(out: Path, base: Path, target: Path, max_bytes: int) -> int:
     tensors[EMBEDDINGS][torch.tensor(ids)] = rows[torch.tensor(ids)]
     save_file(tensors, file, metadata={"format": "pt"})
     return len(ids)
+
+
+def train_rows(folder: Path, max_bytes: int) -> None:
+    """Train input and output rows on the calibration text, the body frozen: what gradients make of the same text."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from mergekit_tokenadapt.calibration_text import CalibrationText
+    from mergekit_tokenadapt.evaluation.documents import start_token
+    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+
+    tokenizer = load_tokenizer(str(folder))
+    encoder, start = tokenizer.fast_tokenizer(), start_token(tokenizer.vocabulary)
+    text = CalibrationText.read(str(calibration_texts.mixed()), max_bytes)
+    training = [p for n, p in enumerate(text.passages) if not text.is_held_out(n)]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).requires_grad_(False)
+    rows = [
+        layer.weight.requires_grad_(True) for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+    ]
+    optimizer = torch.optim.AdamW(rows, lr=TRAINING_RATE, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(0)
+    order = [n for _ in range(TRAINING_PASSES) for n in torch.randperm(len(training), generator=generator).tolist()]
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=len(order))
+    for step, n in enumerate(order):
+        ids = torch.tensor([[start, *encoder.encode(training[n], add_special_tokens=False).ids]])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(ids, labels=ids, use_cache=False).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 10 == 0:
+            click.echo(f"  step {step} of {len(order)}: {loss.item():.3f} nats per token", err=True)
+    model.to(torch.bfloat16).save_pretrained(folder)
 
 
 def documents(domain: str, max_bytes: int) -> list[str]:
