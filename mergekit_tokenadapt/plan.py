@@ -81,6 +81,14 @@ class TransferPlan:
         return is_mean.nonzero().flatten()
 
     @property
+    def origins(self) -> Tensor:
+        """How each new row is made, int64 [R]: 0 copied, 1 mixed, -1 the mean of the others."""
+        origins = torch.full((self.num_rows,), -1)
+        origins[self.copied_ids] = 0
+        origins[self.mixed_ids] = 1
+        return origins
+
+    @property
     def missing_ids(self) -> Tensor:
         """The new rows that are no copy of an old one, ascending, int64; none where the vocabularies are the same."""
         is_missing = torch.ones(self.num_rows, dtype=torch.bool)

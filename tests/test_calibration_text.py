@@ -348,12 +348,15 @@ def planted(num_positions=3000, num_rows=40, width=12, *, seed=0, opposite=False
     return rows, true, Positions(states, next_ids, targets, held_out)
 
 
-NOTHING = torch.zeros(0, dtype=torch.int64)
+MADE = torch.ones(40, dtype=torch.int64)
+"""The origins of planted rows."""
 
 
-def test_the_fit_gets_closer_to_planted_rows():
+@pytest.mark.parametrize("num_copied", [0, 15, 40])
+def test_the_fit_gets_closer_to_planted_rows(num_copied: int) -> None:
     rows, true, positions = planted(20_000)
-    fitted = fit_change(rows, NOTHING, positions, quiet=True)
+    origins = (torch.arange(40) >= num_copied).long()[torch.randperm(40, generator=torch.Generator().manual_seed(0))]
+    fitted = fit_change(rows, origins, positions, quiet=True)
     strength, before, after = choose_strength(fitted.held_out_bits)
     states, chosen = positions.states_PD[positions.is_held_out], positions.next_ids[positions.is_held_out]
 
@@ -361,7 +364,7 @@ def test_the_fit_gets_closer_to_planted_rows():
         losses = torch.nn.functional.cross_entropy(states @ matrix.T, chosen, reduction="sum")
         return float(losses / torch.tensor(2.0).log())
 
-    corrected = fitted.change().scaled(strength).apply(rows, NOTHING)
+    corrected = fitted.change().scaled(strength).apply(rows, origins)
     assert strength > 0
     assert before == pytest.approx(bits(rows), rel=1e-4)
     assert after == pytest.approx(bits(corrected), rel=1e-4)
@@ -370,31 +373,34 @@ def test_the_fit_gets_closer_to_planted_rows():
 
 def test_what_does_not_help_is_not_done():
     rows, _, positions = planted(opposite=True)
-    strength, before, after = choose_strength(fit_change(rows, NOTHING, positions, quiet=True).held_out_bits)
+    strength, before, after = choose_strength(fit_change(rows, MADE, positions, quiet=True).held_out_bits)
     assert strength == 0
     assert after == before
 
 
 def test_rows_that_are_no_tokens_take_no_part():
     rows, _, positions = planted()
-    plain = fit_change(rows, NOTHING, positions, quiet=True)
+    plain = fit_change(rows, MADE, positions, quiet=True)
     padded = torch.cat([rows, torch.full((5, rows.shape[1]), 50.0)])
-    with_padding = fit_change(padded, torch.arange(40, 45), positions, quiet=True)
+    origins = torch.cat([MADE, torch.full((5,), -1)])
+    with_padding = fit_change(padded, origins, positions, quiet=True)
     assert plain.held_out_bits(1) == with_padding.held_out_bits(1)
-    changed = with_padding.change().apply(padded, torch.arange(40, 45))
-    assert torch.equal(plain.change().apply(rows, NOTHING), changed[:40])
+    changed = with_padding.change().apply(padded, origins)
+    assert torch.equal(plain.change().apply(rows, MADE), changed[:40])
     torch.testing.assert_close(changed[40:], changed[:40].mean(0).expand(5, -1))
 
 
-def test_few_active_tokens_with_others_resting(monkeypatch):
+@pytest.mark.parametrize("num_resting", [5, 10])
+def test_few_active_tokens_with_others_resting(monkeypatch: pytest.MonkeyPatch, num_resting: int) -> None:
     """With the cap on active tokens below the vocabulary, the normalisation is still about right."""
     from mergekit_tokenadapt.calibration_text import correction
 
     rows, _, positions = planted(4000, num_rows=300)
-    exact = fit_change(rows, NOTHING, positions, quiet=True).held_out_bits(0)
+    origins = torch.arange(300) % 2
+    exact = fit_change(rows, origins, positions, quiet=True).held_out_bits(0)
     monkeypatch.setattr(correction, "MAX_ACTIVE", 290)
-    monkeypatch.setattr(correction, "RESTING", 5)
-    some = fit_change(rows, NOTHING, positions, quiet=True)
+    monkeypatch.setattr(correction, "RESTING", num_resting)
+    some = fit_change(rows, origins, positions, quiet=True)
     assert len(some.change().ids) == 290
     assert some.held_out_bits(0) == pytest.approx(exact, rel=0.02)
     assert some.held_out_bits(1) < some.held_out_bits(0)

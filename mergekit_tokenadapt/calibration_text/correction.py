@@ -2,11 +2,15 @@
 
 The last step of a language model is linear: logits are hidden states times output rows. With hidden
 states fixed, fitting the rows to target distributions is a convex problem, a multinomial regression.
-Two things are fitted: one map for all rows, which carries over to tokens that the text never shows,
-and a shift for each token that the targets or the model often give probability to. Both are held back
-towards zero, and what is found is scaled down, to nothing if need be, by what held-out passages say.
+Two things are fitted: a map for all copied rows and one for all made ones, which carry over to tokens that
+the text never shows, and a shift for each token that the targets or the model often give probability to. All
+are held back towards zero, and what is found is scaled down, to nothing if need be, by what held-out passages
+say.
 
-Letters: R new rows, A active tokens, P positions, B positions in a batch, D width.
+Rows are told apart by their origin (`TransferPlan.origins`): those of an origin share a map, and those of
+origin -1 are the mean of all others, and take no part.
+
+Letters: R new rows, O origins, A active tokens, P positions, B positions in a batch, D width.
 """
 
 from __future__ import annotations
@@ -32,10 +36,12 @@ EPOCHS = 2
 BATCH = 1024
 STEP_ROWS = 0.016
 """First step of Adam for the shifts, in units of the rows' root mean square."""
+NUM_ORIGINS = 2
+"""Copied and made."""
 STEP_MAP = 0.01
-"""First step of Adam for the map, over the square root of the width."""
+"""First step of Adam for the maps, over the square root of the width."""
 HOLD_BACK = 10.0
-"""Penalty on squared shifts and map, in units where hidden states have root mean square 1; summed over positions."""
+"""Penalty on squared shifts and maps, in units where hidden states have root mean square 1; summed over positions."""
 STRENGTHS = (0.0, 0.25, 0.5, 1.0)
 
 
@@ -74,10 +80,10 @@ class CorrectionReport:
 
 @dataclass(frozen=True)
 class RowChange:
-    """A map for all output rows, and shifts for some."""
+    """Maps for all output rows, and shifts for some."""
 
-    map_DD: Tensor
-    """float32: rows get ``rows @ map_DD.T`` added."""
+    maps_ODD: Tensor
+    """float32: rows of an origin get ``rows @ maps_ODD[origin].T`` added."""
     ids: Tensor
     """int64 [A]: rows with a shift."""
     shifts_AD: Tensor
@@ -85,22 +91,22 @@ class RowChange:
 
     def scaled(self, strength: float) -> RowChange:
         """A part of the change."""
-        return RowChange(self.map_DD * strength, self.ids, self.shifts_AD * strength)
+        return RowChange(self.maps_ODD * strength, self.ids, self.shifts_AD * strength)
 
-    def apply(self, rows_RD: Tensor, mean_ids: Tensor) -> Tensor:
+    def apply(self, rows_RD: Tensor, origins_R: Tensor) -> Tensor:
         """Changed rows, same dtype and device; not in place.
 
         Args:
             rows_RD: float; the output rows that the change was fitted for.
-            mean_ids: int64; rows that are the mean of all others, and are to be so afterwards.
+            origins_R: int64; as in the fit.
         """
         device = rows_RD.device
-        new_RD = rows_RD.float()
-        new_RD = new_RD + new_RD @ self.map_DD.to(device).T
+        origins_R, new_RD = origins_R.to(device), rows_RD.float().clone()
+        for origin, map_DD in enumerate(self.maps_ODD.to(device)):
+            ids = (origins_R == origin).nonzero().flatten()
+            new_RD[ids] += new_RD[ids] @ map_DD.T
         new_RD[self.ids.to(device)] += self.shifts_AD.to(device)
-        is_made = torch.ones(len(rows_RD), dtype=torch.bool)
-        is_made[mean_ids] = False
-        new_RD[mean_ids.to(device)] = mean_row(new_RD, is_made.nonzero().flatten().to(device))
+        new_RD[origins_R < 0] = mean_row(new_RD, (origins_R >= 0).nonzero().flatten())
         return new_RD.to(rows_RD.dtype)
 
 
@@ -111,21 +117,21 @@ class Correction:
     change: RowChange
     report: CorrectionReport
 
-    def apply(self, rows_RD: Tensor, mean_ids: Tensor) -> Tensor:
+    def apply(self, rows_RD: Tensor, origins_R: Tensor) -> Tensor:
         """Corrected output rows; the very same where no correction helps. See `RowChange.apply`."""
-        return self.change.apply(rows_RD, mean_ids) if self.report.strength else rows_RD
+        return self.change.apply(rows_RD, origins_R) if self.report.strength else rows_RD
 
 
-def fit_change(rows_RD: Tensor, mean_ids: Tensor, positions: Positions, *, quiet: bool = False) -> FittedChange:
+def fit_change(rows_RD: Tensor, origins_R: Tensor, positions: Positions, *, quiet: bool = False) -> FittedChange:
     """Fit a change of output rows. Deterministic.
 
     Args:
         rows_RD: the output rows to change, float32, on the device to compute on.
-        mean_ids: int64; rows of padding and the like, which take no part.
+        origins_R: int64; rows of the same origin, 0 and up, share a map; those of origin -1 take no part.
         positions: what to fit to and to judge on.
         quiet: no progress bar.
     """
-    problem = _Regression.prepare(rows_RD, mean_ids, positions)
+    problem = _Regression.prepare(rows_RD, origins_R, positions)
     return FittedChange(problem, *problem.solve(quiet=quiet))
 
 
@@ -141,17 +147,17 @@ class FittedChange:
     """A change at full strength, and the problem that it solves."""
 
     _problem: _Regression
-    _map_DD: Tensor
+    _maps_ODD: Tensor
     _shifts_AD: Tensor
 
     def change(self) -> RowChange:
         """What to do to the rows, in main memory."""
         problem = self._problem
-        return RowChange(self._map_DD.cpu(), problem.active, (self._shifts_AD / problem.scale).cpu())
+        return RowChange(self._maps_ODD.cpu(), problem.active, (self._shifts_AD / problem.scale).cpu())
 
     def held_out_bits(self, strength: float) -> float:
         """Bits of what the held-out positions go on with, if only output rows change: hidden states stay."""
-        return self._problem.held_out_bits(self._map_DD * strength, self._shifts_AD * strength)
+        return self._problem.held_out_bits(self._maps_ODD * strength, self._shifts_AD * strength)
 
 
 @dataclass(frozen=True)
@@ -162,9 +168,11 @@ class _Regression:
     """Root mean square of the hidden states."""
     states_PD: Tensor
     active: Tensor
-    """int64 [A], ascending."""
-    active_AD: Tensor
-    resting_ND: Tensor
+    """int64 [A], those of one origin after those of the other."""
+    active_OAD: tuple[Tensor, ...]
+    """Their rows, by origin."""
+    resting_OND: tuple[Tensor, ...]
+    """Rows of tokens that stand for all others, by origin."""
     resting_weight: float
     """Logarithm of how many tokens each resting one stands for."""
     next_P: Tensor
@@ -174,16 +182,17 @@ class _Regression:
     is_held_out: Tensor
 
     @classmethod
-    def prepare(cls, rows_RD: Tensor, mean_ids: Tensor, positions: Positions) -> _Regression:
-        device, generator = rows_RD.device, torch.Generator().manual_seed(0)
+    def prepare(cls, rows_RD: Tensor, origins_R: Tensor, positions: Positions) -> _Regression:
+        generator = torch.Generator().manual_seed(0)
         scale = float(positions.states_PD[:: max(1, len(positions.states_PD) // 4096)].float().square().mean().sqrt())
-        live = torch.ones(len(rows_RD), dtype=torch.bool)
-        live[mean_ids] = False
+        live = origins_R >= 0
         mass_R = _probability_mass(rows_RD, live, positions, generator)
         mass_R.index_add_(0, positions.targets.ids, positions.targets.weights)
         mass_R[~live] = -1
         mass_R[positions.next_ids] = torch.inf
-        active = mass_R.topk(min(MAX_ACTIVE, int((mass_R >= 0).sum()))).indices.sort().values
+        chosen = mass_R.topk(min(MAX_ACTIVE, int((mass_R >= 0).sum()))).indices.sort().values
+        by_origin = [chosen[origins_R[chosen] == origin] for origin in range(NUM_ORIGINS)]
+        active = torch.cat(by_origin)
         place_R = torch.full((len(rows_RD),), -1)
         place_R[active] = torch.arange(len(active))
         others = (live & (place_R < 0)).nonzero().flatten()
@@ -194,8 +203,11 @@ class _Regression:
             scale=scale,
             states_PD=positions.states_PD,
             active=active,
-            active_AD=rows_RD[active.to(device)] * scale,
-            resting_ND=rows_RD[resting.to(device)] * scale,
+            active_OAD=tuple(rows_RD[ids.to(rows_RD.device)] * scale for ids in by_origin),
+            resting_OND=tuple(
+                rows_RD[resting[origins_R[resting] == origin].to(rows_RD.device)] * scale
+                for origin in range(NUM_ORIGINS)
+            ),
             resting_weight=math.log(len(others) / len(resting)) if len(resting) else 0.0,
             next_P=place_R[positions.next_ids],
             targets=Mixture.from_triplets(
@@ -206,13 +218,14 @@ class _Regression:
 
     @torch.enable_grad()
     def solve(self, *, quiet: bool) -> tuple[Tensor, Tensor]:
-        """The map [D, D] and the shifts [A, D], by Adam with a falling step."""
-        device, (num_active, width) = self.active_AD.device, self.active_AD.shape
+        """The maps [O, D, D] and the shifts [A, D], by Adam with a falling step."""
+        rows_AD = torch.cat(self.active_OAD)
+        device, width = rows_AD.device, rows_AD.shape[1]
         fitted = ((self.targets.counts > 0) & ~self.is_held_out).nonzero().flatten()
-        map_DD = torch.zeros((width, width), device=device, requires_grad=True)
-        shifts_AD = torch.zeros((num_active, width), device=device, requires_grad=True)
-        step_rows = STEP_ROWS * float(self.active_AD.square().mean().sqrt())
-        groups = [{"params": [map_DD], "lr": STEP_MAP / math.sqrt(width)}, {"params": [shifts_AD], "lr": step_rows}]
+        maps_ODD = torch.zeros((NUM_ORIGINS, width, width), device=device, requires_grad=True)
+        shifts_AD = torch.zeros_like(rows_AD, requires_grad=True)
+        step_rows = STEP_ROWS * float(rows_AD.square().mean().sqrt())
+        groups = [{"params": [maps_ODD], "lr": STEP_MAP / math.sqrt(width)}, {"params": [shifts_AD], "lr": step_rows}]
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
         generator = torch.Generator().manual_seed(0)
         orders = [fitted[torch.randperm(len(fitted), generator=generator)] for _ in range(EPOCHS)]
@@ -220,44 +233,45 @@ class _Regression:
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=max(1, len(batches)))
         for batch in tqdm(batches, desc="Fitting output rows", unit="batch", disable=True if quiet else None):
             optimizer.zero_grad(set_to_none=True)
-            penalty = HOLD_BACK / len(fitted) * (map_DD.square().sum() + shifts_AD.square().sum())
-            (self._loss(batch, map_DD, shifts_AD) / len(batch) + penalty).backward()  # type: ignore[no-untyped-call]
+            penalty = HOLD_BACK / len(fitted) * (maps_ODD.square().sum() + shifts_AD.square().sum())
+            (self._loss(batch, maps_ODD, shifts_AD) / len(batch) + penalty).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-        return map_DD.detach(), shifts_AD.detach()
+        return maps_ODD.detach(), shifts_AD.detach()
 
     def _logits(
-        self, places: Tensor, map_DD: Tensor, shifts_AD: Tensor, dtype: torch.dtype = torch.float32
+        self, places: Tensor, maps_ODD: Tensor, shifts_AD: Tensor, dtype: torch.dtype = torch.float32
     ) -> tuple[Tensor, Tensor]:
         """Logits of the active tokens [B, A], and the normalisation over all [B], both float32; products in `dtype`."""
 
         def product(vectors_BD: Tensor, rows_ND: Tensor) -> Tensor:
             return (vectors_BD.to(dtype) @ rows_ND.to(dtype).T).float()
 
-        states_BD = self.states_PD[places].to(self.active_AD) / self.scale
-        mapped_BD = states_BD + states_BD @ map_DD
-        logits_BA = product(mapped_BD, self.active_AD) + product(states_BD, shifts_AD)
+        states_BD = self.states_PD[places].to(shifts_AD) / self.scale
+        mapped_OBD = [states_BD + states_BD @ map_DD for map_DD in maps_ODD]
+        active = [product(mapped, rows) for mapped, rows in zip(mapped_OBD, self.active_OAD, strict=True)]
+        logits_BA = torch.cat(active, dim=1) + product(states_BD, shifts_AD)
         total_B = logits_BA.logsumexp(dim=1)
-        if len(self.resting_ND):
-            resting_B = product(mapped_BD, self.resting_ND).logsumexp(dim=1) + self.resting_weight
-            total_B = torch.logaddexp(total_B, resting_B)
+        if any(len(rows) for rows in self.resting_OND):
+            resting = [product(mapped, rows) for mapped, rows in zip(mapped_OBD, self.resting_OND, strict=True)]
+            total_B = torch.logaddexp(total_B, torch.cat(resting, dim=1).logsumexp(dim=1) + self.resting_weight)
         return logits_BA, total_B
 
-    def _loss(self, places: Tensor, map_DD: Tensor, shifts_AD: Tensor) -> Tensor:
+    def _loss(self, places: Tensor, maps_ODD: Tensor, shifts_AD: Tensor) -> Tensor:
         """Cross-entropy of the targets at some positions, in nats, summed."""
         # Gradients point the same way when rounded, and on text the rows come out as good.
-        dtype = fast_dtype(self.active_AD.device)
-        logits_BA, total_B = self._logits(places, map_DD, shifts_AD, dtype)
+        dtype = fast_dtype(shifts_AD.device)
+        logits_BA, total_B = self._logits(places, maps_ODD, shifts_AD, dtype)
         wanted = self.targets.select(places)
         chosen = logits_BA[wanted.rows.to(logits_BA.device), wanted.ids.to(logits_BA.device)]
         return total_B.sum() - (wanted.weights.to(chosen) * chosen).sum()
 
     @torch.no_grad()
-    def held_out_bits(self, map_DD: Tensor, shifts_AD: Tensor) -> float:
+    def held_out_bits(self, maps_ODD: Tensor, shifts_AD: Tensor) -> float:
         """Bits of what the held-out positions really go on with."""
         total = 0.0
         for places in self.is_held_out.nonzero().flatten().split(BATCH):  # type: ignore[no-untyped-call]
-            logits_BA, total_B = self._logits(places, map_DD, shifts_AD)
+            logits_BA, total_B = self._logits(places, maps_ODD, shifts_AD)
             chosen_B = logits_BA.gather(1, self.next_P[places, None].to(logits_BA.device)).squeeze(1)
             total += float((total_B - chosen_B).sum(dtype=torch.float64))
         return total / math.log(2)

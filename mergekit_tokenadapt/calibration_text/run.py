@@ -89,11 +89,11 @@ def correct_output_rows(
                     for places in _progress(list(names), quiet=transfer.quiet)
                 ]
             positions, base_bits = _join(parts, text)
-            fitted = fit_change(new_outputs.float(), plan.mean_ids, positions, quiet=transfer.quiet)
+            fitted = fit_change(new_outputs.float(), plan.origins, positions, quiet=transfer.quiet)
             change = fitted.change()
             if stays_tied:
                 strength, before, after = choose_strength(
-                    lambda s: reading.held_out_bits(change.scaled(s).apply(new_outputs, plan.mean_ids))
+                    lambda s: reading.held_out_bits(change.scaled(s).apply(new_outputs, plan.origins))
                 )
             else:
                 strength, before, after = choose_strength(fitted.held_out_bits)

@@ -106,7 +106,7 @@ class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
             plan: TransferPlan = made[f"plan:{model}"]
             rows = plan.apply(view, weight, self.use)
             if correction := made.get(f"correction:{model}"):
-                rows = correction.apply(rows, plan.mean_ids)
+                rows = correction.apply(rows, plan.origins)
             adapted[model] = rows.to(dtype)
         if self.fill_from in adapted:
             for model in adapted.keys() - {self.fill_from}:
