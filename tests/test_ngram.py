@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
+import scipy.sparse
 import torch
+from sklearn.decomposition import TruncatedSVD
 from tokenizers_zoo import make_problem
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary import find_auxiliary
-from mergekit_tokenadapt.auxiliary.ngram import NgramSpace, ngrams
+from mergekit_tokenadapt.auxiliary.ngram import SEED, NgramSpace, ngrams, reduce
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.methods import find_method
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
@@ -100,6 +103,21 @@ def test_tiny_inputs_give_one_vector_each(texts: list[str]) -> None:
     assert vectors.shape[1] >= 1
     assert vectors.dtype == torch.float32
     assert vectors.isfinite().all()
+
+
+@pytest.mark.parametrize("dimensions", [2, 20, 99])
+def test_dimensions_are_reduced_as_scikit_learn_does_it(dimensions: int) -> None:
+    weights = scipy.sparse.random(300, 100, density=0.1, format="csr", dtype=np.float32, random_state=1)
+    expected = TruncatedSVD(dimensions, n_iter=2, random_state=SEED).fit_transform(weights)
+    reduced = reduce(weights, dimensions)
+    np.testing.assert_allclose(reduced @ reduced.T, expected @ expected.T, atol=1e-4)
+
+
+def test_directions_that_are_not_there_are_left_out() -> None:
+    two_kinds = scipy.sparse.csr_matrix(np.repeat(np.eye(2, 5, dtype=np.float32), 10, axis=0))
+    reduced = reduce(two_kinds, 4)
+    assert reduced.shape == (20, 2)
+    np.testing.assert_allclose(reduced @ reduced.T, (two_kinds @ two_kinds.T).toarray(), atol=1e-5)
 
 
 def test_runs_of_white_space_are_not_all_alike() -> None:

@@ -8,6 +8,7 @@ close; texts that differ in case or in a leading space only are closest.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,11 +18,18 @@ from tqdm import tqdm
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
 from mergekit_tokenadapt.errors import TokenAdaptError
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
 DIMENSIONS = 256
 LONGEST = 4
 """Characters of the longest n-grams."""
 SEED = 0
 """Of the randomised decomposition."""
+OVERSAMPLES = 10
+"""Directions looked at beyond those that are wanted, as in scikit-learn."""
+EPSILON = 1e-7
+"""Directions whose squared singular value is smaller, against the largest, are rounding noise."""
 
 
 class NgramSpace(AuxiliarySpace):
@@ -43,7 +51,6 @@ class NgramSpace(AuxiliarySpace):
 
     def embed(self, texts: Sequence[str], *, device: torch.device, quiet: bool = False) -> Tensor:
         """Fit to `texts` and embed them; on the CPU, whatever `device` is."""
-        from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
         progress = tqdm(total=2, desc=f"N-gram space of {len(texts):,} texts", disable=True if quiet else None)
@@ -55,13 +62,27 @@ class NgramSpace(AuxiliarySpace):
         weights = TfidfTransformer(sublinear_tf=True).fit_transform(counts)
         progress.update()
         dimensions = min(self.dimensions, min(weights.shape) - 1)
-        if dimensions < 2:  # too little for a decomposition: the weights themselves are the vectors
-            reduced = weights.toarray()
-        else:
-            reduced = TruncatedSVD(dimensions, n_iter=2, random_state=SEED).fit_transform(weights)
+        # With too little for a decomposition, the weights themselves are the vectors.
+        reduced = weights.toarray() if dimensions < 2 else reduce(weights, dimensions)
         progress.update()
         progress.close()
         return torch.from_numpy(np.ascontiguousarray(reduced, dtype=np.float32))
+
+
+def reduce(weights: csr_matrix, dimensions: int) -> np.ndarray:
+    """Coordinates of the rows along the leading right singular vectors, float32 [rows, at most `dimensions`].
+
+    What scikit-learn's TruncatedSVD gives, but for rounding. It decomposes a dense matrix with a column for every
+    n-gram at the end, which takes half its time; the eigenvectors of that matrix' small Gram matrix say the same.
+    """
+    from sklearn.utils.extmath import randomized_range_finder
+
+    basis = randomized_range_finder(weights, size=dimensions + OVERSAMPLES, n_iter=2, random_state=SEED)
+    projected = weights.T @ basis
+    squares, vectors = np.linalg.eigh((projected.T @ projected).astype(np.float64))
+    leading = np.flatnonzero(squares > EPSILON * squares[-1])[::-1][:dimensions]
+    directions = projected @ (vectors[:, leading] / np.sqrt(squares[leading])).astype(np.float32)
+    return np.asarray(weights @ directions)
 
 
 def ngrams(text: str) -> Iterator[str]:
