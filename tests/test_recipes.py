@@ -30,6 +30,7 @@ def demo_folders(tmp_path, byte_level_folder, gemma_style_folder, tiny_model_fol
     tiny_model_folder(byte_level_folder, demo / "SmolLM2-135M-Instruct", dtype=torch.bfloat16)
     tiny_model_folder(gemma_style_folder, demo / "SmolLM2-deepseek-hybrid", dtype=torch.bfloat16, seed=1)
     tiny_model_folder(gemma_style_folder, demo / "gemma-3-270m", dtype=torch.bfloat16, seed=2)
+    tiny_model_folder(gemma_style_folder, demo / "SmolLM2-deepseek-mean", dtype=torch.bfloat16, seed=3)
     shutil.copytree(gemma_style_folder, demo / "deepseek-tokenizer")
     return tmp_path
 
@@ -85,6 +86,7 @@ def test_every_recipe_is_run_here():
         "supertokens_language.yml",
         "supertokens_characters.yml",
         "task_arithmetic_across_tokenizers.yml",
+        "task_arithmetic_new_tokenizer.yml",
     }
     assert {file.name for file in RECIPES.iterdir()} == tested
 
@@ -158,6 +160,21 @@ def test_task_arithmetic_across_tokenizers(demo_folders, byte_level_folder):
     sources = torch.from_numpy(plan.mapping.sources)[shared]
     expected = base[shared] + 0.6 * (other[sources] - base[shared])
     assert torch.allclose(out[shared], expected, atol=0.02)  # bfloat16
+
+
+def test_task_arithmetic_in_a_tokenizer_that_the_base_model_does_not_speak(demo_folders, gemma_style_folder):
+    from mergekit_tokenadapt.plan import TransferPlan
+
+    recipe = RECIPES / "task_arithmetic_new_tokenizer.yml"
+    stock_command("mergekit-yaml", str(recipe), "out", cwd=demo_folders)
+    assert_speaks(demo_folders / "out", gemma_style_folder)
+    out, base, *tuned = (
+        AutoModelForCausalLM.from_pretrained(str(demo_folders / f), dtype=torch.float32).get_input_embeddings().weight
+        for f in ("out", *(f"demo/SmolLM2-{name}" for name in ("135M-Instruct", "deepseek-hybrid", "deepseek-mean")))
+    )
+    moved = TransferPlan.load(demo_folders / "out" / "tokenadapt.plan").apply(base.detach())
+    expected = moved + 0.7 * sum(rows - moved for rows in tuned)
+    assert torch.allclose(out, expected, atol=0.02)  # bfloat16
 
 
 def test_rows_of_the_base_model_need_a_base_model(demo_folders):
