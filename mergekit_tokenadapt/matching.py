@@ -66,9 +66,10 @@ def match(
 ) -> VocabularyMap:
     """Give every target row its reason.
 
-    Ordinary, byte and added tokens match by bytes. Among base tokens with equal bytes, one of the
-    same kind and spelling comes first, then one of the same kind, then the lowest id. Special
-    tokens match by what the user says, then by string, then by role; a string that is text in the base comes last.
+    Ordinary, byte and added tokens match by bytes. Among base tokens with equal bytes, one that its tokenizer
+    produces comes first, for a token that is produced; then one of the same kind and spelling, then one of the same
+    kind, then the lowest id. Special tokens match by what the user says, then by string, then by role; a string that
+    is text in the base comes last.
 
     Args:
         base: the model's own vocabulary.
@@ -91,7 +92,7 @@ def match(
 
     reasons = np.full(num_rows, Reason.PADDING, dtype=np.int8)
     sources = np.full(num_rows, -1, dtype=np.int64)
-    find_copy = _copy_finder(usable)
+    find_copy = _copy_finder(base, usable, target)
     find_special = _special_finder(base, usable, target)
     for token in target:
         is_special = token.kind is TokenKind.SPECIAL
@@ -146,10 +147,14 @@ Finder = Callable[[Token], "int | None"]
 """A target token -> the id of the base token that it gets its row from, or None."""
 
 
-def _copy_finder(base_tokens: list[Token]) -> Finder:
-    """Find the base token that stands for the same bytes."""
+def _copy_finder(base: Vocabulary, usable: list[Token], target: Vocabulary) -> Finder:
+    """Find the base token that stands for the same bytes.
+
+    Where ``<0x0A>`` is the target's only line end, it gets the row of the base's line end, even though the base has a
+    ``<0x0A>``, too: one that no text ever contained.
+    """
     candidates: dict[bytes, list[Token]] = {}
-    for token in base_tokens:
+    for token in usable:
         if token.kind is not TokenKind.SPECIAL:
             candidates.setdefault(token.bytes, []).append(token)
 
@@ -157,7 +162,13 @@ def _copy_finder(base_tokens: list[Token]) -> Finder:
         same_bytes = candidates.get(token.bytes)
         if not same_bytes:
             return None
-        return max(same_bytes, key=lambda t: (t.kind is token.kind, t.spelling == token.spelling, -t.id)).id
+        is_twin = token.id in target.byte_twins
+
+        def likeness(t: Token) -> tuple[bool, bool, bool, int]:
+            both_produced = (t.id in base.byte_twins) == is_twin
+            return both_produced, t.kind is token.kind, t.spelling == token.spelling, -t.id
+
+        return max(same_bytes, key=likeness).id
 
     return find
 

@@ -259,7 +259,7 @@ def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPl
     from_texts = uniform(problem.segmenter.cut([mapping.texts[i].encode("utf-8") for i in text_ids]))
     ids = torch.from_numpy(np.concatenate([problem.new_ids, np.array(text_ids, dtype=np.int64)]))
     mixtures = Mixture.concatenate([method.weigh(problem).cpu(), from_texts]) if len(problem.new_ids) else from_texts
-    twins = problem.byte_twins if method.mutes_byte_twins and not mapping.is_identity else []
+    twins = sorted(problem.target.byte_twins) if method.mutes_byte_twins and not mapping.is_identity else []
     muted = torch.tensor(twins, dtype=torch.int64)
     found = (mixtures.counts > 0) & ~torch.isin(ids, muted)
     mixture = mixtures.select(found.nonzero().flatten())

@@ -74,12 +74,6 @@ class TransferProblem:
         return self.segmenter.cut([t.bytes for t in self.new_tokens])
 
     @cached_property
-    def byte_twins(self) -> list[int]:
-        """Byte-fallback tokens that the target tokenizer never produces: another token is the same byte."""
-        others = {t.bytes for t in self.target if t.kind in (TokenKind.ORDINARY, TokenKind.ADDED)}
-        return [t.id for t in self.target if t.kind is TokenKind.BYTE and t.bytes in others]
-
-    @cached_property
     def candidates(self) -> list[Token]:
         """The C old tokens that can be a neighbour: all that stand for text and have a row.
 

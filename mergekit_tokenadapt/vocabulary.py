@@ -165,6 +165,15 @@ class Vocabulary:
         single = [t for t in self.tokens if len(t.bytes) == 1 and t.kind in (TokenKind.ORDINARY, TokenKind.BYTE)]
         return {t.bytes[0]: t.id for t in sorted(single, key=lambda t: (t.kind is TokenKind.ORDINARY, -t.id))}
 
+    @cached_property
+    def byte_twins(self) -> frozenset[int]:
+        """Byte-fallback tokens that the tokenizer never produces, since another token is the same byte.
+
+        ``<0x41>`` beside ``A``: nothing ever trained its rows.
+        """
+        others = {t.bytes for t in self.tokens if t.kind in (TokenKind.ORDINARY, TokenKind.ADDED)}
+        return frozenset(t.id for t in self.tokens if t.kind is TokenKind.BYTE and t.bytes in others)
+
     def ids(self, *kinds: TokenKind) -> np.ndarray:
         """Ids of the tokens of the given kinds (all kinds where none is given), ascending, int64."""
         return np.array([t.id for t in self.tokens if not kinds or t.kind in kinds], dtype=np.int64)

@@ -126,11 +126,10 @@ def shared_rows(problem: TransferProblem) -> dict[int, int]:
 
     Byte twins are left out: a token that is never produced has a row that no training has seen.
     """
-    twins = set(problem.byte_twins)
     usable = {token.id for token in problem.candidates}
     found: dict[int, int] = {}
     for row in problem.mapping.ids(Reason.COPIED).tolist():
-        if (old := int(problem.mapping.sources[row])) in usable and row not in twins:
+        if (old := int(problem.mapping.sources[row])) in usable and row not in problem.target.byte_twins:
             found.setdefault(old, row)
     return found
 
