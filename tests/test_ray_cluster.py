@@ -104,7 +104,7 @@ def test_a_calibration_text_gives_the_same_rows(
         other = correct_output_rows(base, transfer, plan, text, stays_tied=tied)
     assert asdict(one.report) | {"text": None} == asdict(other.report) | {"text": None}
     rows = plan.apply(torch.randn(old.vocabulary.num_ids, 32, generator=torch.Generator().manual_seed(0)))
-    assert torch.equal(one.apply(rows, plan.mean_ids), other.apply(rows, plan.mean_ids))
+    assert torch.equal(one.apply(rows, plan.origins), other.apply(rows, plan.origins))
     assert one.report.strength > 0
     with pytest.raises(TokenAdaptError, match="has no column 'body'"):
         CalibrationText.from_ray(dataset, 0, field="body")
