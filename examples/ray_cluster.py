@@ -58,7 +58,7 @@ def corrected(base: str, target: str, text: CalibrationText) -> torch.Tensor:
     plan = transfer.make_plan()
     correction = correct_output_rows(Path(base), transfer, plan, text, stays_tied=False)
     random = torch.randn(rows, config["hidden_size"], generator=torch.Generator().manual_seed(0))
-    return correction.apply(random, plan.mean_ids)
+    return correction.apply(random, plan.origins)
 
 
 def main() -> None:
