@@ -211,17 +211,15 @@ def train_rows(folder: Path, max_bytes: int) -> None:
 
     from mergekit_tokenadapt.calibration_text import CalibrationText
     from mergekit_tokenadapt.evaluation.documents import start_token
+    from mergekit_tokenadapt.evaluation.healing import trained_parameters
     from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 
     tokenizer = load_tokenizer(str(folder))
     encoder, start = tokenizer.fast_tokenizer(), start_token(tokenizer.vocabulary)
     text = CalibrationText.read(str(calibration_texts.mixed()), max_bytes)
     training = [p for n, p in enumerate(text.passages) if not text.is_held_out(n)]
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).requires_grad_(False)
-    rows = [
-        layer.weight.requires_grad_(True) for layer in (model.get_input_embeddings(), model.get_output_embeddings())
-    ]
-    optimizer = torch.optim.AdamW(rows, lr=TRAINING_RATE, weight_decay=0.0)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(trained_parameters(model, "rows", folder.name), lr=TRAINING_RATE, weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
     order = [n for _ in range(TRAINING_PASSES) for n in torch.randperm(len(training), generator=generator).tolist()]
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=len(order))

@@ -250,6 +250,7 @@ def _swaps(swaps: dict[str, Any]) -> list[str]:
     reference = swaps["mergekit-tokensurgeon -a subword"]
     lines = [
         "Memory *held* is anonymous memory; *peak* counts mapped files, too, which the kernel takes back at will.",
+        "`mean` is the like of `subword`: the mean of the pieces. `omp` of both is in [omp.md](omp.md).",
         "",
         "| command | CPU seconds | against subword | held, GB | against subword | peak, GB | wall seconds |",
         "|---" * 7 + "|",
@@ -286,8 +287,8 @@ def _steps(found: dict[str, Any]) -> list[str]:
         f"plain float32 product they take {products / found['products_per_second']:.0f} s here, before the largest are "
         f"looked for; ours, 8-bit products and exact comparisons of what is near the top, takes {weigh:.0f} s, weights "
         f"and all. The bytes to move are no matter: the new matrix has {found['matrix_bytes'] / 1e6:.0f} MB. What is "
-        f"above the floor is mostly the n-gram space ({found['seconds']['embed all texts']:.0f} s), and that is nearly "
-        "all its singular value decomposition.",
+        f"above the floor is mostly the n-gram space ({found['seconds']['embed all texts']:.0f} s), and most of that "
+        "is its singular value decomposition.",
     ]
     return lines
 

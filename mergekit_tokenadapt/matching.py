@@ -165,8 +165,8 @@ def _copy_finder(base: Vocabulary, usable: list[Token], target: Vocabulary) -> F
         is_twin = token.id in target.byte_twins
 
         def likeness(t: Token) -> tuple[bool, bool, bool, int]:
-            both_produced = (t.id in base.byte_twins) == is_twin
-            return both_produced, t.kind is token.kind, t.spelling == token.spelling, -t.id
+            as_produced = (t.id in base.byte_twins) == is_twin
+            return as_produced, t.kind is token.kind, t.spelling == token.spelling, -t.id
 
         return max(same_bytes, key=likeness).id
 

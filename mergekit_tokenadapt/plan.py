@@ -75,10 +75,7 @@ class TransferPlan:
     @property
     def mean_ids(self) -> Tensor:
         """The new rows that are the mean of the other new ones, ascending, int64."""
-        is_mean = torch.ones(self.num_rows, dtype=torch.bool)
-        is_mean[self.copied_ids] = False
-        is_mean[self.mixed_ids] = False
-        return is_mean.nonzero().flatten()
+        return (self.origins < 0).nonzero().flatten()
 
     @property
     def origins(self) -> Tensor:

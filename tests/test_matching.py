@@ -169,12 +169,13 @@ def test_any_vocabulary_of_distinct_tokens_is_identical_to_itself(base: Vocabula
 @pytest.mark.parametrize(
     ("wanted", "source"),
     [
+        (token(0, b"a", TokenKind.BYTE, "<0x61>"), 1),
         (token(0, b"a", TokenKind.ADDED, "a"), 3),
         (token(0, b"a", TokenKind.ORDINARY, "a"), 5),
         (token(0, b"a", TokenKind.ORDINARY, "x"), 1),
         (token(0, b"a", TokenKind.ADDED, "y"), 3),
     ],
-    ids=["added", "ordinary, same spelling", "ordinary, lowest id", "kind before spelling"],
+    ids=["byte that is produced", "added", "ordinary, same spelling", "ordinary, lowest id", "kind before spelling"],
 )
 def test_among_equal_bytes_the_same_kind_and_spelling_come_first(wanted: Token, source: int) -> None:
     base = vocabulary(

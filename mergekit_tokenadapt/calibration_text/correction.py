@@ -32,12 +32,12 @@ MAX_ACTIVE = 40_960
 """Most tokens with a shift of their own: bounds time and memory."""
 RESTING = 4096
 """Tokens that stand for all others in the normalisation."""
+NUM_ORIGINS = 2
+"""Origins of rows that take part: copied and made."""
 EPOCHS = 2
 BATCH = 1024
 STEP_ROWS = 0.016
 """First step of Adam for the shifts, in units of the rows' root mean square."""
-NUM_ORIGINS = 2
-"""Copied and made."""
 STEP_MAP = 0.01
 """First step of Adam for the maps, over the square root of the width."""
 HOLD_BACK = 10.0
@@ -101,7 +101,7 @@ class RowChange:
             origins_R: int64; as in the fit.
         """
         device = rows_RD.device
-        origins_R, new_RD = origins_R.to(device), rows_RD.float().clone()
+        origins_R, new_RD = origins_R.to(device), rows_RD.to(torch.float32, copy=True)
         for origin, map_DD in enumerate(self.maps_ODD.to(device)):
             ids = (origins_R == origin).nonzero().flatten()
             new_RD[ids] += new_RD[ids] @ map_DD.T

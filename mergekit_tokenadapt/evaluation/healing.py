@@ -124,7 +124,9 @@ def _healed(
     folder: ModelFolder, passages: Passages, options: HealingOptions, say: Callable[[str], None]
 ) -> dict[str, Any]:
     model = load_model(folder, device=options.device, dtype="float32")
-    optimizer = torch.optim.AdamW(_trained(model, options.train, folder.name), lr=options.rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        trained_parameters(model, options.train, folder.name), lr=options.rate, weight_decay=0.0
+    )
     curve = []
     for step in range(options.steps + 1):
         if step % options.every == 0 or step == options.steps:
@@ -141,8 +143,17 @@ def _healed(
     return {"name": folder.name, "curve": curve}
 
 
-def _trained(model: Any, which: str, name: str) -> list[torch.nn.Parameter]:
-    """The parameters to train; all others are frozen. Tied matrices are one parameter."""
+def trained_parameters(model: Any, which: str, name: str) -> list[torch.nn.Parameter]:
+    """The parameters to train; all others are frozen. Tied matrices are one parameter.
+
+    Args:
+        model: of transformers.
+        which: `rows` or `all`, see `HealingOptions.train`.
+        name: of the model, for errors.
+
+    Raises:
+        TokenAdaptError: rows are to be trained, and there is no output matrix.
+    """
     if which == "all":
         return list(model.parameters())
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
