@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +251,7 @@ class TransferPlan:
 
 def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPlan:
     """Let `method` weigh the new tokens, and put copied, mixed and mean rows together."""
+    problem = replace(problem, without_byte_twins=method.mutes_byte_twins)
     mapping = problem.mapping
     text_ids = sorted(mapping.texts)
     from_texts = uniform(problem.segmenter.cut([mapping.texts[i].encode("utf-8") for i in text_ids]))

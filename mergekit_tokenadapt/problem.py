@@ -43,6 +43,8 @@ class TransferProblem:
     donor: Donor | None = None
     only: frozenset[int] | None = None
     """Make only these target ids' rows; None: all that are new."""
+    without_byte_twins: bool = False
+    """Old tokens that are never produced, so that nothing trained their rows, are no candidates."""
 
     @cached_property
     def new_tokens(self) -> list[Token]:
@@ -79,7 +81,9 @@ class TransferProblem:
 
         Sorted by bytes, so that ties between neighbours do not depend on how ids were given out.
         """
+        left_out = self.base.byte_twins if self.without_byte_twins else frozenset()
         usable = [t for t in self.base if t.kind is not TokenKind.SPECIAL and t.id < self.base_rows]
+        usable = [t for t in usable if t.id not in left_out]
         return sorted(usable, key=lambda t: (t.bytes, t.kind, t.spelling))
 
     @cached_property
@@ -111,10 +115,13 @@ class TransferProblem:
         """
         return self._nearest(self.vectors_of(self.new_tokens), top_k, block, of="new")
 
-    def candidate_neighbours(self, top_k: int, *, block: int = BLOCK) -> tuple[Tensor, Tensor]:
-        """As `neighbours`, for each of the C candidates among the others: it is never its own neighbour."""
-        own = torch.arange(len(self.candidates), device=self.device)
-        return self._nearest(self.vectors_of(self.candidates), top_k, block, of="old", own=own)
+    def candidate_neighbours(
+        self, top_k: int, *, among: list[int] | None = None, block: int = BLOCK
+    ) -> tuple[Tensor, Tensor]:
+        """As `neighbours`, for each of the C candidates, or for those at these places: none is its own neighbour."""
+        places = list(range(len(self.candidates))) if among is None else among
+        queries_QA = self.vectors_of([self.candidates[n] for n in places])
+        return self._nearest(queries_QA, top_k, block, of="old", own=torch.tensor(places, device=self.device))
 
     def _nearest(
         self, queries_QA: Tensor, top_k: int, block: int, *, of: str, own: Tensor | None = None

@@ -26,6 +26,8 @@ from mergekit_tokenadapt.vocabulary import Token
 
 LOG = logging.getLogger(__name__)
 
+MAX_EXAMPLES = 65_536
+"""Of more, so many are drawn: a dozen or more for each column of the regression. A large vocabulary takes no longer."""
 HELD_OUT = 0.1
 """Share of the examples that choose the penalty and measure the error."""
 ENOUGH_SUPERTOKENS = 1000
@@ -86,11 +88,12 @@ class Calibrated(Method):
         if not places:
             LOG.warning(NO_EXAMPLES)
             return None
+        places = _sample(places, problem.candidates)
         tokens = [problem.candidates[n] for n in places]
         similarities, neighbours = (part.cpu() for part in problem.neighbours(self.top_k))
-        spare = problem.candidate_neighbours(SPARE_NEIGHBOURS * self.top_k)
+        spare = problem.candidate_neighbours(SPARE_NEIGHBOURS * self.top_k, among=places)
         ceiling = torch.from_numpy(_like(similarities[:, 0].numpy(), tokens, salt=2))
-        example_neighbours = _below(spare[0].cpu()[places], spare[1].cpu()[places], ceiling, self.top_k)
+        example_neighbours = _below(spare[0].cpu(), spare[1].cpu(), ceiling, self.top_k)
         example_pieces = Pieces.from_lists(cuts[n] for n in places)
         examples: TokenFacts = _facts(tokens, example_pieces, *example_neighbours)
         new: TokenFacts = _facts(problem.new_tokens, problem.pieces, similarities, neighbours)
@@ -140,6 +143,12 @@ def _facts(tokens: list[Token], pieces: Pieces, similarities: Tensor, neighbours
     in_order = Mixture(torch.from_numpy(pieces.indptr), torch.from_numpy(pieces.ids), weights)
     scalars = torch.tensor([_kind_of_text(t) for t in tokens], dtype=torch.float32)
     return Facts(in_order, neighbours.int(), similarities, scalars)
+
+
+def _sample(places: list[int], candidates: list[Token]) -> list[int]:
+    """At most `MAX_EXAMPLES` of the places, in their order."""
+    drawn = sorted(places, key=lambda n: _fraction(candidates[n], salt=4))[:MAX_EXAMPLES]
+    return sorted(drawn)
 
 
 def _below(similarities: Tensor, neighbours: Tensor, ceiling: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
