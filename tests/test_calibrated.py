@@ -29,7 +29,7 @@ from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.plan import TransferPlan, make_plan
 from mergekit_tokenadapt.problem import TransferProblem
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
-from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
+from mergekit_tokenadapt.vocabulary import TokenKind, Vocabulary
 
 ATOMS, EXAMPLES, NEW, WIDTH = 150, 900, 60, 8
 """Of the worlds made by hand."""
@@ -364,32 +364,6 @@ def test_what_nothing_trained_is_no_fact(zoo: Mapping[str, TokenizerFiles]) -> N
     assert not torch.isin(made.used_ids, twins).any()
     papers = plan_of(make_problem(zoo["gemma-style"], zoo["byte-level"], space), "global")
     assert torch.isin(papers.mixture.ids, twins).any(), "they are no neighbours anyway"
-
-
-@pytest.mark.parametrize("most", [1, 40, 200])
-def test_of_many_examples_some_are_drawn_whatever_their_ids(
-    most: int, zoo: Mapping[str, TokenizerFiles], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    full = calibration_of(plan_between(zoo["byte-level"], zoo["gemma-style"]))
-    assert len(full.examples) > 300
-    monkeypatch.setattr(calibrated, "MAX_EXAMPLES", most)
-    made = calibration_of(plan_between(zoo["byte-level"], zoo["gemma-style"]))
-    assert len(made.examples) == len(made.example_ids) == most
-    places = [full.example_ids.tolist().index(i) for i in made.example_ids.tolist()]
-    assert places == sorted(places)
-    assert torch.equal(made.is_held_out, full.is_held_out[places])
-    matrix = random_tensor(zoo["byte-level"].vocabulary.num_ids, 5, seed=21)
-    assert torch.equal(made.new.columns(matrix), full.new.columns(matrix))
-    one_by_one = full.examples.select(torch.tensor(places)).columns(matrix)
-    torch.testing.assert_close(made.examples.columns(matrix), one_by_one)
-    first, renamed = (calibrated._sample(list(range(5)), tokens) for tokens in permuted_tokens())
-    assert first == renamed
-
-
-def permuted_tokens() -> list[list[Token]]:
-    """The same five tokens, with other ids."""
-    spellings = ["ab", "cd", "ef", "gh", "ij"]
-    return [[Token(i + n, s, s.encode(), TokenKind.ORDINARY) for n, s in enumerate(spellings)] for i in (0, 7)]
 
 
 def test_more_pieces_in_the_new_tokens_mean_more_in_the_examples(zoo: Mapping[str, TokenizerFiles]) -> None:

@@ -26,8 +26,6 @@ from mergekit_tokenadapt.vocabulary import Token
 
 LOG = logging.getLogger(__name__)
 
-MAX_EXAMPLES = 65_536
-"""Of more, so many are drawn: a dozen or more for each column of the regression. A large vocabulary takes no longer."""
 HELD_OUT = 0.1
 """Share of the examples that choose the penalty and measure the error."""
 ENOUGH_SUPERTOKENS = 1000
@@ -88,7 +86,6 @@ class Calibrated(Method):
         if not places:
             LOG.warning(NO_EXAMPLES)
             return None
-        places = _sample(places, problem.candidates)
         tokens = [problem.candidates[n] for n in places]
         similarities, neighbours = (part.cpu() for part in problem.neighbours(self.top_k))
         spare = problem.candidate_neighbours(SPARE_NEIGHBOURS * self.top_k, among=places)
@@ -143,12 +140,6 @@ def _facts(tokens: list[Token], pieces: Pieces, similarities: Tensor, neighbours
     in_order = Mixture(torch.from_numpy(pieces.indptr), torch.from_numpy(pieces.ids), weights)
     scalars = torch.tensor([_kind_of_text(t) for t in tokens], dtype=torch.float32)
     return Facts(in_order, neighbours.int(), similarities, scalars)
-
-
-def _sample(places: list[int], candidates: list[Token]) -> list[int]:
-    """At most `MAX_EXAMPLES` of the places, in their order."""
-    drawn = sorted(places, key=lambda n: _fraction(candidates[n], salt=4))[:MAX_EXAMPLES]
-    return sorted(drawn)
 
 
 def _below(similarities: Tensor, neighbours: Tensor, ceiling: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
