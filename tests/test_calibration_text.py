@@ -390,6 +390,30 @@ def test_rows_that_are_no_tokens_take_no_part():
     torch.testing.assert_close(changed[40:], changed[:40].mean(0).expand(5, -1))
 
 
+def test_a_token_that_the_text_is_silent_about_is_not_shifted():
+    """The model gives it probability, the targets do not: moving it away would be learned from nothing."""
+    rows, _, positions = planted()
+    silent = torch.cat([rows, rows[:2]])
+    origins = torch.ones(42, dtype=torch.int64)
+    change = fit_change(silent, origins, positions, quiet=True).change()
+    place = {row: n for n, row in enumerate(change.ids.tolist())}
+    assert set(place) == set(range(42)), "they are active, for the model's sake"
+    shifts = change.shifts_AD.norm(dim=1)
+    assert shifts[[place[40], place[41]]].tolist() == [0, 0]
+    assert shifts[[place[n] for n in range(40)]].min() > 0
+
+
+def test_trust_grows_with_the_fitted_evidence_and_not_with_the_held_out() -> None:
+    from mergekit_tokenadapt.calibration_text.correction import ENOUGH, _trust
+
+    targets = Mixture.from_triplets(
+        torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 0, 2]), torch.tensor([0.25, 0.75, 1.0, 1.0]), 3
+    )
+    trust = _trust(targets, torch.tensor([True, True, False]), 4)
+    expected = [[1.25 / (1.25 + ENOUGH)], [0.75 / (0.75 + ENOUGH)], [0.0], [0.0]]
+    torch.testing.assert_close(trust, torch.tensor(expected))
+
+
 @pytest.mark.parametrize("num_resting", [5, 10])
 def test_few_active_tokens_with_others_resting(monkeypatch: pytest.MonkeyPatch, num_resting: int) -> None:
     """With the cap on active tokens below the vocabulary, the normalisation is still about right."""

@@ -4,8 +4,8 @@ The last step of a language model is linear: logits are hidden states times outp
 states fixed, fitting the rows to target distributions is a convex problem, a multinomial regression.
 Two things are fitted: a map for all copied rows and one for all made ones, which carry over to tokens that
 the text never shows, and a shift for each token that the targets or the model often give probability to. All
-are held back towards zero, and what is found is scaled down, to nothing if need be, by what held-out passages
-say.
+are held back towards zero, shifts the more the less the text says of their token, and what is found is scaled
+down, to nothing if need be, by what held-out passages say.
 
 Rows are told apart by their origin (`TransferPlan.origins`): those of an origin share a map, and those of
 origin -1 are the mean of all others, and take no part.
@@ -42,6 +42,9 @@ STEP_MAP = 0.01
 """First step of Adam for the maps, over the square root of the width."""
 HOLD_BACK = 10.0
 """Penalty on squared shifts and maps, in units where hidden states have root mean square 1; summed over positions."""
+ENOUGH = 1.0
+"""Expected occurrences of a token at which it gets half of a shift. Without that, tokens of which a text has none all
+become less likely, and another text may well have them."""
 STRENGTHS = (0.0, 0.25, 0.5, 1.0)
 
 
@@ -179,6 +182,8 @@ class _Regression:
     """Places among the active tokens."""
     targets: Mixture
     """Over places among the active tokens."""
+    trust_A1: Tensor
+    """How much of a shift a token gets, 0 to 1."""
     is_held_out: Tensor
 
     @classmethod
@@ -197,8 +202,13 @@ class _Regression:
         place_R[active] = torch.arange(len(active))
         others = (live & (place_R < 0)).nonzero().flatten()
         resting = others[torch.randperm(len(others), generator=generator)[:RESTING]]
-        targets = positions.targets
-        kept = place_R[targets.ids] >= 0
+        kept = place_R[positions.targets.ids] >= 0
+        targets = Mixture.from_triplets(
+            positions.targets.rows[kept],
+            place_R[positions.targets.ids[kept]],
+            positions.targets.weights[kept],
+            len(positions.targets),
+        ).normalised()
         return cls(
             scale=scale,
             states_PD=positions.states_PD,
@@ -210,9 +220,8 @@ class _Regression:
             ),
             resting_weight=math.log(len(others) / len(resting)) if len(resting) else 0.0,
             next_P=place_R[positions.next_ids],
-            targets=Mixture.from_triplets(
-                targets.rows[kept], place_R[targets.ids[kept]], targets.weights[kept], len(targets)
-            ).normalised(),
+            targets=targets,
+            trust_A1=_trust(targets, ~positions.is_held_out, len(active)).to(rows_RD.device),
             is_held_out=positions.is_held_out,
         )
 
@@ -223,9 +232,9 @@ class _Regression:
         device, width = rows_AD.device, rows_AD.shape[1]
         fitted = ((self.targets.counts > 0) & ~self.is_held_out).nonzero().flatten()
         maps_ODD = torch.zeros((NUM_ORIGINS, width, width), device=device, requires_grad=True)
-        shifts_AD = torch.zeros_like(rows_AD, requires_grad=True)
+        free_AD = torch.zeros_like(rows_AD, requires_grad=True)
         step_rows = STEP_ROWS * float(rows_AD.square().mean().sqrt())
-        groups = [{"params": [maps_ODD], "lr": STEP_MAP / math.sqrt(width)}, {"params": [shifts_AD], "lr": step_rows}]
+        groups = [{"params": [maps_ODD], "lr": STEP_MAP / math.sqrt(width)}, {"params": [free_AD], "lr": step_rows}]
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
         generator = torch.Generator().manual_seed(0)
         orders = [fitted[torch.randperm(len(fitted), generator=generator)] for _ in range(EPOCHS)]
@@ -233,11 +242,12 @@ class _Regression:
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=max(1, len(batches)))
         for batch in tqdm(batches, desc="Fitting output rows", unit="batch", disable=True if quiet else None):
             optimizer.zero_grad(set_to_none=True)
-            penalty = HOLD_BACK / len(fitted) * (maps_ODD.square().sum() + shifts_AD.square().sum())
-            (self._loss(batch, maps_ODD, shifts_AD) / len(batch) + penalty).backward()  # type: ignore[no-untyped-call]
+            penalty = HOLD_BACK / len(fitted) * (maps_ODD.square().sum() + free_AD.square().sum())
+            (self._loss(batch, maps_ODD, free_AD) / len(batch) + penalty).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-        return maps_ODD.detach(), shifts_AD.detach()
+        # Only now: held back during the fit, shifts would leave to the maps what should not carry over.
+        return maps_ODD.detach(), self.trust_A1 * free_AD.detach()
 
     def _logits(
         self, places: Tensor, maps_ODD: Tensor, shifts_AD: Tensor, dtype: torch.dtype = torch.float32
@@ -275,6 +285,13 @@ class _Regression:
             chosen_B = logits_BA.gather(1, self.next_P[places, None].to(logits_BA.device)).squeeze(1)
             total += float((total_B - chosen_B).sum(dtype=torch.float64))
         return total / math.log(2)
+
+
+def _trust(targets: Mixture, is_fitted_P: Tensor, num_active: int) -> Tensor:
+    """What the fitted targets say of each token: n / (n + `ENOUGH`) for n expected occurrences, float32 [A, 1]."""
+    occurrences_A = torch.zeros(num_active)
+    occurrences_A.index_add_(0, targets.ids, targets.weights * is_fitted_P[targets.rows])
+    return (occurrences_A / (occurrences_A + ENOUGH))[:, None]
 
 
 @torch.no_grad()
