@@ -82,8 +82,8 @@ class TransferProblem:
         Sorted by bytes, so that ties between neighbours do not depend on how ids were given out.
         """
         left_out = self.base.byte_twins if self.without_byte_twins else frozenset()
-        usable = [t for t in self.base if t.kind is not TokenKind.SPECIAL and t.id < self.base_rows]
-        usable = [t for t in usable if t.id not in left_out]
+        text_tokens = (t for t in self.base if t.kind is not TokenKind.SPECIAL and t.id not in left_out)
+        usable = [t for t in text_tokens if t.id < self.base_rows]
         return sorted(usable, key=lambda t: (t.bytes, t.kind, t.spelling))
 
     @cached_property

@@ -182,8 +182,6 @@ class _Regression:
     """Places among the active tokens."""
     targets: Mixture
     """Over places among the active tokens."""
-    trust_A1: Tensor
-    """How much of a shift a token gets, 0 to 1."""
     is_held_out: Tensor
 
     @classmethod
@@ -202,13 +200,8 @@ class _Regression:
         place_R[active] = torch.arange(len(active))
         others = (live & (place_R < 0)).nonzero().flatten()
         resting = others[torch.randperm(len(others), generator=generator)[:RESTING]]
-        kept = place_R[positions.targets.ids] >= 0
-        targets = Mixture.from_triplets(
-            positions.targets.rows[kept],
-            place_R[positions.targets.ids[kept]],
-            positions.targets.weights[kept],
-            len(positions.targets),
-        ).normalised()
+        targets = positions.targets
+        kept = place_R[targets.ids] >= 0
         return cls(
             scale=scale,
             states_PD=positions.states_PD,
@@ -220,8 +213,9 @@ class _Regression:
             ),
             resting_weight=math.log(len(others) / len(resting)) if len(resting) else 0.0,
             next_P=place_R[positions.next_ids],
-            targets=targets,
-            trust_A1=_trust(targets, ~positions.is_held_out, len(active)).to(rows_RD.device),
+            targets=Mixture.from_triplets(
+                targets.rows[kept], place_R[targets.ids[kept]], targets.weights[kept], len(targets)
+            ).normalised(),
             is_held_out=positions.is_held_out,
         )
 
@@ -247,7 +241,8 @@ class _Regression:
             optimizer.step()
             schedule.step()
         # Only now: held back during the fit, shifts would leave to the maps what should not carry over.
-        return maps_ODD.detach(), self.trust_A1 * free_AD.detach()
+        trust_A1 = _trust(self.targets, ~self.is_held_out, len(self.active)).to(device)
+        return maps_ODD.detach(), trust_A1 * free_AD.detach()
 
     def _logits(
         self, places: Tensor, maps_ODD: Tensor, shifts_AD: Tensor, dtype: torch.dtype = torch.float32
@@ -288,7 +283,7 @@ class _Regression:
 
 
 def _trust(targets: Mixture, is_fitted_P: Tensor, num_active: int) -> Tensor:
-    """What the fitted targets say of each token: n / (n + `ENOUGH`) for n expected occurrences, float32 [A, 1]."""
+    """How much of its shift each token gets: n / (n + `ENOUGH`) for n expected occurrences, float32 [A, 1]."""
     occurrences_A = torch.zeros(num_active)
     occurrences_A.index_add_(0, targets.ids, targets.weights * is_fitted_P[targets.rows])
     return (occurrences_A / (occurrences_A + ENOUGH))[:, None]

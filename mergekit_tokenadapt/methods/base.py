@@ -33,7 +33,8 @@ class Method(pydantic.BaseModel, ABC):
     """Whether `calibrate` gives a map; rows then need the matrix, and not only the mixtures."""
     mutes_byte_twins: ClassVar[bool] = False
     """Whether byte tokens that the target never produces, because an ordinary token stands for the same
-    byte, become mean rows. As copies they would take half of that token's probability."""
+    byte, become mean rows. As copies they would take half of that token's probability. And the base's own such
+    tokens, whose rows nothing trained, are no candidates (`TransferProblem.without_byte_twins`)."""
 
     @property
     def needs_donor(self) -> bool:
