@@ -2,45 +2,96 @@
 
 English, German and Chinese are three translations of the Debian Reference, out of Debian packages (fetched
 with ``apt-get download``, which needs no rights and installs nothing); code and sums are those of
-``calibration_text: default``. The evaluation's built-in texts have nothing in common with any of them.
+``calibration_text: default``. The evaluation's built-in texts have nothing in common with any of them;
+`alike` has other text of the same kinds.
 """
 
 from __future__ import annotations
 
 import re
+import sysconfig
 from pathlib import Path
 
 from supertokens_texts import CACHE, fetch, texts_in_package
 
 from mergekit_tokenadapt.calibration_text import CalibrationText
+from mergekit_tokenadapt.evaluation.texts import cut_passages
 
-LANGUAGES = {"english": "en", "german": "de", "chinese": "zh-cn"}
+LANGUAGES = {"prose": "en", "de": "de", "zh": "zh-cn"}
+"""By the names of the built-in texts of the same kind."""
 BYTES_EACH = 240_000
+SUMS_BYTES = 29_000
+FIRST_UNREAD = 300_000
+"""Bytes of a translation after which `alike` begins: other chapters than those that `mixed` has."""
+PACKAGES = ("asyncio", "email", "http", "unittest")
+"""Of Python's library; the default sample takes modules that are in no package."""
+NUM_DOCUMENTS, DOCUMENT = 6, 1000
+"""Of each kind that `alike` gives, and bytes of each."""
 _LINES = re.compile(r"[-─═│┌┐└┘├┤┬┴┼+|_]{3,}")
 
 
 def mixed() -> Path:
     """A folder with one text for each of the five, of the same size; made when needed."""
-    folder = CACHE / "calibration"
+    folder = CACHE / "calibration-text"
     if folder.is_dir():
         return folder
     stage = folder.with_suffix(".partial")
     stage.mkdir(parents=True, exist_ok=True)
-    for name, code in LANGUAGES.items():
-        ((_, text),) = texts_in_package(fetch(f"debian-reference-{code}"), [f"*/debian-reference.{code}.txt.gz"])
-        _write(stage / f"{name}.txt", re.sub(r"[ ]{2,}", " ", _LINES.sub(" ", text)))
-    passages = CalibrationText.read("default", 0).passages
-    sums = [p for p in passages if re.match(r"[-0-9]+ [-+*/] ", p)]
-    _write(stage / "sums.txt", "".join(sums))
-    _write(stage / "code.txt", "".join(p for n, p in enumerate(passages) if p not in sums and n % 4 == 0))
+    for name in LANGUAGES:
+        _write(stage / f"{name}.txt", _start(_reference(name), BYTES_EACH))
+    code, sums = _code_and_sums()
+    _write(stage / "arithmetic.txt", _start(sums, SUMS_BYTES))
+    _write(stage / "code.txt", _start(code, BYTES_EACH))
     stage.rename(folder)
     return folder
 
 
+def alike() -> dict[str, list[str]]:
+    """Documents of the five kinds that `mixed` does not have: other chapters, other modules, other sums."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    modules = [file for package in PACKAGES for file in sorted((library / package).glob("*.py"))]
+    texts = {
+        "prose": _rest(_reference("prose"), FIRST_UNREAD),
+        "code": "".join(file.read_text(encoding="utf-8") for file in modules),
+        "de": _rest(_reference("de"), FIRST_UNREAD),
+        "zh": _rest(_reference("zh"), FIRST_UNREAD),
+        "arithmetic": _rest(_code_and_sums()[1], SUMS_BYTES),
+    }
+    return {name: _evenly_spaced(list(cut_passages(text, DOCUMENT))) for name, text in texts.items()}
+
+
+def _reference(name: str) -> str:
+    """The Debian Reference in one language, without the lines that draw tables."""
+    code = LANGUAGES[name]
+    ((_, text),) = texts_in_package(fetch(f"debian-reference-{code}"), [f"*/debian-reference.{code}.txt.gz"])
+    return re.sub(r"[ ]{2,}", " ", _LINES.sub(" ", text))
+
+
+def _code_and_sums() -> tuple[str, str]:
+    """Of the default sample: every fourth passage of code, and all sums."""
+    passages = CalibrationText.read("default", 0).passages
+    sums = [p for p in passages if re.match(r"[-0-9]+ [-+*/] ", p)]
+    return "".join(p for n, p in enumerate(passages) if p not in sums and n % 4 == 0), "".join(sums)
+
+
+def _start(text: str, num_bytes: int) -> str:
+    return text.encode("utf-8")[:num_bytes].decode("utf-8", errors="ignore")
+
+
+def _rest(text: str, num_bytes: int) -> str:
+    return text.encode("utf-8")[num_bytes:].decode("utf-8", errors="ignore")
+
+
+def _evenly_spaced(passages: list[str]) -> list[str]:
+    return [passages[(2 * n + 1) * len(passages) // (2 * NUM_DOCUMENTS)] for n in range(NUM_DOCUMENTS)]
+
+
 def _write(file: Path, text: str) -> None:
-    file.write_text(text.encode("utf-8")[:BYTES_EACH].decode("utf-8", errors="ignore"), encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
     for file in sorted(mixed().iterdir()):
         print(file.name, file.stat().st_size)
+    for name, documents in alike().items():
+        print(name, sum(len(document.encode("utf-8")) for document in documents))

