@@ -24,7 +24,7 @@ from mergekit_tokenadapt.mixture import Mixture
 
 LOG = logging.getLogger(__name__)
 
-NO_EXAMPLES = "too few old tokens to calibrate on: new rows are the plain mean of their pieces"
+NO_EXAMPLES = "too few old tokens to calibrate on: new rows are means of their pieces"
 PENALTIES = (1e-6, 1e-2, 0.1, 0.3, 1.0, 3.0)
 """Tried, in units of the number of examples; the held-out examples choose."""
 MIN_EXAMPLES = 4
@@ -34,7 +34,7 @@ CHUNK = 8192
 MAX_DIRECTIONS = 768
 """Columns are made from at most so many principal directions of the matrix: bounds time and memory."""
 PIECES_SHARE = {MatrixUse.INPUT: 0.0, MatrixUse.TIED: 0.25, MatrixUse.OUTPUT: 0.5}
-"""How much of a row is the plain mean of its pieces, the rest being what the map predicts.
+"""How much of a row is the method's mixture of its pieces, the rest being what the map predicts.
 
 The examples are tokens whose probability was taken out of their pieces' rows when the model was trained;
 that of a new token is still in them. The map cannot learn that, and would leave new tokens too unlikely.
@@ -232,7 +232,7 @@ class Calibration:
     """Whether rows that predict keep a share of their pieces: `PIECES_SHARE`."""
 
     def share_of_pieces(self, use: MatrixUse) -> float:
-        """How much of a row is the plain mean of its pieces, the rest being what is predicted."""
+        """How much of a row is the plan's mixture of its pieces, the rest being what is predicted."""
         return PIECES_SHARE[use] if self.keeps_pieces else 0.0
 
     @property

@@ -483,8 +483,10 @@ def test_rows_that_predict_keep_a_share_of_their_pieces(
     fitted = facts.apply(matrix, all_usable(matrix))
     assert fitted is not None
     rows = made.apply(matrix, use=MatrixUse(use))
-    for new_id, pieces, predicted in zip(facts.new_ids.tolist(), pieces_of(facts.new), fitted[0], strict=True):
-        expected = share * matrix[pieces].mean(0) + (1 - share) * predicted
+    for new_id, predicted in zip(facts.new_ids.tolist(), fitted[0], strict=True):
+        pieces, weights = zip(*made.explain(new_id), strict=True)
+        kept = torch.tensor(weights) @ matrix[list(pieces)]
+        expected = share * kept + (1 - share) * predicted
         torch.testing.assert_close(rows[new_id], expected, atol=1e-4, rtol=0)
     untouched = made.copied_ids
     assert torch.equal(rows[untouched], made.apply(matrix)[untouched])
@@ -651,17 +653,18 @@ def small_world(new: list[str], *, merges: bool = True, letters: str = "abcdefgh
     return make_problem((definition, base), target, RandomSpace(seed=4)), base.num_ids
 
 
-def test_without_any_merge_new_rows_are_the_mean_of_their_pieces() -> None:
+def test_without_any_merge_new_rows_are_means_of_their_pieces() -> None:
     problem, num_rows = small_world(["abcd", "hgfe"], merges=False)
     made = plan_of(problem)
     matrix = random_tensor(num_rows, 5, seed=35)
     rows = made.apply(matrix)
-    expected = torch.stack([matrix[:4].mean(0), matrix[4:8].mean(0)])
+    by_place = torch.tensor([12, 6, 4, 3]) / 25
+    expected = torch.stack([by_place @ matrix[:4], by_place @ matrix[[7, 6, 5, 4]]])
     torch.testing.assert_close(rows[8:], expected)
     assert made.reports == {}
 
 
-def test_too_few_examples_give_the_mean_of_pieces_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_too_few_examples_give_means_of_pieces_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     definition = plain_definition([*"abcd", "ab", "cd"], decoder=BYTE_LEVEL, merges=["a b", "c d"])
     base = Vocabulary.from_definition(definition)
     target = Vocabulary.from_definition(plain_definition([*"abcd", "abc"], decoder=BYTE_LEVEL))
@@ -669,7 +672,7 @@ def test_too_few_examples_give_the_mean_of_pieces_and_a_warning(caplog: pytest.L
     matrix = random_tensor(6, 3, seed=36)
     with caplog.at_level(logging.WARNING):
         rows = made.apply(matrix, "x")
-    torch.testing.assert_close(rows[4], (matrix[4] + matrix[2]) / 2)
+    torch.testing.assert_close(rows[4], (2 * matrix[4] + matrix[2]) / 3)
     assert "too few old tokens to calibrate on" in caplog.text
     assert made.reports == {}
 
@@ -978,11 +981,29 @@ def test_what_the_method_says_of_itself() -> None:
         find_method("calibrated", {"temperature": 1})
 
 
-def test_its_mixtures_are_those_of_the_mean(zoo: Mapping[str, TokenizerFiles]) -> None:
-    problem = make_problem(zoo["byte-level"], zoo["gemma-style"], RandomSpace())
-    calibrated_plan, mean = plan_of(problem), plan_of(problem, "mean")
-    for row in problem.new_ids.tolist():
-        assert calibrated_plan.explain(row) == mean.explain(row)
+@pytest.mark.parametrize("base", ["byte-level", "wordpiece", "unigram"])
+def test_its_mixtures_weigh_earlier_pieces_more_and_white_space_not_at_all(
+    base: str, zoo: Mapping[str, TokenizerFiles]
+) -> None:
+    problem = make_problem(zoo[base], zoo["gemma-style"], RandomSpace())
+    plan = plan_of(problem)
+    muted = set(plan.muted_ids.tolist())
+    made = [(row, token) for row, token in enumerate(problem.new_tokens) if token.id not in muted]
+    assert len(made) > 40
+    kinds_of_pieces = set()
+    for row, token in made:
+        expected: dict[int, float] = {}
+        pieces = problem.pieces[row].tolist()
+        is_blank = [zoo[base].vocabulary.by_id[i].bytes.isspace() for i in pieces]
+        for place, (piece, blank) in enumerate(zip(pieces, is_blank, strict=True), start=1):
+            if not blank or all(is_blank):
+                expected[piece] = expected.get(piece, 0) + 1 / place
+        kinds_of_pieces.add(frozenset(is_blank))
+        total = sum(expected.values())
+        found = dict(plan.explain(token.id))
+        assert found == pytest.approx({piece: weight / total for piece, weight in expected.items()}), token
+    if base != "wordpiece":  # whose pieces are never white space
+        assert kinds_of_pieces >= {frozenset([False]), frozenset([True]), frozenset([False, True])}
 
 
 # --- through mergekit ----------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from mergekit_tokenadapt.decomposition import Decomposer
 from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.methods.base import Method
 from mergekit_tokenadapt.methods.hybrid import Hybrid
-from mergekit_tokenadapt.methods.mean import uniform
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.problem import TransferProblem
 from mergekit_tokenadapt.segmentation import Pieces
@@ -58,16 +57,16 @@ class Calibrated(Method):
         return self.donor
 
     def weigh(self, problem: TransferProblem) -> Mixture:
-        """The plain mean of the pieces: what there is without examples; of supertokens, the paper's hybrid.
+        """The pieces, what there is without examples and what predicted rows keep; of supertokens, the paper's hybrid.
 
         Words are no examples of supertokens: a map learned from words makes worse rows for them than any
         method that learns nothing (docs/supertokens.md).
         """
         beyond = unlike_any_example(problem)
         if not beyond.any():
-            return uniform(problem.pieces)
+            return earlier_more(problem)
         words, supertokens = problem.among(problem.new_ids[~beyond]), problem.among(problem.new_ids[beyond])
-        parts = Mixture.concatenate([uniform(words.pieces), Hybrid().weigh(supertokens).cpu()])
+        parts = Mixture.concatenate([earlier_more(words), Hybrid().weigh(supertokens).cpu()])
         order = np.argsort(np.concatenate([words.new_ids, supertokens.new_ids]))
         return parts.select(torch.from_numpy(order))
 
@@ -107,6 +106,23 @@ class Calibrated(Method):
             new=new,
             keeps_pieces=True,
         )
+
+
+def earlier_more(problem: TransferProblem) -> Mixture:
+    """Each new token's pieces, in the ratio 1, 1/2, 1/3, ... as they come; no white space where there is anything else.
+
+    A new token is due where its first piece was: that piece's row knows most of when, and the last one's least.
+    White space is due nearly everywhere, and says nothing.
+    """
+    pieces = problem.pieces
+    by_place = 1 / (1 + np.arange(len(pieces.ids)) - pieces.indptr[pieces.rows])
+    says_something = np.array([bool(problem.base.by_id[i].bytes.strip()) for i in pieces.ids.tolist()], dtype=bool)
+    nothing_else = np.bincount(pieces.rows, says_something, minlength=len(pieces)) == 0
+    weights = np.where(says_something | nothing_else[pieces.rows], by_place, 0)
+    weights /= np.bincount(pieces.rows, weights, minlength=len(pieces))[pieces.rows]
+    used = torch.from_numpy(weights > 0)
+    rows, ids, shares = (torch.from_numpy(part)[used] for part in (pieces.rows, pieces.ids, weights))
+    return Mixture.from_triplets(rows, ids, shares, len(pieces))
 
 
 def unlike_any_example(problem: TransferProblem) -> np.ndarray:
