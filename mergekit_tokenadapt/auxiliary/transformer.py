@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from mergekit_tokenadapt.auxiliary.cached import CachedSpace
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.loading_bar import without_loading_bar
 
 BATCH_SIZE = 256
 
@@ -31,7 +32,8 @@ class TransformerSpace(CachedSpace):
         from transformers import AutoModel, AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        model = AutoModel.from_pretrained(str(folder), trust_remote_code=False).to(device).eval()
+        with without_loading_bar():
+            model = AutoModel.from_pretrained(str(folder), trust_remote_code=False).to(device).eval()
         order = sorted(range(len(texts)), key=lambda n: (len(texts[n]), n))
         vectors: Tensor | None = None
         for start in tqdm(

@@ -8,6 +8,7 @@ import torch
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+from mergekit_tokenadapt.loading_bar import without_loading_bar
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -48,12 +49,13 @@ def load_model(folder: ModelFolder, *, device: str | None = None, dtype: str | t
 
     place = choose_device(device)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            str(folder.folder),
-            dtype=choose_dtype(dtype, place),
-            trust_remote_code=folder.trust_remote_code,
-            output_loading_info=True,
-        )
+        with without_loading_bar():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                str(folder.folder),
+                dtype=choose_dtype(dtype, place),
+                trust_remote_code=folder.trust_remote_code,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError, KeyError, AssertionError, ImportError) as error:
         reason = first_line(error)[:300]
         raise TokenAdaptError(f"{folder.name} cannot be loaded as a causal language model: {reason}") from error

@@ -167,6 +167,25 @@ def test_token_losses_of_a_document_add_up(base: Path, out: Path) -> None:
         assert sum(share[column] for share in other["loss_shares"].values()) == pytest.approx(1)
 
 
+def test_loading_prints_nothing_and_leaves_the_bars_of_others_alone(
+    base: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    assert logging.is_progress_bar_enabled()
+    load_model(open_model(str(base)))
+    assert capfd.readouterr().err == ""
+    AutoModelForCausalLM.from_pretrained(base)
+    assert "Loading weights" in capfd.readouterr().err
+    logging.disable_progress_bar()
+    try:
+        load_model(open_model(str(base)))
+        assert not logging.is_progress_bar_enabled()
+    finally:
+        logging.enable_progress_bar()
+
+
 def test_a_model_against_itself_differs_by_nothing(base: Path) -> None:
     folder = open_model(str(base))
     result = compare([folder, folder], [TEXT], SHORT)
