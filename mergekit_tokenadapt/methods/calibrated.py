@@ -64,9 +64,9 @@ class Calibrated(Method):
         """
         beyond = unlike_any_example(problem)
         if not beyond.any():
-            return earlier_more(problem)
+            return front_weighted(problem)
         words, supertokens = problem.among(problem.new_ids[~beyond]), problem.among(problem.new_ids[beyond])
-        parts = Mixture.concatenate([earlier_more(words), Hybrid().weigh(supertokens).cpu()])
+        parts = Mixture.concatenate([front_weighted(words), Hybrid().weigh(supertokens).cpu()])
         order = np.argsort(np.concatenate([words.new_ids, supertokens.new_ids]))
         return parts.select(torch.from_numpy(order))
 
@@ -108,7 +108,7 @@ class Calibrated(Method):
         )
 
 
-def earlier_more(problem: TransferProblem) -> Mixture:
+def front_weighted(problem: TransferProblem) -> Mixture:
     """Each new token's pieces, in the ratio 1, 1/2, 1/3, ... as they come; no white space where there is anything else.
 
     A new token is due where its first piece was: that piece's row knows most of when, and the last one's least.
