@@ -80,8 +80,8 @@ def main(
     sources = {
         "manual": training_text.split(training_text.python_manual()),
         "code": training_text.split(training_text.python_sources()),
-        "German": training_text.split(paragraphs("german")),
-        "Chinese": training_text.split(paragraphs("chinese")),
+        "German": training_text.split(paragraphs("de")),
+        "Chinese": training_text.split(paragraphs("zh")),
     }
     texts = {name: excerpt(held_out, test_bytes) for name, (_, held_out) in sources.items()}
     models = Models({name: training for name, (training, _) in sources.items()}, how)

@@ -72,6 +72,15 @@ class Token(NamedTuple):
         return self.bytes.replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace") if text is None else text
 
     @property
+    def is_blank(self) -> bool:
+        """Whether it is nothing but white space, of any script.
+
+        >>> [Token(0, "", c.encode(), TokenKind.ORDINARY).is_blank for c in ("\\n ", "\\u3000", " a")]
+        [True, True, False]
+        """
+        return not (self.text or self.bytes).strip()
+
+    @property
     def spans_words(self) -> bool:
         """Whether it is a supertoken: something, a space, something.
 

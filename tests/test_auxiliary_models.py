@@ -71,6 +71,11 @@ def test_mean_pooling_is_the_mean_over_real_tokens(encoder):
         torch.testing.assert_close(vector, alone, rtol=1e-4, atol=1e-5)
 
 
+def test_where_there_is_no_terminal_there_is_no_bar(encoder, capfd):
+    find_auxiliary(str(encoder)).embed(TEXTS, device=CPU, quiet=False)
+    assert capfd.readouterr().err == ""
+
+
 def test_vectors_are_computed_once_and_read_back_bit_for_bit(encoder, cache):
     CountingSpace.computed = 0
     first = CountingSpace(str(encoder)).embed(TEXTS, device=CPU, quiet=True)
@@ -154,7 +159,7 @@ def test_two_processes_may_share_the_cache(encoder, cache):
     assert not list(cache.glob("*.tmp"))
 
 
-def test_a_model2vec_folder_is_recognised(tmp_path, wordpiece_folder):
+def test_a_model2vec_folder_is_recognised(tmp_path, wordpiece_folder, capfd):
     model2vec = pytest.importorskip("model2vec")
     import numpy as np
     from tokenizers import Tokenizer
@@ -164,7 +169,8 @@ def test_a_model2vec_folder_is_recognised(tmp_path, wordpiece_folder):
     folder = tmp_path / "static"
     model = model2vec.StaticModel(vectors, tokenizer)
     model.save_pretrained(str(folder))
-    embedded = find_auxiliary(str(folder)).embed(TEXTS, device=CPU, quiet=True)
+    embedded = find_auxiliary(str(folder)).embed(TEXTS, device=CPU, quiet=False)
+    assert capfd.readouterr().err == "", "no bar where there is no terminal"
     assert embedded.shape == (len(TEXTS), 16)
     torch.testing.assert_close(embedded, torch.from_numpy(model.encode(TEXTS)).float())
 

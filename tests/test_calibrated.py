@@ -981,6 +981,25 @@ def test_what_the_method_says_of_itself() -> None:
         find_method("calibrated", {"temperature": 1})
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("):\n", {")": 2 / 3, ":": 1 / 3}),
+        (" ab", {"a": 3 / 5, "b": 2 / 5}),
+        ("\n\n ", {"\n": 9 / 11, " ": 2 / 11}),
+        ("abba", {"a": 15 / 25, "b": 10 / 25}),
+    ],
+    ids=["white space last", "white space first", "nothing but white space", "a piece twice"],
+)
+def test_what_is_kept_of_the_pieces(text: str, expected: dict[str, float]) -> None:
+    definition = plain_definition([*"):ab", "\u010a", "\u0120"], decoder=BYTE_LEVEL, pre_tokenizer=BYTE_LEVEL)
+    spelling = text.replace("\n", "\u010a").replace(" ", "\u0120")
+    base = Vocabulary.from_definition(definition)
+    target = Vocabulary.from_definition(plain_definition([spelling], decoder=BYTE_LEVEL))
+    made = calibrated.front_weighted(make_problem((definition, base), target, RandomSpace()))
+    assert {base.by_id[i].label: weight for i, weight in made.row(0)} == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("base", ["byte-level", "wordpiece", "unigram"])
 def test_its_mixtures_weigh_earlier_pieces_more_and_white_space_not_at_all(
     base: str, zoo: Mapping[str, TokenizerFiles]
@@ -994,7 +1013,7 @@ def test_its_mixtures_weigh_earlier_pieces_more_and_white_space_not_at_all(
     for row, token in made:
         expected: dict[int, float] = {}
         pieces = problem.pieces[row].tolist()
-        is_blank = [zoo[base].vocabulary.by_id[i].bytes.isspace() for i in pieces]
+        is_blank = [zoo[base].vocabulary.by_id[i].bytes.decode(errors="replace").isspace() for i in pieces]
         for place, (piece, blank) in enumerate(zip(pieces, is_blank, strict=True), start=1):
             if not blank or all(is_blank):
                 expected[piece] = expected.get(piece, 0) + 1 / place

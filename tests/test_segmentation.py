@@ -159,6 +159,25 @@ def test_a_leading_space_survives_in_t5_style_tokenizers() -> None:
     assert [joined(vocabulary, ids) for ids in pieces] == [b" the", b"the", b" the mill"]
 
 
+@pytest.mark.parametrize(
+    ("entries", "text", "expected"),
+    [
+        ([added("<s>", 4), added("xyz", 5, special=False), added("uvw", 6, special=False)], b"auvwbxyz", [1, 6, 2, 5]),
+        ([added("xyz", 9, special=False)], b"axyzb", [1, 9, 2]),
+    ],
+    ids=["behind a special token", "behind a gap"],
+)
+def test_added_tokens_of_unigram_keep_their_ids(
+    entries: list[dict[str, Any]], text: bytes, expected: list[int]
+) -> None:
+    definition = plain_definition({}, entries)
+    vocab = [["<unk>", 0.0], ["a", -1.0], ["b", -1.0], ["c", -1.0]]
+    definition["model"] = {"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": False}
+    segmenter, _ = segmenter_of(definition)
+    (ids,) = segmenter.cut([text])
+    assert ids.tolist() == expected
+
+
 def test_the_post_processor_adds_nothing(zoo: Mapping[str, TokenizerFiles]) -> None:
     definition = dict(zoo["byte-level"].definition)
     vocabulary = zoo["byte-level"].vocabulary

@@ -11,6 +11,7 @@ from torch import Tensor
 from mergekit_tokenadapt.auxiliary.cached import CachedSpace
 from mergekit_tokenadapt.auxiliary.extras import require
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.progress import shows_progress
 
 
 class Model2VecSpace(CachedSpace):
@@ -29,4 +30,4 @@ class Model2VecSpace(CachedSpace):
         from model2vec import StaticModel
 
         model = StaticModel.from_pretrained(str(folder))
-        return torch.from_numpy(model.encode(list(texts), show_progress_bar=not quiet)).float()
+        return torch.from_numpy(model.encode(list(texts), show_progress_bar=shows_progress(quiet=quiet))).float()

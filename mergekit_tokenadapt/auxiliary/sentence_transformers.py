@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from mergekit_tokenadapt.auxiliary.cached import CachedSpace
 from mergekit_tokenadapt.auxiliary.extras import require
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.loading_bar import without_loading_bar
+from mergekit_tokenadapt.progress import shows_progress, without_loading_bar
 
 BATCH_SIZE = 256
 """Token texts are a few tokens long: large batches are cheap."""
@@ -35,8 +34,7 @@ class SentenceTransformersSpace(CachedSpace):
 
         with without_loading_bar():
             model = SentenceTransformer(str(folder), device=str(device), trust_remote_code=False)
-        shows_progress = not quiet and sys.stderr.isatty()
         vectors: Tensor = model.encode(
-            list(texts), batch_size=BATCH_SIZE, convert_to_tensor=True, show_progress_bar=shows_progress
+            list(texts), batch_size=BATCH_SIZE, convert_to_tensor=True, show_progress_bar=shows_progress(quiet=quiet)
         )
         return vectors.float()

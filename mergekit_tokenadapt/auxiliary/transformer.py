@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from mergekit_tokenadapt.auxiliary.cached import CachedSpace
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.loading_bar import without_loading_bar
+from mergekit_tokenadapt.progress import without_loading_bar
 
 BATCH_SIZE = 256
 

@@ -8,7 +8,7 @@ import torch
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
-from mergekit_tokenadapt.loading_bar import without_loading_bar
+from mergekit_tokenadapt.progress import without_loading_bar
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -112,11 +112,11 @@ def front_weighted(problem: TransferProblem) -> Mixture:
     """Each new token's pieces, in the ratio 1, 1/2, 1/3, ... as they come; no white space where there is anything else.
 
     A new token is due where its first piece was: that piece's row knows most of when, and the last one's least.
-    White space is due nearly everywhere, and says nothing.
+    White space is due in too many other places to say anything.
     """
     pieces = problem.pieces
     by_place = 1 / (1 + np.arange(len(pieces.ids)) - pieces.indptr[pieces.rows])
-    says_something = np.array([bool(problem.base.by_id[i].bytes.strip()) for i in pieces.ids.tolist()], dtype=bool)
+    says_something = np.array([not problem.base.by_id[i].is_blank for i in pieces.ids.tolist()], dtype=bool)
     nothing_else = np.bincount(pieces.rows, says_something, minlength=len(pieces)) == 0
     weights = np.where(says_something | nothing_else[pieces.rows], by_place, 0)
     weights /= np.bincount(pieces.rows, weights, minlength=len(pieces))[pieces.rows]

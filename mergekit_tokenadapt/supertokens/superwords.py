@@ -10,7 +10,6 @@ phases run in the trainer of `tokenizers`.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.progress import shows_progress
 from mergekit_tokenadapt.supertokens.counting import Encode, PairCounts, Prepare
 from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges, learn_merges
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, coarsened, seams, word_pattern
@@ -48,7 +48,7 @@ class Limits:
     @property
     def shows_progress(self) -> bool:
         """Whether the trainer may draw its bars."""
-        return not self.quiet and sys.stderr.isatty()
+        return shows_progress(quiet=self.quiet)
 
 
 PAIRS_PER_TOKEN = 2
