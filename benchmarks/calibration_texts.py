@@ -8,6 +8,7 @@ with ``apt-get download``, which needs no rights and installs nothing); code and
 
 from __future__ import annotations
 
+import functools
 import re
 import sysconfig
 from pathlib import Path
@@ -46,6 +47,7 @@ def mixed() -> Path:
     return folder
 
 
+@functools.cache
 def alike() -> dict[str, list[str]]:
     """Documents of the five kinds that `mixed` does not have: other chapters, other modules, other sums."""
     library = Path(sysconfig.get_paths()["stdlib"])

