@@ -11,9 +11,10 @@ K neighbours, S scalars, F columns of the regression.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -217,6 +218,30 @@ class FitReport:
 
 
 @dataclass(frozen=True)
+class Map:
+    """From columns to rows: columns are centred and scaled to unit variance first."""
+
+    mean_F: Tensor
+    scale_F: Tensor
+    weights_FD: Tensor
+    answer_mean_D: Tensor
+
+    def __call__(self, columns_TF: Tensor) -> Tensor:
+        """The rows, float32 [T, D]."""
+        return ((columns_TF - self.mean_F) / self.scale_F) @ self.weights_FD + self.answer_mean_D
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a calibration learned from one matrix."""
+
+    directions_DP: Tensor | None
+    """Along which columns are made of old rows; None: of the rows as they are."""
+    rows_of: Map
+    report: FitReport
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Old tokens as examples, and new tokens, both by the facts known of them."""
 
@@ -230,6 +255,8 @@ class Calibration:
     new: TokenFacts
     keeps_pieces: bool = False
     """Whether rows that predict keep a share of their pieces: `PIECES_SHARE`."""
+    fitted: dict[str, Fitted] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Maps by the matrix that they were fitted to: `untie` and `calibration_text` need the same one again."""
 
     def share_of_pieces(self, use: MatrixUse) -> float:
         """How much of a row is the plan's mixture of its pieces, the rest being what is predicted."""
@@ -272,19 +299,20 @@ class Calibration:
         num_held_out = int((usable_X & self.is_held_out).sum())
         if min(num_held_out, int(usable_X.sum()) - num_held_out) < MIN_EXAMPLES:
             return None
-        matrix_VP = along_principal_directions(matrix_VD)
-        regression = _Regression.prepare(self, matrix_VD, matrix_VP, usable_X)
-        weights_FD, penalty, explained = regression.solve()
-        report = FitReport(int(usable_X.sum()), num_held_out, penalty, explained)
-        return self._predictions(matrix_VP, regression, weights_FD), report
+        key = _digest(matrix_VD, usable_X)
+        if key not in self.fitted:
+            directions_DP = principal_directions(matrix_VD)
+            regression = _Regression.prepare(self, matrix_VD, _along(matrix_VD, directions_DP), usable_X)
+            rows_of, penalty, explained = regression.solve()
+            report = FitReport(int(usable_X.sum()), num_held_out, penalty, explained)
+            self.fitted[key] = Fitted(directions_DP, rows_of, report)
+        fitted = self.fitted[key]
+        return self._predictions(_along(matrix_VD, fitted.directions_DP), fitted.rows_of), fitted.report
 
-    def _predictions(
-        self, matrix_VP: Tensor, regression: _Regression, weights_FD: Tensor
-    ) -> Iterator[tuple[slice, Tensor]]:
+    def _predictions(self, matrix_VP: Tensor, rows_of: Map) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, len(self.new), CHUNK):
             places = torch.arange(start, min(start + CHUNK, len(self.new)))
-            columns = self.new.select(places).columns(matrix_VP)
-            yield slice(start, start + len(places)), regression.predict(columns, weights_FD)
+            yield slice(start, start + len(places)), rows_of(self.new.select(places).columns(matrix_VP))
 
     def tensors(self) -> dict[str, Tensor]:
         """For saving, where `can_be_stored`; see `from_tensors`."""
@@ -392,8 +420,8 @@ class _Regression:
 
         return cls(mean_F.float(), scale_F, answer_mean_D, equations(fitted_X), equations(held_out_X))
 
-    def solve(self) -> tuple[Tensor, float, float]:
-        """The map [F, D] of the best penalty, that penalty, and what it explains of the held-out rows."""
+    def solve(self) -> tuple[Map, float, float]:
+        """The map of the best penalty, that penalty, and what it explains of the held-out rows."""
         maps = {penalty: self.fitted.ridge(penalty) for penalty in PENALTIES}
         tried = [(self.held_out.explained(found), penalty) for penalty, found in maps.items() if found is not None]
         explained, penalty = max(tried)
@@ -405,19 +433,33 @@ class _Regression:
         )
         larger = [p for p in PENALTIES if p >= penalty]
         penalty, weights_FD = next((p, w) for p in larger if (w := everything.ridge(p)) is not None)
-        return weights_FD.float(), penalty, explained
-
-    def predict(self, columns_TF: Tensor, weights_FD: Tensor) -> Tensor:
-        return ((columns_TF - self.mean_F) / self.scale_F) @ weights_FD + self.answer_mean_D
+        return Map(self.mean_F, self.scale_F, weights_FD.float(), self.answer_mean_D), penalty, explained
 
 
 def along_principal_directions(matrix_VD: Tensor) -> Tensor:
     """[V, P]: the matrix itself where it is narrow, else its coordinates along the leading directions."""
+    return _along(matrix_VD, principal_directions(matrix_VD))
+
+
+def principal_directions(matrix_VD: Tensor) -> Tensor | None:
+    """The `MAX_DIRECTIONS` leading ones, float32 [D, P]; None where the matrix is no wider."""
     if matrix_VD.shape[1] <= MAX_DIRECTIONS:
-        return matrix_VD
+        return None
     vectors_DD: Tensor
     _, vectors_DD = torch.linalg.eigh(matrix_VD.T @ matrix_VD)
-    return matrix_VD @ vectors_DD[:, -MAX_DIRECTIONS:]
+    return vectors_DD[:, -MAX_DIRECTIONS:].clone()  # without the others, which would stay in memory
+
+
+def _along(matrix_VD: Tensor, directions_DP: Tensor | None) -> Tensor:
+    return matrix_VD if directions_DP is None else matrix_VD @ directions_DP
+
+
+def _digest(matrix_VD: Tensor, usable_X: Tensor) -> str:
+    """Names a matrix, where it lies, and which of its rows may be examples."""
+    digest = hashlib.blake2b(str((matrix_VD.shape, matrix_VD.device)).encode())
+    for part in (matrix_VD, usable_X):
+        digest.update(part.contiguous().cpu().numpy().data)
+    return digest.hexdigest()
 
 
 def _chunks_of(chosen: Tensor) -> list[Tensor]:

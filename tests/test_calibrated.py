@@ -473,6 +473,26 @@ def test_each_matrix_gets_its_own_fit(zoo: Mapping[str, TokenizerFiles]) -> None
     assert torch.equal(alone.apply(old_output), made.apply(old_output)), "whatever it was applied to before"
 
 
+def test_the_same_matrix_is_fitted_once_and_another_anew(
+    zoo: Mapping[str, TokenizerFiles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan_between(zoo["byte-level"], zoo["unigram"])
+    matrix = random_tensor(zoo["byte-level"].vocabulary.num_ids, 6, seed=31)
+    solved: list[int] = []
+    solve = calibration_module._Regression.solve
+    monkeypatch.setattr(calibration_module._Regression, "solve", lambda self: solved.append(1) or solve(self))
+    first, again = made.apply(matrix, "input"), made.apply(matrix.clone(), "output")
+    assert torch.equal(first, again)
+    assert made.reports["input"] == made.reports["output"]
+    assert len(solved) == 1
+    changed = matrix.clone()
+    changed[int(calibration_of(made).example_ids[0])] *= 1.5
+    assert not torch.equal(made.apply(changed, "changed"), first)
+    changed[int(calibration_of(made).example_ids[1])] = torch.nan
+    made.apply(changed, "with a bad row")
+    assert len(solved) == 3
+
+
 @pytest.mark.parametrize(("use", "share"), [("input", 0), ("tied", 0.25), ("output", 0.5)])
 def test_rows_that_predict_keep_a_share_of_their_pieces(
     use: str, share: float, zoo: Mapping[str, TokenizerFiles]

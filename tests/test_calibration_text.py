@@ -501,6 +501,20 @@ def test_fits_are_reported_by_tensor(tmp_path, byte_level_folder, gemma_style_fo
     assert set(fits) == {EMBEDDINGS}
 
 
+def test_correction_and_merge_fit_a_tied_matrix_once(
+    tmp_path, byte_level_folder, gemma_style_folder, tiny_model_folder, text_file, monkeypatch
+):
+    from mergekit_tokenadapt import calibration
+
+    solved = []
+    solve = calibration._Regression.solve
+    monkeypatch.setattr(calibration._Regression, "solve", lambda self: solved.append(self) or solve(self))
+    base = tiny_model_folder(byte_level_folder, tmp_path / "base", tied=True, dtype=torch.bfloat16)
+    settings = {"method": "calibrated", "untie": True, "calibration_text": str(text_file)}
+    transplant(base, gemma_style_folder, tmp_path / "out", **settings)
+    assert len(solved) == 1
+
+
 def test_a_run_that_was_stopped_goes_on(
     tmp_path, byte_level_folder, gemma_style_folder, tiny_model_folder, text_file, own_cache, monkeypatch
 ):
