@@ -39,7 +39,7 @@ PIECES_SHARE = {MatrixUse.INPUT: 0.0, MatrixUse.TIED: 0.25, MatrixUse.OUTPUT: 0.
 
 The examples are tokens whose probability was taken out of their pieces' rows when the model was trained;
 that of a new token is still in them. The map cannot learn that, and would leave new tokens too unlikely.
-Chosen on text, see docs/methods.md.
+Chosen on text, see docs/findings.md.
 """
 SHARPNESS = 0.1
 """Temperature of the weights of the neighbours beside the nearest; the regression scales their sum."""
