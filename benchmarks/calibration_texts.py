@@ -38,11 +38,11 @@ def mixed() -> Path:
         return folder
     stage = folder.with_suffix(".partial")
     stage.mkdir(parents=True, exist_ok=True)
-    for name in LANGUAGES:
-        _write(stage / f"{name}.txt", _start(_reference(name), BYTES_EACH))
     code, sums = _code_and_sums()
-    _write(stage / "arithmetic.txt", _start(sums, SUMS_BYTES))
-    _write(stage / "code.txt", _start(code, BYTES_EACH))
+    texts = {name: _start(_reference(name), BYTES_EACH) for name in LANGUAGES}
+    texts |= {"code": _start(code, BYTES_EACH), "arithmetic": _start(sums, SUMS_BYTES)}
+    for name, text in texts.items():
+        (stage / f"{name}.txt").write_text(text, encoding="utf-8")
     stage.rename(folder)
     return folder
 
@@ -52,12 +52,11 @@ def alike() -> dict[str, list[str]]:
     """Documents of the five kinds that `mixed` does not have: other chapters, other modules, other sums."""
     library = Path(sysconfig.get_paths()["stdlib"])
     modules = [file for package in PACKAGES for file in sorted((library / package).glob("*.py"))]
-    texts = {
-        "prose": _rest(_reference("prose"), FIRST_UNREAD),
+    _, sums = _code_and_sums()
+    texts = {name: _rest(_reference(name), FIRST_UNREAD) for name in LANGUAGES}
+    texts |= {
         "code": "".join(file.read_text(encoding="utf-8") for file in modules),
-        "de": _rest(_reference("de"), FIRST_UNREAD),
-        "zh": _rest(_reference("zh"), FIRST_UNREAD),
-        "arithmetic": _rest(_code_and_sums()[1], SUMS_BYTES),
+        "arithmetic": _rest(sums, SUMS_BYTES),
     }
     return {name: _evenly_spaced(list(cut_passages(text, DOCUMENT))) for name, text in texts.items()}
 
@@ -86,10 +85,6 @@ def _rest(text: str, num_bytes: int) -> str:
 
 def _evenly_spaced(passages: list[str]) -> list[str]:
     return [passages[(2 * n + 1) * len(passages) // (2 * NUM_DOCUMENTS)] for n in range(NUM_DOCUMENTS)]
-
-
-def _write(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

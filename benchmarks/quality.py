@@ -372,15 +372,19 @@ def pair_table(runs: Runs, pair: str, text_set: str) -> list[str]:
         if "failed" in one:
             lines.append(f"| {method} | fails: {one['failed'][:100]}" + " |" * (len(names) + 2))
             continue
-        cells = []
-        for domain in DOMAINS:
-            scores = [runs[m][text_set][domain] for m in (BASE, "mean", method)]
-            gap, (low, high) = gap_closed(*scores), gap_interval(*scores)
-            shown = "" if method in (BASE, "mean") else f" ({gap:.0%}, {low:.0%} to {high:.0%})"
-            cells.append(f"{bits_per_byte(scores[-1]):.3f}{shown}")
-        shown = "" if method in (BASE, "mean") else f"**{mean_gap(runs, method, text_set):.0%}**"
-        lines.append(f"| {method} | " + " | ".join(cells) + f" | {shown} | {one.get('seconds', '')} |")
+        cells, average = {domain: f"{bits_per_byte(one[text_set][domain]):.3f}" for domain in DOMAINS}, ""
+        if method not in (BASE, "mean"):
+            cells = {domain: f"{cell} ({gap_shown(runs, method, text_set, domain)})" for domain, cell in cells.items()}
+            average = f"**{mean_gap(runs, method, text_set):.0%}**"
+        lines.append(f"| {method} | " + " | ".join(cells.values()) + f" | {average} | {one.get('seconds', '')} |")
     return lines
+
+
+def gap_shown(runs: Runs, method: str, text_set: str, domain: str) -> str:
+    """Gap closed in a domain, and its interval."""
+    scores = [runs[m][text_set][domain] for m in (BASE, "mean", method)]
+    low, high = gap_interval(*scores)
+    return f"{gap_closed(*scores):.0%}, {low:.0%} to {high:.0%}"
 
 
 def bits_per_byte(scores: Scores, counts: np.ndarray | None = None) -> Any:

@@ -161,9 +161,10 @@ def _without_specials(definition: dict[str, Any], vocabulary: Vocabulary) -> dic
         pieces = enumerate(model["vocab"])
         model["vocab"] = [[f"\uffff{i}" if i in special else piece, score] for i, (piece, score) in pieces]
         # An added token beyond them would be given the next free id, not its own.
-        contents, last = {entry["id"]: entry["content"] for entry in added}, max((e["id"] for e in added), default=-1)
+        contents = {entry["id"]: entry["content"] for entry in added}
+        beyond = range(len(model["vocab"]), max(contents, default=-1) + 1)
         lowest = min((score for _, score in model["vocab"]), default=0.0)
-        model["vocab"] += [[contents.get(i, f"\uffff{i}"), lowest] for i in range(len(model["vocab"]), last + 1)]
+        model["vocab"] += [[contents.get(i, f"\uffff{i}"), lowest] for i in beyond]
     else:
         # An added token that is no entry of the model would be given the next free id, not its own.
         model["vocab"] = {**model["vocab"], **{entry["content"]: entry["id"] for entry in added}}

@@ -116,7 +116,7 @@ def front_weighted(problem: TransferProblem) -> Mixture:
     """
     pieces = problem.pieces
     by_place = 1 / (1 + np.arange(len(pieces.ids)) - pieces.indptr[pieces.rows])
-    says_something = np.array([not problem.base.by_id[i].is_blank for i in pieces.ids.tolist()], dtype=bool)
+    says_something = ~np.isin(pieces.ids, [token.id for token in problem.base if token.is_blank])
     nothing_else = np.bincount(pieces.rows, says_something, minlength=len(pieces)) == 0
     weights = np.where(says_something | nothing_else[pieces.rows], by_place, 0)
     weights /= np.bincount(pieces.rows, weights, minlength=len(pieces))[pieces.rows]
