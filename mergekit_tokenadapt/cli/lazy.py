@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import warnings
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,39 +15,20 @@ import pydantic
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 
-SUMMARIES = {
-    "transplant": "Make OUT: the model BASE with the tokenizer TARGET.",
-    "plan": "Print what a transplant would do, without loading weights.",
-    "explain": "Show which old tokens, with which weights, make a new token's row.",
-    "methods": "List the installed methods and auxiliary spaces, with options.",
-    "supertokens": "Learn vocabularies whose tokens may span words.",
-    "train": "Learn a new tokenizer from text.",
-    "extend": "Add tokens to a tokenizer by continuing its merges.",
-    "report": "Compression and safety of learned tokenizers.",
-    "distill-prep": "Make OUT: the model STUDENT on the vocabulary of TEACHER, to be distilled as usual.",
-    "align": "Write the spans that two tokenizations of a text share, and the nearest tokens.",
-    "restore": "Put a model back on the vocabulary that it had before.",
-    "ensemble": "Average several models, token by token on one vocabulary, or byte by byte.",
-    "check": "Is a model folder sound? Sizes, ids, tensors, tokenizer; against its base where given.",
-    "compare": "Quality of models side by side, in units that compare across tokenizers.",
-    "tokenizer": "Quality of tokenizers, without a model.",
-    "draft": "How long a draft model's guesses are accepted by a target model.",
-    "tasks": "Scores of lm-evaluation-harness tasks, in the same report.",
-}
+LONGEST_SUMMARY = 200
+"""Characters: no first sentence of a command is cut."""
 
 
 class LazyGroup(click.Group):
-    """Commands by ``"module:name"``; their user errors end in one line and exit code 2.
+    """Commands by ``"module:function"``; their user errors end in one line and exit code 2.
 
-    `summaries` go before those in `SUMMARIES`: two groups may have a command of the same name.
+    `commands_in` is the only list of names. What a command is for stands in the docstring of its function and
+    nowhere else: the list of commands shows its first sentence.
     """
 
-    def __init__(
-        self, *args: Any, commands_in: Mapping[str, str], summaries: Mapping[str, str] | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, commands_in: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._commands_in = commands_in
-        self._summaries = {**SUMMARIES, **(summaries or {})}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names, in the order given."""
@@ -61,7 +45,7 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, self._summaries[name]) for name in self._commands_in])
+            formatter.write_dl([(name, summary(where)) for name, where in self._commands_in.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -74,6 +58,19 @@ class LazyGroup(click.Group):
         except (OSError, MemoryError) as error:
             # The machine's fault or the user's, not ours: a full disk, a missing file, too little memory.
             raise TokenAdaptError(f"{type(error).__name__}: {str(error).strip()}") from error
+
+
+def summary(where: str) -> str:
+    """The first sentence of a command's docstring, as click shortens it; read from the source, not imported.
+
+    >>> summary("mergekit_tokenadapt.cli.methods:methods_command")
+    'List the installed methods and auxiliary spaces, with options'
+    """
+    module, name = where.split(":")
+    spec = find_spec(module)
+    tree = ast.parse(Path(str(spec and spec.origin)).read_text(encoding="utf-8"))
+    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    return click.Command(name, help=ast.get_docstring(function)).get_short_help_str(LONGEST_SUMMARY)
 
 
 warnings.filterwarnings("ignore", message=".*torch_dtype.*is deprecated")

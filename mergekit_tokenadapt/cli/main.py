@@ -21,7 +21,6 @@ from mergekit_tokenadapt.cli.lazy import LazyGroup
         "methods": "mergekit_tokenadapt.cli.methods:methods_command",
         "supertokens": "mergekit_tokenadapt.cli.supertokens:supertokens_group",
     },
-    summaries={"draft": "Make OUT: the model SMALL on the vocabulary of TARGET, to draft for it."},
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="mergekit-tokenadapt")
