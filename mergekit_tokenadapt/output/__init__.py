@@ -1,0 +1,19 @@
+"""Finishing the output folder: tokenizer files, configs and their ids, chat template, manifest, model card."""
+
+from mergekit_tokenadapt.output.configs import write_json
+from mergekit_tokenadapt.output.folder import AdaptedTokenizer, OutputFolder
+from mergekit_tokenadapt.output.ids import SpecialIds
+from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, file_hashes
+from mergekit_tokenadapt.output.templates import markers, stray_markers
+
+__all__ = [
+    "MANIFEST",
+    "PLAN",
+    "AdaptedTokenizer",
+    "OutputFolder",
+    "SpecialIds",
+    "file_hashes",
+    "markers",
+    "stray_markers",
+    "write_json",
+]

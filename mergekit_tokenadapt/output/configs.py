@@ -1,0 +1,21 @@
+"""JSON files of the output folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file the way transformers does: two spaces, a final newline."""
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def set_nested(config: dict[str, Any], key: str, value: int) -> None:
+    """Set a value of a nested config, in place; `key` is a path such as ``text_config.vocab_size``."""
+    *sections, name = key.split(".")
+    for section in sections:
+        config = config.setdefault(section, {})
+    config[name] = value

@@ -1,0 +1,140 @@
+"""Finishing the output folder: tokenizer files, special ids in the configs, chat template, manifest.
+
+mergekit has written tensors, config.json and model card by then, and calls `save_pretrained` on what
+it takes for a tokenizer as its last act.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mergekit_tokenadapt.calibration_text import CorrectionReport
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.output.card import extend_model_card
+from mergekit_tokenadapt.output.configs import set_nested, write_json
+from mergekit_tokenadapt.output.ids import SpecialIds
+from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, input_record, manifest_of
+from mergekit_tokenadapt.output.templates import replace_template, stray_markers
+from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, read_json
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class OutputFolder:
+    """All that is needed to finish the folder. mergekit takes it for a tokenizer."""
+
+    base: TokenizerFiles
+    """Tokenizer of the model whose configs the output gets."""
+    base_folder: Path
+    """That model's folder."""
+    target: TokenizerFiles
+    num_rows: int
+    vocab_size_key: str
+    """Where config.json keeps the number of rows, for instance ``text_config.vocab_size``."""
+    adapt: Mapping[str, Any]
+    """The recipe's ``adapt`` block, with defaults."""
+    inputs: tuple[tuple[str, Path], ...]
+    """Name and folder of every input model."""
+    plans: tuple[TransferPlan, ...] = ()
+    """One for each input model."""
+    corrections: tuple[CorrectionReport | None, ...] = ()
+    """One for each input model where there is a calibration text."""
+    chat_template: str | None = None
+    """Set by mergekit where the recipe has a top-level ``chat_template``; it wins over the block's."""
+
+    def check(self) -> None:
+        """Read the chosen chat template, before any slow step.
+
+        Raises:
+            TokenAdaptError: there is no such file.
+        """
+        self._chosen_template()
+
+    def with_plans(
+        self, plans: Sequence[TransferPlan], corrections: Sequence[CorrectionReport | None] = ()
+    ) -> AdaptedTokenizer:
+        """The folder, ready to be finished."""
+        return AdaptedTokenizer(replace(self, plans=tuple(plans), corrections=tuple(corrections)))
+
+    def finish(self, out: Path) -> None:
+        """Write everything into `out`, where mergekit has written its part."""
+        ids = SpecialIds(self.base.vocabulary, self.target.vocabulary, self.plans[0])
+        self._write_tokenizer(out)
+        config = read_json(out / "config.json")
+        set_nested(config, self.vocab_size_key, self.num_rows)
+        config = ids.translate(config)
+        write_json(out / "config.json", config)
+        generation = ids.translate(read_json(self.base_folder / "generation_config.json"))
+        eos = generation.get("eos_token_id", config.get("eos_token_id"))
+        if (stops := ids.with_twins(eos)) != eos:
+            generation["eos_token_id"] = stops
+        if generation:
+            write_json(out / "generation_config.json", generation)
+        if self.adapt["save_plan"]:
+            for n, plan in enumerate(self.plans):
+                plan.save(out / (PLAN if n == 0 else f"{PLAN}.{n}"))
+        write_json(out / MANIFEST, self.manifest())
+        names = [name for name, _ in self.inputs]
+        extend_model_card(out / "README.md", self.target.name, list(zip(names, self.plans, strict=True)))
+
+    def manifest(self) -> dict[str, Any]:
+        """What went in and what was done."""
+        corrections = self.corrections or (None,) * len(self.plans)
+        inputs = zip(self.inputs, self.plans, corrections, strict=True)
+        records = [input_record(name, folder, plan, correction) for (name, folder), plan, correction in inputs]
+        return manifest_of(self.target, self.num_rows, self.adapt, records)
+
+    # --- tokenizer files and chat template
+
+    def _write_tokenizer(self, out: Path) -> None:
+        for file in self.target.files():
+            shutil.copyfile(file, out / file.name)
+        if not (out / "tokenizer_config.json").is_file():
+            write_json(out / "tokenizer_config.json", self._minimal_config())
+        template = self._chosen_template()
+        if template != self.target.chat_template:
+            replace_template(out, template)
+        for marker in stray_markers(template or "", self.target):
+            LOG.warning("the chat template uses %r, which is not one token of the target tokenizer", marker)
+
+    def _chosen_template(self) -> str | None:
+        if self.chat_template is not None:
+            return self.chat_template
+        choice = self.adapt["chat_template"]
+        if choice == "target":
+            return self.target.chat_template
+        if choice == "base":
+            return self.base.chat_template
+        file = Path(choice)
+        if not file.is_file():
+            raise TokenAdaptError(f"chat_template: {choice!r} is neither 'target' nor 'base' nor a file")
+        return file.read_text(encoding="utf-8")
+
+    def _minimal_config(self) -> dict[str, Any]:
+        """For a bare tokenizer.json: the base model's roles, as far as the same tokens exist."""
+        target, base = self.target.vocabulary, self.base.role_tokens
+        roles = {f"{role}_token": token for role, token in base.items() if token in target.by_spelling}
+        return {"tokenizer_class": "PreTrainedTokenizerFast", **roles}
+
+
+class AdaptedTokenizer:
+    """What mergekit's last step sees: something with a size, a chat template and `save_pretrained`."""
+
+    def __init__(self, folder: OutputFolder) -> None:
+        self._folder = folder
+        self.chat_template: str | None = None
+
+    def get_vocab(self) -> Mapping[int, None]:
+        """One entry per row: mergekit takes its length for the number of rows."""
+        return dict.fromkeys(range(self._folder.num_rows))
+
+    def save_pretrained(self, out: str, **_kwargs: Any) -> None:
+        """Finish the output folder."""
+        replace(self._folder, chat_template=self.chat_template).finish(Path(out))
