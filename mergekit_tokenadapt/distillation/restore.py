@@ -13,6 +13,7 @@ Every row of the old vocabulary comes from one of two places:
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,10 +28,13 @@ from torch import Tensor
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder, open_model
 from mergekit_tokenadapt.matching import Reason
+from mergekit_tokenadapt.model_identity import is_described_by
 from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes, write_json
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.staging import check_absent, staged_folder
 from mergekit_tokenadapt.tokenizer_files import TOKENIZER_FILES, read_json
+
+LOG = logging.getLogger(__name__)
 
 SAVED_BY_TRAINING = ("dtype", "torch_dtype", "transformers_version")
 """Keys of config.json that say how the weights were saved; they stay as the model has them."""
@@ -78,6 +82,7 @@ def restore(
     original = _open_base(base, described)
     _check_base(original, described)
     rows = row_sources(plan, original.num_rows)
+    _check_weights(adapted, original, described, rows)
     with staged_folder(out, force=force) as staged:
         staged.mkdir()
         _write_weights(adapted, original, plan, rows, staged)
@@ -149,6 +154,36 @@ def _check_base(original: ModelFolder, described: Mapping[str, Any]) -> None:
                 f"{original.name} is not the model that the manifest describes: its {name} is another; "
                 "name the right one with --base"
             )
+
+
+def _check_weights(adapted: ModelFolder, original: ModelFolder, described: Mapping[str, Any], rows: np.ndarray) -> None:
+    """Refuse a model with the config and the tokenizer of the right one, but with other weights.
+
+    Manifests of earlier versions hold no hashes. The copied rows are then the only evidence: those that training
+    has not touched are the base model's, bit for bit.
+    """
+    answer = is_described_by(described, original.folder)
+    if answer is None:
+        answer = _shares_rows(adapted, original, rows)
+        LOG.warning(
+            "the manifest was written by an earlier version and holds no hashes of weights: %s, going by its rows",
+            f"{original.name} {'is' if answer else 'is not'} the model that {adapted.name} was made from",
+        )
+    if not answer:
+        raise TokenAdaptError(
+            f"{original.name} is not the model that {adapted.name} was made from: it has the same config and "
+            "tokenizer, but other weights; name the right one with --base"
+        )
+
+
+def _shares_rows(adapted: ModelFolder, original: ModelFolder, rows: np.ndarray) -> bool:
+    """Whether a row that the transplant had copied, and that is not all zero, still is the base model's row."""
+    then, now = original.rows(original.input_matrix), adapted.rows(adapted.input_matrix)
+    kept = np.flatnonzero(rows >= 0)
+    if then.shape[1:] != now.shape[1:] or not len(kept) or kept[-1] >= len(then) or rows.max() >= len(now):
+        return False
+    old = then[torch.from_numpy(kept)].to(now.dtype)
+    return bool(((old == now[torch.from_numpy(rows[kept])]).all(dim=1) & (old != 0).any(dim=1)).any())
 
 
 def _write_weights(

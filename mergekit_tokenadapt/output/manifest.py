@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_tokenadapt.calibration_text import CorrectionReport
+from mergekit_tokenadapt.model_identity import HASHES, vocabulary_hashes
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
 
@@ -41,6 +42,7 @@ def input_record(name: str, folder: Path, plan: TransferPlan, correction: Correc
         "name": name,
         "files": file_hashes(sorted(folder.glob("*.json"))),
         "weights": {f.name: f.stat().st_size for f in sorted(_weight_files(folder))},
+        HASHES: vocabulary_hashes(folder),
         "method": plan.method,
         "options": dict(plan.options),
         "rows_by_reason": plan.counts(),
