@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mergekit_tokenadapt.auxiliary.extras import require
+from mergekit_tokenadapt.auxiliary.extras import importing, require
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.evaluation.texts.sources import split_settings
 
@@ -21,10 +21,11 @@ def open_dataset(source: str, option: str) -> tuple[ray.data.Dataset, str]:
     The cluster is the one that `ray.init` finds (``RAY_ADDRESS``), else a local one.
 
     Raises:
-        TokenAdaptError: Ray is not installed, or cannot read this; the message starts with `option`.
+        TokenAdaptError: Ray is not installed or does not work, or cannot read this; the message starts with `option`.
     """
     require("ray", extra="ray", wanted_by=f"{option} {source}")
-    import ray
+    with importing("ray", extra="ray", wanted_by=f"{option} {source}"):
+        import ray.data
 
     place, settings = split_settings(source)
     path = place.removeprefix(PREFIX)

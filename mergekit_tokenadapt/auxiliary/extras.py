@@ -1,8 +1,10 @@
-"""Optional packages: refuse early, and say what to install."""
+"""Optional packages: refuse early, and say what to install, or why what is installed does not work."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 
 
 def require(package: str, *, extra: str, wanted_by: str) -> None:
@@ -12,7 +14,33 @@ def require(package: str, *, extra: str, wanted_by: str) -> None:
         TokenAdaptError: it is not; the message has the command that installs it.
     """
     if find_spec(package) is None:
+        raise _not_installed(package, extra, wanted_by)
+
+
+@contextmanager
+def importing(package: str, *, extra: str, wanted_by: str) -> Iterator[None]:
+    """Around the import of an optional package, and of nothing else.
+
+    A package that is there may still refuse to be imported, because another one is too old or too new for it:
+    pyarrow 26 with numpy 1.26, lm-eval 0.4.9 with transformers 5. To call it missing would send the user astray.
+
+    Raises:
+        TokenAdaptError: it is not installed, or it cannot be imported; the message says which, and what to do.
+    """
+    try:
+        yield
+    except Exception as error:  # a package's own code runs, and may raise anything
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            raise _not_installed(package, extra, wanted_by) from error
         raise TokenAdaptError(
-            f"{wanted_by} needs the package {package}, which is not installed: "
-            f"pip install 'mergekit-tokenadapt[{extra}]'"
-        )
+            f"{wanted_by} needs the package {package}, which is installed but cannot be imported "
+            f"({type(error).__name__}: {first_line(error)}): try {_install(extra, '--upgrade ')}"
+        ) from error
+
+
+def _not_installed(package: str, extra: str, wanted_by: str) -> TokenAdaptError:
+    return TokenAdaptError(f"{wanted_by} needs the package {package}, which is not installed: {_install(extra)}")
+
+
+def _install(extra: str, flags: str = "") -> str:
+    return f"pip install {flags}'mergekit-tokenadapt[{extra}]'"

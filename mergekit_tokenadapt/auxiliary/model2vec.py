@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.cached import CachedSpace
-from mergekit_tokenadapt.auxiliary.extras import require
+from mergekit_tokenadapt.auxiliary.extras import importing, require
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.progress import shows_progress
 
@@ -27,7 +27,8 @@ class Model2VecSpace(CachedSpace):
 
     def compute(self, folder: Path, texts: Sequence[str], *, device: torch.device, quiet: bool) -> Tensor:
         """Vectors of all texts; on the CPU, whatever `device` is."""
-        from model2vec import StaticModel
+        with importing("model2vec", extra="model2vec", wanted_by=f"auxiliary {self.name!r}"):
+            from model2vec import StaticModel
 
         model = StaticModel.from_pretrained(str(folder))
         return torch.from_numpy(model.encode(list(texts), show_progress_bar=shows_progress(quiet=quiet))).float()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.cached import CachedSpace
-from mergekit_tokenadapt.auxiliary.extras import require
+from mergekit_tokenadapt.auxiliary.extras import importing, require
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.progress import shows_progress, without_loading_bar
 
@@ -30,7 +30,8 @@ class SentenceTransformersSpace(CachedSpace):
 
     def compute(self, folder: Path, texts: Sequence[str], *, device: torch.device, quiet: bool) -> Tensor:
         """The library sorts the texts by length and shows its own progress bar."""
-        from sentence_transformers import SentenceTransformer
+        with importing("sentence_transformers", extra="embed", wanted_by=f"auxiliary {self.name!r}"):
+            from sentence_transformers import SentenceTransformer
 
         with without_loading_bar():
             model = SentenceTransformer(str(folder), device=str(device), trust_remote_code=False)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from mergekit_tokenadapt.auxiliary.extras import importing
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.documents import byte_ends
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
@@ -125,9 +126,7 @@ def read_spans(file: Path) -> Iterator[tuple[str, AlignedText]]:
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    try:
+    with importing("pyarrow", extra="align", wanted_by="a parquet file"):
         import pyarrow
         from pyarrow import parquet
-    except ImportError as error:
-        raise TokenAdaptError("parquet needs pyarrow: pip install 'mergekit-tokenadapt[align]'") from error
     return pyarrow, parquet

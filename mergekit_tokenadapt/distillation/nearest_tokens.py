@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.auxiliary.extras import importing
 from mergekit_tokenadapt.matching import match
 from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
 
@@ -39,7 +39,7 @@ def nearest_tokens(source: Vocabulary, target: Vocabulary, *, quiet: bool = True
     token is done when no length is left that could hold a nearer one.
 
     Raises:
-        TokenAdaptError: rapidfuzz is not installed.
+        TokenAdaptError: rapidfuzz is not installed or does not work.
     """
     ids = np.full(source.num_ids, -1, dtype=np.int32)
     distances = np.full(source.num_ids, -1, dtype=np.int16)
@@ -98,9 +98,7 @@ def _distances(queries: list[str], choices: list[str], largest: int) -> np.ndarr
 
 
 def _rapidfuzz() -> tuple[Any, Any]:
-    try:
+    with importing("rapidfuzz", extra="align", wanted_by="the nearest tokens by edit distance (MinED)"):
         from rapidfuzz import process
         from rapidfuzz.distance import Levenshtein
-    except ImportError as error:
-        raise TokenAdaptError("MinED needs rapidfuzz: pip install 'mergekit-tokenadapt[align]'") from error
     return process, Levenshtein

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mergekit_tokenadapt.auxiliary.extras import importing
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.evaluation.loading import choose_device, choose_dtype
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
@@ -38,16 +39,12 @@ def run_tasks(
         The report's content, see docs/evaluation.md.
 
     Raises:
-        TokenAdaptError: the harness is not installed, does not know a task, or cannot get a task's data.
+        TokenAdaptError: the harness is not installed or does not work, does not know a task, or cannot get its data.
     """
     options = options or TaskOptions()
-    try:
+    with importing("lm_eval", extra="lm-eval", wanted_by="the command tasks"):
         import lm_eval
         from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise TokenAdaptError(
-            f"tasks need lm-evaluation-harness: pip install 'mergekit-tokenadapt[lm-eval]' ({error})"
-        ) from error
     manager = TaskManager(include_path=None if options.include_path is None else str(options.include_path))
     _check_names(tasks, manager.all_tasks)
     device = choose_device(options.device)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mergekit_tokenadapt.auxiliary.extras import importing
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.evaluation.texts.text_set import TextSet
 
@@ -107,14 +108,11 @@ def dataset_texts(name: str, settings: Mapping[str, str], *, most: int | None = 
         most: stop after so many.
 
     Raises:
-        TokenAdaptError: the package is not installed, or the dataset cannot be read or has no such field.
+        TokenAdaptError: the package is not installed or does not work, the dataset cannot be read, or it has no
+            such field.
     """
-    try:
+    with importing("datasets", extra="datasets", wanted_by="a text from the hub"):
         from datasets import load_dataset
-    except ImportError as error:
-        raise TokenAdaptError(
-            "texts from the hub need the datasets package: pip install 'mergekit-tokenadapt[datasets]'"
-        ) from error
     field, split = settings.get("field", "text"), settings.get("split", "train")
     try:
         rows = load_dataset(name, settings.get("config"), split=split, streaming=True)

@@ -16,8 +16,6 @@ from mergekit_tokenadapt.evaluation.tokenizer_quality.habits import habits
 from mergekit_tokenadapt.evaluation.tokenizer_quality.make_up import make_up
 from mergekit_tokenadapt.evaluation.tokenizer_quality.on_text import measure, tokenize
 from mergekit_tokenadapt.evaluation.tokenizer_quality.words import (
-    INSTALL,
-    is_installed,
     known_languages,
     read_units,
     share_in,
@@ -58,28 +56,37 @@ def describe_tokenizers(
     options = options or QualityOptions()
     if options.reference not in LANGUAGES:
         raise TokenAdaptError(f"there is no parallel text in {options.reference!r}; there is {', '.join(LANGUAGES)}")
-    units = _units(options)
+    word_languages, word_note = _word_languages(options)
+    units = _units(word_languages, options.units)
     return {
         "command": "tokenizer",
         "reference": options.reference,
         "texts": [text.describe() for text in texts],
         "parallel_texts": [text.describe() for text in parallel_texts().values()],
-        "word_note": None if units["words"] else INSTALL,
+        "word_note": word_note,
         "mixture_texts": [text.describe() for text in options.mixture],
         "tokenizers": [_describe(tokenizer, texts, options, units) for tokenizer in tokenizers],
     }
 
 
-def _units(options: QualityOptions) -> dict[str, dict[str, frozenset[str]]]:
+def _word_languages(options: QualityOptions) -> tuple[Sequence[str], str | None]:
+    """Languages to count words of, and why there are none: nobody has to have wordfreq who did not ask for words."""
+    if options.word_languages:
+        return options.word_languages, None
+    try:
+        known = known_languages()
+    except TokenAdaptError as error:
+        return (), error.message
+    return [code for code in LANGUAGES if code in known], None
+
+
+def _units(words: Sequence[str], units: Mapping[str, Path]) -> dict[str, dict[str, frozenset[str]]]:
     """``words`` and ``units``: language to a set of words, or of the user's units."""
-    languages = options.word_languages
-    if not languages and is_installed():
-        languages = tuple(code for code in LANGUAGES if code in known_languages())
-    for language in {*languages, *options.units} - set(LANGUAGES):
+    for language in {*words, *units} - set(LANGUAGES):
         raise TokenAdaptError(f"there is no built-in text in {language!r}; there is {', '.join(LANGUAGES)}")
     return {
-        "words": {language: words_of(language) for language in languages},
-        "units": {language: read_units(file) for language, file in options.units.items()},
+        "words": {language: words_of(language) for language in words},
+        "units": {language: read_units(file) for language, file in units.items()},
     }
 
 

@@ -11,32 +11,20 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from mergekit_tokenadapt.auxiliary.extras import importing
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.tokenizer_quality.on_text import UNSPACED
 from mergekit_tokenadapt.vocabulary import Token
-
-INSTALL = "word shares need the wordfreq package: pip install 'mergekit-tokenadapt[words]'"
-
-
-def is_installed() -> bool:
-    """Whether `wordfreq` is there."""
-    try:
-        import wordfreq  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def known_languages() -> list[str]:
     """Codes of the languages that there are word lists for, sorted.
 
     Raises:
-        TokenAdaptError: wordfreq is not installed.
+        TokenAdaptError: wordfreq is not installed or does not work.
     """
-    try:
+    with importing("wordfreq", extra="words", wanted_by="the share of words among the tokens"):
         import wordfreq
-    except ImportError as error:
-        raise TokenAdaptError(INSTALL) from error
     return sorted(wordfreq.available_languages())
 
 
@@ -46,7 +34,7 @@ def words_of(language: str) -> frozenset[str]:
     The longer lists hold too many letters, fragments and foreign words to tell a word from a piece.
 
     Raises:
-        TokenAdaptError: wordfreq is not installed, or does not know the language.
+        TokenAdaptError: wordfreq is not installed or does not work, or it does not know the language.
     """
     if language not in known_languages():
         raise TokenAdaptError(f"wordfreq has no words of {language!r}; it has {', '.join(known_languages())}")
