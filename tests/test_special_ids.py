@@ -15,7 +15,8 @@ from tokenizers_zoo import BYTE_LEVEL, CHAT_TEMPLATE, added, make_problem, plain
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.methods import find_method
 from mergekit_tokenadapt.output import MANIFEST, PLAN, OutputFolder, SpecialIds, stray_markers
-from mergekit_tokenadapt.plan import TransferPlan, make_plan
+from mergekit_tokenadapt.output.translation import translate, warn_of
+from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
 from mergekit_tokenadapt.transfer import Transfer, choose_rows
 from mergekit_tokenadapt.vocabulary import Vocabulary
@@ -60,7 +61,13 @@ def special_ids(
     base = Vocabulary.from_definition(BASE, base_roles)
     new = Vocabulary.from_definition(target, target_roles)
     problem = make_problem((BASE, base), new, token_map=token_map)
-    return SpecialIds(base, new, make_plan(problem, "mean", find_method("mean", {})))
+    return SpecialIds(base, new, problem.mapping)
+
+
+def translated(ids: SpecialIds, config: Mapping[str, Any]) -> dict[str, Any]:
+    translation = translate(config, ids)
+    warn_of(translation)
+    return translation.config
 
 
 WITHOUT_PAD = {"bos": "<|begin|>", "eos": "<|end|>"}
@@ -104,40 +111,40 @@ def test_no_id_at_all_stays_no_id() -> None:
 
 def test_roles_are_those_of_the_target() -> None:
     config = {"bos_token_id": 5, "eos_token_id": 6, "pad_token_id": 8, "hidden_size": 32, "model_type": "llama"}
-    translated = special_ids(WITHOUT_PAD).translate(config)
-    assert translated == config | {"bos_token_id": 5, "eos_token_id": 6, "pad_token_id": None}
+    result = translated(special_ids(WITHOUT_PAD), config)
+    assert result == config | {"bos_token_id": 5, "eos_token_id": 6, "pad_token_id": None}
 
 
 def test_a_missing_role_is_none_and_never_zero() -> None:
-    translated = special_ids({"eos": "<|end|>"}).translate({"bos_token_id": 5, "pad_token_id": 8, "eos_token_id": 6})
-    assert translated == {"bos_token_id": None, "pad_token_id": None, "eos_token_id": 6}
+    result = translated(special_ids({"eos": "<|end|>"}), {"bos_token_id": 5, "pad_token_id": 8, "eos_token_id": 6})
+    assert result == {"bos_token_id": None, "pad_token_id": None, "eos_token_id": 6}
 
 
 def test_a_role_that_only_the_target_has_is_set() -> None:
-    translated = special_ids(WITHOUT_PAD).translate({"bos_token_id": None, "eos_token_id": 6})
-    assert translated == {"bos_token_id": 5, "eos_token_id": 6}
+    result = translated(special_ids(WITHOUT_PAD), {"bos_token_id": None, "eos_token_id": 6})
+    assert result == {"bos_token_id": 5, "eos_token_id": 6}
 
 
 def test_a_missing_eos_is_kept_where_the_target_has_the_token() -> None:
     """Without one, generation would not stop."""
-    assert special_ids({}).translate({"eos_token_id": 9})["eos_token_id"] == 4
+    assert translated(special_ids({}), {"eos_token_id": 9})["eos_token_id"] == 4
 
 
 def test_a_missing_eos_that_the_target_lacks_is_none(caplog: pytest.LogCaptureFixture) -> None:
-    assert special_ids({}).translate({"eos_token_id": 10})["eos_token_id"] is None
+    assert translated(special_ids({}), {"eos_token_id": 10})["eos_token_id"] is None
     assert "eos_token_id was 10" in caplog.text
 
 
 def test_an_eos_list_stays_a_list() -> None:
     ids = special_ids(WITHOUT_PAD)
-    assert ids.translate({"eos_token_id": [6, 9]})["eos_token_id"] == [6, 4]
-    assert ids.translate({"eos_token_id": [9, 10]})["eos_token_id"] == [6, 4]
-    assert ids.translate({"eos_token_id": [6]})["eos_token_id"] == [6]
-    assert ids.translate({"eos_token_id": [9, 9, 6]})["eos_token_id"] == [6, 4]
+    assert translated(ids, {"eos_token_id": [6, 9]})["eos_token_id"] == [6, 4]
+    assert translated(ids, {"eos_token_id": [9, 10]})["eos_token_id"] == [6, 4]
+    assert translated(ids, {"eos_token_id": [6]})["eos_token_id"] == [6]
+    assert translated(ids, {"eos_token_id": [9, 9, 6]})["eos_token_id"] == [6, 4]
 
 
 def test_an_eos_list_without_any_counterpart_is_none() -> None:
-    assert special_ids({}).translate({"eos_token_id": [10]})["eos_token_id"] is None
+    assert translated(special_ids({}), {"eos_token_id": [10]})["eos_token_id"] is None
 
 
 def test_one_token_for_bos_eos_and_unk_serves_them_all() -> None:
@@ -145,15 +152,15 @@ def test_one_token_for_bos_eos_and_unk_serves_them_all() -> None:
     roles = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
     ids = special_ids(roles, target=target)
     config = {"bos_token_id": 5, "eos_token_id": 6, "unk_token_id": 7, "pad_token_id": 8}
-    assert ids.translate(config) == {"bos_token_id": 3, "eos_token_id": 3, "unk_token_id": 3, "pad_token_id": None}
+    assert translated(ids, config) == {"bos_token_id": 3, "eos_token_id": 3, "unk_token_id": 3, "pad_token_id": None}
     assert ids.new_id(6) == 3
-    assert ids.translate({"eos_token_id": [6, 10]})["eos_token_id"] == [3]
+    assert translated(ids, {"eos_token_id": [6, 10]})["eos_token_id"] == [3]
 
 
 def test_one_base_token_for_all_roles_becomes_each_of_the_targets() -> None:
     ids = special_ids(WITHOUT_PAD, base_roles=dict.fromkeys(("bos", "eos", "unk", "pad"), "</s>"))
     config = {"bos_token_id": 6, "eos_token_id": 6, "pad_token_id": 6}
-    assert ids.translate(config) == {"bos_token_id": 5, "eos_token_id": 6, "pad_token_id": None}
+    assert translated(ids, config) == {"bos_token_id": 5, "eos_token_id": 6, "pad_token_id": None}
 
 
 def test_special_tokens_with_the_row_of_an_eos_are_eos_too() -> None:
@@ -168,13 +175,13 @@ def test_special_tokens_with_the_row_of_an_eos_are_eos_too() -> None:
 
 def test_nested_configs_are_translated_too() -> None:
     config = {"model_type": "vlm", "text_config": {"eos_token_id": [6, 9], "pad_token_id": 8, "vocab_size": 13}}
-    translated = special_ids(WITHOUT_PAD).translate(config)
-    assert translated["text_config"] == {"eos_token_id": [6, 4], "pad_token_id": None, "vocab_size": 13}
+    result = translated(special_ids(WITHOUT_PAD), config)
+    assert result["text_config"] == {"eos_token_id": [6, 4], "pad_token_id": None, "vocab_size": 13}
 
 
 def test_other_token_ids_follow_their_token(caplog: pytest.LogCaptureFixture) -> None:
     config = {"image_token_id": 11, "decoder_start_token_id": 5, "forced_eos_token_id": None, "audio_token_id": 10}
-    assert special_ids(WITHOUT_PAD).translate(config) == {
+    assert translated(special_ids(WITHOUT_PAD), config) == {
         "image_token_id": 3,
         "decoder_start_token_id": 5,
         "forced_eos_token_id": None,
@@ -185,13 +192,13 @@ def test_other_token_ids_follow_their_token(caplog: pytest.LogCaptureFixture) ->
 
 def test_suppressed_tokens_are_translated_and_lost_ones_dropped() -> None:
     config = {"suppress_tokens": [0, 2, 9, 10], "begin_suppress_tokens": None}
-    assert special_ids(WITHOUT_PAD).translate(config) == {"suppress_tokens": [2, 4], "begin_suppress_tokens": None}
+    assert translated(special_ids(WITHOUT_PAD), config) == {"suppress_tokens": [2, 4], "begin_suppress_tokens": None}
 
 
 def test_a_word_that_cannot_be_written_any_more_is_no_bad_word() -> None:
     ids = special_ids(WITHOUT_PAD)
-    assert ids.translate({"bad_words_ids": [[2, 3], [0, 2]]}) == {"bad_words_ids": [[2, 1]]}
-    assert ids.translate({"bad_words_ids": [[0]], "force_words_ids": None}) == {
+    assert translated(ids, {"bad_words_ids": [[2, 3], [0, 2]]}) == {"bad_words_ids": [[2, 1]]}
+    assert translated(ids, {"bad_words_ids": [[0]], "force_words_ids": None}) == {
         "bad_words_ids": None,
         "force_words_ids": None,
     }
@@ -200,16 +207,15 @@ def test_a_word_that_cannot_be_written_any_more_is_no_bad_word() -> None:
 def test_a_config_is_not_changed_and_other_keys_are_kept() -> None:
     config = {"eos_token_id": [6], "text_config": {"bos_token_id": 5}, "architectures": ["X"], "rope": {"theta": 1.0}}
     before = json.dumps(config)
-    translated = special_ids(WITHOUT_PAD).translate(config)
+    result = translated(special_ids(WITHOUT_PAD), config)
     assert json.dumps(config) == before
-    assert list(translated) == list(config)
-    assert (translated["architectures"], translated["rope"]) == (["X"], {"theta": 1.0})
+    assert list(result) == list(config)
+    assert (result["architectures"], result["rope"]) == (["X"], {"theta": 1.0})
 
 
 def test_the_same_tokenizer_keeps_every_id(tokenizer: TokenizerFiles) -> None:
     vocabulary = tokenizer.vocabulary
-    plan = make_plan(make_problem(tokenizer, tokenizer), "mean", find_method("mean", {}))
-    ids = SpecialIds(vocabulary, vocabulary, plan)
+    ids = SpecialIds(vocabulary, vocabulary, make_problem(tokenizer, tokenizer).mapping)
     assert [ids.new_id(t.id) for t in vocabulary] == [t.id for t in vocabulary]
 
 

@@ -15,11 +15,14 @@ from typing import Any
 
 from mergekit_tokenadapt.calibration_text import CorrectionReport
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.matching import VocabularyMap
 from mergekit_tokenadapt.output.card import extend_model_card
 from mergekit_tokenadapt.output.configs import set_nested, write_json
 from mergekit_tokenadapt.output.ids import SpecialIds
 from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, input_record, manifest_of
+from mergekit_tokenadapt.output.requirements import check_needed, config_content
 from mergekit_tokenadapt.output.templates import replace_template, stray_markers
+from mergekit_tokenadapt.output.translation import translate, warn_of
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, read_json
 
@@ -49,13 +52,24 @@ class OutputFolder:
     chat_template: str | None = None
     """Set by mergekit where the recipe has a top-level ``chat_template``; it wins over the block's."""
 
-    def check(self) -> None:
-        """Read the chosen chat template, before any slow step.
+    config: Any = None
+    """The config that mergekit is to write, an object of transformers; None where it is not known."""
+
+    def check(self, mapping: VocabularyMap | None = None) -> None:
+        """Find out what the end would stumble over, before any slow step.
+
+        Args:
+            mapping: how the vocabularies match.
 
         Raises:
-            TokenAdaptError: there is no such file.
+            TokenAdaptError: the chosen chat template is nowhere, or the model does not load without a token that
+                the target lacks.
         """
         self._chosen_template()
+        if mapping is not None and self.config is not None:
+            ids = SpecialIds(self.base.vocabulary, self.target.vocabulary, mapping)
+            translation = translate(config_content(self.config), ids)
+            check_needed(self.config, translation, self.target.vocabulary, mapping)
 
     def with_plans(
         self, plans: Sequence[TransferPlan], corrections: Sequence[CorrectionReport | None] = ()
@@ -65,18 +79,8 @@ class OutputFolder:
 
     def finish(self, out: Path) -> None:
         """Write everything into `out`, where mergekit has written its part."""
-        ids = SpecialIds(self.base.vocabulary, self.target.vocabulary, self.plans[0])
         self._write_tokenizer(out)
-        config = read_json(out / "config.json")
-        set_nested(config, self.vocab_size_key, self.num_rows)
-        config = ids.translate(config)
-        write_json(out / "config.json", config)
-        generation = ids.translate(read_json(self.base_folder / "generation_config.json"))
-        eos = generation.get("eos_token_id", config.get("eos_token_id"))
-        if (stops := ids.with_twins(eos)) != eos:
-            generation["eos_token_id"] = stops
-        if generation:
-            write_json(out / "generation_config.json", generation)
+        self._write_configs(out)
         if self.adapt["save_plan"]:
             for n, plan in enumerate(self.plans):
                 plan.save(out / (PLAN if n == 0 else f"{PLAN}.{n}"))
@@ -90,6 +94,21 @@ class OutputFolder:
         inputs = zip(self.inputs, self.plans, corrections, strict=True)
         records = [input_record(name, folder, plan, correction) for (name, folder), plan, correction in inputs]
         return manifest_of(self.target, self.num_rows, self.adapt, records)
+
+    # --- configs
+
+    def _write_configs(self, out: Path) -> None:
+        ids = SpecialIds(self.base.vocabulary, self.target.vocabulary, self.plans[0].mapping)
+        model = translate(read_json(out / "config.json"), ids)
+        generation = translate(read_json(self.base_folder / "generation_config.json"), ids)
+        warn_of(model, generation)
+        set_nested(model.config, self.vocab_size_key, self.num_rows)
+        write_json(out / "config.json", model.config)
+        eos = generation.config.get("eos_token_id", model.config.get("eos_token_id"))
+        if (stops := ids.with_twins(eos)) != eos:
+            generation.config["eos_token_id"] = stops
+        if generation.config:
+            write_json(out / "generation_config.json", generation.config)
 
     # --- tokenizer files and chat template
 

@@ -1,38 +1,56 @@
-"""Token ids in configs, as the new vocabulary numbers them."""
+"""Token ids as the new vocabulary numbers them."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
 from typing import Any
 
-from mergekit_tokenadapt.matching import Reason
-from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.tokenizer_files import ROLES
-from mergekit_tokenadapt.vocabulary import TokenKind, Vocabulary
+from mergekit_tokenadapt.matching import Reason, VocabularyMap
+from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
 
-LOG = logging.getLogger(__name__)
+NO_FALLBACK = ("bos", "pad")
+"""Roles that a model does without: where the target tokenizer has no such token, the config names none either."""
 
 
 class SpecialIds:
     """Old special ids to new ones, for everything in a config that holds token ids."""
 
-    def __init__(self, base: Vocabulary, target: Vocabulary, plan: TransferPlan) -> None:
-        self._base, self._target = base, target
+    def __init__(self, base: Vocabulary, target: Vocabulary, mapping: VocabularyMap) -> None:
+        self.base, self.target = base, target
         self._by_source: dict[int, int] = {}
-        self._sources = {row: int(plan.mapping.sources[row]) for row in plan.mapping.ids(Reason.SPECIAL).tolist()}
+        self._sources = {row: int(mapping.sources[row]) for row in mapping.ids(Reason.SPECIAL).tolist()}
         for reason in (Reason.SPECIAL, Reason.COPIED):
-            for row in plan.mapping.ids(reason).tolist():
-                if (source := int(plan.mapping.sources[row])) >= 0:
+            for row in sorted(mapping.ids(reason).tolist(), key=self._unlikeness):
+                if (source := int(mapping.sources[row])) >= 0:
                     self._by_source.setdefault(source, row)
+
+    def _unlikeness(self, row: int) -> tuple[bool, int]:
+        """Of several tokens with a token's row, the first by this stands for it: one that texts are cut into."""
+        return row in self.target.byte_twins, row
 
     def new_id(self, old: int) -> int | None:
         """The target token with the same string, else the one that got the old token's row, else None."""
-        token = self._base.by_id.get(old)
-        same = self._target.by_spelling.get(token.spelling) if token else None
+        token = self.base.by_id.get(old)
+        same = self.target.by_spelling.get(token.spelling) if token else None
         if same is not None and token is not None and token.kind in (TokenKind.SPECIAL, TokenKind.ADDED):
             return same.id
         return self._by_source.get(old)
+
+    def new_token(self, old: int) -> Token | None:
+        """The token of `new_id`."""
+        new = self.new_id(old)
+        return None if new is None else self.target.by_id.get(new)
+
+    def in_role(self, role: str, old: int | None) -> int | None:
+        """The new id for a role that a config gives the id `old`; None stands for no token.
+
+        It is what the target tokenizer says. Where that does not name a token for the role, the base's may be
+        there all the same, which keeps a generation stopping and masks masked. bos and pad (`NO_FALLBACK`) are
+        then None: never id 0, and never a token that is there for something else.
+        """
+        own = self.target.roles.get(role)
+        if own is not None and (old is not None or role in ("bos", "eos", "pad")):
+            return own
+        return None if old is None or role in NO_FALLBACK else self.new_id(old)
 
     def with_twins(self, eos: Any) -> Any:
         """The eos ids with all special tokens that got the row of one of them; a list where these are several.
@@ -44,37 +62,3 @@ class SpecialIds:
         sources = {self._sources.get(i, -1) for i in own} - {-1}
         twins = [row for row, source in self._sources.items() if source in sources and row not in own]
         return [*own, *twins] if twins else eos
-
-    def translate(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of a config in which every token id means the same in the new vocabulary.
-
-        bos, eos and pad are what the target tokenizer says; a role that it does not have is None,
-        never id 0. The one exception is a missing eos, without which generation would not stop: it is
-        kept where the target has the base's token. A list of eos ids stays a list.
-        """
-        result = dict(config)
-        for key, value in config.items():
-            if isinstance(value, Mapping):
-                result[key] = self.translate(value)
-            elif key.endswith("_token_id"):
-                result[key] = self._role_ids(key.removesuffix("_token_id"), value)
-            elif key in ("suppress_tokens", "begin_suppress_tokens") and value is not None:
-                result[key] = [i for i in map(self.new_id, value) if i is not None]
-            elif key in ("bad_words_ids", "force_words_ids") and value is not None:
-                lists = [[self.new_id(i) for i in ids] for ids in value]
-                result[key] = [ids for ids in lists if None not in ids] or None
-        return result
-
-    def _role_ids(self, role: str, value: Any) -> Any:
-        own = self._target.roles.get(role)
-        if isinstance(value, list):
-            kept = [i for i in map(self.new_id, value) if i is not None]
-            return list(dict.fromkeys(([own] if own is not None else []) + kept)) or None
-        if own is not None and (value is not None or role in ("bos", "eos", "pad")):
-            return own
-        if value is None or (role in ROLES and role != "eos"):
-            return None
-        new = self.new_id(value)
-        if new is None:
-            LOG.warning("%s_token_id was %s in the base model; the target tokenizer has no such token", role, value)
-        return new

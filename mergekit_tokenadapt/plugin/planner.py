@@ -131,8 +131,9 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             vocab_size_key=self.arch_info.vocab_size_config_key or "vocab_size",
             adapt=adapt.model_dump(mode="json"),
             inputs=tuple((str(m.reference), m.folder) for m in models),
+            config=self.out_model_config,
         )
-        folder.check()
+        folder.check(plans[models[0].reference].transfer.mapping)
         stock: BuildTokenizer = self._tokenizer_task  # type: ignore[has-type]
         self._tokenizer_task = FinishWithTokenizer(
             **{name: getattr(stock, name) for name in type(stock).model_fields},

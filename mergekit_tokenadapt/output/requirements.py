@@ -1,0 +1,108 @@
+"""Ids that a model cannot do without: its config must still load after the translation."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import Any
+
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line
+from mergekit_tokenadapt.matching import VocabularyMap
+from mergekit_tokenadapt.output.translation import Lost, Translation
+from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
+
+
+def config_content(config: Any) -> dict[str, Any]:
+    """What transformers would write into config.json."""
+    content: dict[str, Any] = json.loads(config.to_json_string())
+    return content
+
+
+def check_needed(config: Any, translation: Translation, target: Vocabulary, mapping: VocabularyMap) -> None:
+    """Refuse a translated config that its class does not take without the ids that were lost.
+
+    Args:
+        config: the base model's, an object of transformers.
+        translation: of its content.
+        target: the vocabulary that lacks the tokens.
+        mapping: which of its tokens have a counterpart in the base.
+
+    Raises:
+        TokenAdaptError: it does not load; the message says which token_map mends it.
+    """
+    reason = _refusal(config, translation.config)
+    if reason is None:
+        return
+    # The class stops at the first: those that it refuses by themselves are all named.
+    before = config_content(config)
+    needed = [lost for lost in translation.lost if lost.is_whole and _refusal(config, _without(before, lost))]
+    if not needed:
+        raise TokenAdaptError(f"the base model's config cannot be brought to the target tokenizer: {reason}")
+    keys = ", ".join(f"{lost.key} {', '.join(map(repr, lost.spellings)) or lost.ids[0]}" for lost in needed)
+    raise TokenAdaptError(
+        f"the model does not load without {keys}, and the target tokenizer has no such token"
+        f"{'s' if len(needed) > 1 else ''}: {_remedy(needed, target, mapping)}"
+    )
+
+
+def suggest_tokens(spellings: Sequence[str], target: Vocabulary, mapping: VocabularyMap) -> dict[str, str] | None:
+    """A target token to stand for each of some base tokens, none of them twice; None where these are too few.
+
+    Only special and added tokens without a counterpart in the base come into question; of these, the one whose
+    spelling is most alike.
+    """
+    control = (TokenKind.SPECIAL, TokenKind.ADDED)
+    free = [t for t in target if t.kind in control and mapping.sources[t.id] < 0 and t.id not in target.roles.values()]
+    chosen: dict[str, str] = {}
+    for spelling in spellings:
+        if not free:
+            return None
+        best = max(free, key=lambda t: _likeness(spelling, t))
+        free.remove(best)
+        chosen[spelling] = best.spelling
+    return chosen
+
+
+def as_token_map(pairs: Mapping[str, str]) -> str:
+    """The pairs as they are written in a recipe and as flags, ready to paste.
+
+    >>> as_token_map({"<image>": "<|image_pad|>"})
+    'token_map: {"<image>": "<|image_pad|>"} (--token-map \\'<image>=<|image_pad|>\\')'
+    """
+    flags = " ".join(f"--token-map '{old}={new}'" for old, new in pairs.items())
+    return f"token_map: {json.dumps(dict(pairs), ensure_ascii=False)} ({flags})"
+
+
+def _likeness(spelling: str, token: Token) -> tuple[float, int]:
+    return SequenceMatcher(None, spelling.lower(), token.spelling.lower()).ratio(), -token.id
+
+
+def _remedy(needed: Sequence[Lost], target: Vocabulary, mapping: VocabularyMap) -> str:
+    spellings = [spelling for lost in needed for spelling in lost.spellings]
+    if not spellings:
+        return "the base tokenizer has none of these ids either; correct its config.json"
+    pairs = suggest_tokens(spellings, target, mapping)
+    if pairs is None:
+        return "add tokens for them to its tokenizer.json, of the same spelling"
+    return f"let other special tokens stand for them, as in {as_token_map(pairs)}"
+
+
+def _refusal(config: Any, content: Mapping[str, Any]) -> str | None:
+    """Why the config's class does not take some content; None where it does."""
+    try:
+        type(config).from_dict(copy.deepcopy(dict(content)))
+    except Exception as error:  # the class's own checks run here, and may raise anything
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return " ".join(lines)[:200] or first_line(error)
+    return None
+
+
+def _without(content: Mapping[str, Any], lost: Lost) -> dict[str, Any]:
+    result = copy.deepcopy(dict(content))
+    section = result
+    for key in lost.path[:-1]:
+        section = section[key]
+    section[lost.path[-1]] = None
+    return result
