@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import parts
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers_zoo import BYTE_LEVEL, CORPUS, make_problem, plain_definition, write_tokenizer
@@ -35,7 +35,7 @@ from mergekit_tokenadapt.supertokens.extend import extend
 from mergekit_tokenadapt.supertokens.learning import learn_merges, spooled
 from mergekit_tokenadapt.supertokens.making import TrainOptions, extend_folder, train_folder
 from mergekit_tokenadapt.supertokens.pretokenizers import Coarsening, coarse_pattern, merges_of, seams, word_pattern
-from mergekit_tokenadapt.supertokens.reach import unreachable
+from mergekit_tokenadapt.supertokens.reach import pruned, unreachable
 from mergekit_tokenadapt.supertokens.rules import Crossing, Joints, Rules, crossed
 from mergekit_tokenadapt.supertokens.superwords import Limits, train_superwords
 from mergekit_tokenadapt.supertokens.texts import Corpus, cut
@@ -588,6 +588,93 @@ def test_a_size_that_the_text_does_not_support_is_stated(algorithm, tmp_path, ca
     assert 256 < number < 400
     assert f"the text supports {number} tokens, not 5,000" in caplog.text
     assert load_tokenizer(str(tmp_path / "out")).vocabulary.num_ids == number
+
+
+WHITE = [
+    " ",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "\r",
+    "\f",
+    "\v",
+    "\t",
+    "\xa0",
+    "\x85",
+    "\u2028",
+    "\u2029",
+    "\u3000",
+    "\ufeff",
+    "\x1c",
+]
+
+
+@given(
+    gaps=st.lists(st.lists(st.sampled_from(WHITE), min_size=1, max_size=5).map("".join), min_size=1, max_size=3),
+    crossing=st.sampled_from([(), ("lines",), ("lines", "digits", "sentences", "scripts")]),
+    algorithm=st.sampled_from(["superwords", "superwords", "chunks"]),
+)
+@settings(max_examples=25)
+@example(gaps=["\n \n"], crossing=(), algorithm="superwords")
+@example(gaps=["\n\f\n"], crossing=(), algorithm="superwords")
+@example(gaps=["\r\n\t \r\n  \n"], crossing=("lines",), algorithm="superwords")
+def test_no_white_space_stops_training(tmp_path_factory, gaps, crossing, algorithm):
+    """White space of which a merge makes a part that the pre-tokenizer cuts: that merge goes, all else stays."""
+    folder, rng = tmp_path_factory.mktemp("white"), random.Random(0)
+    words = ["the", "river", "of", "mill", "and", "stone", "was", "bread", "in", "a", "sea", "walked"]
+    lines = [" ".join(rng.choices(words, k=4)) + rng.choice(gaps) for _ in range(60)]
+    (folder / "text.txt").write_bytes("".join(lines).encode())
+    rules = Rules(crossing=frozenset(map(Crossing, crossing)))
+    options = TrainOptions(700, algorithm=algorithm, rules=rules, limits=QUIET)
+    number = train_folder(folder / "out", Corpus([str(folder)]), options, None)
+    made = load_tokenizer(str(folder / "out"))
+    assert unreachable(made.definition, made.vocabulary) == []
+    assert [t.id for t in made.vocabulary] == list(range(number))
+    known = {t.spelling for t in made.vocabulary}
+    assert all({x, y, x + y} <= known for x, y in merges_of(made.definition))
+    assert algorithm == "chunks" or any(" river" in (t.text or "") for t in made.vocabulary)
+
+
+def test_dropped_tokens_are_counted_and_others_take_their_place(tmp_path, caplog):
+    words = [f"{a}{b}" for a in ("mil", "ston", "riv", "wal", "bre") for b in ("ler", "es", "er", "king", "ad")]
+    rng = random.Random(0)
+    (tmp_path / "text.txt").write_text("".join(" ".join(rng.choices(words, k=6)) + "\n \n" for _ in range(300)))
+    number = train_folder(
+        tmp_path / "out", Corpus([str(tmp_path)]), TrainOptions(450, word_share=0.7, limits=QUIET), None
+    )
+    assert number == load_tokenizer(str(tmp_path / "out")).vocabulary.num_ids == 450
+    assert r"2 of the learned tokens were dropped, among them '\n ', '\n \n': text is cut inside them" in caplog.text
+
+
+def test_what_is_taken_out_takes_along_what_needs_it():
+    merges = [("a", "b"), ("ab", "c"), ("b", "c"), ("a", "bc"), ("ab", "\n"), ("c", "c"), ("ab\n", "c")]
+    made = ["ab", "abc", "bc", "ab\n", "cc", "ab\nc"]
+    vocab = {t: n for n, t in enumerate(["a", "b", "c", "\n", *made])}
+    cut = {"type": "Split", "pattern": {"Regex": "\\w+|\n"}, "behavior": "Isolated", "invert": False}
+    definition = {"model": {"type": "BPE", "vocab": vocab, "merges": [list(m) for m in merges]}, "pre_tokenizer": cut}
+    result, gone = pruned(definition, {}, made)
+    assert [t.spelling for t in gone] == ["ab\n", "ab\nc"]  # cut; and made of that
+    assert result["model"]["vocab"] == {"a": 0, "b": 1, "c": 2, "\n": 3, "ab": 4, "abc": 5, "bc": 6, "cc": 7}
+    assert result["model"]["merges"] == [list(m) for m in merges if "\n" not in "".join(m)]
+    assert definition["model"]["vocab"] == vocab  # the given one is not changed
+
+
+@pytest.mark.parametrize("algorithm", ["superwords", "chunks", "extend"])
+def test_text_that_cannot_be_read_is_counted_and_never_learned(algorithm, zoo, tmp_path, caplog):
+    text = "Der M\xfcller geht \xfcber die Br\xfccke.\n" * 40
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_bytes(text.encode("latin-1"))
+    (tmp_path / "texts" / "b.txt").write_text("The mark \ufffd\ufffd stands for \ufffd.\n" * 40)
+    corpus, out = Corpus([str(tmp_path / "texts")]), tmp_path / "out"
+    if algorithm == "extend":
+        extend_folder(out, zoo["byte-level"], corpus, 60, Rules(), QUIET, drop=False)
+    else:
+        train_folder(out, corpus, TrainOptions(420, algorithm=algorithm, limits=QUIET), None)
+    assert not [t for t in load_tokenizer(str(out)).vocabulary if "\ufffd".encode() in t.bytes]
+    assert f"{tmp_path}/texts/a.txt is not UTF-8: {3 * 40} of its bytes could not be read" in caplog.text
+    assert "b.txt" not in caplog.text
+    written = json.loads((out / "supertokens.json").read_text())
+    assert written["text"]["not_utf8"] == {f"{tmp_path}/texts/a.txt": 120}
 
 
 # --- extend --------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ token can be produced.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,9 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.supertokens.counting import readable
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, coarsened, seams, word_pattern
+from mergekit_tokenadapt.supertokens.reach import whole_pieces
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.superwords import Limits, check_size, with_progress
 from mergekit_tokenadapt.supertokens.texts import Corpus
@@ -88,7 +90,7 @@ def train_chunks(
     check_size(vocab_size, len(special))
     words = pre_tokenizer or byte_level_split(word_pattern())
     definition = coarsened(json.loads(Tokenizer(models.BPE()).to_str()) | {"pre_tokenizer": words}, seams(rules))
-    cut = Tokenizer.from_str(json.dumps(definition)).pre_tokenizer
+    cut, in_one_piece = Tokenizer.from_str(json.dumps(definition)).pre_tokenizer, whole_pieces(definition)
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(MARK, "removed"), cut])
     asked = vocab_size
@@ -101,9 +103,9 @@ def train_chunks(
             show_progress=limits.shows_progress,
         )
         pieces = with_progress(corpus.pieces(limits.words_from), corpus, "words", limits)
-        trained.train_from_iterator(chunked(pieces, lengths or ChunkLengths(), seed), trainer)
+        trained.train_from_iterator(chunked(readable(pieces), lengths or ChunkLengths(), seed), trainer)
         trained_definition = json.loads(trained.to_str())
-        model = _kept(trained_definition, vocab_size, rules)
+        model = _kept(trained_definition, vocab_size, rules, in_one_piece)
         learned = len(trained_definition["model"]["vocab"])
         if len(model["vocab"]) == vocab_size or learned < asked:
             break
@@ -124,12 +126,15 @@ def chunked(pieces: Iterable[str], lengths: ChunkLengths, seed: int) -> Iterator
         yield marked.tobytes().decode("utf-32-le")
 
 
-def _kept(definition: Mapping[str, Any], vocab_size: int, rules: Rules) -> dict[str, Any]:
-    """The trained model without tokens that break a rule, and what is made of them, ids closed up."""
+def _kept(
+    definition: Mapping[str, Any], vocab_size: int, rules: Rules, in_one_piece: Callable[[str], bool]
+) -> dict[str, Any]:
+    """The trained model without tokens that break a rule or would be cut, and what is made of them, ids closed up."""
     vocabulary = Vocabulary.from_definition({**definition, "decoder": {"type": "ByteLevel"}})
     model = definition["model"]
     made = {x + y for x, y in model["merges"]}
-    refused = {t.spelling for t in vocabulary if t.spelling in made and not rules.accept(t.bytes)}
+    learned = [t for t in vocabulary if t.spelling in made]
+    refused = {t.spelling for t in learned if not rules.accept(t.bytes) or not in_one_piece(t.text or "")}
     kept: dict[str, int] = {t.spelling: t.id for t in vocabulary if t.spelling not in made}
     merges = []
     for x, y in model["merges"]:

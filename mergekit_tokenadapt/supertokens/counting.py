@@ -32,6 +32,8 @@ FIRST_CHARACTER = 0x10000
 MAX_IDS = 0x10FFFF - FIRST_CHARACTER
 END = "\n"
 """Parts runs."""
+REPLACED = "\ufffd"
+"""What stands for bytes that are no text."""
 
 Stream = Iterator[tuple[np.ndarray, np.ndarray]]
 """Token ids of a part of the corpus, int32 [n], and whether each starts a new run, bool [n]."""
@@ -54,7 +56,7 @@ class Encode:
     def __call__(self, texts: Iterator[str]) -> Stream:
         """Encode pieces of a corpus, in batches."""
         joints = Joints(self.vocabulary, self.rules)
-        return run_stream(self.prepare(texts), tokenizer_of(self.definition), joints)
+        return run_stream(self.prepare(readable(texts)), tokenizer_of(self.definition), joints)
 
 
 class TokenRuns(Protocol):
@@ -89,6 +91,12 @@ def run_stream(texts: Iterable[str], tokenizer: Tokenizer, joints: Joints) -> St
         firsts = np.cumsum(lengths)[:-1]
         starts[firsts[firsts < total]] = True
         yield ids, starts
+
+
+def readable(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces without U+FFFD, cut there: a token with it would stand for text that could not be read."""
+    for piece in pieces:
+        yield from filter(None, piece.split(REPLACED))
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -24,7 +24,7 @@ from mergekit_tokenadapt.supertokens.counting import Prepare, batches
 from mergekit_tokenadapt.supertokens.dropping import least_used, replace_tokens
 from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges
 from mergekit_tokenadapt.supertokens.pretokenizers import Coarsening
-from mergekit_tokenadapt.supertokens.reach import check_reachable, unmergeable
+from mergekit_tokenadapt.supertokens.reach import pruned, tell_dropped, unmergeable
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.superwords import (
     Limits,
@@ -80,8 +80,11 @@ def extend(
     # Runs of text are cut as inside a longer one: no dummy space comes before them.
     counted = without_dummy_space(old)
     characters, merges = _learn(counted, base, corpus, num_tokens, rules, limits, prepare)
-    spellings = list(dict.fromkeys([*characters, *(m.spelling for m in merges)]))
-    model = _grown(old["model"], base.vocabulary, characters, merges)
+    learned = list(dict.fromkeys([*characters, *(m.spelling for m in merges)]))
+    grown = {**old, "model": _grown(old["model"], base.vocabulary, characters, merges)}
+    grown, unreachable = pruned(grown, base.role_tokens, learned)
+    tell_dropped(unreachable)
+    model, spellings = grown["model"], [s for s in learned if s in grown["model"]["vocab"]]
     dropped: list[Token] = []
     if drop:
         usage = _usage({**counted, "model": model}, corpus, limits, prepare)
@@ -91,7 +94,6 @@ def extend(
     extended = Vocabulary.from_definition(result, base.role_tokens)
     _check_old_tokens(base.vocabulary, extended, {t.id for t in dropped})
     added = sorted(extended.by_spelling[s].id for s in spellings)
-    check_reachable(result, extended, added)
     return Extension(result, tuple(added), tuple(dropped), coarse.notes)
 
 

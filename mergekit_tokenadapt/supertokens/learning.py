@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
@@ -48,7 +48,13 @@ class NewMerge:
 
 
 def learn_merges(
-    runs: RunCounts, vocabulary: Vocabulary, num_tokens: int, rules: Rules, *, show_progress: bool = False
+    runs: RunCounts,
+    vocabulary: Vocabulary,
+    num_tokens: int,
+    rules: Rules,
+    *,
+    in_one_piece: Callable[[str], bool] = lambda _text: True,
+    show_progress: bool = False,
 ) -> list[NewMerge]:
     """Up to `num_tokens` new tokens, and the merges that make them, most frequent first.
 
@@ -57,6 +63,7 @@ def learn_merges(
         vocabulary: the tokens that the runs are made of.
         num_tokens: new tokens wanted. Fewer come back where the text does not support them.
         rules: what new tokens may hold.
+        in_one_piece: whether the result's pre-tokenizer leaves a text whole; what it cuts is no token.
         show_progress: let the trainer draw its bar.
 
     A merge whose result is a token that there is already is refused: old text would be cut differently.
@@ -66,7 +73,7 @@ def learn_merges(
     asked = int(OVERSHOOT * num_tokens) + 1
     while True:
         learned = _train(runs, asked, rules, show_progress)
-        accepted = _accepted(learned, vocabulary, num_tokens, rules)
+        accepted = _accepted(learned, vocabulary, num_tokens, rules, in_one_piece)
         missing = num_tokens - sum(m.is_new for m in accepted)
         if not missing or len(learned) < asked:
             return accepted
@@ -109,7 +116,11 @@ def _lines(runs: RunCounts) -> Iterator[str]:
 
 
 def _accepted(
-    learned: Iterable[tuple[str, str]], vocabulary: Vocabulary, num_tokens: int, rules: Rules
+    learned: Iterable[tuple[str, str]],
+    vocabulary: Vocabulary,
+    num_tokens: int,
+    rules: Rules,
+    in_one_piece: Callable[[str], bool],
 ) -> list[NewMerge]:
     """The merges that keep to the rules, as spellings, until there are enough new tokens."""
     refused: set[str] = set()
@@ -126,7 +137,8 @@ def _accepted(
             continue
         content = contents[left] + contents[right]
         merge = NewMerge(spellings[left], spellings[right], spellings[left] + spellings[right] not in known)
-        if not rules.accept(content) or merge.spelling in vocabulary.by_spelling:
+        is_cut = not in_one_piece(content.decode("utf-8", errors="ignore"))  # parts of a character are never cut
+        if is_cut or not rules.accept(content) or merge.spelling in vocabulary.by_spelling:
             refused.add(whole)
             continue
         if merge.is_new and num_new == num_tokens:

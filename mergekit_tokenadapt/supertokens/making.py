@@ -12,7 +12,7 @@ from mergekit_tokenadapt.supertokens.chunks import ChunkLengths, train_chunks
 from mergekit_tokenadapt.supertokens.extend import Extension, extend
 from mergekit_tokenadapt.supertokens.folder import write_tokenizer
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, can_be_coarser, word_pattern
-from mergekit_tokenadapt.supertokens.reach import check_reachable
+from mergekit_tokenadapt.supertokens.reach import merged_spellings, pruned, tell_dropped
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.superwords import Limits, train_superwords
 from mergekit_tokenadapt.supertokens.texts import Corpus
@@ -68,15 +68,17 @@ def train_folder(out: str | Path, corpus: Corpus, options: TrainOptions, like: T
         definition = train_chunks(corpus, options.vocab_size, lengths=options.lengths, seed=options.seed, **common)
     else:
         raise TokenAdaptError(f"there is no algorithm {options.algorithm!r}; there are {', '.join(ALGORITHMS)}")
+    definition, dropped = pruned(definition, {}, merged_spellings(definition))
+    tell_dropped(dropped)
     vocabulary = Vocabulary.from_definition(definition)
-    check_reachable(definition, vocabulary, vocabulary.ids(TokenKind.ORDINARY).tolist())
-    if len(vocabulary) < options.vocab_size:
+    if len(vocabulary) + len(dropped) < options.vocab_size:
         LOG.warning(
             "the text supports %s tokens, not %s: nothing else occurs %d times and keeps to the rules",
-            f"{len(vocabulary):,}",
+            f"{len(vocabulary) + len(dropped):,}",
             f"{options.vocab_size:,}",
             options.limits.min_frequency,
         )
+    corpus.tell_unread()
     write_tokenizer(out, definition, {"made": "train", **_described(options, corpus)}, like=like)
     return len(vocabulary)
 
@@ -106,6 +108,7 @@ def extend_folder(
             f"{num_tokens:,}",
             limits.min_frequency,
         )
+    corpus.tell_unread()
     manifest = {
         "made": "extend",
         "base": base.name,
@@ -156,4 +159,5 @@ def _text(corpus: Corpus) -> dict[str, Any]:
         "bytes": corpus.num_bytes,
         "documents": corpus.num_documents,
         "skipped": corpus.num_skipped,
+        "not_utf8": dict(sorted(corpus.replaced.items())),
     }

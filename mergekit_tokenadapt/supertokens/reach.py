@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.segmentation import Segmenter
+from mergekit_tokenadapt.supertokens.pretokenizers import merges_of
 from mergekit_tokenadapt.vocabulary import Definition, Token, TokenKind, Vocabulary
+
+LOG = logging.getLogger(__name__)
 
 BLOCK = 65536
 
@@ -53,20 +56,83 @@ def unmergeable(definition: Definition, tokens: Iterable[Token]) -> set[int]:
 
 def _cut_apart(definition: Definition, tokens: Iterable[Token]) -> set[int]:
     """Ids of the tokens whose text the pre-tokenizer cuts."""
+    in_one_piece = whole_pieces(definition)
+    return {t.id for t in tokens if not in_one_piece(t.text or "")}
+
+
+def whole_pieces(definition: Definition) -> Callable[[str], bool]:
+    """A function that says whether the tokenizer's pre-tokenizer leaves a text in one piece.
+
+    White space is what it often does not: in ``"\\n \\n"``, one piece of most patterns, a merge may first make
+    ``"\\n "``, which by itself is two pieces.
+    """
     tokenizer = Tokenizer.from_str(json.dumps({**definition, "model": {"type": "BPE", "vocab": {}, "merges": []}}))
     cutter = tokenizer.pre_tokenizer
     if cutter is None:
-        return set()
-    return {t.id for t in tokens if len(cutter.pre_tokenize_str(t.text or "")) > 1}
+        return lambda _text: True
+    return lambda text: len(cutter.pre_tokenize_str(text)) <= 1
 
 
-def check_reachable(definition: Definition, vocabulary: Vocabulary, new: Iterable[int]) -> None:
-    """Refuse a vocabulary with new tokens that its own tokenizer never produces.
+# --- taking out what cannot be produced ------------------------------------------------------------
 
-    Raises:
-        TokenAdaptError: there are such tokens; the message shows some.
+
+def pruned(
+    definition: Mapping[str, Any], roles: Mapping[str, str], new: Collection[str]
+) -> tuple[dict[str, Any], list[Token]]:
+    """A copy of a BPE definition without new tokens that it never produces.
+
+    With a token go the merges that make it or need it, and the new tokens that no merge is left for. The new tokens
+    that stay keep their order and close up: together they have the lowest of the ids that the new ones had.
+
+    Args:
+        definition: the tokenizer.
+        roles: its special tokens by role, as `Vocabulary.from_definition` takes them.
+        new: spellings of the tokens that may go.
+
+    Returns:
+        The definition, and the tokens that are gone, in the order of the ids that they had.
     """
-    lost = unreachable(definition, vocabulary, new)
-    if lost:
-        shown = ", ".join(repr(t.label) for t in lost[:5])
-        raise TokenAdaptError(f"{len(lost)} new tokens could never be produced, among them {shown}")
+    given = Vocabulary.from_definition(definition, roles)
+    result, kept = dict(definition), set(new)
+    while True:
+        vocabulary = Vocabulary.from_definition(result, roles)
+        lost = {t.spelling for t in unreachable(result, vocabulary, [vocabulary.by_spelling[s].id for s in kept])}
+        if not lost:
+            break
+        result["model"] = _without(result["model"], kept, lost)
+        kept &= result["model"]["vocab"].keys()
+    return result, [t for t in given if t.spelling in new and t.spelling not in kept]
+
+
+def merged_spellings(definition: Definition) -> set[str]:
+    """Spellings of the tokens that a merge makes: of a new tokenizer all but its bytes and special tokens."""
+    return {x + y for x, y in merges_of(definition)}
+
+
+def _without(model: Mapping[str, Any], new: Collection[str], lost: Collection[str]) -> dict[str, Any]:
+    """A copy of the model without the lost tokens, and without the new ones that cannot be made without them."""
+    merges = [(x, y) for x, y in merges_of({"model": model})]
+    made = {x + y for x, y in merges}
+    gone: set[str] = set(lost)
+    while True:
+        merges = [(x, y) for x, y in merges if not gone & {x, y, x + y}]
+        orphans = (made & set(new)) - {x + y for x, y in merges} - gone
+        if not orphans:
+            break
+        gone |= orphans
+    kept = sorted((s for s in new if s not in gone), key=model["vocab"].__getitem__)
+    ids = sorted(model["vocab"][s] for s in new)
+    vocab = {s: i for s, i in model["vocab"].items() if s not in new}
+    return {**model, "vocab": vocab | dict(zip(kept, ids, strict=False)), "merges": [[x, y] for x, y in merges]}
+
+
+def tell_dropped(dropped: Sequence[Token]) -> None:
+    """Say how many learned tokens were taken out again, and why."""
+    if dropped:
+        shown = ", ".join(repr(t.label) for t in dropped[:5])
+        LOG.warning(
+            "%d of the learned tokens were dropped, among them %s: text is cut inside them, so that they would never "
+            "be produced, or they are made of such a token",
+            len(dropped),
+            shown,
+        )

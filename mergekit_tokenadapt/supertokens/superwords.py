@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.progress import shows_progress
-from mergekit_tokenadapt.supertokens.counting import Encode, PairCounts, Prepare
+from mergekit_tokenadapt.supertokens.counting import Encode, PairCounts, Prepare, readable
 from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges, learn_merges
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, coarsened, seams, word_pattern
+from mergekit_tokenadapt.supertokens.reach import merged_spellings, pruned, tell_dropped, whole_pieces
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.texts import Corpus
 from mergekit_tokenadapt.tokenizer_files import tokenizer_of
@@ -89,7 +90,9 @@ def train_superwords(
     smallest = check_size(vocab_size, len(special))
     num_words = min(vocab_size, max(smallest, round(word_share * vocab_size)))
     words = train_words(corpus, num_words, special, pre_tokenizer or byte_level_split(word_pattern()), limits, rules)
-    definition = coarsened(words, seams(rules))
+    coarse = coarsened(words, seams(rules))
+    definition, dropped = pruned(coarse, {}, merged_spellings(coarse))
+    tell_dropped(dropped)
     vocabulary = Vocabulary.from_definition(definition)
     missing = vocab_size - len(vocabulary)
     merges = learn_all(definition, vocabulary, corpus, missing, rules, limits)
@@ -136,7 +139,7 @@ def train_words(
         max_token_length=rules.max_characters if rules else None,
     )
     pieces = corpus.pieces(limits.words_from)
-    tokenizer.train_from_iterator(with_progress(pieces, corpus, "words", limits), trainer)
+    tokenizer.train_from_iterator(readable(with_progress(pieces, corpus, "words", limits)), trainer)
     result: dict[str, Any] = json.loads(tokenizer.to_str())
     return result
 
@@ -194,7 +197,14 @@ def _learn(
         frequency = max(least, _promising_frequency(pairs, num_tokens))
         while True:
             runs = encoded.runs(pairs, frequency, limits.max_memory // 2)
-            merges = learn_merges(runs, vocabulary, num_tokens, rules, show_progress=limits.shows_progress)
+            merges = learn_merges(
+                runs,
+                vocabulary,
+                num_tokens,
+                rules,
+                in_one_piece=whole_pieces(definition),
+                show_progress=limits.shows_progress,
+            )
             # All merges that are wanted are that frequent: they are those that all runs would have given.
             if sum(merge.is_new for merge in merges) == num_tokens or frequency == least:
                 return merges

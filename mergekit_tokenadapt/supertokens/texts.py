@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -15,13 +18,18 @@ from typing import IO, TypeVar, cast
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.evaluation.texts.sources import dataset_texts, files_below, json_lines, split_settings
-from mergekit_tokenadapt.supertokens.counting import Encode, TokenRuns, batches
+from mergekit_tokenadapt.supertokens.counting import REPLACED, Encode, TokenRuns, batches
 from mergekit_tokenadapt.supertokens.learning import spooled
+
+LOG = logging.getLogger(__name__)
 
 PIECE_CHARACTERS = 1 << 16
 """A document is cut into pieces of about this size."""
 BINARY_PROBE = 4096
 """A file with a zero byte among its first ones is no text."""
+MOST_NAMED = 10
+"""Files named in a warning."""
+_ESCAPED = re.compile("[\udc80-\udcff]")
 
 Watch = Callable[[Iterator[str]], Iterator[str]]
 """Shows how far the reading of pieces has come."""
@@ -40,6 +48,8 @@ class Corpus:
     num_documents: int = field(default=0, init=False)
     num_skipped: int = field(default=0, init=False)
     """Files that hold zero bytes, and so are no text."""
+    replaced: Counter[str] = field(default_factory=Counter, init=False)
+    """Bytes that are no UTF-8, by file, in any reading so far."""
 
     def __post_init__(self) -> None:
         self._streams = [_Source.parse(source) for source in self.sources]
@@ -64,11 +74,15 @@ class Corpus:
         """
         limit = min((n for n in (max_bytes, self.max_bytes) if n), default=0)
         self.num_bytes = self.num_documents = self.num_skipped = 0
-        for piece in _taking_turns([self._pieces_of(source) for source in self._streams]):
-            self.num_bytes += len(piece.encode("utf-8"))
-            yield piece
-            if limit and self.num_bytes >= limit:
-                return
+        replaced = Counter[str]()
+        try:
+            for piece in _taking_turns([self._pieces_of(source, replaced) for source in self._streams]):
+                self.num_bytes += len(piece.encode("utf-8"))
+                yield piece
+                if limit and self.num_bytes >= limit:
+                    return
+        finally:
+            self.replaced |= replaced  # the larger count of each file: it may have been read in part before
         if not self.num_bytes:
             raise TokenAdaptError(f"there is no text in {', '.join(self.sources)}: nothing can be learned from it")
 
@@ -85,8 +99,17 @@ class Corpus:
         """What `count` makes of each part of the corpus: of lists of pieces. It may run in another process."""
         return map(count, batches(watch(self.pieces())))
 
-    def _pieces_of(self, source: _Source) -> Iterator[str]:
-        for document in source.documents():
+    def tell_unread(self) -> None:
+        """Say of what text nothing was learned, once the learning is done."""
+        for file, number in sorted(self.replaced.items())[:MOST_NAMED]:
+            LOG.warning("%s is not UTF-8: %d of its bytes could not be read, and no token holds them", file, number)
+        if len(self.replaced) > MOST_NAMED:
+            LOG.warning("nor are %d more files UTF-8", len(self.replaced) - MOST_NAMED)
+        if self.num_skipped:
+            LOG.warning("%d files were skipped: they hold zero bytes, and so are no text", self.num_skipped)
+
+    def _pieces_of(self, source: _Source, replaced: Counter[str]) -> Iterator[str]:
+        for document in source.documents(replaced):
             if document is None:
                 self.num_skipped += 1
                 continue
@@ -132,24 +155,27 @@ class _Source:
         path = Path(self.place)
         return [path] if path.is_file() else files_below(path)
 
-    def documents(self) -> Iterator[Iterator[str] | None]:
-        """The pieces of each document; None for a file that is no text."""
+    def documents(self, replaced: Counter[str]) -> Iterator[Iterator[str] | None]:
+        """The pieces of each document; None for a file that is no text.
+
+        Args:
+            replaced: is told, by file, how many bytes were no UTF-8.
+        """
         if self.place.startswith("hf:"):
             for text in dataset_texts(self.place.removeprefix("hf:"), self.settings):
                 yield cut(text)
             return
         for file in self._files():
-            yield from self._documents_of(file)
+            yield from self._documents_of(file, replaced)
 
-    def _documents_of(self, file: Path) -> Iterator[Iterator[str] | None]:
+    def _documents_of(self, file: Path, replaced: Counter[str]) -> Iterator[Iterator[str] | None]:
         try:
             with _open(file) as opened:
                 if b"\0" in opened.read(BINARY_PROBE):
                     yield None
                     return
                 opened.seek(0)
-                # newline="": line ends stay as they are.
-                text = io.TextIOWrapper(opened, encoding="utf-8", errors="replace", newline="")
+                text = _Utf8(opened, file, replaced)
                 if ".jsonl" in file.suffixes:
                     texts = json_lines(text, self.settings.get("field", "text"), file)
                     yield from (cut(without_surrogates(document)) for document in texts)
@@ -157,6 +183,32 @@ class _Source:
                     yield _cut_stream(text)
         except (OSError, EOFError) as error:
             raise TokenAdaptError(f"{file} cannot be read: {first_line(error)}") from error
+
+
+class _Utf8:
+    """A file as text, line ends as they are. A byte that is no UTF-8 becomes U+FFFD, and is counted."""
+
+    def __init__(self, opened: IO[bytes], file: Path, replaced: Counter[str]) -> None:
+        # surrogateescape: what could not be read can be told from a U+FFFD that is in the file.
+        self._text = io.TextIOWrapper(opened, encoding="utf-8", errors="surrogateescape", newline="")
+        self._file, self._replaced = str(file), replaced
+
+    def read(self, size: int) -> str:
+        return self._checked(self._text.read(size))
+
+    def readline(self, size: int) -> str:
+        return self._checked(self._text.readline(size))
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._checked, self._text)
+
+    def _checked(self, text: str) -> str:
+        if text.isascii():
+            return text
+        text, number = _ESCAPED.subn(REPLACED, text)
+        if number:
+            self._replaced[self._file] += number
+        return text
 
 
 def _open(file: Path) -> IO[bytes]:
@@ -177,7 +229,7 @@ def cut(text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
     return _cut_stream(io.StringIO(text, newline=""), size)
 
 
-def _cut_stream(text: IO[str], size: int = PIECE_CHARACTERS) -> Iterator[str]:
+def _cut_stream(text: IO[str] | _Utf8, size: int = PIECE_CHARACTERS) -> Iterator[str]:
     while piece := text.read(size):
         # The rest of the line, but no more than a piece: there are files without line ends.
         yield piece if piece.endswith("\n") else piece + text.readline(size)
