@@ -35,7 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
 
 import quality  # noqa: E402
-from mergekit_tokenadapt.pursuit.search import Search, choose_search  # noqa: E402
+
+from mergekit_tokenadapt.inner_products import Search, choose_search  # noqa: E402
 
 RESULTS, TABLES = ROOT / "docs" / "omp.json", ROOT / "docs" / "omp.md"
 BASE, DONOR = "smollm2", "gemma"
@@ -117,7 +118,7 @@ def measure(results: dict[str, Any], tokens: int, k: int) -> None:
             results["peak_memory"][side] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
         RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
     drawn = torch.randperm(len(rows.new_ND), generator=torch.Generator().manual_seed(0))[:tokens]
-    for n, places in enumerate(drawn.split(BATCH)):
+    for n, places in enumerate(torch.split(drawn, BATCH)):
         if str(n) not in results["batches"]:
             results["batches"][str(n)] = compare(rows, places, k, search)
             click.echo(f"{time.strftime('%H:%M:%S')} batch {n}: {results['batches'][str(n)]}", err=True)

@@ -187,7 +187,8 @@ def _compared(base: Path, out: Path) -> int:
 
     def read(file: Path, name: str) -> torch.Tensor:
         with safe_open(str(file), "pt") as opened:
-            return opened.get_tensor(name)
+            found: torch.Tensor = opened.get_tensor(name)
+        return found
 
     before, after = places(base), places(out)
     if before.keys() != after.keys():

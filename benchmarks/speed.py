@@ -171,7 +171,7 @@ def products_per_second(problem: Any, block: int = 512, rounds: int = 20) -> flo
     started = time.process_time()
     for _ in range(rounds):
         new @ old.T
-    return 2 * rounds * len(new) * old.numel() / (time.process_time() - started)
+    return float(2 * rounds * len(new) * old.numel() / (time.process_time() - started))
 
 
 def ties(problem: Any, tokens: list[Any]) -> int:
@@ -215,7 +215,7 @@ def plain_loop(problem: Any, tokens: list[Any], files: Any, matrix_VD: torch.Ten
         for piece, exponential in zip(pieces, exponentials, strict=True):
             share = len(problem.base.by_id[piece].bytes.decode("utf-8", errors="replace")) / length
             scores.append(math.exp((exponential / sum(exponentials) + share) / 2 / 0.3))
-        local = sum(s / sum(scores) * matrix_VD[i] for s, i in zip(scores, pieces, strict=True))
+        local: Any = sum(s / sum(scores) * matrix_VD[i] for s, i in zip(scores, pieces, strict=True))
         nearest = (old_vectors @ vector).topk(3)
         kept = nearest.values >= 0
         weights = (nearest.values[kept] / 0.3).softmax(dim=0)

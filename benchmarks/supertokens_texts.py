@@ -1,4 +1,4 @@
-"""Texts for benchmarks/supertokens.py: documentation, dictionaries and sources out of Debian packages.
+"""Texts for benchmarks/supertokens_measured.py: documentation, dictionaries and sources out of Debian packages.
 
 Fetched with ``apt-get download`` (no rights needed, nothing is installed) into benchmarks/cache, turned into
 plain text, and split by whole documents into a part to learn from and a part to measure on.

@@ -236,7 +236,7 @@ def heal(model: Any, tokenizer: Any, files: Any, prompt: str, settings: dict[str
     allowed = torch.tensor([t.id for t in files.vocabulary if t.bytes.startswith(begin)])
     logits = model(torch.tensor([ids])).logits[0, -1]
     ids.append(int(allowed[logits[allowed].argmax()]))
-    return tokenizer.decode(model.generate(torch.tensor([ids]), **settings)[0])
+    return str(tokenizer.decode(model.generate(torch.tensor([ids]), **settings)[0]))
 
 
 if __name__ == "__main__":

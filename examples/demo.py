@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
@@ -81,7 +82,7 @@ def mergekit_yaml(recipe: Path, out: Path) -> None:
     subprocess.run([command, str(recipe.relative_to(ROOT)), str(out.relative_to(ROOT))], cwd=ROOT, check=True)
 
 
-def measure(name: str, model: object, tokenizer: object, texts: dict[str, str]) -> list[str]:
+def measure(name: str, model: Any, tokenizer: Any, texts: dict[str, str]) -> list[str]:
     """One row of the table."""
     from mergekit_tokenadapt.evaluation import bits_per_byte
 
@@ -90,11 +91,11 @@ def measure(name: str, model: object, tokenizer: object, texts: dict[str, str]) 
     return [name, f"{len(tokenizer):,}", f"{model.config.vocab_size:,}", *bits, " / ".join(counts)]
 
 
-def generate(model: object, tokenizer: object) -> str:
+def generate(model: Any, tokenizer: Any) -> str:
     """A greedy continuation of the prompt."""
     ids = tokenizer(PROMPT, return_tensors="pt").input_ids
     out = model.generate(ids, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.eos_token_id)
-    return tokenizer.decode(out[0], skip_special_tokens=True)
+    return str(tokenizer.decode(out[0], skip_special_tokens=True))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def corrected(base: str, target: str, text: CalibrationText) -> torch.Tensor:
 
 def main() -> None:
     """Learn from both, and compare."""
-    models = sys.argv[1:3]
+    models = (sys.argv[1], sys.argv[2]) if len(sys.argv) > 2 else None
     torch.set_num_threads(1)  # as in each worker: the number of threads changes the last bits of sums
     with tempfile.TemporaryDirectory() as temporary:
         folder, texts = Path(temporary), documents()

