@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.plain_words import did_you_mean
 
 METHODS = "mergekit_tokenadapt.methods"
 AUXILIARY = "mergekit_tokenadapt.auxiliary"
@@ -28,7 +29,9 @@ def load(group: str, name: str, kind: type[KindT]) -> type[KindT]:
     what = group.rsplit(".", 1)[-1].removesuffix("s")
     entry = _entries(group).get(name)
     if entry is None:
-        raise TokenAdaptError(f"unknown {what} {name!r}; installed: {', '.join(names(group))}")
+        raise TokenAdaptError(
+            f"unknown {what} {name!r}; installed: {', '.join(names(group))}{did_you_mean(name, names(group))}"
+        )
     try:
         found = entry.load()
     except ImportError as error:

@@ -1,5 +1,5 @@
 """Spaces in which similar texts are close: one file each, found through entry points."""
 
-from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace, find_auxiliary
+from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace, check_auxiliary_name, find_auxiliary
 
-__all__ = ["AuxiliarySpace", "find_auxiliary"]
+__all__ = ["AuxiliarySpace", "check_auxiliary_name", "find_auxiliary"]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mergekit_tokenadapt import registry
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.plain_words import did_you_mean
 
 
 class AuxiliarySpace(ABC):
@@ -44,15 +45,33 @@ def find_auxiliary(name: str) -> AuxiliarySpace:
     Raises:
         TokenAdaptError: unknown name, missing folder, or a package that is not installed.
     """
-    head, _, argument = name.partition(":")
-    if head in registry.names(registry.AUXILIARY):
-        return _load(head).from_argument(argument or None)
+    kind, argument = _kind_and_argument(name)
+    return _load(kind).from_argument(argument)
+
+
+def check_auxiliary_name(name: str) -> None:
+    """Find out whether a recipe's auxiliary space can be meant at all, though it may not be needed.
+
+    Raises:
+        TokenAdaptError: unknown name, or missing folder.
+    """
+    _kind_and_argument(name)
+
+
+def _kind_and_argument(name: str) -> tuple[str, str | None]:
+    """The registered name of a space, and its argument."""
+    head, colon, argument = name.partition(":")
+    known = registry.names(registry.AUXILIARY)
+    if head in known:
+        return head, argument or None
     if Path(name).is_dir():
-        return _load(_kind_of_folder(Path(name))).from_argument(name)
-    if "/" in name and not Path(name).is_absolute() and not name.startswith("."):
-        return _load("sentence-transformers").from_argument(name)
-    known = ", ".join(registry.names(registry.AUXILIARY))
-    raise TokenAdaptError(f"unknown auxiliary {name!r}: not one of {known}, not a folder, not a hub id")
+        return _kind_of_folder(Path(name)), name
+    if "/" in name and not colon and not Path(name).is_absolute() and not name.startswith("."):
+        return "sentence-transformers", name
+    raise TokenAdaptError(
+        f"unknown auxiliary {name!r}: not one of {', '.join(known)}, not a folder, not a hub id"
+        + did_you_mean(head, known)
+    )
 
 
 def _load(name: str) -> type[AuxiliarySpace]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mergekit_tokenadapt.auxiliary import find_auxiliary
+from mergekit_tokenadapt.adapt_config import AdaptConfig
 from mergekit_tokenadapt.donor import Donor
-from mergekit_tokenadapt.methods import find_method
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer, read_json
 from mergekit_tokenadapt.transfer import Transfer, choose_rows
 
@@ -39,20 +38,20 @@ def sizes_of(base: TokenizerFiles) -> BaseSizes:
 
 def make_transfer(base_name: str, target_name: str, block: dict[str, Any], *, quiet: bool) -> Transfer:
     """The transfer from BASE to TARGET that an ``adapt`` block asks for."""
+    adapt = AdaptConfig.read(block)
+    method, auxiliary = adapt.make_method(), adapt.make_auxiliary()
     base, target = load_tokenizer(base_name), load_tokenizer(target_name)
-    options = {k: v for k, v in block.items() if k not in ("method", "auxiliary", "token_map", "rows")}
-    method = find_method(block["method"], options)
     base_rows = sizes_of(base).rows
     transfer = Transfer(
         base=base,
         target=target,
-        method_name=block["method"],
+        method_name=adapt.method,
         method=method,
-        num_rows=choose_rows(block.get("rows"), [(base, base_rows)], target),
+        num_rows=choose_rows(adapt.rows, [(base, base_rows)], target),
         base_rows=base_rows,
-        auxiliary=find_auxiliary(block["auxiliary"]) if method.needs_auxiliary else None,
+        auxiliary=auxiliary,
         donor=Donor(target_name) if method.needs_donor else None,
-        token_map=block.get("token_map", {}),
+        token_map=adapt.token_map,
         quiet=quiet,
     )
     transfer.check()

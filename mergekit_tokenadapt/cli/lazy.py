@@ -52,7 +52,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except pydantic.ValidationError as error:
-            from mergekit_tokenadapt.methods.base import describe_errors
+            from mergekit_tokenadapt.plain_words import describe_errors
 
             raise TokenAdaptError(describe_errors(error)) from error
         except (OSError, MemoryError) as error:

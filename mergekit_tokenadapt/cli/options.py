@@ -62,9 +62,17 @@ def read_pairs(pairs: tuple[str, ...], option: str, *, typed: bool) -> dict[str,
 def adapt_block(
     method: str, auxiliary: str, options: tuple[str, ...], token_map: tuple[str, ...], **more: Any
 ) -> dict[str, Any]:
-    """The ``tokenizer.adapt`` block that the options stand for; `more` keys that are None are left out."""
+    """The ``tokenizer.adapt`` block that the options stand for; `more` keys that are None are left out.
+
+    Raises:
+        TokenAdaptError: a key or a value is wrong.
+    """
+    from mergekit_tokenadapt.adapt_config import AdaptConfig
+
     block: dict[str, Any] = {"method": method, "auxiliary": auxiliary}
     block |= {key: value for key, value in more.items() if value is not None}
     if token_map:
         block["token_map"] = read_pairs(token_map, "--token-map", typed=False)
-    return block | read_pairs(options, "--option", typed=True)
+    block |= read_pairs(options, "--option", typed=True)
+    AdaptConfig.read(block)
+    return block

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pydantic
@@ -12,6 +12,7 @@ from mergekit_tokenadapt import registry
 from mergekit_tokenadapt.calibration import Calibration
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.mixture import Mixture
+from mergekit_tokenadapt.plain_words import describe_errors
 from mergekit_tokenadapt.problem import TransferProblem
 
 
@@ -53,8 +54,13 @@ class Method(pydantic.BaseModel, ABC):
         return None
 
 
-def find_method(name: str, options: Mapping[str, Any]) -> Method:
+def find_method(name: str, options: Mapping[str, Any], beside: Sequence[str] = ()) -> Method:
     """The method that a recipe names, with its options.
+
+    Args:
+        name: under which it is registered.
+        options: its own.
+        beside: other keys that may stand beside them, for the message about an unknown one.
 
     Raises:
         TokenAdaptError: unknown name or option, or a value out of range; the message names the key.
@@ -63,17 +69,5 @@ def find_method(name: str, options: Mapping[str, Any]) -> Method:
     try:
         return method.model_validate(dict(options))
     except pydantic.ValidationError as error:
-        raise TokenAdaptError(f"method {name!r}: {describe_errors(error, list(method.model_fields))}") from error
-
-
-def describe_errors(error: pydantic.ValidationError, known_keys: list[str] | None = None) -> str:
-    """pydantic's errors on one line: which key, what was wrong, what was given."""
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            options = f"; its options are: {', '.join(known_keys)}" if known_keys else ""
-            lines.append(f"unknown option {key!r}{options}")
-        else:
-            lines.append(f"{key}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, not {problem['input']!r}")
-    return "; ".join(lines)
+        says = describe_errors(error, list(method.model_fields), beside)
+        raise TokenAdaptError(f"method {name!r}: {says}") from error

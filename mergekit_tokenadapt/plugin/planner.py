@@ -13,7 +13,6 @@ from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 from mergekit.tokenizer import BuildTokenizer
 
-from mergekit_tokenadapt.auxiliary import find_auxiliary
 from mergekit_tokenadapt.calibration_text import CalibrationText
 from mergekit_tokenadapt.donor import Donor
 from mergekit_tokenadapt.errors import TokenAdaptError
@@ -92,7 +91,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
                 raise TokenAdaptError("missing_rows: base_model needs a base_model in the recipe")
             self._fill_from = self.config.base_model
         method = adapt.make_method()
-        auxiliary = find_auxiliary(adapt.auxiliary) if method.needs_auxiliary else None
+        auxiliary = adapt.make_auxiliary()
         models = [look_at(reference, self.arch_info, self.options) for reference in self._references()]
         check_together(models)
         target = self._target(models[0])

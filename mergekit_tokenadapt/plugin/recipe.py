@@ -1,75 +1,68 @@
-"""The recipe block ``tokenizer.adapt``."""
+"""The recipe block ``tokenizer.adapt``, as a field of mergekit's tokenizer block."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from mergekit.tokenizer.config import TokenizerConfig
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from typing_extensions import Self
 
-from mergekit_tokenadapt.methods import Method, find_method
+from mergekit_tokenadapt.adapt_config import AdaptConfig
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.plain_words import describe_errors
+
+__all__ = ["AdaptConfig", "AdaptingTokenizerConfig"]
 
 
-class AdaptConfig(BaseModel):
-    """Options that every method has. Any other key is an option of the method, and checked by it."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    method: str = Field(default="calibrated", description="how rows of new tokens are made")
-    auxiliary: str = Field(default="ngram", description="embedding space: ngram, a folder, or a hub id")
-    rows: Literal["exact", "donor"] | PositiveInt | None = Field(
-        default=None,
-        description="rows of the output matrices: highest id + 1 (exact, the default), those of the target's model "
-        "(donor), or a number; a model that already speaks the target tokenizer keeps its rows by default",
-    )
-    token_map: Mapping[str, str] = Field(
-        default_factory=dict, description="special tokens: {OLD: NEW}, or {NEW: text to make it from}"
-    )
-    chat_template: str = Field(default="target", description="target, base, or a file with Jinja source")
-    calibration_text: str | None = Field(
-        default=None,
-        description="text that the output rows are corrected with: a file, a folder, jsonl, or 'default' for the "
-        "source of Python's own library",
-    )
-    calibration_bytes: NonNegativeInt = Field(
-        default=1_000_000, description="bytes read of it, in evenly spaced passages; 0 means all"
-    )
-    untie: bool = Field(
-        default=False,
-        description="give a model with tied matrices an output matrix of its own, as large as the input's",
-    )
-    missing_rows: Literal["made", "base_model"] = Field(
-        default="made",
-        description="rows of tokens that an input model does not have: made by the method, or those of base_model, "
-        "so that its task vector is zero there",
-    )
-    save_plan: bool = Field(default=True, description="write tokenadapt.plan into the output folder")
-
-    @model_validator(mode="after")
-    def _check_method(self) -> AdaptConfig:
-        self.make_method()
-        return self
-
-    def make_method(self) -> Method:
-        """The method with its options."""
-        return find_method(self.method, self.model_extra or {})
-
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())
+def _read_block(block: Any) -> Any:
+    """Our own words for whatever is wrong in the block, in place of pydantic's."""
+    if block is None or isinstance(block, AdaptConfig):
+        return block
+    if not isinstance(block, Mapping):
+        keys = ", ".join(AdaptConfig.model_fields)
+        raise TokenAdaptError(f"tokenizer.adapt takes keys ({keys}, and options of the method), not {block!r}")
+    try:
+        return AdaptConfig.read(block)
+    except TokenAdaptError as error:
+        raise TokenAdaptError(f"tokenizer.adapt: {error}") from error
 
 
 class AdaptingTokenizerConfig(TokenizerConfig):  # type: ignore[misc]
     """mergekit's tokenizer block with one more field."""
 
-    adapt: AdaptConfig | None = None
+    adapt: Annotated[AdaptConfig | None, BeforeValidator(_read_block)] = None
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _check_neighbours(cls, block: Any) -> Any:
-        if isinstance(block, Mapping) and block.get("adapt") is not None:
-            if block.get("source") in (None, "union"):
-                raise ValueError("tokenizer.adapt needs tokenizer.source: a tokenizer folder, a hub id, or 'base'")
-            if block.get("tokens"):
-                raise ValueError("tokenizer.tokens cannot be used with tokenizer.adapt: use tokenizer.adapt.token_map")
-        return block
+    def _check(cls, block: Any, as_stock: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(block, Mapping) or block.get("adapt") is None:
+            return as_stock(block)
+        if block.get("source") in (None, "union"):
+            raise TokenAdaptError("tokenizer.adapt needs tokenizer.source: a tokenizer folder, a hub id, or 'base'")
+        if block.get("tokens"):
+            raise TokenAdaptError("tokenizer.tokens cannot be used with tokenizer.adapt: use tokenizer.adapt.token_map")
+        try:
+            checked = as_stock(block)
+        except ValidationError as error:
+            raise TokenAdaptError(describe_errors(error)) from error
+        if checked.pad_to_multiple_of is not None and checked.pad_to_multiple_of < 1:
+            raise TokenAdaptError(f"pad_to_multiple_of: takes a number above 0, not {checked.pad_to_multiple_of}")
+        return checked
+
+    @model_serializer(mode="wrap")
+    def _leave_out_none(self, as_stock: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A block without ``adapt`` is written as stock mergekit writes it.
+
+        `mergekit-multi` writes and reads recipes again: an empty ``adapt:`` in one is then the user's own.
+        """
+        block: dict[str, Any] = as_stock(self)
+        return {key: value for key, value in block.items() if key != "adapt" or value is not None}

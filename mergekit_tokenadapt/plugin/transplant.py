@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import yaml
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
@@ -16,7 +17,9 @@ from mergekit.options import MergeOptions
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.evaluation.model_folder import check_names
+from mergekit_tokenadapt.plain_words import describe_errors
 from mergekit_tokenadapt.plugin import activate
+from mergekit_tokenadapt.plugin.misplaced import check_recipe
 from mergekit_tokenadapt.staging import check_absent, staged_folder
 
 LOG = logging.getLogger(__name__)
@@ -54,11 +57,10 @@ def run_recipe(
 
     Raises:
         TokenAdaptError: `out` exists and `force` is not given, or the recipe or its input is wrong.
-        pydantic.ValidationError: a key of the recipe is wrong.
     """
     destination = check_absent(out, force=force)
     activate()
-    configuration = MergeConfiguration.model_validate(dict(recipe))
+    configuration = _read(recipe)
     for reference in configuration.referenced_models():
         _check_model(reference, options)
     # mergekit names the model after its folder: the staged one has the name of the final one.
@@ -77,6 +79,15 @@ def run_recipe(
         if finish is not None:
             finish(staged)
     return destination
+
+
+def _read(recipe: Mapping[str, Any]) -> MergeConfiguration:
+    """mergekit's own reading of a recipe, with the checks that a program without pydantic's plugins lacks."""
+    check_recipe(recipe)
+    try:
+        return MergeConfiguration.model_validate(dict(recipe))
+    except pydantic.ValidationError as error:
+        raise TokenAdaptError(f"the recipe is wrong: {describe_errors(error)}") from error
 
 
 def _as_path(name: str) -> str:

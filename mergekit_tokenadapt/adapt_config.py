@@ -1,0 +1,79 @@
+"""The keys of the recipe block ``tokenizer.adapt``: the one place that knows their names, defaults and meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+
+from mergekit_tokenadapt.auxiliary import AuxiliarySpace, check_auxiliary_name, find_auxiliary
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.methods import Method, find_method
+from mergekit_tokenadapt.plain_words import describe_errors
+
+
+class AdaptConfig(BaseModel):
+    """Options that every method has. Any other key is an option of the method, and checked by it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    method: str = Field(default="calibrated", description="how rows of new tokens are made")
+    auxiliary: str = Field(default="ngram", description="embedding space: ngram, a folder, or a hub id")
+    rows: Literal["exact", "donor"] | PositiveInt | None = Field(
+        default=None,
+        description="rows of the output matrices: highest id + 1 (exact, the default), those of the target's model "
+        "(donor), or a number; a model that already speaks the target tokenizer keeps its rows by default",
+    )
+    token_map: Mapping[str, str] = Field(
+        default_factory=dict, description="special tokens: {OLD: NEW}, or {NEW: text to make it from}"
+    )
+    chat_template: str = Field(default="target", description="target, base, or a file with Jinja source")
+    calibration_text: str | None = Field(
+        default=None,
+        description="text that the output rows are corrected with: a file, a folder, jsonl, or 'default' for the "
+        "source of Python's own library",
+    )
+    calibration_bytes: NonNegativeInt = Field(
+        default=1_000_000, description="bytes read of it, in evenly spaced passages; 0 means all"
+    )
+    untie: bool = Field(
+        default=False,
+        description="give a model with tied matrices an output matrix of its own, as large as the input's",
+    )
+    missing_rows: Literal["made", "base_model"] = Field(
+        default="made",
+        description="rows of tokens that an input model does not have: made by the method, or those of base_model, "
+        "so that its task vector is zero there",
+    )
+    save_plan: bool = Field(default=True, description="write tokenadapt.plan into the output folder")
+
+    @model_validator(mode="after")
+    def _check_names(self) -> AdaptConfig:
+        self.make_method()
+        check_auxiliary_name(self.auxiliary)
+        return self
+
+    @classmethod
+    def read(cls, block: Mapping[str, Any]) -> AdaptConfig:
+        """The block of a recipe, or what flags were made into.
+
+        Raises:
+            TokenAdaptError: a key or a value is wrong. The message is one line in plain words.
+        """
+        try:
+            return cls.model_validate(block)
+        except pydantic.ValidationError as error:
+            raise TokenAdaptError(describe_errors(error)) from error
+
+    def make_method(self) -> Method:
+        """The method with its options."""
+        return find_method(self.method, self.model_extra or {}, beside=list(type(self).model_fields))
+
+    def make_auxiliary(self) -> AuxiliarySpace | None:
+        """The embedding space; None where the method needs none."""
+        return find_auxiliary(self.auxiliary) if self.make_method().needs_auxiliary else None
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())

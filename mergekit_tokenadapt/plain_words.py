@@ -1,0 +1,81 @@
+"""What a wrong key or value is told: one line in plain words, the known names, and the nearest of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import pydantic
+
+TAKES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "literal_error": lambda context: str(context["expected"]),
+    "bool_type": lambda _: "true or false",
+    "bool_parsing": lambda _: "true or false",
+    "int_type": lambda _: "a whole number",
+    "int_parsing": lambda _: "a whole number",
+    "int_parsing_size": lambda _: "a whole number of fewer digits",
+    "int_from_float": lambda _: "a whole number",
+    "float_type": lambda _: "a number",
+    "float_parsing": lambda _: "a number",
+    "finite_number": lambda _: "a finite number",
+    "string_type": lambda _: "text",
+    "mapping_type": lambda _: "keys with values",
+    "dict_type": lambda _: "keys with values",
+    "model_type": lambda _: "keys with values",
+    "greater_than": lambda context: f"a number greater than {context['gt']:g}",
+    "greater_than_equal": lambda context: f"a number greater than or equal to {context['ge']:g}",
+    "less_than": lambda context: f"a number less than {context['lt']:g}",
+    "less_than_equal": lambda context: f"a number less than or equal to {context['le']:g}",
+}
+"""pydantic's types of errors, and what a value has to be instead. Other types are told in pydantic's words."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the nearest known one, or nothing.
+
+    >>> did_you_mean("metod", ["method", "rows"])
+    "; did you mean 'method'?"
+    >>> did_you_mean("x", ["method", "rows"])
+    ''
+    """
+    found = get_close_matches(word.lower(), list(known), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def describe_errors(error: pydantic.ValidationError, known: Sequence[str] = (), beside: Sequence[str] = ()) -> str:
+    """pydantic's errors on one line: which key, what it takes, what was given.
+
+    Args:
+        error: of one class of options. Errors of its fields are told by field.
+        known: all keys of that class.
+        beside: keys that may stand beside them in a recipe, and belong to another class.
+    """
+    unknown: list[str] = []
+    told: dict[tuple[Any, str], list[Any]] = {}
+    for problem in error.errors():
+        if problem["type"] == "extra_forbidden":
+            unknown.append(str(problem["loc"][-1]))
+            continue
+        # A field of several types has an error for each of them: they are told together.
+        told.setdefault((problem["loc"][:1], repr(problem["input"])), []).append(problem)
+    lines = [_unknown(unknown, known, beside)] if unknown else []
+    return "; ".join(lines + [_wrong(problems) for problems in told.values()])
+
+
+def _unknown(words: list[str], known: Sequence[str], beside: Sequence[str]) -> str:
+    says = f"unknown option {', '.join(map(repr, words))}"
+    says += f"; its options are: {', '.join(known)}" if known else ""
+    says += f"; keys of every method: {', '.join(beside)}" if beside else ""
+    return says + "".join(did_you_mean(word, [*known, *beside]) for word in words)
+
+
+def _wrong(problems: list[Any]) -> str:
+    first = problems[0]
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    takes = [TAKES[p["type"]](p.get("ctx", {})) for p in problems if p["type"] in TAKES]
+    key = ".".join(str(part) for part in (first["loc"] if len(problems) == 1 else first["loc"][:1]))
+    if not takes:
+        return f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]}, not {first['input']!r}"
+    return f"{key}: takes {' or '.join(takes)}, not {first['input']!r}"

@@ -1,0 +1,116 @@
+"""Recipes that mergekit would run without their ``adapt`` block: it ignores every key that it does not know."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from difflib import SequenceMatcher
+from typing import Any
+
+from mergekit.config import MergeConfiguration
+from mergekit.tokenizer.config import TokenizerConfig
+
+from mergekit_tokenadapt.adapt_config import AdaptConfig
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.plain_words import did_you_mean
+
+LOG = logging.getLogger(__name__)
+
+PLACE = ("tokenizer", "adapt")
+"""Where a recipe has the block."""
+OPAQUE = frozenset({"parameters", "tokens"})
+"""Keys of recipes below which a user may choose names, `adapt` included."""
+NAMED = frozenset({"modules"})
+"""Keys of recipes whose own keys are names, with parts of recipes below them."""
+STOCK = frozenset({*MergeConfiguration.model_fields, *TokenizerConfig.model_fields})
+"""Keys that mergekit knows. Activation changes none of them: `adapt` is a key of our subclass."""
+OURS = frozenset(AdaptConfig.model_fields) - STOCK
+"""Keys of the block that mean nothing anywhere else in a recipe."""
+NEAR = 0.72
+"""Least similarity of a misspelt ``adapt``: `adpt`, `adatp`, `adopt` and `adept` have more; `adam` has less."""
+
+
+def check_recipe(recipe: object) -> None:
+    """Refuse a recipe whose ``adapt`` block mergekit would not see.
+
+    Keys that neither mergekit nor we know, and that are not like ours, stay what they are to mergekit: ignored.
+    In the tokenizer block that gets a warning.
+
+    Raises:
+        TokenAdaptError: the block's key is misspelt or in the wrong place, or the block is empty; or there is
+            another key beside it that nobody knows.
+    """
+    if not isinstance(recipe, Mapping):
+        return
+    for path in find_blocks(recipe):
+        if path != PLACE:
+            meant = "adapt" if path[:-1] == PLACE[:1] else ".".join(PLACE)
+            raise TokenAdaptError(
+                f"{'.'.join(path)}: mergekit knows no such key and would ignore it; did you mean {meant}?"
+            )
+    if isinstance(recipe.get("tokenizer"), Mapping):
+        _check_tokenizer(recipe["tokenizer"])
+
+
+def check_no_block(recipe: object, command: str) -> None:
+    """Refuse a recipe for a command of mergekit's that cannot adapt.
+
+    Raises:
+        TokenAdaptError: there is an ``adapt`` block in it, wherever.
+    """
+    for path in find_blocks(recipe):
+        raise TokenAdaptError(
+            f"{command} would ignore {'.'.join(path)}: it cannot give models another tokenizer. Do that first with "
+            "each model that needs it (mergekit-tokenadapt transplant MODEL TOKENIZER OUT), and name the results here"
+        )
+
+
+def find_blocks(recipe: object) -> Iterator[tuple[str, ...]]:
+    """Where a recipe holds what is, or is meant to be, an ``adapt`` block: the keys that lead there."""
+    yield from _find_blocks(recipe, (), set())
+
+
+def _find_blocks(part: object, path: tuple[str, ...], seen: set[int]) -> Iterator[tuple[str, ...]]:
+    # YAML aliases can make a few lines as large as one likes, and endless: each part is looked at once.
+    if id(part) in seen or not isinstance(part, Mapping | list | tuple):
+        return
+    seen.add(id(part))
+    items = part.items() if isinstance(part, Mapping) else enumerate(part)
+    for key, inner in items:
+        here = (*path, str(key))
+        if isinstance(part, Mapping) and not NAMED.intersection(path[-1:]) and _is_meant(here, inner):
+            yield here
+        elif key not in OPAQUE:
+            yield from _find_blocks(inner, here, seen)
+
+
+def _is_meant(path: tuple[str, ...], value: object) -> bool:
+    """Whether a key stands for the ``adapt`` block."""
+    key = path[-1].lower()
+    if path[-1] in STOCK:
+        return False
+    words = re.findall(r"[a-z]+", key)
+    if "adapt" in words:
+        return True
+    is_in_tokenizer = path[:-1] == PLACE[:1]
+    if any("adapt" in word or SequenceMatcher(None, word, "adapt").ratio() >= NEAR for word in words):
+        return is_in_tokenizer or value is None or isinstance(value, Mapping)
+    return is_in_tokenizer and isinstance(value, Mapping) and not OURS.isdisjoint(value)
+
+
+def _check_tokenizer(block: Mapping[str, Any]) -> None:
+    """Check the keys of mergekit's tokenizer block."""
+    if "adapt" in block and block["adapt"] is None:
+        raise TokenAdaptError("tokenizer.adapt is empty: write `adapt: {}` for its defaults, or take it out")
+    known = [*TokenizerConfig.model_fields, "adapt"]
+    for key in map(str, block):
+        if key in known:
+            continue
+        if key in OURS or (key in AdaptConfig.model_fields and "adapt" in block):
+            raise TokenAdaptError(f"tokenizer.{key}: mergekit would ignore it; it is a key of tokenizer.adapt")
+        says = f"tokenizer.{key}: mergekit knows no such key and ignores it; known are {', '.join(known)}"
+        says += did_you_mean(key, known)
+        if "adapt" in block:
+            raise TokenAdaptError(says)
+        LOG.warning("%s", says)
