@@ -248,6 +248,7 @@ def _origin_report(score: ModelScores, base: ModelScores, options: CompareOption
         "rows_by_reason": origins.mapping.counts(),
         "loss_shares": loss_shares(pairs, origins),
         "top_excess": top_excess(pairs, origins, options.top),
+        "origin_note": origins.note,
     }
     has_two_main_axes = len(origins.copied_ids) > 2
     if options.rows and not score.folder.is_ensemble and has_two_main_axes:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +14,10 @@ from torch import Tensor
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.tensor_math import row_norms
 from mergekit_tokenadapt.matching import Reason, VocabularyMap, match
-from mergekit_tokenadapt.output import PLAN
+from mergekit_tokenadapt.model_identity import is_described_by
+from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes
 from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.tokenizer_files import read_json
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,9 @@ class RowOrigins:
     plan: TransferPlan | None
     """Where the output folder holds one."""
     base: ModelFolder | None
+    """The model that the mapping's sources are ids of, where it was given."""
+    note: str | None = None
+    """Why a model that was given as the base is not taken for that one."""
 
     @property
     def new_ids(self) -> np.ndarray:
@@ -51,13 +59,17 @@ class RowOrigins:
 def find_origins(model: ModelFolder, base: ModelFolder | None) -> RowOrigins | None:
     """From the plan in the folder, or else by matching with the base's vocabulary; None with neither.
 
+    A plan holds ids of the model that the folder was made from. `base` may be another one, whose ids are other
+    tokens: it is then left out of the result, and a note says so.
+
     Raises:
         TokenAdaptError: the plan cannot be read.
     """
     file = model.folder / PLAN
     if file.is_file():
         plan = TransferPlan.load(file)
-        return RowOrigins(model, plan.mapping, plan, base)
+        note = None if base is None else _difference(model, base, plan)
+        return RowOrigins(model, plan.mapping, plan, None if note else base, note)
     if base is None:
         return None
     target = model.tokenizer.vocabulary
@@ -66,3 +78,32 @@ def find_origins(model: ModelFolder, base: ModelFolder | None) -> RowOrigins | N
     return RowOrigins(
         model, match(base.tokenizer.vocabulary, target, num_rows=num_rows, base_rows=base_rows), None, base
     )
+
+
+def _difference(model: ModelFolder, base: ModelFolder, plan: TransferPlan) -> str | None:
+    """Why `base` is not the model whose ids the plan of `model` holds; None where it is."""
+    inputs: Any = read_json(model.folder / MANIFEST).get("inputs")
+    record = inputs[0] if isinstance(inputs, list) and inputs and isinstance(inputs[0], Mapping) else {}
+    answer = _has_the_tokenizer(record, base.folder)
+    if answer is None:
+        answer = _copied_tokens_agree(plan, model, base)
+    if answer:
+        return None
+    made_from = f"from {record['name']}, " if isinstance(record.get("name"), str) else ""
+    return f"{model.name} was made {made_from}not from {base.name}: its old ids are those of another tokenizer"
+
+
+def _has_the_tokenizer(record: Mapping[str, Any], folder: Path) -> bool | None:
+    """Whether a folder has the tokenizer of the model that a manifest describes; None where that cannot be told."""
+    files, file = record.get("files"), folder / "tokenizer.json"
+    expected = files.get(file.name) if isinstance(files, Mapping) else None
+    if expected:
+        return file.is_file() and file_hashes([file])[file.name] == expected
+    return is_described_by(record, folder)
+
+
+def _copied_tokens_agree(plan: TransferPlan, model: ModelFolder, base: ModelFolder) -> bool:
+    """Whether every copied token stands for the same bytes as the token of `base` whose row it got."""
+    ours, theirs = model.tokenizer.vocabulary.by_id, base.tokenizer.vocabulary.by_id
+    pairs = [(ours.get(i), theirs.get(int(plan.mapping.sources[i]))) for i in plan.mapping.ids(Reason.COPIED).tolist()]
+    return all(new is not None and old is not None and new.bytes == old.bytes for new, old in pairs)

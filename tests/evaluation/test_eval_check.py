@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
 import torch
 from click.testing import Result
 from tiny_models import byte_level_tokenizer, edit_json, edit_tensors, write_model, write_tokenizer
@@ -39,6 +40,15 @@ def test_a_base_model_alone_passes_and_says_what_was_not_asked(base: Path) -> No
     found = findings(base)
     assert {c for c, f in found.items() if f.status is Status.SKIPPED} == {"norms", "untouched"}
     assert {c for c, f in found.items() if f.status is Status.FAILED} == set()
+
+
+def test_a_base_that_the_model_was_not_made_from_is_named(out: Path, base: Path, tmp_path: Path) -> None:
+    other = tiny_models.permuted(base, tmp_path / "other")  # the same tokens, under other ids
+    found = findings(out, other)
+    assert found["untouched"].status is Status.FAILED
+    assert found["untouched"].message == (
+        f"{out} was made not from {other}: its old ids are those of another tokenizer"
+    )
 
 
 def test_untied_models_pass(untied: Path) -> None:

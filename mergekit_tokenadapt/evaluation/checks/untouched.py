@@ -13,6 +13,8 @@ from mergekit_tokenadapt.evaluation.tensor_math import difference_of
 
 def check_untouched(model: ModelFolder, origins: RowOrigins | None) -> Finding:
     """Tensors without a vocabulary axis, and copied rows where the folder holds a plan, equal the base's."""
+    if origins is not None and origins.note:
+        return Finding("untouched", Status.FAILED, origins.note)
     if origins is None or origins.base is None:
         return Finding("untouched", Status.SKIPPED, "needs the base model: give --base")
     base = origins.base

@@ -107,22 +107,30 @@ def _print_shares(console: Console, name: str, model: dict[str, Any]) -> None:
 
 
 def _print_excess(console: Console, name: str, model: dict[str, Any]) -> None:
-    add_table(
-        console,
-        f"Tokens of {name} with the most loss beyond the base",
-        ["token", "row", "times", "bits in all", "bits each", "made of"],
+    columns = ["token", "row", "times", "bits in all", "bits each", "made of"]
+    rows = [
         [
-            [
-                quoted(t["text"]),
-                t["reason"],
-                str(t["count"]),
-                f"{t['excess_bits']:.1f}",
-                f"{t['excess_bits_each']:.2f}",
-                made_of(t),
-            ]
-            for t in model["top_excess"]
-        ],
-    )
+            quoted(t["text"]),
+            t["reason"],
+            str(t["count"]),
+            f"{t['excess_bits']:.1f}",
+            f"{t['excess_bits_each']:.2f}",
+            made_of(t),
+        ]
+        for t in model["top_excess"]
+    ]
+    note = origin_note(model)
+    if note:  # nobody knows what the old ids stand for
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    add_table(console, f"Tokens of {name} with the most loss beyond the base", columns, rows)
+    if note:
+        say(console, note)
+
+
+def origin_note(model: dict[str, Any]) -> str | None:
+    """Why it is not said what rows are made of; None where it is."""
+    note = model.get("origin_note")
+    return f"What rows are made of is left out: {note}." if note else None
 
 
 def made_of(token: dict[str, Any], most: int = 4) -> str:

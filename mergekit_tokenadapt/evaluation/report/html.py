@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from mergekit_tokenadapt.evaluation.report import charts
-from mergekit_tokenadapt.evaluation.report.compare import made_of
+from mergekit_tokenadapt.evaluation.report.compare import made_of, origin_note
 from mergekit_tokenadapt.evaluation.report.tables import percent, quoted, short_names, signed
 from mergekit_tokenadapt.evaluation.report.tasks import score_table, title_of
 from mergekit_tokenadapt.evaluation.texts import LANGUAGES
@@ -266,6 +266,7 @@ def _share_table(model: dict[str, Any]) -> str:
 
 
 def _excess_table(model: dict[str, Any]) -> str:
+    columns = ["token", "row", "times", "bits in all", "bits each", "row made of"]
     rows = [
         [
             f"<code><bdi>{escape(quoted(t['text']))}</bdi></code>",
@@ -277,4 +278,6 @@ def _excess_table(model: dict[str, Any]) -> str:
         ]
         for t in model["top_excess"]
     ]
-    return _table(["token", "row", "times", "bits in all", "bits each", "row made of"], rows, words=frozenset({5}))
+    if note := origin_note(model):
+        return _table(columns[:-1], [row[:-1] for row in rows]) + f'<p class="soft">{escape(note)}</p>'
+    return _table(columns, rows, words=frozenset({5}))
