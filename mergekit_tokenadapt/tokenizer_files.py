@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from mergekit_tokenadapt.chat_templates import DEFAULT, NAMED_FOLDER, read_templates, template_files
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
 from mergekit_tokenadapt.vocabulary import Vocabulary
 
@@ -78,17 +80,15 @@ class TokenizerFiles:
                 roles[role] = value
         return roles
 
-    @cached_property
+    @property
     def chat_template(self) -> str | None:
         """The default chat template (Jinja source), or None."""
-        file = self.folder / "chat_template.jinja"
-        if file.is_file():
-            return file.read_text(encoding="utf-8")
-        template = self.config.get("chat_template")
-        if isinstance(template, list):  # named templates
-            named = [t for t in template if isinstance(t, Mapping) and t.get("name") == "default"]
-            template = named[0].get("template") if named else None
-        return template if isinstance(template, str) else None
+        return self.chat_templates.get(DEFAULT)
+
+    @cached_property
+    def chat_templates(self) -> dict[str, str]:
+        """All chat templates (Jinja source) by name."""
+        return read_templates(self.folder, self.config)
 
     @cached_property
     def model_rows(self) -> int | None:
@@ -101,12 +101,29 @@ class TokenizerFiles:
         return rows or None
 
     def files(self) -> list[Path]:
-        """The tokenizer's own files, sorted by name."""
-        return sorted(self.folder / name for name in TOKENIZER_FILES if (self.folder / name).is_file())
+        """The tokenizer's own files, sorted; those of named chat templates are in a folder of their own."""
+        return _present(self.folder, TOKENIZER_FILES)
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the tokenizer's own files into a folder, byte for byte."""
+        copy_files(self.folder, folder, TOKENIZER_FILES)
 
     def fast_tokenizer(self) -> Tokenizer:
         """The tokenizer itself, without the truncation and padding that its definition may ask for."""
         return tokenizer_of(self.definition)
+
+
+def copy_files(source: Path, destination: Path, names: Iterable[str]) -> None:
+    """Copy those of some files that are there, and the named chat templates with them, byte for byte."""
+    for file in _present(source, names):
+        copy = destination / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+
+
+def _present(folder: Path, names: Iterable[str]) -> list[Path]:
+    own = sorted(folder / name for name in names if (folder / name).is_file())
+    return own + template_files(folder)
 
 
 def tokenizer_of(definition: Mapping[str, Any]) -> Tokenizer:
@@ -223,7 +240,7 @@ def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        files = [*TOKENIZER_FILES, "config.json", "generation_config.json"]
+        files = [*TOKENIZER_FILES, f"{NAMED_FOLDER}/*.jinja", "config.json", "generation_config.json"]
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except Exception as error:
         reason = first_line(error)

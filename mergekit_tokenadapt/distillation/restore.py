@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from mergekit_tokenadapt.model_identity import is_described_by
 from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes, write_json
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.staging import check_absent, staged_folder
-from mergekit_tokenadapt.tokenizer_files import TOKENIZER_FILES, read_json
+from mergekit_tokenadapt.tokenizer_files import TOKENIZER_FILES, copy_files, read_json
 
 LOG = logging.getLogger(__name__)
 
@@ -242,7 +241,4 @@ def _write_configs(adapted: ModelFolder, original: ModelFolder, out: Path) -> No
     """The base's configs and tokenizer files; how the weights were saved is the model's own."""
     saved = {key: adapted.config[key] for key in SAVED_BY_TRAINING if key in adapted.config}
     (out / "config.json").write_text(json.dumps({**original.config, **saved}, indent=2) + "\n", encoding="utf-8")
-    names = ("generation_config.json", *TOKENIZER_FILES)
-    for file in (original.folder / name for name in names):
-        if file.is_file():
-            shutil.copyfile(file, out / file.name)
+    copy_files(original.folder, out, ("generation_config.json", *TOKENIZER_FILES))

@@ -81,13 +81,13 @@ def make_lockstep(
 def _copy_model(folder: ModelFolder, destination: Path) -> None:
     names = {folder.tensors.file(name) for name in folder.tensors.names}
     destination.mkdir(parents=True)
-    for file in sorted({*names, *folder.folder.glob("*.json"), *folder.tokenizer.files()}):
+    for file in sorted({*names, *folder.folder.glob("*.json")}):
         shutil.copyfile(file, destination / file.name)
+    folder.tokenizer.copy_to(destination)
 
 
 def _write_ensemble(folders: Sequence[ModelFolder], pivot: ModelFolder, out: Path, **settings: Any) -> None:
-    for file in pivot.tokenizer.files():
-        shutil.copyfile(file, out / file.name)
+    pivot.tokenizer.copy_to(out)
     lengths = [n for folder in folders if (n := context_length(folder)) is not None]
     special = {key: pivot.text_config.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     used = set(pivot.tokenizer.vocabulary.ids().tolist())

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mergekit_tokenadapt.chat_templates import NAMED_FOLDER
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.tokenizer_files import TOKENIZER_FILES, TokenizerFiles, load_tokenizer, read_json
 
@@ -143,7 +144,7 @@ def open_model(name: str, *, trust_remote_code: bool = False) -> ModelFolder:
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = [*TOKENIZER_FILES, "*.json", "*.safetensors", "*.py", "tokenadapt.plan*"]
+    patterns = [*TOKENIZER_FILES, f"{NAMED_FOLDER}/*.jinja", "*.json", "*.safetensors", "*.py", "tokenadapt.plan*"]
     try:
         folder = Path(snapshot_download(name, allow_patterns=patterns))
         if not list(folder.glob("*.safetensors")):  # many repositories hold their weights twice

@@ -7,21 +7,27 @@ it takes for a tokenizer as its last act.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mergekit_tokenadapt.calibration_text import CorrectionReport
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.chat_templates import DEFAULT
 from mergekit_tokenadapt.matching import VocabularyMap
 from mergekit_tokenadapt.output.card import extend_model_card
 from mergekit_tokenadapt.output.configs import set_nested, write_json
 from mergekit_tokenadapt.output.ids import SpecialIds
+from mergekit_tokenadapt.output.limits import model_max_length
 from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, input_record, manifest_of
 from mergekit_tokenadapt.output.requirements import check_needed, config_content
-from mergekit_tokenadapt.output.templates import replace_template, stray_markers
+from mergekit_tokenadapt.output.templates import (
+    Templates,
+    choose_templates,
+    replace_templates,
+    warn_of_templates,
+    with_mapped_markers,
+)
 from mergekit_tokenadapt.output.translation import translate, warn_of
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, read_json
@@ -65,7 +71,9 @@ class OutputFolder:
             TokenAdaptError: the chosen chat template is nowhere, or the model does not load without a token that
                 the target lacks.
         """
-        self._chosen_template()
+        self._templates()
+        if mapping is not None:
+            self._warn_of_templates(mapping)
         if mapping is not None and self.config is not None:
             ids = SpecialIds(self.base.vocabulary, self.target.vocabulary, mapping)
             translation = translate(config_content(self.config), ids)
@@ -113,28 +121,30 @@ class OutputFolder:
     # --- tokenizer files and chat template
 
     def _write_tokenizer(self, out: Path) -> None:
-        for file in self.target.files():
-            shutil.copyfile(file, out / file.name)
-        if not (out / "tokenizer_config.json").is_file():
-            write_json(out / "tokenizer_config.json", self._minimal_config())
-        template = self._chosen_template()
-        if template != self.target.chat_template:
-            replace_template(out, template)
-        for marker in stray_markers(template or "", self.target):
-            LOG.warning("the chat template uses %r, which is not one token of the target tokenizer", marker)
+        self.target.copy_to(out)
+        config = read_json(out / "tokenizer_config.json") or self._minimal_config()
+        limit = model_max_length(read_json(out / "config.json"), self.base.config, config)
+        if limit is not None:
+            config["model_max_length"] = limit
+        if limit is not None or not (out / "tokenizer_config.json").is_file():
+            write_json(out / "tokenizer_config.json", config)
+        templates = self._templates()
+        if templates != self.target.chat_templates:
+            replace_templates(out, templates)
+        if self.chat_template is not None:  # what the block says is looked at before the first slow step
+            self._warn_of_templates(self.plans[0].mapping)
 
-    def _chosen_template(self) -> str | None:
+    def _templates(self) -> Templates:
+        """Those of the output, by name."""
         if self.chat_template is not None:
-            return self.chat_template
-        choice = self.adapt["chat_template"]
-        if choice == "target":
-            return self.target.chat_template
-        if choice == "base":
-            return self.base.chat_template
-        file = Path(choice)
-        if not file.is_file():
-            raise TokenAdaptError(f"chat_template: {choice!r} is neither 'target' nor 'base' nor a file")
-        return file.read_text(encoding="utf-8")
+            chosen: Templates = {DEFAULT: self.chat_template}
+        else:
+            chosen = choose_templates(self.adapt["chat_template"], self.base, self.target)
+        return with_mapped_markers(chosen, self.adapt.get("token_map") or {}, self.target)
+
+    def _warn_of_templates(self, mapping: VocabularyMap) -> None:
+        choice = "recipe" if self.chat_template is not None else self.adapt["chat_template"]
+        warn_of_templates(self._templates(), choice, self.base, self.target, mapping)
 
     def _minimal_config(self) -> dict[str, Any]:
         """For a bare tokenizer.json: the base model's roles, as far as the same tokens exist."""

@@ -1,12 +1,24 @@
-"""Chat templates: their markers, and where they stand in a folder."""
+"""The output's chat templates: which are chosen, what of them does not fit the tokenizer, and where they stand."""
 
 from __future__ import annotations
 
+import logging
 import re
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from mergekit_tokenadapt.chat_templates import DEFAULT, NAMED_FOLDER, write_templates
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.matching import VocabularyMap
 from mergekit_tokenadapt.output.configs import write_json
+from mergekit_tokenadapt.output.requirements import as_token_map, suggest_tokens
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, read_json
+
+LOG = logging.getLogger(__name__)
+
+Templates = Mapping[str, str]
+"""Name to Jinja source."""
 
 _MARKER = re.compile(r"<\|?[^\s<>{}'\"|]+\|?>|\[/?[A-Z_]{3,}\]|<｜[^<>\s]+｜>")
 
@@ -22,12 +34,82 @@ def stray_markers(template: str, tokenizer: TokenizerFiles) -> list[str]:
     return [m for m in markers(template) if len(encoder.encode(m, add_special_tokens=False).ids) != 1]
 
 
-def replace_template(out: Path, template: str | None) -> None:
-    """Put the template where transformers looks first, and nowhere else."""
+def choose_templates(choice: str, base: TokenizerFiles, target: TokenizerFiles) -> Templates:
+    """The templates that a recipe asks for: the target's, the base's, or one from a file.
+
+    Raises:
+        TokenAdaptError: there is no such file.
+    """
+    if choice == "target":
+        return target.chat_templates
+    if choice == "base":
+        return base.chat_templates
+    file = Path(choice)
+    if not file.is_file():
+        raise TokenAdaptError(f"chat_template: {choice!r} is neither 'target' nor 'base' nor a file")
+    return {DEFAULT: file.read_text(encoding="utf-8")}
+
+
+def with_mapped_markers(templates: Templates, token_map: Mapping[str, str], target: TokenizerFiles) -> Templates:
+    """The templates with the tokens that the user lets stand for markers of the base.
+
+    ``token_map: {"<|im_start|>": "<start_of_turn>"}`` gives the second the row of the first; a template then has to
+    write the second, too, unless the target has a token of the first's spelling.
+    """
+    known = target.vocabulary.by_spelling
+    stray = {m for template in templates.values() for m in stray_markers(template, target)}
+    pairs = {old: new for old, new in token_map.items() if old in stray and new in known}
+    if not pairs:
+        return templates
+    return {name: _MARKER.sub(lambda m: pairs.get(m[0], m[0]), text) for name, text in templates.items()}
+
+
+def warn_of_templates(
+    chosen: Templates, choice: str, base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap
+) -> None:
+    """Say what the output's chat templates lack, and the option that mends it."""
+    if base.chat_templates and not chosen and choice == "target":
+        LOG.warning("%s", _lost_template(base, target, mapping))
+    stray = sorted({m for template in chosen.values() for m in stray_markers(template, target)})
+    if choice == "base":  # text there as well: [INST] in Llama 2
+        stray = [m for m in stray if m not in stray_markers(m, base)]
+    if stray:
+        LOG.warning(
+            "the chat template uses %s, which is not one token of the target tokenizer%s",
+            ", ".join(map(repr, stray)),
+            _mending(stray, base, target, mapping),
+        )
+
+
+def _lost_template(base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap) -> str:
+    stray = sorted({m for template in base.chat_templates.values() for m in stray_markers(template, target)})
+    stray = [m for m in stray if m not in stray_markers(m, base)]
+    return (
+        f"the base model has a chat template, and the target tokenizer {target.name} has none: the output gets none. "
+        f"chat_template: base (--chat-template base) keeps the base's{_mending(stray, base, target, mapping)}"
+    )
+
+
+def _mending(stray: Iterable[str], base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap) -> str:
+    """The token_map that lets tokens of the target stand for the markers, as far as the base has tokens for them."""
+    known = [marker for marker in stray if marker in base.vocabulary.by_spelling]
+    if not known:
+        return ""
+    pairs = suggest_tokens(known, target.vocabulary, mapping)
+    if pairs is None:
+        return (
+            f"; the target has too few unused special tokens to stand for {', '.join(map(repr, known))}: "
+            "add tokens of these spellings to its tokenizer.json"
+        )
+    return f"; to let tokens of the target stand for markers, in the template as well: {as_token_map(pairs)}"
+
+
+def replace_templates(out: Path, templates: Templates) -> None:
+    """Put templates where transformers looks first, and nowhere else."""
     config = read_json(out / "tokenizer_config.json")
     if config.pop("chat_template", None) is not None:
         write_json(out / "tokenizer_config.json", config)
     for name in ("chat_template.jinja", "chat_template.json"):
         (out / name).unlink(missing_ok=True)
-    if template is not None:
-        (out / "chat_template.jinja").write_text(template, encoding="utf-8")
+    shutil.rmtree(out / NAMED_FOLDER, ignore_errors=True)
+    write_templates(out, templates)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +14,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
 from mergekit_tokenadapt.output import write_json
 from mergekit_tokenadapt.staging import staged_folder
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, copy_files, load_tokenizer
 
 MANIFEST = "supertokens.json"
 COPIED = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json")
@@ -45,9 +44,7 @@ def write_tokenizer(
         # The library's own writing: what it reads back is what it writes.
         Tokenizer.from_str(json.dumps(definition)).save(str(folder / "tokenizer.json"))
         if like is not None:
-            for name in COPIED:
-                if (like.folder / name).is_file():
-                    shutil.copyfile(like.folder / name, folder / name)
+            copy_files(like.folder, folder, COPIED)
         write_json(folder / "tokenizer_config.json", _config(like))
         write_json(folder / MANIFEST, {"format": "mergekit-tokenadapt supertokens 1", **manifest, **_versions()})
         check_transformers(folder)
