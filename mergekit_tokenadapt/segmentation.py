@@ -76,7 +76,7 @@ class Segmenter:
     def __init__(self, definition: Definition, vocabulary: Vocabulary, num_rows: int | None = None) -> None:
         with one_error("the base tokenizer cannot be used on the texts of new tokens"):
             self._tokenizer = plain_tokenizer(definition, vocabulary)
-            unknown = _unknown_ids(definition, vocabulary)
+            unknown = unknown_ids(definition, vocabulary)
         self.definition = definition
         self._vocabulary = vocabulary
         self._num_rows = vocabulary.num_ids if num_rows is None else num_rows
@@ -126,7 +126,7 @@ def plain_tokenizer(definition: Definition, vocabulary: Vocabulary) -> Tokenizer
     return tokenizer_of(plain)
 
 
-def _unknown_ids(definition: Definition, vocabulary: Vocabulary) -> frozenset[int]:
+def unknown_ids(definition: Definition, vocabulary: Vocabulary) -> frozenset[int]:
     """Ids of the model's unknown token, which stands for no text at all."""
     model = definition["model"]
     if model.get("unk_id") is not None:

@@ -18,6 +18,7 @@ from mergekit_tokenadapt.evaluation.documents import ScoredDocument, score_docum
 from mergekit_tokenadapt.evaluation.excess import loss_shares, top_excess
 from mergekit_tokenadapt.evaluation.loading import choose_device, choose_dtype, load_model
 from mergekit_tokenadapt.evaluation.losses import STRIDE, WINDOW, Scorer, check_stride
+from mergekit_tokenadapt.evaluation.lost_text import LostText, lost_text, sentence
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.origins import find_origins
 from mergekit_tokenadapt.evaluation.row_views import view_rows
@@ -54,6 +55,8 @@ class ModelScores:
 
     folder: ModelFolder
     domains: Mapping[str, list[ScoredDocument]]
+    lost: Mapping[str, LostText | None]
+    """What the tokenizer loses of each text."""
     seconds: float
     num_scored: int
 
@@ -88,14 +91,16 @@ def compare(
         progress(f"loading {folder.name}")
         model = load_model(folder, device=options.device, dtype=options.dtype)
         scorer = Scorer(model, window, stride, options.batch_size)
-        domains = {}
+        domains, lost = {}, {}
         for text in texts:
             progress(f"{folder.name}: {text.name}, {text.num_bytes:,} bytes")
-            domains[text.name] = score_documents(scorer, folder.tokenizer, text.documents)
-        scores.append(ModelScores(folder, domains, scorer.seconds, scorer.num_scored))
+            scored = domains[text.name] = score_documents(scorer, folder.tokenizer, text.documents)
+            lost[text.name] = lost_text(folder.tokenizer, text.documents, [d.ids.tolist() for d in scored])
+        scores.append(ModelScores(folder, domains, lost, scorer.seconds, scorer.num_scored))
         del model, scorer
     progress("bootstrap")
     device = choose_device(options.device)
+    reports = _model_reports(scores, options)
     return {
         "command": "compare",
         "base": folders[0].name,
@@ -109,8 +114,15 @@ def compare(
         },
         "perplexity_note": PERPLEXITY_NOTE,
         "texts": [text.describe() for text in texts],
-        "models": _model_reports(scores, options),
+        "models": reports,
+        "best": {name: _best(reports, name) for name in ("all", *(text.name for text in texts))},
     }
+
+
+def _best(reports: Sequence[dict[str, Any]], text: str) -> str | None:
+    """The model with the fewest bits per byte of a text, of those whose tokenizer loses nothing of it."""
+    sound = [(r["all"] if text == "all" else r["domains"][text], r["name"]) for r in reports]
+    return min(((d["bits_per_byte"], name) for d, name in sound if not d["loses_text"]), default=(0, None))[1]
 
 
 def context_length(folder: ModelFolder) -> int | None:
@@ -143,8 +155,13 @@ def _model_reports(scores: Sequence[ModelScores], options: CompareOptions) -> li
     }
     reports = []
     for score in scores:
+        lost = {name: one.describe() if one else None for name, one in score.lost.items()}
         domains = {
-            name: domain_report(documents, base.domains[name], counts[name])
+            name: {
+                **domain_report(documents, base.domains[name], counts[name]),
+                "loses_text": lost[name] is not None,
+                "lost_text": lost[name],
+            }
             for name, documents in score.domains.items()
         }
         report = {
@@ -154,7 +171,8 @@ def _model_reports(scores: Sequence[ModelScores], options: CompareOptions) -> li
             "tokens_per_second": score.num_scored / score.seconds,
             "bytes_per_second": sum(d.num_bytes for ds in score.domains.values() for d in ds) / score.seconds,
             "seconds": score.seconds,
-            "all": _pooled_report(score, base, counts),
+            "all": {**_pooled_report(score, base, counts), "loses_text": any(lost.values())},
+            "lost_text": sentence(lost),
             "domains": domains,
         }
         reports.append(report | (_origin_report(score, base, options) if score is not base else {}))

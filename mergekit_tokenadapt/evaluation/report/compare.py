@@ -8,6 +8,8 @@ from rich.console import Console
 
 from mergekit_tokenadapt.evaluation.report.tables import (
     add_table,
+    lost_notes,
+    marked,
     percent,
     print_texts,
     quoted,
@@ -26,6 +28,7 @@ def print_compare(console: Console, result: dict[str, Any]) -> None:
     others = list(zip(names, models, strict=True))[1:]
     _print_texts(console, result)
     _print_quality(console, names, models)
+    _print_best(console, names, result)
     _print_by_domain(console, "Tokens per byte", names, models, lambda d: f"{d['tokens_per_byte']:.3f}")
     _print_by_domain(console, "Characters per token", names, models, lambda d: f"{d['characters_per_token']:.2f}")
     _print_by_domain(
@@ -77,16 +80,30 @@ def _print_quality(console: Console, names: list[str], models: list[dict[str, An
         row = [domain]
         for n, model in enumerate(models):
             d = _domain(model, domain)
-            row.append(with_interval(f"{d['bits_per_byte']:.3f}", d["interval"]))
+            row.append(with_interval(marked(f"{d['bits_per_byte']:.3f}", d), d["interval"]))
             if n:
                 row.append(with_interval(signed(d["difference"]), d["difference_interval"]))
         rows.append(row)
     add_table(console, "Bits per byte of the original text (lower is better)", columns, rows)
 
 
+def _print_best(console: Console, names: list[str], result: dict[str, Any]) -> None:
+    for line in (*lost_notes(names, result["models"]), *best_line(names, result)):
+        say(console, line)
+    console.print()
+
+
+def best_line(names: list[str], result: dict[str, Any]) -> list[str]:
+    """Which model needs the fewest bits for all texts, of those that lose none; nothing where a report does not say."""
+    best = (result.get("best") or {}).get("all")
+    shown = dict(zip([m["name"] for m in result["models"]], names, strict=True))
+    return [f"Fewest bits per byte of all texts: {shown.get(best, best)}."] if best else []
+
+
 def _print_by_domain(console: Console, title: str, names: list[str], models: list[dict[str, Any]], cell: Any) -> None:
     domains = ["all", *models[0]["domains"]]
-    add_table(console, title, ["text", *names], [[d, *[cell(_domain(m, d)) for m in models]] for d in domains])
+    rows = [[domain, *[marked(cell(d), d) for m in models for d in [_domain(m, domain)]]] for domain in domains]
+    add_table(console, title, ["text", *names], rows)
 
 
 def _domain(model: dict[str, Any], name: str) -> dict[str, Any]:

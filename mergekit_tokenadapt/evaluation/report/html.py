@@ -7,8 +7,8 @@ from html import escape
 from typing import Any
 
 from mergekit_tokenadapt.evaluation.report import charts
-from mergekit_tokenadapt.evaluation.report.compare import made_of, origin_note
-from mergekit_tokenadapt.evaluation.report.tables import percent, quoted, short_names, signed
+from mergekit_tokenadapt.evaluation.report.compare import best_line, made_of, origin_note
+from mergekit_tokenadapt.evaluation.report.tables import lost_notes, marked, percent, quoted, short_names, signed
 from mergekit_tokenadapt.evaluation.report.tasks import score_table, title_of
 from mergekit_tokenadapt.evaluation.texts import LANGUAGES
 
@@ -57,6 +57,7 @@ def compare_page(result: dict[str, Any]) -> str:
         "<h2>Bits per byte of the original text</h2>",
         "<p>Lower is better; comparable across tokenizers. In brackets the 95 % interval over documents.</p>",
         _quality_table(names, models),
+        *[f"<p>{escape(line)}</p>" for line in (*lost_notes(names, models), *best_line(names, result))],
         "<h2>Lengths</h2>",
         _length_table(names, models),
         *[_model_section(name, model) for name, model in zip(names[1:], models[1:], strict=True)],
@@ -144,7 +145,7 @@ def _quality_table(names: Sequence[str], models: Sequence[dict[str, Any]]) -> st
         row = [escape(domain)]
         for n, model in enumerate(models):
             d = _of(model, domain)
-            row.append(f"{d['bits_per_byte']:.3f}{_bounds(d['interval'])}")
+            row.append(f"{marked(format(d['bits_per_byte'], '.3f'), d)}{_bounds(d['interval'])}")
             if n:
                 row.append(f"{signed(d['difference'])}{_bounds(d['difference_interval'])}")
                 row.append(f"{d['token_perplexity_ratio']:.2f}")
@@ -161,10 +162,11 @@ def _length_table(names: Sequence[str], models: Sequence[dict[str, Any]]) -> str
     rows = [
         [
             escape(domain),
-            *[f"{_of(m, domain)['tokens_per_byte']:.3f}" for m in models],
-            *[f"{_of(m, domain)['characters_per_token']:.2f}" for m in models],
+            *[marked(f"{d['tokens_per_byte']:.3f}", d) for d in found],
+            *[marked(f"{d['characters_per_token']:.2f}", d) for d in found],
         ]
         for domain in _domains(models)
+        for found in [[_of(m, domain) for m in models]]
     ]
     return _table(columns, rows)
 

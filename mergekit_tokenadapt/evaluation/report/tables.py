@@ -63,6 +63,21 @@ def short_names(names: Sequence[str]) -> list[str]:
     return shown
 
 
+LOST = "†"
+"""Behind a figure of a text that the tokenizer does not keep."""
+
+
+def marked(value: str, report: dict[str, Any]) -> str:
+    """A figure of a text, with `LOST` where the tokenizer loses some of it."""
+    return f"{value}{LOST}" if report.get("loses_text") else value
+
+
+def lost_notes(names: Sequence[str], reports: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each model or tokenizer that loses text."""
+    notes = [(name, report.get("lost_text")) for name, report in zip(names, reports, strict=True)]
+    return [f"{LOST} {name} {note}." for name, note in notes if note]
+
+
 def percent(share: float) -> str:
     """A share as a percentage.
 

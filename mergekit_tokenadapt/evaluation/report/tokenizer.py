@@ -7,7 +7,15 @@ from typing import Any
 
 from rich.console import Console
 
-from mergekit_tokenadapt.evaluation.report.tables import add_table, percent, print_texts, say, short_names
+from mergekit_tokenadapt.evaluation.report.tables import (
+    add_table,
+    lost_notes,
+    marked,
+    percent,
+    print_texts,
+    say,
+    short_names,
+)
 
 PER_TEXT: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     ("Bytes per token", lambda t: f"{t['bytes_per_token']:.2f}"),
@@ -30,8 +38,13 @@ def print_tokenizers(console: Console, result: dict[str, Any]) -> None:
     names = short_names([t["name"] for t in tokenizers])
     print_texts(console, result["texts"])
     for title, cell in PER_TEXT:
-        rows = [[text["name"], *[cell(t["texts"][text["name"]]) for t in tokenizers]] for text in result["texts"]]
+        rows = [
+            [text["name"], *[marked(cell(one), one) for t in tokenizers for one in [t["texts"][text["name"]]]]]
+            for text in result["texts"]
+        ]
         add_table(console, title, ["text", *names], rows)
+    for line in lost_notes(names, tokenizers):
+        say(console, line + "\n")
     print_texts(console, result["parallel_texts"], "Parallel text, for parity and words")
     _print_maps(
         console, f"Parity: tokens for the same text, {result['reference']} = 1", names, tokenizers, "parity", "{:.2f}"

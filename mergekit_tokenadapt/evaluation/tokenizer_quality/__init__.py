@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.lost_text import lost_text, sentence
 from mergekit_tokenadapt.evaluation.mixture_inference import infer_mixture
 from mergekit_tokenadapt.evaluation.texts import LANGUAGES, TextSet, parallel_texts
 from mergekit_tokenadapt.evaluation.tokenizer_quality.habits import habits
 from mergekit_tokenadapt.evaluation.tokenizer_quality.make_up import make_up
-from mergekit_tokenadapt.evaluation.tokenizer_quality.on_text import measure, tokenize
+from mergekit_tokenadapt.evaluation.tokenizer_quality.on_text import TokenizedDocument, measure, tokenize
 from mergekit_tokenadapt.evaluation.tokenizer_quality.words import (
     known_languages,
     read_units,
@@ -98,6 +99,7 @@ def _describe(
 ) -> dict[str, Any]:
     vocabulary = tokenizer.vocabulary
     documents = {text.name: tokenize(tokenizer, text.documents) for text in texts}
+    lost = {name: _lost(tokenizer, tokenized) for name, tokenized in documents.items()}
     used = np.unique(np.concatenate([d.ids for tokenized in documents.values() for d in tokenized]))
     parallel = {code: tokenize(tokenizer, text.documents) for code, text in parallel_texts().items()}
     lengths = {code: sum(len(d.ids) for d in tokenized) for code, tokenized in parallel.items()}
@@ -109,10 +111,19 @@ def _describe(
         "name": tokenizer.name,
         "make_up": make_up(vocabulary),
         "habits": habits(tokenizer),
-        "texts": {name: measure(tokenized, len(vocabulary)) for name, tokenized in documents.items()},
+        "texts": {
+            name: {**measure(tokenized, len(vocabulary)), "loses_text": lost[name] is not None, "lost_text": lost[name]}
+            for name, tokenized in documents.items()
+        },
+        "lost_text": sentence(lost),
         "vocabulary_use": len(used) / len(vocabulary),
         "parity": {code: length / lengths[options.reference] for code, length in lengths.items()},
         "word_share": {code: share_in(distinct[code], words) for code, words in units["words"].items()},
         "unit_share": {code: share_in(distinct[code], own) for code, own in units["units"].items()},
         "mixture": infer_mixture(tokenizer, options.mixture, options.num_merges) if options.mixture else None,
     }
+
+
+def _lost(tokenizer: TokenizerFiles, documents: Sequence[TokenizedDocument]) -> dict[str, Any] | None:
+    found = lost_text(tokenizer, [d.text for d in documents], [d.ids.tolist() for d in documents])
+    return found.describe() if found else None
