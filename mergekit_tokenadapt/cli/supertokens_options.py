@@ -9,6 +9,7 @@ import click
 import yaml
 
 from mergekit_tokenadapt.cli.options import adapt_block, adapt_options
+from mergekit_tokenadapt.cli.pair_options import report_printer, say_what_next
 
 if TYPE_CHECKING:
     from mergekit_tokenadapt.supertokens.rules import Rules
@@ -138,6 +139,6 @@ def go_onto(
     if print_recipe:
         click.echo(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), nl=False)
         return
-    folder = run_recipe(recipe, out, merge_options(quiet=quiet), force=force)
+    folder = run_recipe(recipe, out, merge_options(quiet=quiet), force=force, listener=report_printer(model, tokenizer))
     if not quiet:
-        click.echo(f"Wrote {folder}", err=True)
+        say_what_next(folder, model)

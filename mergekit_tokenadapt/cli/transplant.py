@@ -9,6 +9,7 @@ import yaml
 from mergekit.options import MergeOptions, PrettyPrintHelp, add_merge_options
 
 from mergekit_tokenadapt.cli.options import CommandT, adapt_block, adapt_options
+from mergekit_tokenadapt.cli.pair_options import report_printer, say_what_next
 from mergekit_tokenadapt.plugin.merge_options import OUT_SHARD_SIZE
 
 EXAMPLES = """\b
@@ -90,6 +91,6 @@ def transplant_command(
     if print_recipe:
         click.echo(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), nl=False)
         return
-    folder = run_recipe(recipe, out, merge_options, force=force)
+    folder = run_recipe(recipe, out, merge_options, force=force, listener=report_printer(base, target))
     if not merge_options.quiet:
-        click.echo(f"Wrote {folder}", err=True)
+        say_what_next(folder, base)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+from mergekit_tokenadapt.evaluation.texts import BUILTIN, TextSet, builtin_text
 from mergekit_tokenadapt.evaluation.tokenizer_quality.habits import habits
 from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.output import PLAN, stray_markers
@@ -22,17 +24,37 @@ def vocabulary_report(pivot: ModelFolder, made: ModelFolder, before: TokenizerFi
         before: the tokenizer that the model had.
 
     Returns:
-        ``tokens`` holds numbers of tokens: `copied` (bit for bit an old row), `special` (a special token
-        with a counterpart), `composed` (made of several old rows), `fallback` (the mean row).
+        What `change_report` says, with the name of the pivot and its number of rows.
     """
     plan = TransferPlan.load(made.folder / PLAN)
+    report = change_report(plan, before, pivot.tokenizer, made.tokenizer.chat_template)
+    rows = {"pivot": pivot.num_rows, "before": before.model_rows, "after": made.num_rows}
+    return {"pivot": pivot.name, **report, "rows": rows}
+
+
+def change_report(
+    plan: TransferPlan, before: TokenizerFiles, after: TokenizerFiles, chat_template: str | None
+) -> dict[str, Any]:
+    """What became of a model that got another tokenizer.
+
+    Args:
+        plan: how its rows were made.
+        before: the tokenizer that it had.
+        after: the one that it has now.
+        chat_template: what the output has.
+
+    Returns:
+        ``tokens`` holds numbers of tokens: `copied` (bit for bit an old row), `special` (a special token
+        with a counterpart), `composed` (made of several old rows), `fallback` (the mean row); ``texts`` holds
+        the built-in texts with their bytes, and how many tokens each tokenizer makes of them.
+    """
     return {
-        "pivot": pivot.name,
-        "rows": {"pivot": pivot.num_rows, "before": before.model_rows, "after": made.num_rows},
-        "tokens": token_counts(plan, made.tokenizer),
-        "digits": _digits(pivot.tokenizer, before),
-        "special_tokens": _special_tokens(plan, made.tokenizer, before),
-        "chat_template": _chat_template(made.tokenizer, pivot.tokenizer, before),
+        "rows": {"before": before.model_rows, "after": plan.num_rows},
+        "tokens": token_counts(plan, after),
+        "texts": _texts(before, after),
+        "digits": _digits(after, before),
+        "special_tokens": _special_tokens(plan, after, before),
+        "chat_template": _chat_template(chat_template, after, before),
     }
 
 
@@ -76,10 +98,29 @@ def _special_tokens(plan: TransferPlan, target: TokenizerFiles, before: Tokenize
     return listed
 
 
-def _chat_template(made: TokenizerFiles, pivot: TokenizerFiles, before: TokenizerFiles) -> dict[str, Any]:
-    template = made.chat_template
+def _chat_template(template: str | None, after: TokenizerFiles, before: TokenizerFiles) -> dict[str, Any]:
     whose = "none" if template is None else "a file"
-    for name, tokenizer in (("before", before), ("pivot", pivot)):
+    for name, tokenizer in (("before", before), ("pivot", after)):
         if template is not None and template == tokenizer.chat_template:
             whose = name
-    return {"is_that_of": whose, "markers_that_are_not_one_token": stray_markers(template or "", made)}
+    return {"is_that_of": whose, "markers_that_are_not_one_token": stray_markers(template or "", after)}
+
+
+def _texts(before: TokenizerFiles, after: TokenizerFiles) -> dict[str, dict[str, Any]]:
+    texts = {name: builtin_text(name) for name in BUILTIN if name != "hard"}
+    counts = {"before": _tokens_of(before, texts), "after": _tokens_of(after, texts)}
+    return {
+        name: {"bytes": text.num_bytes, **{when: counted[name] for when, counted in counts.items()}}
+        for name, text in texts.items()
+    }
+
+
+def _tokens_of(tokenizer: TokenizerFiles, texts: Mapping[str, TextSet]) -> dict[str, dict[str, Any]]:
+    """Tokens that each text is cut into, and whether they hold all of it: few tokens are no gain where they do not."""
+    library = tokenizer.fast_tokenizer()
+    found = {}
+    for name, text in texts.items():
+        cut = [e.ids for e in library.encode_batch(list(text.documents), add_special_tokens=False)]
+        decoded = library.decode_batch(cut, skip_special_tokens=False)
+        found[name] = {"tokens": sum(map(len, cut)), "is_exact": tuple(decoded) == text.documents}
+    return found

@@ -7,7 +7,7 @@ it takes for a tokenizer as its last act.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ class OutputFolder:
 
     config: Any = None
     """The config that mergekit is to write, an object of transformers; None where it is not known."""
+    when_finished: Callable[[OutputFolder, Path], None] | None = None
+    """Gets this and the finished folder."""
 
     def check(self, mapping: VocabularyMap | None = None) -> None:
         """Find out what the end would stumble over, before any slow step.
@@ -71,7 +73,7 @@ class OutputFolder:
             TokenAdaptError: the chosen chat template is nowhere, or the model does not load without a token that
                 the target lacks.
         """
-        self._templates()
+        self.templates()
         if mapping is not None:
             self._warn_of_templates(mapping)
         if mapping is not None and self.config is not None:
@@ -128,13 +130,13 @@ class OutputFolder:
             config["model_max_length"] = limit
         if limit is not None or not (out / "tokenizer_config.json").is_file():
             write_json(out / "tokenizer_config.json", config)
-        templates = self._templates()
+        templates = self.templates()
         if templates != self.target.chat_templates:
             replace_templates(out, templates)
         if self.chat_template is not None:  # what the block says is looked at before the first slow step
             self._warn_of_templates(self.plans[0].mapping)
 
-    def _templates(self) -> Templates:
+    def templates(self) -> Templates:
         """Those of the output, by name."""
         if self.chat_template is not None:
             chosen: Templates = {DEFAULT: self.chat_template}
@@ -144,7 +146,7 @@ class OutputFolder:
 
     def _warn_of_templates(self, mapping: VocabularyMap) -> None:
         choice = "recipe" if self.chat_template is not None else self.adapt["chat_template"]
-        warn_of_templates(self._templates(), choice, self.base, self.target, mapping)
+        warn_of_templates(self.templates(), choice, self.base, self.target, mapping)
 
     def _minimal_config(self) -> dict[str, Any]:
         """For a bare tokenizer.json: the base model's roles, as far as the same tokens exist."""
@@ -166,4 +168,7 @@ class AdaptedTokenizer:
 
     def save_pretrained(self, out: str, **_kwargs: Any) -> None:
         """Finish the output folder."""
-        replace(self._folder, chat_template=self.chat_template).finish(Path(out))
+        folder = replace(self._folder, chat_template=self.chat_template)
+        folder.finish(Path(out))
+        if folder.when_finished is not None:
+            folder.when_finished(folder, Path(out))

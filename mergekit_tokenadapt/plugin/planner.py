@@ -20,6 +20,7 @@ from mergekit_tokenadapt.matrix_use import MatrixUse
 from mergekit_tokenadapt.output import OutputFolder
 from mergekit_tokenadapt.plugin.inputs import InputModel, check_tied, check_together, is_tied, look_at
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
+from mergekit_tokenadapt.plugin.reporting import report
 from mergekit_tokenadapt.plugin.tasks import AdaptVocabulary, FinishWithTokenizer, FitOutputRows, PlanTransfer
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
 from mergekit_tokenadapt.transfer import Transfer, choose_rows
@@ -131,6 +132,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             adapt=adapt.model_dump(mode="json"),
             inputs=tuple((str(m.reference), m.folder) for m in models),
             config=self.out_model_config,
+            when_finished=None if self.options.quiet else report,
         )
         folder.check(plans[models[0].reference].transfer.mapping)
         stock: BuildTokenizer = self._tokenizer_task  # type: ignore[has-type]

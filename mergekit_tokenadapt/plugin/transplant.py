@@ -20,6 +20,7 @@ from mergekit_tokenadapt.evaluation.model_folder import check_names
 from mergekit_tokenadapt.plain_words import describe_errors
 from mergekit_tokenadapt.plugin import activate
 from mergekit_tokenadapt.plugin.misplaced import check_recipe
+from mergekit_tokenadapt.plugin.reporting import Listener, reporting_to
 from mergekit_tokenadapt.staging import check_absent, staged_folder
 
 LOG = logging.getLogger(__name__)
@@ -50,10 +51,12 @@ def run_recipe(
     *,
     force: bool = False,
     finish: Callable[[Path], None] | None = None,
+    listener: Listener | None = None,
 ) -> Path:
     """Run a recipe with mergekit into a temporary folder, and rename that to `out` when it is complete.
 
-    `finish` gets the folder before it is renamed; what it raises leaves `out` as it was.
+    `finish` gets the folder before it is renamed; what it raises leaves `out` as it was. `listener` gets the report
+    of what was done (`one_vocabulary.report.change_report`), unless the options are quiet.
 
     Raises:
         TokenAdaptError: `out` exists and `force` is not given, or the recipe or its input is wrong.
@@ -67,7 +70,8 @@ def run_recipe(
     with staged_folder(out, force=force) as staged:
         source = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
         try:
-            run_merge(configuration, str(staged), options, config_source=source)
+            with reporting_to(listener):
+                run_merge(configuration, str(staged), options, config_source=source)
         except (TokenAdaptError, OSError):
             raise
         except Exception as error:  # mergekit raises all kinds for users' mistakes

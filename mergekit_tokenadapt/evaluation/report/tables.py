@@ -11,13 +11,19 @@ from rich.table import Table
 from rich.text import Text
 
 
-def add_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: the first column is words, the others are numbers. Text is never read as markup."""
+def add_table(
+    console: Console,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    words: Sequence[int] = (0,),
+) -> None:
+    """Print a table: the columns `words` hold words, the others numbers. Text is never read as markup."""
     # Not the table's own title, which would be wrapped to the table's width.
     console.print(Text(title, style="bold"), soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for n, column in enumerate(columns):
-        table.add_column(Text(column, overflow="fold"), justify="left" if n == 0 else "right", overflow="fold")
+        table.add_column(Text(column, overflow="fold"), justify="left" if n in words else "right", overflow="fold")
     for row in rows:
         table.add_row(*[Text(cell, overflow="fold") for cell in row])
     console.print(table)
