@@ -44,5 +44,8 @@ def report_printer(model: str, tokenizer: str) -> Listener:
 
 def say_what_next(out: Path, base: str) -> None:
     """The last lines of a transplant."""
+    from mergekit_tokenadapt.one_vocabulary.report_text import next_commands
+
     click.echo(f"Wrote {out}", err=True)
-    click.echo(f"next: mergekit-tokenadapt-eval check {out} --base {base}", err=True)
+    for command, asks in zip(next_commands(str(out), base), ("is it sound?", "how good is it?"), strict=True):
+        click.echo(f"next: {command}   # {asks}", err=True)

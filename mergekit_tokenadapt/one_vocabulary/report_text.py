@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,10 +27,21 @@ SHOWN = 12
 def print_report(report: Mapping[str, Any], title: str, console: Console | None = None) -> None:
     """Print what `change_report` found, on standard output unless another console is given."""
     console = console or Console()
-    rows = [[kind, f"{number:,}", MEANING[kind]] for kind, number in report["tokens"].items()]
-    add_table(console, title, ["tokens", "number", "their rows are"], rows, words=(0, 2))
+    for name, tokens in {title: report["tokens"], **report.get("further_inputs", {})}.items():
+        rows = [[kind, f"{number:,}", MEANING[kind]] for kind, number in tokens.items()]
+        add_table(console, name, ["tokens", "number", "their rows are"], rows, words=(0, 2))
     _print_texts(console, report["texts"])
     _print_lines(console, report)
+
+
+def next_commands(out: str, base: str) -> list[str]:
+    """What to run after a transplant, ready to paste.
+
+    >>> next_commands("./my out", "./model")[0]
+    "mergekit-tokenadapt-eval check './my out' --base ./model"
+    """
+    out, base = shlex.quote(out), shlex.quote(base)
+    return [f"mergekit-tokenadapt-eval check {out} --base {base}", f"mergekit-tokenadapt-eval compare {base} {out}"]
 
 
 def as_text(report: Mapping[str, Any], title: str) -> str:
@@ -49,8 +61,9 @@ def _print_texts(console: Console, texts: Mapping[str, Any]) -> None:
     shown = [_row(BUILTIN[name], text) for name, text in texts.items() if name not in LANGUAGES]
     shown += [_row(f"{len(languages)} languages", together)]
     changes = sorted((c, name) for name in LANGUAGES if (c := _change(texts[name])) is not None)
-    for change, name in dict.fromkeys([*changes[:1], *changes[-1:]]):
-        shown.append(_row(f"  {'fewest' if change == changes[0][0] else 'most'}: {LANGUAGES[name]}", texts[name]))
+    if changes and changes[0][0] < changes[-1][0]:
+        for which, (_, name) in (("fewest", changes[0]), ("most", changes[-1])):
+            shown.append(_row(f"  {which}: {LANGUAGES[name]}", texts[name]))
     add_table(console, "Tokens per byte of the built-in texts", ["text", "before", "after", "change"], shown)
 
 

@@ -56,10 +56,10 @@ def report(folder: OutputFolder, out: Path) -> None:
 
 
 def _log(found: Mapping[str, Any], folder: OutputFolder, out: Path) -> None:
-    from mergekit_tokenadapt.one_vocabulary.report_text import as_text
+    from mergekit_tokenadapt.one_vocabulary.report_text import as_text, next_commands
 
     base = folder.inputs[0][0]
     LOG.info("%s", as_text(found, f"{base} with the tokenizer {folder.target.name}"))
-    LOG.info("next: mergekit-tokenadapt-eval check %s --base %s", out, base)
+    LOG.info("next: %s; %s", *next_commands(str(out), base))
     if found["digits"]["warning"]:
         LOG.warning("%s", found["digits"]["warning"])
