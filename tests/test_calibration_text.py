@@ -77,6 +77,23 @@ def test_a_long_text_is_thinned_out_evenly(text_file):
     assert some.describe()["bytes"] == pytest.approx(everything.describe()["bytes"] / 3, rel=0.15)
 
 
+def test_one_passage_in_ten_is_held_out_and_the_others_are_fitted():
+    text = CalibrationText("test", tuple(f"passage {n}" for n in range(40)))
+    assert [n for n in range(40) if text.is_held_out(n)] == [5, 15, 25, 35]
+    tokens = torch.tensor([3, 4, 5, 5, 6, 15])  # the passages of six positions
+    part = {
+        "states": torch.zeros(6, 2),
+        "next_ids": torch.zeros(6, dtype=torch.int64),
+        "passages": tokens,
+        "indptr": torch.zeros(7, dtype=torch.int64),
+        "ids": torch.zeros(0, dtype=torch.int32),
+        "weights": torch.zeros(0),
+        "base_bits": torch.tensor(0.0),
+    }
+    positions, _ = run_module._join([part], text)
+    assert positions.is_held_out.tolist() == [False, False, True, True, False, True]
+
+
 def test_jsonl_fields_and_the_default_sample(tmp_path):
     file = tmp_path / "text.jsonl"
     file.write_text("".join(json.dumps({"body": f"{line} {n}"}) + "\n" for n in range(5) for line in LINES))

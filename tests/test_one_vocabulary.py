@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.distillation.prepare import ORIGINS
-from mergekit_tokenadapt.distillation.restore import restore
+from mergekit_tokenadapt.distillation.restore import restore, row_sources
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.draft import check_same_vocabulary
 from mergekit_tokenadapt.evaluation.model_folder import open_model
-from mergekit_tokenadapt.matching import Reason
+from mergekit_tokenadapt.matching import Reason, VocabularyMap
+from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.one_vocabulary.draft_model import accepted_by, make_draft
 from mergekit_tokenadapt.plan import TransferPlan
 
@@ -89,6 +90,21 @@ def test_a_digit_scheme_that_changes_is_a_warning(tmp_path, zoo_folders, tiny_mo
 
 
 # --- restore -----------------------------------------------------------------------------------------
+
+
+def test_of_several_copies_the_one_of_the_same_bytes_comes_back_then_the_lowest_id():
+    """A trained model no longer has the same row for all copies: which of them is taken is no matter of chance."""
+    copied, special, new = int(Reason.COPIED), int(Reason.SPECIAL), int(Reason.NEW)
+    rows = [  # (reason, the old row that it is a copy of)
+        (special, 1), (special, 0), (copied, 0), (copied, 1), (new, -1),
+        (copied, 1), (special, 1), (special, 2), (special, 2), (copied, 4),
+    ]  # fmt: skip
+    reasons, sources = (np.array(column) for column in zip(*rows, strict=True))
+    mapping = VocabularyMap(reasons.astype(np.int8), sources, {}, is_identity=False)
+    none = torch.zeros(0, dtype=torch.int64)
+    mixture = Mixture(torch.zeros(1, dtype=torch.int64), none, torch.zeros(0))
+    plan = TransferPlan(mapping, none, mixture, "mean", {}, muted_ids=torch.tensor([9]))
+    assert row_sources(plan, 5).tolist() == [2, 3, 7, -1, -1]
 
 
 def test_the_way_back_is_exact(folders, tmp_path):
