@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from mergekit_tokenadapt.auto_tokenizer import load_whole
 from mergekit_tokenadapt.chat_templates import DEFAULT, NAMED_FOLDER, read_templates, template_files
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
 from mergekit_tokenadapt.vocabulary import Vocabulary
@@ -40,13 +40,6 @@ TOKENIZER_FILES = (
 )
 """Every file that belongs to a tokenizer, and so goes with it into the output folder."""
 
-ROLES = ("bos", "eos", "unk", "pad", "cls", "sep", "mask")
-"""The roles that a special token can have in `tokenizer_config.json`."""
-
-
-FLAGS = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
-"""Of an added token, where it does not say otherwise."""
-
 
 @dataclass(frozen=True)
 class TokenizerFiles:
@@ -56,9 +49,11 @@ class TokenizerFiles:
     """As the user wrote it."""
     folder: Path
     definition: Mapping[str, Any]
-    """The content of `tokenizer.json`, with tokens that only `tokenizer_config.json` adds."""
+    """The content of `tokenizer.json`, with the tokens that other files of the folder add."""
     config: Mapping[str, Any]
     """The content of `tokenizer_config.json`; empty where there is none."""
+    role_tokens: Mapping[str, str]
+    """Role to spelling (``{"eos": "</s>"}``); roles that the tokenizer does not set are missing."""
     _temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     @cached_property
@@ -66,19 +61,6 @@ class TokenizerFiles:
         """The tokens, with their bytes, kinds and roles."""
         with one_error(f"the vocabulary of {self.name} cannot be read"):
             return Vocabulary.from_definition(self.definition, self.role_tokens)
-
-    @cached_property
-    def role_tokens(self) -> dict[str, str]:
-        """Role to spelling (``{"eos": "</s>"}``); roles that the tokenizer does not set are missing."""
-        declared = read_json(self.folder / "special_tokens_map.json") | dict(self.config)
-        roles: dict[str, str] = {}
-        for role in ROLES:
-            value = declared.get(f"{role}_token")
-            if isinstance(value, Mapping):
-                value = value.get("content")
-            if isinstance(value, str):
-                roles[role] = value
-        return roles
 
     @property
     def chat_template(self) -> str | None:
@@ -150,8 +132,15 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
         temporary = _convert(name, folder, trust_remote_code)
         _copy_companions(folder, Path(temporary.name))
         folder = Path(temporary.name)
+    file = folder / "tokenizer.json"
+    definition = read_json(file)
+    _check_prefix(file, definition)
     config = read_json(folder / "tokenizer_config.json")
-    return TokenizerFiles(name, folder, _read_definition(folder / "tokenizer.json", config), config, temporary)
+    for companion in ("special_tokens_map.json", "added_tokens.json"):
+        read_json(folder / companion)  # a broken file is named, before transformers stumbles over it
+    whole = load_whole(folder, definition, trust_remote_code=trust_remote_code)
+    _share_strings(whole.definition["model"])
+    return TokenizerFiles(name, folder, whole.definition, config, whole.roles, temporary)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -169,26 +158,6 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TokenAdaptError(f"{file} should hold a JSON object, not a {type(content).__name__}")
     return content
-
-
-def _read_definition(file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The definition, with the tokens of `config`; the library is the judge of what is a tokenizer."""
-    definition = read_json(file)
-    _check_prefix(file, definition)
-    with one_error(f"{file} is not a tokenizer that `tokenizers` can read"):
-        tokenizer = Tokenizer.from_file(str(file))
-    whole = _with_config_tokens(definition, config)
-    if whole is not definition:
-        tokenizer = tokenizer_of(whole)
-    for entry in whole.get("added_tokens") or ():
-        # The library gives an added token an id by itself, whatever the file says, unless its model has it.
-        if (own := tokenizer.token_to_id(entry["content"])) != entry["id"]:
-            raise TokenAdaptError(
-                f"{file} gives the added token {entry['content']!r} the id {entry['id']}, but `tokenizers` "
-                f"reads it as {own}: two tokens have one id, or ids were left out"
-            )
-    _share_strings(whole["model"])
-    return whole
 
 
 def _share_strings(model: dict[str, Any]) -> None:
@@ -212,27 +181,6 @@ def _check_prefix(file: Path, definition: Mapping[str, Any]) -> None:
         )
         if not isinstance(second, str) or not second.startswith(prefix):
             raise TokenAdaptError(f"{file} is not a tokenizer: in the merge {merge!r}, nothing starts with {prefix!r}")
-
-
-def _with_config_tokens(definition: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the tokens that older tokenizers declare in `tokenizer_config.json` only."""
-    known = {entry["content"] for entry in definition.get("added_tokens") or ()}
-    vocabulary = definition["model"].get("vocab")
-    if isinstance(vocabulary, dict):
-        known |= vocabulary.keys()
-    declared = config.get("added_tokens_decoder") or {}
-    if not isinstance(declared, Mapping):
-        raise TokenAdaptError("tokenizer_config.json: added_tokens_decoder is not an object")
-    for token_id, entry in declared.items():
-        if not re.fullmatch("[0-9]{1,9}", token_id) or not isinstance(entry, Mapping):
-            raise TokenAdaptError(f"tokenizer_config.json: added_tokens_decoder: {token_id!r} is not a token")
-        if not isinstance(entry.get("content"), str):
-            raise TokenAdaptError(f"tokenizer_config.json: added_tokens_decoder: {token_id!r} has no content")
-    extra = [{**FLAGS, "id": int(i), **entry} for i, entry in declared.items() if entry["content"] not in known]
-    if not extra:
-        return definition
-    added = [*(definition.get("added_tokens") or ()), *extra]
-    return {**definition, "added_tokens": sorted(added, key=lambda entry: entry["id"])}
 
 
 def _download(name: str, revision: str | None) -> Path:

@@ -149,9 +149,13 @@ class OutputFolder:
         warn_of_templates(self.templates(), choice, self.base, self.target, mapping)
 
     def _minimal_config(self) -> dict[str, Any]:
-        """For a bare tokenizer.json: the base model's roles, as far as the same tokens exist."""
+        """For a bare tokenizer.json: the base model's roles, as far as the same tokens exist, then its own.
+
+        A folder without this file may still have roles: from its special_tokens_map.json or its model's class.
+        """
         target, base = self.target.vocabulary, self.base.role_tokens
-        roles = {f"{role}_token": token for role, token in base.items() if token in target.by_spelling}
+        shared = {role: token for role, token in base.items() if token in target.by_spelling}
+        roles = {f"{role}_token": token for role, token in {**shared, **self.target.role_tokens}.items()}
         return {"tokenizer_class": "PreTrainedTokenizerFast", **roles}
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from typing import Any
 
-from mergekit_tokenadapt.tokenizer_files import ROLES
+from mergekit_tokenadapt.auto_tokenizer import ROLES
 from mergekit_tokenadapt.vocabulary import TokenKind, Vocabulary
 
 
