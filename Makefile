@@ -5,7 +5,7 @@ PIP_FLAGS ?= --constraint constraints.txt
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all matrix lint clean
 
 demo: $(READY)       ## swap the tokenizer of a real model, and measure
 	$(BIN)/python examples/demo.py
@@ -16,13 +16,16 @@ test: $(READY)       ## the fast tests
 test-all: $(READY)   ## all tests, downloads and slow ones too
 	$(BIN)/python -m pytest
 
+matrix:              ## the fast tests with the lowest and the newest versions of what we need, Python 3.10 to 3.13
+	.ci/matrix
+
 lint: $(READY)       ## style, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .matrix demo
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
