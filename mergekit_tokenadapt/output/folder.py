@@ -29,6 +29,7 @@ from mergekit_tokenadapt.output.templates import (
     with_mapped_markers,
 )
 from mergekit_tokenadapt.output.translation import translate, warn_of
+from mergekit_tokenadapt.pad_positions import PadMove
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, read_json
 
@@ -58,6 +59,8 @@ class OutputFolder:
     chat_template: str | None = None
     """Set by mergekit where the recipe has a top-level ``chat_template``; it wins over the block's."""
 
+    pad_move: PadMove | None = None
+    """Where the model counts positions from its pad token's id, which is another one now; otherwise None."""
     config: Any = None
     """The config that mergekit is to write, an object of transformers; None where it is not known."""
     when_finished: Callable[[OutputFolder, Path], None] | None = None
@@ -79,6 +82,8 @@ class OutputFolder:
         if mapping is not None and self.config is not None:
             ids = SpecialIds(self.base.vocabulary, self.target.vocabulary, mapping)
             translation = translate(config_content(self.config), ids)
+            if self.pad_move is not None:
+                self.pad_move.change(translation.config)
             check_needed(self.config, translation, self.target.vocabulary, mapping)
 
     def with_plans(
@@ -113,6 +118,11 @@ class OutputFolder:
         generation = translate(read_json(self.base_folder / "generation_config.json"), ids)
         warn_of(model, generation)
         set_nested(model.config, self.vocab_size_key, self.num_rows)
+        pad = generation.config.get("pad_token_id") or model.config.get("pad_token_id")
+        if self.pad_move is not None:
+            self.pad_move.change(model.config)
+            if pad != model.config["pad_token_id"]:
+                generation.config["pad_token_id"] = pad if self.pad_move.new is None else self.pad_move.new
         write_json(out / "config.json", model.config)
         eos = generation.config.get("eos_token_id", model.config.get("eos_token_id"))
         if (stops := ids.with_twins(eos)) != eos:
@@ -125,7 +135,8 @@ class OutputFolder:
     def _write_tokenizer(self, out: Path) -> None:
         self.target.copy_to(out)
         config = read_json(out / "tokenizer_config.json") or self._minimal_config()
-        limit = model_max_length(read_json(out / "config.json"), self.base.config, config)
+        first = self.pad_move.old + 1 if self.pad_move is not None and self.pad_move.tables else 0
+        limit = model_max_length(read_json(out / "config.json"), self.base.config, config, first=first)
         if limit is not None:
             config["model_max_length"] = limit
         if limit is not None or not (out / "tokenizer_config.json").is_file():

@@ -10,6 +10,7 @@ from typing import Any
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.matching import VocabularyMap
+from mergekit_tokenadapt.meta_models import forward_error
 from mergekit_tokenadapt.output.translation import Lost, Translation
 from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
 
@@ -34,17 +35,38 @@ def check_needed(config: Any, translation: Translation, target: Vocabulary, mapp
     """
     reason = _refusal(config, translation.config)
     if reason is None:
+        _check_runs(config, translation)
         return
     # The class stops at the first: those that it refuses by themselves are all named.
     before = config_content(config)
     needed = [lost for lost in translation.lost if lost.is_whole and _refusal(config, _without(before, lost))]
     if not needed:
         raise TokenAdaptError(f"the base model's config cannot be brought to the target tokenizer: {reason}")
-    keys = ", ".join(f"{lost.key} {', '.join(map(repr, lost.spellings)) or lost.ids[0]}" for lost in needed)
     raise TokenAdaptError(
-        f"the model does not load without {keys}, and the target tokenizer has no such token"
+        f"the model does not load without {_keys(needed)}, and the target tokenizer has no such token"
         f"{'s' if len(needed) > 1 else ''}: {_remedy(needed, target, mapping)}"
     )
+
+
+def _check_runs(config: Any, translation: Translation) -> None:
+    """Refuse a config with which the model loads, but no longer runs.
+
+    Raises:
+        TokenAdaptError: it does not, and the base model's own does.
+    """
+    lost = [each for each in translation.lost if each.is_whole]
+    if not lost:
+        return
+    error = forward_error(type(config).from_dict(copy.deepcopy(translation.config)))
+    if error is not None and forward_error(config) is None:
+        raise TokenAdaptError(
+            f"without {_keys(lost)}, which the target tokenizer does not have, the model does not run ({error}): "
+            "name such a token in the target's tokenizer_config.json, or let one stand for it (token_map, OLD: NEW)"
+        )
+
+
+def _keys(lost: Sequence[Lost]) -> str:
+    return ", ".join(f"{each.key} {', '.join(map(repr, each.spellings)) or each.ids[0]}" for each in lost)
 
 
 def suggest_tokens(spellings: Sequence[str], target: Vocabulary, mapping: VocabularyMap) -> dict[str, str] | None:

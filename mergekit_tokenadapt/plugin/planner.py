@@ -18,7 +18,9 @@ from mergekit_tokenadapt.donor import Donor
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.matrix_use import MatrixUse
 from mergekit_tokenadapt.output import OutputFolder
+from mergekit_tokenadapt.pad_positions import PadMove
 from mergekit_tokenadapt.plugin.inputs import InputModel, check_tied, check_together, is_tied, look_at
+from mergekit_tokenadapt.plugin.positions import GatherMoved, move_of
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.reporting import report
 from mergekit_tokenadapt.plugin.tasks import AdaptVocabulary, FinishWithTokenizer, FitOutputRows, PlanTransfer
@@ -51,6 +53,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         out_model_config: Any,
     ) -> None:
         super().__init__(config, arch_info, options, out_model_config)
+        self._moves: dict[ModelReference, PadMove] = {}
         adapt: AdaptConfig | None = getattr(config.tokenizer, "adapt", None)
         if adapt is not None:
             self._prepare(adapt)
@@ -68,7 +71,10 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             # Not optional: mergekit then reads it from the tensor that it is tied to, and writes it.
             weight, *weights_in = (w.model_copy(update={"optional": False}) for w in (weight, *weights_in))
         super().plan_tensor(weight, weights_in, models, cfg_reader)
-        if self._plans is None or weight.vocabulary_axis is None or len(self._tensors) == planned:
+        if self._plans is None or len(self._tensors) == planned:
+            return
+        self._move_positions(weight)
+        if weight.vocabulary_axis is None:
             return
         weight, merge = self._tensors[-1]
         stock = merge.gather_tensors
@@ -119,6 +125,10 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         for plan in plans.values():
             plan.transfer.check()
         self._plans = ImmutableMap(plans)
+        for model in models:
+            config = model.reference.config(trust_remote_code=self.options.trust_remote_code)
+            if move := move_of(model.reference, config, plans[model.reference].transfer):
+                self._moves[model.reference] = move
         self._untied_name = self._untie(models) if adapt.untie else None
         self._output_name = self._untied_name or models[0].output_name
         if adapt.calibration_text is not None:
@@ -131,6 +141,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             vocab_size_key=self.arch_info.vocab_size_config_key or "vocab_size",
             adapt=adapt.model_dump(mode="json"),
             inputs=tuple((str(m.reference), m.folder) for m in models),
+            pad_move=self._moves.get(models[0].reference),
             config=self.out_model_config,
             when_finished=None if self.options.quiet else report,
         )
@@ -142,6 +153,16 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             corrections=tuple(self._corrections[model] for model in plans) if self._corrections else (),
             folder=folder,
         )
+
+    def _move_positions(self, weight: WeightInfo) -> None:
+        """Let the tensor that was planned last move with its models' pad tokens, where it is such a position table."""
+        _, merge = self._tensors[-1]
+        moves = {m: self._moves[m] for m in merge.model_order if m in self._moves and self._moves[m].moves(weight.name)}
+        if moves:
+            stock = merge.gather_tensors
+            fields = {name: getattr(stock, name) for name in type(stock).model_fields}
+            moved = GatherMoved(**fields, moves=ImmutableMap(moves))
+            self._tensors[-1] = (weight, merge.model_copy(update={"gather_tensors": moved}))
 
     def _use_of(self, weight: WeightInfo) -> MatrixUse:
         """What the output model does with a vocabulary tensor."""
