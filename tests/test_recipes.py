@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -200,6 +201,24 @@ def test_two_steps_with_mergekit_multi(demo_folders, gemma_style_folder):
     model = AutoModelForCausalLM.from_pretrained(str(demo_folders / "out"))
     assert model.get_input_embeddings().weight.isfinite().all()
     assert (demo_folders / "steps/swapped/tokenadapt.json").is_file()
+
+
+def test_a_step_that_mergekit_multi_had_not_finished_is_made_again(demo_folders, gemma_style_folder):
+    """It was killed after mergekit's part and before ours; or in a run over an older output."""
+    steps = demo_folders / "steps" / "swapped"
+    arguments = (str(RECIPES / "two_steps.yml"), "--intermediate-dir", "./steps", "--out-path", "out")
+    stock_command("mergekit-multi", *arguments, cwd=demo_folders)
+    whole = {f.name: f.read_bytes() for f in steps.iterdir()}
+    for name in ("tokenadapt.json", "tokenadapt.plan", "generation_config.json", "tokenizer.json"):
+        (steps / name).unlink()
+    done = stock_command("mergekit-multi", *arguments, cwd=demo_folders)
+    assert "was not finished, and is made again" in done.stderr
+    assert {f.name: f.read_bytes() for f in steps.iterdir()} == whole
+    modes = {stat.S_IMODE(f.stat().st_mode) for f in steps.iterdir()}
+    assert len(modes) == 1, "weights are as readable as the other files"
+    before = (steps / "model.safetensors").stat().st_mtime_ns
+    assert "made again" not in stock_command("mergekit-multi", *arguments, cwd=demo_folders).stderr
+    assert (steps / "model.safetensors").stat().st_mtime_ns == before, "a finished one is skipped"
 
 
 def test_a_recipe_without_the_block_is_not_touched(demo_folders):

@@ -1,6 +1,7 @@
 """The commands `supertokens train`, `extend` and `report`, as a user runs them."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -119,8 +120,50 @@ def test_existing_output_is_not_overwritten(text, base, tmp_path):
     assert "exists already" in done.output
     assert not (tmp_path / "new").exists()
     assert (out / "keep").read_text() == "me"
+    done = run("extend", base, out, "--add", 5, "--text", text, "--force", "--quiet", code=2)
+    assert "did not write it" in done.output
+    assert (out / "keep").read_text() == "me"
+    (out / "keep").unlink()  # an empty folder is nobody's
     run("extend", base, out, "--add", 5, "--text", text, "--force", "--quiet")
-    assert not (out / "keep").exists()
+    run("extend", base, out, "--add", 6, "--text", text, "--force", "--quiet")
+    assert json.loads((out / "supertokens.json").read_text())["add"] == 6
+
+
+def test_a_run_that_ended_between_its_two_outputs_can_be_run_again(text, base, tmp_path):
+    out, model = tmp_path / "tokenizer", tmp_path / "model"
+    for learning in (("extend", base, out, "--add", 5), ("train", out, "--vocab-size", 400)):
+        arguments = (*learning, "--text", text, "--onto", base, model, "--method", "mean", "--quiet")
+        run(*arguments)
+        before = [(f.name, f.stat().st_mtime_ns, f.read_bytes()) for f in sorted(out.iterdir())]
+        shutil.rmtree(model)
+        other = ("--add", 6) if learning[0] == "extend" else ("--vocab-size", 401)
+        assert "exists already, with another tokenizer" in run(*arguments, *other, code=2).output
+        run(*arguments)
+        assert [(f.name, f.stat().st_mtime_ns, f.read_bytes()) for f in sorted(out.iterdir())] == before
+        assert "exists already" in run(*arguments, code=2).output, "nothing is left to do"
+        assert "exists already" in run(*learning, "--text", text, code=2).output, "one output"
+        for folder in (out, model):
+            shutil.rmtree(folder)
+
+
+def test_a_finished_half_made_of_another_text_is_kept(base, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the river of the mill and the stone of the mill\n" * 40)
+    arguments = ("extend", base, tmp_path / "tokenizer", "--add", 5, "--text", text, "--onto", base, tmp_path / "model")
+    run(*arguments, "--method", "mean", "--quiet")
+    shutil.rmtree(tmp_path / "model")
+    before = (tmp_path / "tokenizer" / "tokenizer.json").read_bytes()
+    text.write_text("another text altogether, and again another text altogether\n" * 40)
+    assert "exists already" in run(*arguments, "--method", "mean", "--quiet", code=2).output
+    assert (tmp_path / "tokenizer" / "tokenizer.json").read_bytes() == before
+
+
+def test_two_outputs_that_are_one_are_refused(text, base, tmp_path):
+    for model in (tmp_path / "out", tmp_path / "out" / "model", tmp_path):
+        arguments = ("--add", 5, "--text", text, "--onto", base, model)
+        done = run("extend", base, tmp_path / "out", *arguments, code=2)
+        assert "are both written" in done.output
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

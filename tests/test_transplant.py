@@ -15,6 +15,7 @@ from mergekit_tokenadapt.evaluation.checks.finding import Status
 from mergekit_tokenadapt.evaluation.checks.untouched import check_untouched
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.origins import find_origins
+from mergekit_tokenadapt.ownership import mark
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.plugin.transplant import run_recipe
 from mergekit_tokenadapt.tokenizer_files import load_tokenizer
@@ -109,15 +110,13 @@ def test_a_token_map_decides_over_string_and_role(tmp_path, byte_level_folder, g
 
 
 def test_an_existing_output_is_replaced_only_by_force(tmp_path, base, unigram_folder):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "precious").write_text("kept")
+    out = transplant(base, base, tmp_path / "out")
+    before = (out / "tokenizer.json").read_bytes()
     with pytest.raises(TokenAdaptError, match=r"exists already.*--force"):
         transplant(base, unigram_folder, out)
-    assert (out / "precious").read_text() == "kept"
+    assert (out / "tokenizer.json").read_bytes() == before
     transplant(base, unigram_folder, out, force=True)
-    assert not (out / "precious").exists()
-    assert (out / "tokenadapt.json").is_file()
+    assert (out / "tokenizer.json").read_bytes() == (unigram_folder / "tokenizer.json").read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
@@ -133,10 +132,11 @@ def test_a_failure_leaves_nothing_and_keeps_what_was_there(tmp_path, base, unigr
         transplant(base, unigram_folder, out)
     assert list(tmp_path.iterdir()) == []
     out.mkdir()
-    (out / "precious").write_text("kept")
+    mark(out)
+    (out / "old").write_text("kept")
     with pytest.raises(OSError, match="No space left"):
         transplant(base, unigram_folder, out, force=True)
-    assert (out / "precious").read_text() == "kept"
+    assert (out / "old").read_text() == "kept"
 
 
 def test_three_models_merge_by_task_arithmetic(tmp_path, tiny_model_folder, zoo_folders):

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from mergekit_tokenadapt.cli.eval_options import check_page, read_texts, text_options
+from mergekit_tokenadapt.file_writing import write_file
 
 EXAMPLES = """\b
 Examples:
@@ -63,7 +64,7 @@ def compare_command(
     from mergekit_tokenadapt.evaluation.compare import CompareOptions, compare
     from mergekit_tokenadapt.evaluation.model_folder import open_model
 
-    check_page(html)
+    check_page(html, texts)
     options = CompareOptions(
         window=window,
         stride=stride,
@@ -85,7 +86,7 @@ def _deliver(result: dict[str, Any], html: Path | None, *, as_json: bool) -> Non
     if html is not None:
         from mergekit_tokenadapt.evaluation.report.html import compare_page
 
-        html.write_text(compare_page(result), encoding="utf-8")
+        write_file(html, compare_page(result))
         click.echo(f"Wrote {html}", err=True)
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))

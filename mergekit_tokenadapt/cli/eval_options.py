@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.staging import paths_of
 
 if TYPE_CHECKING:
     from mergekit_tokenadapt.evaluation.texts import TextSet
@@ -56,11 +58,24 @@ def read_texts(texts: tuple[str, ...], builtin: tuple[str, ...], max_bytes: int)
     return [text.limited(max_bytes) for text in sets]
 
 
-def check_page(html: Path | None) -> None:
+def check_page(html: Path | None, inputs: Sequence[str] = ()) -> None:
     """Find out before the scoring, not after it, that the page cannot be written.
 
     Raises:
-        TokenAdaptError: its folder is not there.
+        TokenAdaptError: its folder is not there or cannot be written to, or a file of another kind, or one of the
+            `inputs`, would be lost.
     """
-    if html is not None and not html.parent.is_dir():
+    if html is None:
+        return
+    if not html.parent.is_dir():
         raise TokenAdaptError(f"--html {str(html)!r}: there is no folder {str(html.parent)!r}")
+    if not os.access(html.parent, os.W_OK | os.X_OK):
+        raise TokenAdaptError(f"--html {str(html)!r}: no permission to write into {str(html.parent)!r}")
+    if not html.is_file():
+        return
+    if any(html.samefile(path) for one in inputs for path in paths_of(one)):
+        raise TokenAdaptError(f"--html {str(html)!r} is read, too, and would be lost: give another name")
+    with html.open("rb") as opened:
+        beginning = opened.read(1000).strip().lower()
+    if beginning and not beginning.startswith((b"<!doctype html", b"<html")):
+        raise TokenAdaptError(f"--html {str(html)!r} exists and is no web page: it would be lost; give another name")

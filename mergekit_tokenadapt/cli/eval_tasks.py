@@ -10,6 +10,7 @@ from rich.console import Console
 
 from mergekit_tokenadapt.cli.eval_options import check_page
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.file_writing import write_file
 
 EXAMPLES = """\b
 Examples:
@@ -55,7 +56,7 @@ def tasks_command(
 
     if html is not None and report is None:
         raise TokenAdaptError("--html needs --report: a page is made of the JSON of compare and the scores")
-    check_page(html)
+    check_page(html, [str(report)] if report is not None else [])
     if report is not None:
         add_to_report(report, {})  # found out now, not after an hour of scoring
     options = TaskOptions(num_fewshot, limit, batch_size, device, dtype, include_path)
@@ -63,7 +64,7 @@ def tasks_command(
     scores = run_tasks(folders, [name for name in tasks.split(",") if name], options)
     result = scores if report is None else add_to_report(report, scores)
     if html is not None:
-        html.write_text(compare_page(result), encoding="utf-8")
+        write_file(html, compare_page(result))
         click.echo(f"Wrote {html}", err=True)
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 import warnings
 from collections.abc import Mapping
 from importlib import import_module
@@ -14,6 +15,7 @@ import click
 import pydantic
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.interruption import signal_of, signals_interrupt
 
 LONGEST_SUMMARY = 200
 """Characters: no first sentence of a command is cut."""
@@ -47,10 +49,21 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary(where)) for name, where in self._commands_in.items()])
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse and run; SIGTERM and SIGHUP end a command as Ctrl-C does, with nothing left half done."""
+        with signals_interrupt():
+            return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            signal = signal_of(error)
+            if sys.stderr.isatty():
+                click.echo(err=True)  # the terminal has written ^C, or there is a progress bar
+            click.echo(f"Stopped by {signal.name}: nothing is left half written.", err=True)
+            raise click.exceptions.Exit(128 + signal) from error
         except pydantic.ValidationError as error:
             from mergekit_tokenadapt.plain_words import describe_errors
 

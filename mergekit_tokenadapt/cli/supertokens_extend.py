@@ -58,11 +58,12 @@ def extend_command(
     from mergekit_tokenadapt.supertokens.making import extend_folder
     from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 
-    check_outputs(out, onto, force=force)
+    goes_on = check_outputs(out, onto, force=force, inputs=[base], texts=texts)
     rules = make_rules(max_words, max_characters, no_punctuation, crossing)
     limits = make_limits(min_frequency, max_memory, quiet)
+    tokenizer, corpus = load_tokenizer(base), open_corpus(texts, max_bytes)
     extension = extend_folder(
-        out, load_tokenizer(base), open_corpus(texts, max_bytes), number, rules, limits, drop=drop
+        out, tokenizer, corpus, number, rules, limits, drop=drop, force=force, may_be_there=goes_on
     )
     if not quiet:
         click.echo(f"Wrote {out}: {len(extension.added):,} tokens added, {len(extension.dropped):,} dropped", err=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -113,12 +114,27 @@ def open_corpus(texts: tuple[str, ...], max_bytes: int) -> Corpus:
     return RayCorpus.read(texts[0])
 
 
-def check_outputs(out: str, onto: tuple[str, str] | None, *, force: bool) -> None:
-    """Find out before the work that something is in the way."""
-    from mergekit_tokenadapt.staging import check_absent
+def check_outputs(
+    out: str, onto: tuple[str, str] | None, *, force: bool, inputs: Sequence[str], texts: Sequence[str]
+) -> bool:
+    """Find out before the work that something is in the way.
 
-    for path in [out, *(onto[1:] if onto else ())]:
-        check_absent(path, force=force)
+    Returns:
+        Whether a run of the same command may have ended between its two outputs: OUT is there, OUT_MODEL is not.
+
+    Raises:
+        TokenAdaptError: see `check_output`.
+    """
+    from mergekit_tokenadapt.ownership import is_ours
+    from mergekit_tokenadapt.staging import check_apart, check_output
+
+    inputs = [*inputs, *(onto[:1] if onto else ())]
+    if onto:
+        check_apart(out, onto[1])
+        check_output(onto[1], force=force, inputs=inputs, texts=texts)
+    goes_on = bool(onto) and not force and is_ours(Path(out))
+    check_output(out, force=force or goes_on, inputs=inputs, texts=texts)
+    return goes_on
 
 
 def go_onto(

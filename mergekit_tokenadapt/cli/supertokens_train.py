@@ -109,7 +109,7 @@ def train_command(
     from mergekit_tokenadapt.supertokens.making import TrainOptions, train_folder
     from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 
-    check_outputs(out, onto, force=force)
+    goes_on = check_outputs(out, onto, force=force, inputs=[like] if like else [], texts=texts)
     pairs = read_pairs(lengths, "--chunk-length", typed=True)
     try:
         chunk_lengths = ChunkLengths({int(n): float(p) for n, p in pairs.items()}) if pairs else ChunkLengths()
@@ -127,7 +127,8 @@ def train_command(
         seed=seed,
     )
     name = like or (onto[0] if onto else None)
-    number = train_folder(out, open_corpus(texts, max_bytes), train, load_tokenizer(name) if name else None)
+    tokenizer = load_tokenizer(name) if name else None
+    number = train_folder(out, open_corpus(texts, max_bytes), train, tokenizer, force=force, may_be_there=goes_on)
     if not quiet:
         click.echo(f"Wrote {out}: {number:,} tokens", err=True)
     if onto:

@@ -12,7 +12,7 @@ from mergekit_tokenadapt.distillation.align import align_texts, write_spans
 from mergekit_tokenadapt.distillation.nearest_tokens import NearestTokens, nearest_tokens
 from mergekit_tokenadapt.evaluation.texts import TextSet
 from mergekit_tokenadapt.output import file_hashes, write_json
-from mergekit_tokenadapt.staging import staged_folder
+from mergekit_tokenadapt.staging import check_output, staged_folder
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
 
 SPANS, NEAREST, REPORT = "spans.parquet", "nearest_tokens.safetensors", "align.json"
@@ -34,6 +34,7 @@ def write_aligned(
     Raises:
         TokenAdaptError: `out` exists, an extra is missing, or a tokenizer makes no token of a document.
     """
+    check_output(out, force=force, inputs=[teacher.name, student.name], texts=[text.source])
     names = {"teacher": teacher.name, "student": student.name}
     report: dict[str, Any] = {
         **names,

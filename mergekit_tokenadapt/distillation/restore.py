@@ -30,7 +30,7 @@ from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.model_identity import is_described_by
 from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes, write_json
 from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.staging import check_absent, staged_folder
+from mergekit_tokenadapt.staging import check_output, staged_folder
 from mergekit_tokenadapt.tokenizer_files import TOKENIZER_FILES, copy_files, read_json
 
 LOG = logging.getLogger(__name__)
@@ -75,10 +75,12 @@ def restore(
         TokenAdaptError: no manifest or plan, the base is not the one of the manifest, the model does not
             have the plan's rows, or `out` exists.
     """
-    destination = check_absent(out, force=force)
+    inputs = [model, *(str(one) for one in (manifest, base) if one is not None)]
+    check_output(out, force=force, inputs=inputs)
     adapted = open_model(model)
     described, plan = _read_manifest(manifest or adapted.folder, input_number)
     original = _open_base(base, described)
+    destination = check_output(out, force=force, inputs=[*inputs, original.folder])
     _check_base(original, described)
     rows = row_sources(plan, original.num_rows)
     _check_weights(adapted, original, described, rows)

@@ -15,7 +15,7 @@ from mergekit_tokenadapt.evaluation.compare import context_length
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder, open_model
 from mergekit_tokenadapt.one_vocabulary import put_onto
 from mergekit_tokenadapt.output import write_json
-from mergekit_tokenadapt.staging import staged_folder
+from mergekit_tokenadapt.staging import check_output, staged_folder
 
 
 def normalised_weights(weights: Sequence[float] | None, num_members: int) -> list[float]:
@@ -66,6 +66,7 @@ def make_lockstep(
     if not 0 <= pivot < len(models):
         raise TokenAdaptError(f"--pivot {pivot}: there are {len(models)} models, numbered from 0")
     shares = normalised_weights(weights, len(models))
+    destination = check_output(out, force=force, inputs=models)
     folders = [open_model(name) for name in models]
     with staged_folder(out, force=force) as staged:
         names = [f"members/{n}" for n in range(len(models))]
@@ -75,7 +76,7 @@ def make_lockstep(
             else:
                 put_onto(model, str(folders[pivot].folder), str(staged / name), adapt, options=options)
         _write_ensemble(folders, folders[pivot], staged, members=names, weights=shares, mean=mean)
-    return Path(out)
+    return destination
 
 
 def _copy_model(folder: ModelFolder, destination: Path) -> None:

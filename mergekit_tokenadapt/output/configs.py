@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mergekit_tokenadapt.file_writing import write_file
+
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file the way transformers does: two spaces, a final newline."""
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_file(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def set_nested(config: dict[str, Any], key: str, value: int) -> None:

@@ -30,6 +30,7 @@ from mergekit_tokenadapt.output.templates import (
 )
 from mergekit_tokenadapt.output.translation import translate, warn_of
 from mergekit_tokenadapt.pad_positions import PadMove
+from mergekit_tokenadapt.permissions import like_new_files
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, read_json
 
@@ -99,9 +100,10 @@ class OutputFolder:
         if self.adapt["save_plan"]:
             for n, plan in enumerate(self.plans):
                 plan.save(out / (PLAN if n == 0 else f"{PLAN}.{n}"))
-        write_json(out / MANIFEST, self.manifest())
         names = [name for name, _ in self.inputs]
         extend_model_card(out / "README.md", self.target.name, list(zip(names, self.plans, strict=True)))
+        like_new_files([*out.glob("*.safetensors"), *out.glob(f"{PLAN}*")])
+        write_json(out / MANIFEST, self.manifest())  # last: a folder without it is not finished
 
     def manifest(self) -> dict[str, Any]:
         """What went in and what was done."""

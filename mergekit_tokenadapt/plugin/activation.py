@@ -11,6 +11,7 @@ import mergekit.plan
 from pydantic import BeforeValidator
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.plugin.multimerge import finish_half_finished_merges
 
 SEAMS = (
     (mergekit.config, "MergeConfiguration"),
@@ -29,6 +30,7 @@ def is_active() -> bool:
 
 def activate_once() -> None:
     """See `mergekit_tokenadapt.activate`."""
+    finish_half_finished_merges()  # each time: the script may have been imported since
     if is_active():
         return
     _check_seams()

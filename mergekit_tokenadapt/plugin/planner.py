@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from mergekit_tokenadapt.calibration_text import CalibrationText
 from mergekit_tokenadapt.donor import Donor
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.matrix_use import MatrixUse
-from mergekit_tokenadapt.output import OutputFolder
+from mergekit_tokenadapt.output import MANIFEST, OutputFolder
 from mergekit_tokenadapt.pad_positions import PadMove
 from mergekit_tokenadapt.plugin.inputs import InputModel, check_tied, check_together, is_tied, look_at
 from mergekit_tokenadapt.plugin.positions import GatherMoved, move_of
@@ -57,6 +58,13 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         adapt: AdaptConfig | None = getattr(config.tokenizer, "adapt", None)
         if adapt is not None:
             self._prepare(adapt)
+
+    def plan_to_disk(self, out_path: str) -> list[Any]:
+        """Plan all tensors; a manifest of an earlier merge goes: it would say that this one is finished."""
+        tasks: list[Any] = super().plan_to_disk(out_path)
+        if self._plans is not None:
+            (Path(out_path) / MANIFEST).unlink(missing_ok=True)
+        return tasks
 
     def plan_tensor(
         self,

@@ -15,13 +15,15 @@ from mergekit.config import MergeConfiguration
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 
+from mergekit_tokenadapt import registry
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.evaluation.model_folder import check_names
 from mergekit_tokenadapt.plain_words import describe_errors
 from mergekit_tokenadapt.plugin import activate
 from mergekit_tokenadapt.plugin.misplaced import check_recipe
+from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.reporting import Listener, reporting_to
-from mergekit_tokenadapt.staging import check_absent, staged_folder
+from mergekit_tokenadapt.staging import check_output, staged_folder
 
 LOG = logging.getLogger(__name__)
 
@@ -59,11 +61,12 @@ def run_recipe(
     of what was done (`one_vocabulary.report.change_report`), unless the options are quiet.
 
     Raises:
-        TokenAdaptError: `out` exists and `force` is not given, or the recipe or its input is wrong.
+        TokenAdaptError: `out` may not be written (see `check_output`), or the recipe or its input is wrong.
     """
-    destination = check_absent(out, force=force)
     activate()
     configuration = _read(recipe)
+    inputs, texts = _read_by(configuration)
+    destination = check_output(out, force=force, inputs=inputs, texts=texts)
     for reference in configuration.referenced_models():
         _check_model(reference, options)
     # mergekit names the model after its folder: the staged one has the name of the final one.
@@ -92,6 +95,22 @@ def _read(recipe: Mapping[str, Any]) -> MergeConfiguration:
         return MergeConfiguration.model_validate(dict(recipe))
     except pydantic.ValidationError as error:
         raise TokenAdaptError(f"the recipe is wrong: {describe_errors(error)}") from error
+
+
+def _read_by(configuration: MergeConfiguration) -> tuple[list[str], list[str]]:
+    """What a recipe reads: models, tokenizers and files; and texts. Words that stand for no path are left out."""
+    inputs = []
+    for reference in configuration.referenced_models():
+        inputs += [str(part.path) for part in (reference.model, reference.lora) if part is not None]
+    source = getattr(configuration.tokenizer, "source", None)
+    if isinstance(source, ModelReference):
+        inputs.append(str(source.model.path))
+    adapt: AdaptConfig | None = getattr(configuration.tokenizer, "adapt", None)
+    if adapt is None:
+        return inputs, []
+    inputs += [adapt.chat_template] if adapt.chat_template not in ("target", "base") else []
+    inputs += [adapt.auxiliary] if adapt.auxiliary not in registry.names(registry.AUXILIARY) else []
+    return inputs, [adapt.calibration_text] if adapt.calibration_text not in (None, "default") else []
 
 
 def _as_path(name: str) -> str:

@@ -14,7 +14,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
 from mergekit_tokenadapt.output import write_json
 from mergekit_tokenadapt.staging import staged_folder
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, copy_files, load_tokenizer
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, copy_files, load_tokenizer, read_json
 
 MANIFEST = "supertokens.json"
 COPIED = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json")
@@ -27,19 +27,23 @@ def write_tokenizer(
     manifest: Mapping[str, Any],
     *,
     like: TokenizerFiles | None = None,
+    force: bool = False,
+    may_be_there: bool = False,
 ) -> None:
     """Write a tokenizer folder, complete or not at all.
 
     Args:
-        out: the folder; replaced where it exists.
+        out: the folder.
         definition: tokenizer.json.
         manifest: how it was made; no dates or paths of outputs, so that the same work writes the same file.
         like: whose roles of special tokens and chat template it has.
+        force: replace `out`, if this tool wrote it.
+        may_be_there: leave `out` as it is where it holds the same tokenizer already.
 
     Raises:
-        TokenAdaptError: transformers would not cut text as this tokenizer.json does.
+        TokenAdaptError: `out` exists, or transformers would not cut text as this tokenizer.json does.
     """
-    with staged_folder(str(out), force=True) as folder:
+    with staged_folder(out, force=force, may_be_there=may_be_there) as folder:
         folder.mkdir()
         # The library's own writing: what it reads back is what it writes.
         Tokenizer.from_str(json.dumps(definition)).save(str(folder / "tokenizer.json"))
@@ -48,6 +52,22 @@ def write_tokenizer(
         write_json(folder / "tokenizer_config.json", _config(like))
         write_json(folder / MANIFEST, {"format": "mergekit-tokenadapt supertokens 1", **manifest, **_versions()})
         check_transformers(folder)
+
+
+def check_same_command(out: Path, request: Mapping[str, Any]) -> None:
+    """Find out before the work that a folder was made by another command than the one that goes on with it.
+
+    Raises:
+        TokenAdaptError: its manifest does not say what the request says.
+    """
+    made = read_json(out / MANIFEST)
+    wanted = json.loads(json.dumps(request))
+    text = wanted.pop("text")
+    same_text = isinstance(made.get("text"), Mapping) and made["text"].get("sources") == text["sources"]
+    if not same_text or any(made.get(key) != value for key, value in wanted.items()):
+        raise TokenAdaptError(
+            f"{out} exists already, with another tokenizer; give another name, or --force to replace it"
+        )
 
 
 def _config(like: TokenizerFiles | None) -> dict[str, Any]:

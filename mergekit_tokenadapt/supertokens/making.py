@@ -10,7 +10,7 @@ from typing import Any
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.supertokens.chunks import ChunkLengths, train_chunks
 from mergekit_tokenadapt.supertokens.extend import Extension, extend
-from mergekit_tokenadapt.supertokens.folder import write_tokenizer
+from mergekit_tokenadapt.supertokens.folder import check_same_command, write_tokenizer
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, can_be_coarser, word_pattern
 from mergekit_tokenadapt.supertokens.reach import merged_spellings, pruned, tell_dropped
 from mergekit_tokenadapt.supertokens.rules import Rules
@@ -39,7 +39,15 @@ class TrainOptions:
     seed: int = 0
 
 
-def train_folder(out: str | Path, corpus: Corpus, options: TrainOptions, like: TokenizerFiles | None) -> int:
+def train_folder(
+    out: str | Path,
+    corpus: Corpus,
+    options: TrainOptions,
+    like: TokenizerFiles | None,
+    *,
+    force: bool = False,
+    may_be_there: bool = False,
+) -> int:
     """Learn a tokenizer and write its folder; the number of its tokens.
 
     Args:
@@ -48,10 +56,14 @@ def train_folder(out: str | Path, corpus: Corpus, options: TrainOptions, like: T
         options: how to learn.
         like: whose special tokens, roles, chat template and, where it can be made coarser, word pre-tokenizer
             the result has.
+        force: replace `out`, if this tool wrote it.
+        may_be_there: `out` may hold what the same command has made before it was stopped.
 
     Raises:
-        TokenAdaptError: an option is out of range, or there is no text.
+        TokenAdaptError: an option is out of range, there is no text, or `out` exists.
     """
+    if may_be_there:
+        check_same_command(Path(out), {"made": "train", **_described(options, corpus)})
     special = dict.fromkeys([*_special_tokens(like), *options.special_tokens])
     cutter = byte_level_split(word_pattern(options.digits))
     if like is not None and can_be_coarser(like.definition):
@@ -79,12 +91,22 @@ def train_folder(out: str | Path, corpus: Corpus, options: TrainOptions, like: T
             options.limits.min_frequency,
         )
     corpus.tell_unread()
-    write_tokenizer(out, definition, {"made": "train", **_described(options, corpus)}, like=like)
+    manifest = {"made": "train", **_described(options, corpus)}
+    write_tokenizer(out, definition, manifest, like=like, force=force, may_be_there=may_be_there)
     return len(vocabulary)
 
 
 def extend_folder(
-    out: str | Path, base: TokenizerFiles, corpus: Corpus, num_tokens: int, rules: Rules, limits: Limits, *, drop: bool
+    out: str | Path,
+    base: TokenizerFiles,
+    corpus: Corpus,
+    num_tokens: int,
+    rules: Rules,
+    limits: Limits,
+    *,
+    drop: bool,
+    force: bool = False,
+    may_be_there: bool = False,
 ) -> Extension:
     """Extend a tokenizer and write its folder.
 
@@ -96,10 +118,21 @@ def extend_folder(
         rules: what they may hold.
         limits: what learning may use up.
         drop: drop as many of the least used tokens, so that the size stays.
+        force: replace `out`, if this tool wrote it.
+        may_be_there: `out` may hold what the same command has made before it was stopped.
 
     Raises:
-        TokenAdaptError: the base cannot be extended, an option is out of range, or there is no text.
+        TokenAdaptError: the base cannot be extended, an option is out of range, there is no text, or `out` exists.
     """
+    request = {
+        "made": "extend",
+        "base": base.name,
+        "add": num_tokens,
+        "rules": _rules(rules),
+        "limits": {"min_frequency": limits.min_frequency, "max_memory": limits.max_memory},
+    }
+    if may_be_there:
+        check_same_command(Path(out), {**request, "text": _text(corpus)})
     extension = extend(base, corpus, num_tokens, rules, limits, drop=drop)
     if len(extension.added) < num_tokens:
         LOG.warning(
@@ -110,17 +143,13 @@ def extend_folder(
         )
     corpus.tell_unread()
     manifest = {
-        "made": "extend",
-        "base": base.name,
-        "add": num_tokens,
+        **request,
         "added": len(extension.added),
         "dropped": len(extension.dropped),
         "notes": list(extension.notes),
-        "rules": _rules(rules),
-        "limits": {"min_frequency": limits.min_frequency, "max_memory": limits.max_memory},
         "text": _text(corpus),
     }
-    write_tokenizer(out, extension.definition, manifest, like=base)
+    write_tokenizer(out, extension.definition, manifest, like=base, force=force, may_be_there=may_be_there)
     return extension
 
 

@@ -3,7 +3,8 @@
 A server: one JSON request a line on standard input, one JSON answer a line on standard output. A request names
 the arguments of `mergekit-tokenadapt`, and what is to happen to the command while it runs:
 
-- ``kill_at``: SIGKILL just before the n-th time it opens, makes, renames or removes a file below `root`;
+- ``kill_at``: SIGKILL just before the n-th time it opens, makes, renames or removes a file below `root`; another
+  signal where ``signal`` names one;
 - ``kill_after``: SIGKILL after so many seconds;
 - ``largest_file``: no file may grow beyond so many bytes, as on a full disk.
 """
@@ -65,7 +66,7 @@ def _command(request: dict[str, Any], said: Path, counted: Path) -> None:
         os.environ.update(request.get("env") or {})
         if request.get("largest_file"):
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"],) * 2)
-        events = _watch(request["root"], request.get("kill_at"))
+        events = _watch(request["root"], request.get("kill_at"), signal.Signals[request.get("signal", "SIGKILL")])
         from mergekit_tokenadapt.cli.main import main
 
         main(request["arguments"])
@@ -83,7 +84,7 @@ def _command(request: dict[str, Any], said: Path, counted: Path) -> None:
         os._exit(code)
 
 
-def _watch(root: str, kill_at: int | None) -> list[int]:
+def _watch(root: str, kill_at: int | None, number: signal.Signals) -> list[int]:
     """Count what is done to files below `root`, and end at the n-th of these."""
     events = [0]
 
@@ -92,7 +93,7 @@ def _watch(root: str, kill_at: int | None) -> list[int]:
             return
         events[0] += 1
         if events[0] == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
 
     sys.addaudithook(hook)
     return events

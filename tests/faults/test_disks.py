@@ -14,6 +14,7 @@ import torch
 from transplanting import EMBEDDINGS, tensors_of, transplant
 
 from mergekit_tokenadapt import resuming
+from mergekit_tokenadapt.ownership import mark
 from mergekit_tokenadapt.resuming import CACHE_VARIABLE
 from mergekit_tokenadapt.staging import staged_folder
 
@@ -37,6 +38,7 @@ def test_a_full_disk_keeps_the_folder_that_was_to_be_replaced(
 ) -> None:
     out = tmp_path / "place" / "out"
     out.mkdir(parents=True)
+    mark(out)
     (out / "precious").write_text("kept")
     ended = run("transplant", base, gemma_style_folder, out, "--quiet", "--force", largest_file=20_000)
     ended.assert_one_line()
@@ -57,6 +59,7 @@ def test_a_folder_whose_replacement_fails_is_put_back(tmp_path: Path, monkeypatc
     """The second of the two renames fails: without a way back, tidying up would delete the old folder."""
     out = tmp_path / "out"
     out.mkdir()
+    mark(out)
     (out / "precious").write_text("kept")
     real = os.replace
 

@@ -1,0 +1,45 @@
+"""`mergekit-multi` run again after it was killed: a merge of ours that is half finished is no finished merge.
+
+It skips a merge whose folder holds a config.json and weights. mergekit writes these first, and ours is the last
+act of a merge: where the manifest is missing, ids in the configs and the tokenizer may be the old ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mergekit_tokenadapt.output import MANIFEST
+
+LOG = logging.getLogger(__name__)
+
+SCRIPT = "mergekit.scripts.multimerge"
+
+
+def finish_half_finished_merges() -> None:
+    """Let the script, where it is what runs, make half-finished merges again."""
+    for module in (sys.modules.get(SCRIPT), sys.modules.get("__main__")):
+        stock: Any = getattr(module, "MergeModelTask", None)
+        if stock is not None and not hasattr(stock, "is_half_finished"):
+            module.MergeModelTask = _make_again(stock)  # type: ignore[union-attr]
+
+
+def _make_again(stock: Any) -> Any:
+    class MergeModelTask(stock):  # type: ignore[misc]
+        def is_half_finished(self) -> bool:
+            tokenizer = yaml.safe_load(self.config_yaml).get("tokenizer")
+            adapts = isinstance(tokenizer, dict) and tokenizer.get("adapt") is not None
+            out = Path(self.out_path)
+            return adapts and (out / "config.json").exists() and not (out / MANIFEST).exists()
+
+        def execute(self, **merges: Any) -> Any:
+            if self.lazy and self.is_half_finished():
+                LOG.warning("%s has no %s: it was not finished, and is made again", self.out_path, MANIFEST)
+                return self.model_copy(update={"lazy": False}).execute(**merges)
+            return super().execute(**merges)
+
+    return MergeModelTask
