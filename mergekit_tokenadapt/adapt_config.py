@@ -1,17 +1,22 @@
-"""The keys of the recipe block ``tokenizer.adapt``: the one place that knows their names, defaults and meaning."""
+"""The keys of the recipe block ``tokenizer.adapt``: the one place that knows their names, defaults and meaning.
+
+The command line's flags are made from them. For a quick `--help` this module imports nothing heavy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
-from mergekit_tokenadapt.auxiliary import AuxiliarySpace, check_auxiliary_name, find_auxiliary
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.methods import Method, find_method
 from mergekit_tokenadapt.plain_words import describe_errors
+
+if TYPE_CHECKING:
+    from mergekit_tokenadapt.auxiliary import AuxiliarySpace
+    from mergekit_tokenadapt.methods import Method
 
 
 class AdaptConfig(BaseModel):
@@ -20,23 +25,30 @@ class AdaptConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     method: str = Field(default="calibrated", description="how rows of new tokens are made")
-    auxiliary: str = Field(default="ngram", description="embedding space: ngram, a folder, or a hub id")
+    auxiliary: str = Field(
+        default="ngram",
+        description="embedding space in which tokens are compared: ngram, a folder, or a hub id such as "
+        "sentence-transformers/all-MiniLM-L6-v2",
+    )
     rows: Literal["exact", "donor"] | PositiveInt | None = Field(
         default=None,
-        description="rows of the output matrices: highest id + 1 (exact, the default), those of the target's model "
-        "(donor), or a number; a model that already speaks the target tokenizer keeps its rows by default",
+        description="rows of the vocabulary matrices: highest id + 1 (exact), those of the target's model (donor), "
+        "or a number",
     )
     token_map: Mapping[str, str] = Field(
-        default_factory=dict, description="special tokens: {OLD: NEW}, or {NEW: text to make it from}"
+        default_factory=dict,
+        description="special tokens: the target's NEW gets the row of OLD, or is made from a text (NEW=TEXT)",
     )
-    chat_template: str = Field(default="target", description="target, base, or a file with Jinja source")
+    chat_template: str = Field(
+        default="target", description="whose chat template: target, base, or a file with Jinja source"
+    )
     calibration_text: str | None = Field(
         default=None,
         description="text that the output rows are corrected with: a file, a folder, jsonl, or 'default' for the "
         "source of Python's own library",
     )
     calibration_bytes: NonNegativeInt = Field(
-        default=1_000_000, description="bytes read of it, in evenly spaced passages; 0 means all"
+        default=1_000_000, description="bytes read of that text, in evenly spaced passages; 0 means all"
     )
     untie: bool = Field(
         default=False,
@@ -44,13 +56,17 @@ class AdaptConfig(BaseModel):
     )
     missing_rows: Literal["made", "base_model"] = Field(
         default="made",
-        description="rows of tokens that an input model does not have: made by the method, or those of base_model, "
-        "so that its task vector is zero there",
+        description="rows of tokens that an input model does not have: made by the method, or those of the recipe's "
+        "base_model, so that its task vector is zero there",
     )
-    save_plan: bool = Field(default=True, description="write tokenadapt.plan into the output folder")
+    save_plan: bool = Field(
+        default=True, description="write tokenadapt.plan, which holds how every row was made, into the output folder"
+    )
 
     @model_validator(mode="after")
     def _check_names(self) -> AdaptConfig:
+        from mergekit_tokenadapt.auxiliary import check_auxiliary_name
+
         self.make_method()
         check_auxiliary_name(self.auxiliary)
         return self
@@ -69,10 +85,14 @@ class AdaptConfig(BaseModel):
 
     def make_method(self) -> Method:
         """The method with its options."""
+        from mergekit_tokenadapt.methods import find_method
+
         return find_method(self.method, self.model_extra or {}, beside=list(type(self).model_fields))
 
     def make_auxiliary(self) -> AuxiliarySpace | None:
         """The embedding space; None where the method needs none."""
+        from mergekit_tokenadapt.auxiliary import find_auxiliary
+
         return find_auxiliary(self.auxiliary) if self.make_method().needs_auxiliary else None
 
     def __hash__(self) -> int:

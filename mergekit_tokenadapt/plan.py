@@ -251,7 +251,8 @@ class TransferPlan:
 
 def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPlan:
     """Let `method` weigh the new tokens, and put copied, mixed and mean rows together."""
-    problem = replace(problem, without_byte_twins=method.mutes_byte_twins)
+    if problem.without_byte_twins != method.mutes_byte_twins:
+        problem = replace(problem, without_byte_twins=method.mutes_byte_twins)
     mapping = problem.mapping
     text_ids = sorted(mapping.texts)
     from_texts = uniform(problem.segmenter.cut([mapping.texts[i].encode("utf-8") for i in text_ids]))

@@ -56,7 +56,17 @@ class Transfer:
         base, target, mapping = self.base.vocabulary, self.target.vocabulary, self.mapping
         segmenter = Segmenter(self.base.definition, base, self.base_rows)
         return TransferProblem(
-            base, target, mapping, segmenter, self.base_rows, self.auxiliary, self.device, self.quiet, self.donor, only
+            base,
+            target,
+            mapping,
+            segmenter,
+            self.base_rows,
+            self.auxiliary,
+            self.device,
+            self.quiet,
+            self.donor,
+            only,
+            without_byte_twins=self.method.mutes_byte_twins,
         )
 
     def make_plan(self, only: frozenset[int] | None = None) -> TransferPlan:

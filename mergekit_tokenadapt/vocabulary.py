@@ -188,9 +188,13 @@ class Vocabulary:
         return np.array([t.id for t in self.tokens if not kinds or t.kind in kinds], dtype=np.int64)
 
     def find(self, text: str) -> Token | None:
-        """The token that a user means by `text`: by its true text first, then by its spelling."""
+        """The token that a user means by `text`: by its true text first, then by its spelling.
+
+        Of several with that text, the first that is not a byte twin, which its tokenizer never produces.
+        """
         content = text.encode("utf-8")
-        return next((t for t in self.tokens if t.bytes == content), None) or self.by_spelling.get(text)
+        found = sorted((t for t in self.tokens if t.bytes == content), key=lambda t: t.id in self.byte_twins)
+        return found[0] if found else self.by_spelling.get(text)
 
 
 # --- how spellings stand for bytes ---------------------------------------------------------------

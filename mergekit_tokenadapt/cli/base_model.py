@@ -7,6 +7,8 @@ from typing import Any
 
 from mergekit_tokenadapt.adapt_config import AdaptConfig
 from mergekit_tokenadapt.donor import Donor
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.plain_words import did_you_mean
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer, read_json
 from mergekit_tokenadapt.transfer import Transfer, choose_rows
 
@@ -36,7 +38,25 @@ def sizes_of(base: TokenizerFiles) -> BaseSizes:
     )
 
 
-def make_transfer(base_name: str, target_name: str, block: dict[str, Any], *, quiet: bool) -> Transfer:
+def bytes_per_number(dtype: str) -> int:
+    """Of an output dtype.
+
+    Raises:
+        TokenAdaptError: its name is not known.
+    """
+    if dtype not in BYTES:
+        raise TokenAdaptError(f"dtype: takes {', '.join(BYTES)}, not {dtype!r}{did_you_mean(dtype, BYTES)}")
+    return BYTES[dtype]
+
+
+def make_transfer(
+    base_name: str,
+    target_name: str,
+    block: dict[str, Any],
+    *,
+    quiet: bool,
+    pad_to_multiple_of: int | None = None,
+) -> Transfer:
     """The transfer from BASE to TARGET that an ``adapt`` block asks for."""
     adapt = AdaptConfig.read(block)
     method, auxiliary = adapt.make_method(), adapt.make_auxiliary()
@@ -47,7 +67,7 @@ def make_transfer(base_name: str, target_name: str, block: dict[str, Any], *, qu
         target=target,
         method_name=adapt.method,
         method=method,
-        num_rows=choose_rows(adapt.rows, [(base, base_rows)], target),
+        num_rows=choose_rows(adapt.rows, [(base, base_rows)], target, pad_to_multiple_of),
         base_rows=base_rows,
         auxiliary=auxiliary,
         donor=Donor(target_name) if method.needs_donor else None,

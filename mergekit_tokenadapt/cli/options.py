@@ -3,43 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import click
 import yaml
 
+from mergekit_tokenadapt.adapt_config import AdaptConfig
+
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+METAVARS = {
+    "rows": "exact|donor|N",
+    "token_map": "OLD=NEW",
+    "chat_template": "target|base|FILE",
+    "calibration_text": "default|FILE|FOLDER",
+    "calibration_bytes": "N",
+    "missing_rows": "made|base_model",
+}
+"""What the help shows for a key's value, where that is not plain text."""
+
+
+DEFAULTS = {"rows": "exact; BASE's own where it speaks TARGET's tokenizer", "calibration_text": "none"}
+"""What the help says of defaults that are None."""
+
+
+def option_of(key: str) -> Callable[[CommandT], CommandT]:
+    """The flag of one key of the ``adapt`` block: name, meaning and default are those of the recipe.
+
+    Values stay text: `AdaptConfig` reads them as it reads a recipe's.
+    """
+    field = AdaptConfig.model_fields[key]
+    flag, told = key.replace("_", "-"), str(field.description)
+    help_text = f"{told[:1].upper()}{told[1:]}."
+    if field.annotation is bool:
+        default = flag if field.default else f"no-{flag}"
+        return click.option(f"--{flag}/--no-{flag}", default=None, help=f"{help_text}  [default: {default}]")
+    if key == "token_map":
+        return click.option(f"--{flag}", multiple=True, metavar=METAVARS[key], help=f"{help_text} Repeatable.")
+    if key in ALWAYS:
+        return click.option(f"--{flag}", default=field.default, show_default=True, help=help_text)
+    default = DEFAULTS.get(key, field.default)
+    return click.option(f"--{flag}", metavar=METAVARS.get(key), help=f"{help_text}  [default: {default}]")
+
+
+ALWAYS = ("method", "auxiliary")
+"""Keys that every recipe made of flags holds, so that it says what it does."""
+METHOD_OPTION = click.option(
+    "-o",
+    "--option",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of the method, see `mergekit-tokenadapt methods`. Repeatable.",
+)
 
 
 def adapt_options(command: CommandT) -> CommandT:
     """``--method``, ``--auxiliary``, ``--option`` and ``--token-map``: the keys of the ``adapt`` block."""
-    for option in reversed(
-        (
-            click.option("--method", default="calibrated", show_default=True, help="How rows of new tokens are made."),
-            click.option(
-                "--auxiliary",
-                default="ngram",
-                show_default=True,
-                help="Embedding space: ngram, a folder, or a hub id such as sentence-transformers/all-MiniLM-L6-v2.",
-            ),
-            click.option(
-                "-o",
-                "--option",
-                "options",
-                multiple=True,
-                metavar="KEY=VALUE",
-                help="Option of the method, see `mergekit-tokenadapt methods`. Repeatable.",
-            ),
-            click.option(
-                "--token-map",
-                multiple=True,
-                metavar="OLD=NEW",
-                help="The special target token NEW gets the row of OLD; NEW=TEXT makes it from a text. Repeatable.",
-            ),
-        )
-    ):
+    for option in (option_of("token_map"), METHOD_OPTION, option_of("auxiliary"), option_of("method")):
         command = option(command)
     return command
+
+
+def every_adapt_option(command: CommandT) -> CommandT:
+    """A flag for every key of the ``adapt`` block; the command gets the block, checked, as `adapt`."""
+
+    @wraps(command)
+    def with_block(*args: Any, **flags: Any) -> Any:
+        given = {key: flags.pop(key) for key in ("options", *AdaptConfig.model_fields)}
+        return command(*args, adapt=adapt_block(**given), **flags)
+
+    decorated: Any = with_block
+    for key in reversed(AdaptConfig.model_fields):
+        decorated = option_of(key)(decorated)
+        if key == "auxiliary":
+            decorated = METHOD_OPTION(decorated)
+    return cast(CommandT, decorated)
+
+
+def folder_options(command: CommandT) -> CommandT:
+    """``--pad-to-multiple-of`` and ``--dtype``: keys of a recipe beside the ``adapt`` block."""
+    pad = click.option("--pad-to-multiple-of", type=click.IntRange(min=1), help="Round the number of rows up.")
+    dtype = click.option("--dtype", help="dtype of the output, for instance bfloat16.  [default: as BASE]")
+    return pad(dtype(command))
 
 
 def read_pairs(pairs: tuple[str, ...], option: str, *, typed: bool) -> dict[str, Any]:
@@ -67,12 +115,10 @@ def adapt_block(
     Raises:
         TokenAdaptError: a key or a value is wrong.
     """
-    from mergekit_tokenadapt.adapt_config import AdaptConfig
-
     block: dict[str, Any] = {"method": method, "auxiliary": auxiliary}
     block |= {key: value for key, value in more.items() if value is not None}
     if token_map:
         block["token_map"] = read_pairs(token_map, "--token-map", typed=False)
     block |= read_pairs(options, "--option", typed=True)
-    AdaptConfig.read(block)
-    return block
+    read = AdaptConfig.read(block)
+    return {key: getattr(read, key) if key in AdaptConfig.model_fields else block[key] for key in block}

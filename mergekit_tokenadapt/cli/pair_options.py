@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mergekit_tokenadapt.cli.options import option_of
+
 if TYPE_CHECKING:
     from mergekit_tokenadapt.plugin.reporting import Listener
 
@@ -18,7 +20,7 @@ def output_options(command: CommandT) -> CommandT:
     """``--chat-template``, ``--dtype``, ``--force``, ``--quiet``."""
     for option in reversed(
         (
-            click.option("--chat-template", metavar="target|base|FILE", help="Whose chat template.  [default: target]"),
+            option_of("chat_template"),
             click.option("--dtype", help="dtype of the output, for instance bfloat16.  [default: as it was]"),
             click.option("--force", is_flag=True, help="Replace OUT where it exists."),
             click.option("--quiet", is_flag=True, help="No progress bars, no report."),

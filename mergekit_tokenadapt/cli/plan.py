@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -10,15 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mergekit_tokenadapt.cli.base_model import make_transfer, sizes_of
-from mergekit_tokenadapt.cli.options import adapt_block
+from mergekit_tokenadapt.cli.base_model import BaseSizes, bytes_per_number, make_transfer, sizes_of
+from mergekit_tokenadapt.cli.options import every_adapt_option, folder_options
 from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.problem import TransferProblem
 
 EXAMPLES = """\b
 Examples:
   mergekit-tokenadapt plan ./SmolLM2-135M-Instruct ./deepseek-tokenizer
-  mergekit-tokenadapt plan ./model ./tokenizer --json
+  mergekit-tokenadapt plan ./model ./tokenizer --rows donor --untie --json
 """
 
 SAMPLES = 6
@@ -28,16 +29,29 @@ SAMPLES = 6
 @click.command("plan", epilog=EXAMPLES)
 @click.argument("base")
 @click.argument("target")
-@click.option("--token-map", multiple=True, metavar="OLD=NEW", help="As in `transplant`. Repeatable.")
+@every_adapt_option
+@folder_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def plan_command(base: str, target: str, token_map: tuple[str, ...], as_json: bool) -> None:
+def plan_command(
+    base: str,
+    target: str,
+    adapt: dict[str, Any],
+    pad_to_multiple_of: int | None,
+    dtype: str | None,
+    as_json: bool,
+) -> None:
     """Print what a transplant of TARGET onto BASE would do: tokens by reason, sizes, memory.
 
-    Only tokenizers and config.json are read, no weights.
+    Takes the options of `transplant`. Only tokenizers and config.json are read, no weights.
     """
-    transfer = make_transfer(base, target, adapt_block("mean", "ngram", (), token_map), quiet=True)
-    problem = transfer.make_problem()
-    report = {**_tokens(problem), **_sizes(problem, sizes_of(transfer.base))}
+    transfer = make_transfer(base, target, adapt, quiet=True, pad_to_multiple_of=pad_to_multiple_of)
+    problem, before = transfer.make_problem(), sizes_of(transfer.base)
+    after = replace(
+        before,
+        matrices=2 if adapt.get("untie") else before.matrices,
+        bytes_per_number=bytes_per_number(dtype) if dtype else before.bytes_per_number,
+    )
+    report = {**_tokens(problem), **_sizes(problem, before, after)}
     if as_json:
         click.echo(json.dumps(report, indent=2, ensure_ascii=False))
     else:
@@ -64,20 +78,20 @@ def _tokens(problem: TransferProblem) -> dict[str, Any]:
     }
 
 
-def _sizes(problem: TransferProblem, sizes: Any) -> dict[str, Any]:
-    rows = {"base_rows": sizes.rows, "target_rows": problem.mapping.num_rows}
-    if sizes.hidden_size is None:
+def _sizes(problem: TransferProblem, before: BaseSizes, after: BaseSizes) -> dict[str, Any]:
+    rows = {"base_rows": before.rows, "target_rows": problem.mapping.num_rows}
+    if before.hidden_size is None:
         return rows
-    row = sizes.hidden_size * sizes.bytes_per_number
-    old, new = (sizes.matrices * n * row for n in rows.values())
+    parameters = [s.matrices * n * before.hidden_size for s, n in zip((before, after), rows.values(), strict=True)]
     # Mixing holds one old and one new matrix, and a float32 copy of the rows that are mixed.
-    mixing = (sum(rows.values()) * row) + 4 * sizes.hidden_size * len(problem.new_tokens)
+    row = before.hidden_size * before.bytes_per_number
+    mixing = (sum(rows.values()) * row) + 4 * before.hidden_size * len(problem.new_tokens)
     return {
         **rows,
-        "vocabulary_parameters_before": sizes.matrices * sizes.rows * sizes.hidden_size,
-        "vocabulary_parameters_after": sizes.matrices * problem.mapping.num_rows * sizes.hidden_size,
-        "bytes_before": old,
-        "bytes_after": new,
+        "vocabulary_parameters_before": parameters[0],
+        "vocabulary_parameters_after": parameters[1],
+        "bytes_before": parameters[0] * before.bytes_per_number,
+        "bytes_after": parameters[1] * after.bytes_per_number,
         "estimated_memory_for_mixing": mixing,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pydantic
@@ -14,6 +15,15 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.plain_words import describe_errors
 from mergekit_tokenadapt.problem import TransferProblem
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a reader of a new token's weights has to know."""
+
+    weights_are: str = "the row is the sum of these old rows, times their weights"
+    neighbours: Sequence[tuple[int, float]] = ()
+    """(old id, cosine similarity in the auxiliary space), most similar first, where a map predicts from them."""
 
 
 class Method(pydantic.BaseModel, ABC):
@@ -48,6 +58,10 @@ class Method(pydantic.BaseModel, ABC):
 
         A token that the method has nothing for gets an empty mixture.
         """
+
+    def explain(self, problem: TransferProblem) -> dict[int, Explanation]:
+        """What the weights of `weigh` are, by target id, and what else makes the rows of the new tokens."""
+        return dict.fromkeys(problem.new_ids.tolist(), Explanation())
 
     def calibrate(self, problem: TransferProblem) -> Calibration | None:
         """A map to be fitted on each matrix, whose predictions take the place of the mixtures; or None."""

@@ -13,10 +13,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mergekit_tokenadapt.calibration import NO_EXAMPLES, Calibration, DonorFacts, Facts, JointFacts, TokenFacts
+from mergekit_tokenadapt.calibration import (
+    NO_EXAMPLES,
+    PIECES_SHARE,
+    Calibration,
+    DonorFacts,
+    Facts,
+    JointFacts,
+    TokenFacts,
+)
 from mergekit_tokenadapt.decomposition import Decomposer
 from mergekit_tokenadapt.matching import Reason
-from mergekit_tokenadapt.methods.base import Method
+from mergekit_tokenadapt.matrix_use import MatrixUse
+from mergekit_tokenadapt.methods.base import Explanation, Method
 from mergekit_tokenadapt.methods.hybrid import Hybrid
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.problem import TransferProblem
@@ -31,6 +40,12 @@ ENOUGH_SUPERTOKENS = 1000
 """Old tokens that span words from which the map can learn how their rows follow from words'."""
 SPARE_NEIGHBOURS = 4
 """Neighbours are searched for this many times over, because the examples give some of them up."""
+PREDICTED = (
+    "the row is predicted, by a map fitted on the model's own rows, from these pieces and neighbours; of the pieces' "
+    f"rows themselves, by these weights, it keeps {PIECES_SHARE[MatrixUse.INPUT]:.0%} in an input matrix, "
+    f"{PIECES_SHARE[MatrixUse.TIED]:.0%} in a tied one, {PIECES_SHARE[MatrixUse.OUTPUT]:.0%} in an output matrix"
+)
+"""What the weights of this method's pieces are."""
 
 
 class Calibrated(Method):
@@ -69,6 +84,19 @@ class Calibrated(Method):
         parts = Mixture.concatenate([front_weighted(words), Hybrid().weigh(supertokens).cpu()])
         order = np.argsort(np.concatenate([words.new_ids, supertokens.new_ids]))
         return parts.select(torch.from_numpy(order))
+
+    def explain(self, problem: TransferProblem) -> dict[int, Explanation]:
+        """Pieces and neighbours that the map predicts from; supertokens are those of `Hybrid`."""
+        beyond = unlike_any_example(problem)
+        told = dict.fromkeys(problem.new_ids[beyond].tolist(), Explanation(f"a supertoken: {Explanation.weights_are}"))
+        if beyond.all():
+            return told
+        words = problem.among(problem.new_ids[~beyond])
+        found = [part.tolist() for part in words.neighbours(self.top_k)]
+        for row, similarities, ids in zip(words.new_ids.tolist(), *found, strict=True):
+            near = [(i, s) for i, s in zip(ids, similarities, strict=True) if s > -math.inf]
+            told[row] = Explanation(PREDICTED, near)
+        return told
 
     def calibrate(self, problem: TransferProblem) -> Calibration | None:
         """Facts about examples and new tokens; None where there is nothing to predict, or no old token can be cut."""

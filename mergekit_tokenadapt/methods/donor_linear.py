@@ -8,13 +8,19 @@ from typing import ClassVar
 import torch
 
 from mergekit_tokenadapt.calibration import NO_EXAMPLES, Calibration, DonorFacts
-from mergekit_tokenadapt.methods.base import Method
+from mergekit_tokenadapt.methods.base import Explanation, Method
 from mergekit_tokenadapt.methods.calibrated import is_held_out, shared_rows
 from mergekit_tokenadapt.methods.mean import uniform
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.problem import TransferProblem
 
 LOG = logging.getLogger(__name__)
+
+MAPPED = (
+    "the row is mapped over from this token's row in the target's model; these pieces only stand in, with these "
+    "weights, where there are too few shared tokens to fit the map"
+)
+"""What the weights of this method's pieces are."""
 
 
 class DonorLinear(Method):
@@ -29,7 +35,6 @@ class DonorLinear(Method):
     )
     source: ClassVar[str] = "this project; the map is that of Mikolov et al., arXiv 1309.4168"
     calibrates: ClassVar[bool] = True
-    mutes_byte_twins: ClassVar[bool] = True
 
     @property
     def needs_donor(self) -> bool:
@@ -39,6 +44,10 @@ class DonorLinear(Method):
     def weigh(self, problem: TransferProblem) -> Mixture:
         """The plain mean of the pieces: what there is without enough shared tokens."""
         return uniform(problem.pieces)
+
+    def explain(self, problem: TransferProblem) -> dict[int, Explanation]:
+        """The pieces are there for models with too few shared tokens only."""
+        return dict.fromkeys(problem.new_ids.tolist(), Explanation(MAPPED))
 
     def calibrate(self, problem: TransferProblem) -> Calibration | None:
         """Shared tokens as examples; None where there are none."""
