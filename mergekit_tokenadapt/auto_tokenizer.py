@@ -52,10 +52,9 @@ def load_whole(folder: Path, definition: Mapping[str, Any], *, trust_remote_code
     Raises:
         TokenAdaptError: transformers cannot load it.
     """
-    with quiet_transformers():
-        tokenizer = _load(folder, trust_remote_code)
+    tokenizer = _load(folder, trust_remote_code)
     vocabulary: Mapping[str, int] = tokenizer.get_vocab()
-    whole = {**definition, "added_tokens": _added_tokens(tokenizer)}
+    whole = {**definition, "added_tokens": added_tokens(tokenizer)}
     if _ids(whole) != vocabulary:
         _warn(
             f"{folder}: {type(tokenizer).__name__} of transformers gives other ids than tokenizer.json: they are used"
@@ -79,25 +78,36 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(before)
 
 
+def auto_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The folder as ``AutoTokenizer`` reads it: a fast tokenizer of transformers, without dropout.
+
+    Raises:
+        TokenAdaptError: it cannot be loaded, or has no backend of `tokenizers`.
+    """
+    from transformers import AutoTokenizer
+
+    with quiet_transformers(), one_error("AutoTokenizer cannot load it"):
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+        if not getattr(tokenizer, "is_fast", False):
+            raise TokenAdaptError(f"AutoTokenizer reads it as {type(tokenizer).__name__}, which is slow")
+    if getattr(tokenizer.backend_tokenizer.model, "dropout", None) is not None:
+        tokenizer.backend_tokenizer.model.dropout = None
+    return tokenizer
+
+
 def _load(folder: Path, trust_remote_code: bool) -> Any:
-    """The folder's tokenizer of transformers, one with a backend of `tokenizers`."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    """The folder's tokenizer of transformers, by its class where that can be."""
+    from transformers import PreTrainedTokenizerFast
 
     # Without these files, AutoTokenizer has nothing to choose a class by.
     if any((folder / name).is_file() for name in ("tokenizer_config.json", "config.json")):
         try:
-            with one_error("AutoTokenizer cannot load it"):
-                tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-                if not getattr(tokenizer, "is_fast", False):
-                    raise TokenAdaptError(
-                        f"AutoTokenizer reads it as {type(tokenizer).__name__}, which has no ids to show"
-                    )
-                return tokenizer
+            return auto_tokenizer(folder, trust_remote_code=trust_remote_code)
         except TokenAdaptError as error:
             check_file(folder / "tokenizer.json")
             _warn(f"{folder}: {error}. Its tokenizer.json is read without the tokenizer's class")
-    with one_error(f"{folder}: transformers cannot load this tokenizer"):
-        check_file(folder / "tokenizer.json")
+    check_file(folder / "tokenizer.json")
+    with quiet_transformers(), one_error(f"{folder}: transformers cannot load this tokenizer"):
         return PreTrainedTokenizerFast.from_pretrained(str(folder))
 
 
@@ -111,8 +121,8 @@ def check_file(file: Path) -> None:
         Tokenizer.from_file(str(file))
 
 
-def _added_tokens(tokenizer: Any) -> list[dict[str, Any]]:
-    """The added tokens as `tokenizer.json` writes them, by id."""
+def added_tokens(tokenizer: Any) -> list[dict[str, Any]]:
+    """A tokenizer's added tokens as `tokenizer.json` writes them, by id."""
     special = set(tokenizer.all_special_tokens)
     flags = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
     added = [(i, {flag: getattr(t, flag) for flag in flags}) for i, t in sorted(tokenizer.added_tokens_decoder.items())]

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers_zoo import BYTE_LEVEL, added, plain_definition, tiny_model_folder, write_tokenizer
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 from transplanting import EMBEDDINGS, tensors_of, transplant
 
 from mergekit_tokenadapt.auto_tokenizer import ROLES, quiet_transformers
+from mergekit_tokenadapt.output import as_loaded
 from mergekit_tokenadapt.supertokens.making import extend_folder
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.superwords import Limits
@@ -192,3 +193,47 @@ def test_a_folder_that_only_remote_code_can_load_is_read_without_it(
     files = load_tokenizer(str(folder_with(tmp_path, config, {})))
     assert files.vocabulary.roles == {"pad": 5}
     assert "AutoTokenizer cannot load it" in caplog.text
+
+
+# --- beside another model's config.json ----------------------------------------------------------
+
+
+def qwen2(folder: Path, tokenizer: Path, rows: int) -> Path:
+    """A tiny Qwen2: transformers reads every tokenizer beside it by a class of its own."""
+    config = Qwen2Config(vocab_size=rows, hidden_size=16, intermediate_size=16, num_hidden_layers=1)
+    config.num_attention_heads = config.num_key_value_heads = 2
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    for file in tokenizer.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def test_tokens_that_the_class_of_the_base_adds_have_rows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, byte_level_folder: Path
+) -> None:
+    base = qwen2(tmp_path / "base", byte_level_folder, 604)
+    out = transplant(base, folder_with(tmp_path / "t", {"eos_token": "<s>"}, {}), tmp_path / "out")
+    judge = AutoTokenizer.from_pretrained(out)
+    assert judge.convert_tokens_to_ids("<|endoftext|>") == 5
+    assert max(judge.get_vocab().values()) < len(tensors_of(out)[EMBEDDINGS])
+    source = load_tokenizer(str(base)).vocabulary.by_spelling["<|endoftext|>"].id
+    assert tensors_of(out)[EMBEDDINGS][5].equal(tensors_of(base)[EMBEDDINGS][source])
+    assert "reads the target tokenizer as Qwen2Tokenizer, which adds '<|endoftext|>'" in caplog.text
+
+
+def test_a_class_that_changes_nothing_is_not_spoken_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, zoo: Mapping[str, TokenizerFiles], byte_level_folder: Path
+) -> None:
+    base = zoo["gemma-style"]
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    target = zoo["byte-level"]
+    assert as_loaded(target, base, tmp_path) is target
+    assert not caplog.text
+
+
+def test_a_class_that_cuts_otherwise_is_spoken_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, zoo: Mapping[str, TokenizerFiles]
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    assert as_loaded(zoo["gemma-style"], zoo["byte-level"], tmp_path).vocabulary.num_ids > 0
+    assert "cuts text otherwise" in caplog.text

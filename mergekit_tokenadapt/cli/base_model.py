@@ -8,6 +8,7 @@ from typing import Any
 from mergekit_tokenadapt.adapt_config import AdaptConfig
 from mergekit_tokenadapt.donor import Donor
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.output import as_loaded
 from mergekit_tokenadapt.plain_words import did_you_mean
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer, read_json
 from mergekit_tokenadapt.transfer import Transfer, choose_rows
@@ -60,7 +61,8 @@ def make_transfer(
     """The transfer from BASE to TARGET that an ``adapt`` block asks for."""
     adapt = AdaptConfig.read(block)
     method, auxiliary = adapt.make_method(), adapt.make_auxiliary()
-    base, target = load_tokenizer(base_name), load_tokenizer(target_name)
+    base = load_tokenizer(base_name)
+    target = as_loaded(load_tokenizer(target_name), base, base.folder)
     base_rows = sizes_of(base).rows
     transfer = Transfer(
         base=base,

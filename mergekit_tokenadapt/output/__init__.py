@@ -3,6 +3,7 @@
 from mergekit_tokenadapt.output.configs import write_json
 from mergekit_tokenadapt.output.folder import AdaptedTokenizer, OutputFolder
 from mergekit_tokenadapt.output.ids import SpecialIds
+from mergekit_tokenadapt.output.loading import as_loaded
 from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, file_hashes
 from mergekit_tokenadapt.output.templates import markers, stray_markers
 
@@ -12,6 +13,7 @@ __all__ = [
     "AdaptedTokenizer",
     "OutputFolder",
     "SpecialIds",
+    "as_loaded",
     "file_hashes",
     "markers",
     "stray_markers",

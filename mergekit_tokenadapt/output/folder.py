@@ -19,6 +19,7 @@ from mergekit_tokenadapt.output.card import extend_model_card
 from mergekit_tokenadapt.output.configs import set_nested, write_json
 from mergekit_tokenadapt.output.ids import SpecialIds
 from mergekit_tokenadapt.output.limits import model_max_length
+from mergekit_tokenadapt.output.loading import minimal_config
 from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, input_record, manifest_of
 from mergekit_tokenadapt.output.requirements import check_needed, config_content
 from mergekit_tokenadapt.output.templates import (
@@ -136,7 +137,7 @@ class OutputFolder:
 
     def _write_tokenizer(self, out: Path) -> None:
         self.target.copy_to(out)
-        config = read_json(out / "tokenizer_config.json") or self._minimal_config()
+        config = read_json(out / "tokenizer_config.json") or minimal_config(self.target, self.base)
         first = self.pad_move.old + 1 if self.pad_move is not None and self.pad_move.tables else 0
         limit = model_max_length(read_json(out / "config.json"), self.base.config, config, first=first)
         if limit is not None:
@@ -160,16 +161,6 @@ class OutputFolder:
     def _warn_of_templates(self, mapping: VocabularyMap) -> None:
         choice = "recipe" if self.chat_template is not None else self.adapt["chat_template"]
         warn_of_templates(self.templates(), choice, self.base, self.target, mapping)
-
-    def _minimal_config(self) -> dict[str, Any]:
-        """For a bare tokenizer.json: the base model's roles, as far as the same tokens exist, then its own.
-
-        A folder without this file may still have roles: from its special_tokens_map.json or its model's class.
-        """
-        target, base = self.target.vocabulary, self.base.role_tokens
-        shared = {role: token for role, token in base.items() if token in target.by_spelling}
-        roles = {f"{role}_token": token for role, token in {**shared, **self.target.role_tokens}.items()}
-        return {"tokenizer_class": "PreTrainedTokenizerFast", **roles}
 
 
 class AdaptedTokenizer:

@@ -18,7 +18,7 @@ from mergekit_tokenadapt.calibration_text import CalibrationText
 from mergekit_tokenadapt.donor import Donor
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.matrix_use import MatrixUse
-from mergekit_tokenadapt.output import MANIFEST, OutputFolder
+from mergekit_tokenadapt.output import MANIFEST, OutputFolder, as_loaded
 from mergekit_tokenadapt.pad_positions import PadMove
 from mergekit_tokenadapt.plugin.inputs import InputModel, check_tied, check_together, is_tied, look_at
 from mergekit_tokenadapt.plugin.positions import GatherMoved, move_of
@@ -233,11 +233,12 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         source = self.config.tokenizer.source
         if source == "base":
             return base.tokenizer
-        return load_tokenizer(
+        target = load_tokenizer(
             source.model.path,
             revision=source.model.revision,
             trust_remote_code=self.options.trust_remote_code,
         )
+        return as_loaded(target, base.tokenizer, base.folder)
 
     def _rows(self, model: InputModel) -> int:
         """Rows of the vocabulary tensors, or what the config says where only loading could tell."""
