@@ -15,7 +15,7 @@ from typing import Any
 from mergekit_tokenadapt.calibration_text import CorrectionReport
 from mergekit_tokenadapt.chat_templates import DEFAULT
 from mergekit_tokenadapt.matching import VocabularyMap
-from mergekit_tokenadapt.output.card import extend_model_card
+from mergekit_tokenadapt.output.card import CardInput, extend_model_card
 from mergekit_tokenadapt.output.configs import set_nested, write_json
 from mergekit_tokenadapt.output.ids import SpecialIds
 from mergekit_tokenadapt.output.limits import model_max_length
@@ -101,8 +101,8 @@ class OutputFolder:
         if self.adapt["save_plan"]:
             for n, plan in enumerate(self.plans):
                 plan.save(out / (PLAN if n == 0 else f"{PLAN}.{n}"))
-        names = [name for name, _ in self.inputs]
-        extend_model_card(out / "README.md", self.target.name, list(zip(names, self.plans, strict=True)))
+        inputs = [CardInput(*model, plan) for model, plan in zip(self.inputs, self.plans, strict=True)]
+        extend_model_card(out / "README.md", self.target.name, inputs)
         like_new_files([*out.glob("*.safetensors"), *out.glob(f"{PLAN}*")])
         write_json(out / MANIFEST, self.manifest())  # last: a folder without it is not finished
 
