@@ -1,6 +1,6 @@
 """Give a language model another tokenizer without training, as a mergekit recipe.
 
-After ``pip install mergekit-tokenadapt`` the stock mergekit commands understand a
+Where the package is installed, the stock mergekit commands understand a
 ``tokenizer.adapt`` block. A program that uses mergekit as a library calls `activate` once, before it
 reads a recipe.
 """

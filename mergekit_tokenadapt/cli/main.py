@@ -19,6 +19,7 @@ from mergekit_tokenadapt.cli.lazy import LazyGroup
         "draft": "mergekit_tokenadapt.cli.draft:draft_command",
         "ensemble": "mergekit_tokenadapt.cli.ensemble:ensemble_command",
         "methods": "mergekit_tokenadapt.cli.methods:methods_command",
+        "recipes": "mergekit_tokenadapt.cli.recipes:recipes_command",
         "supertokens": "mergekit_tokenadapt.cli.supertokens:supertokens_group",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -34,6 +35,7 @@ def main() -> None:
     mergekit-tokenadapt transplant ./model ./tokenizer ./out
     mergekit-tokenadapt explain ./model ./tokenizer --token " example"
     mergekit-tokenadapt methods
+    mergekit-tokenadapt recipes tokenizer_swap
     mergekit-tokenadapt supertokens extend ./model --text ./texts --add 8000 ./tokenizer
 
     The same as a recipe for stock mergekit: a tokenizer.adapt block, see the README.
