@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -29,11 +30,12 @@ def read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Name to Jinja source; the one that is used where nobody names one is called ``default``.
 
     As transformers has it, files win over `config`, the content of tokenizer_config.json, which holds one template,
-    a list of ``{"name": ..., "template": ...}``, or a mapping.
+    a list of ``{"name": ..., "template": ...}``, or a mapping. Last comes chat_template.json, where processors of
+    images used to keep theirs.
     """
     files = {DEFAULT: folder / DEFAULT_FILE, **{file.stem: file for file in template_files(folder)}}
     found = {name: _read(file) for name, file in files.items() if file.is_file()}
-    return found or _in_config(config.get("chat_template"))
+    return found or _in_config(config.get("chat_template")) or _in_config(_of_processor(folder))
 
 
 def write_templates(folder: Path, templates: Mapping[str, str]) -> None:
@@ -46,6 +48,13 @@ def write_templates(folder: Path, templates: Mapping[str, str]) -> None:
             (folder / NAMED_FOLDER / f"{name}.jinja").write_bytes(template.encode("utf-8"))
         else:
             LOG.warning("the chat template %r is left out: its name cannot be that of a file", name)
+
+
+def _of_processor(folder: Path) -> Any:
+    file = folder / "chat_template.json"
+    with one_error(f"{file} is not valid JSON"):
+        content = json.loads(_read(file)) if file.is_file() else None
+    return content.get("chat_template") if isinstance(content, dict) else None
 
 
 def _read(file: Path) -> str:

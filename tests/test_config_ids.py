@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,8 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.output.id_keys import shape_of
 from mergekit_tokenadapt.output.ids import SpecialIds
 from mergekit_tokenadapt.output.requirements import as_token_map, check_needed, config_content, suggest_tokens
-from mergekit_tokenadapt.output.translation import translate, warn_of
+from mergekit_tokenadapt.output.side_files import translate_spellings, write_processors
+from mergekit_tokenadapt.output.translation import Translation, translate, warn_of
 from mergekit_tokenadapt.vocabulary import Vocabulary
 
 SPELLINGS = [*"abcdefghij", "<s>", "</s>", "<pad>", "<mask>", "<image>", "<|en|>", "<|de|>", "<|transcribe|>"]
@@ -205,3 +208,59 @@ def test_no_token_is_advised_twice() -> None:
     assert as_token_map({"<a>": "<b>", "<c>": "<d>"}) == (
         'token_map: {"<a>": "<b>", "<c>": "<d>"} (--token-map \'<a>=<b>\' --token-map \'<c>=<d>\')'
     )
+
+
+# --- files of processors -------------------------------------------------------------------------
+
+
+def test_processors_are_carried_along_with_the_targets_tokens(tmp_path: Path) -> None:
+    base, out = tmp_path / "base", tmp_path / "out"
+    base.mkdir()
+    out.mkdir()
+    content = {
+        "image_token": "<image>",
+        "image_token_id": 14,
+        "inner": {"boi_token": "<|en|>"},
+        "size": 14,
+        "x_token": "?",
+    }
+    (base / "processor_config.json").write_text(json.dumps(content))
+    (base / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5], "crop_size": 14}))
+    processor, preprocessor = write_processors(base, out, without_image())
+    assert json.loads((out / "processor_config.json").read_text()) == {**content, "image_token_id": None}
+    assert {each.key for each in processor.lost} == {"image_token", "image_token_id"}
+    assert not preprocessor.lost
+    assert json.loads((out / "preprocessor_config.json").read_text()) == {"image_mean": [0.5], "crop_size": 14}
+    assert not (out / "video_preprocessor_config.json").exists()
+
+
+def test_a_token_that_stands_for_another_is_named_in_its_place() -> None:
+    ids = without_image()
+    base = (definition(list(range(N))), ids.base)
+    mapping = make_problem(base, ids.target, token_map={"<image>": "<other>"}).mapping
+    mended = SpecialIds(ids.base, ids.target, mapping)
+    translation = translate_spellings(Translation({"image_token": "<image>"}), mended)
+    assert translation == Translation({"image_token": "<other>"})
+
+
+@pytest.mark.parametrize(
+    ("adapt", "expected"), [(True, {"normalizer.json"}), (False, {"normalizer.json", "vocab.json"})]
+)
+def test_mergekit_copies_no_file_of_the_old_tokenizer(
+    adapt: bool, expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its definition of Qwen2-VL asks for the base's vocab.json, after everything else is written."""
+    import mergekit.merge
+
+    from mergekit_tokenadapt.plugin import activate
+
+    activate()
+    base, out = tmp_path / "base", tmp_path / "out"
+    for folder in (base, out):
+        folder.mkdir()
+    for name in ("vocab.json", "normalizer.json"):
+        (base / name).write_text("{}")
+    monkeypatch.setattr(mergekit.merge, "_get_donor_model", lambda *_args, **_options: ("base", str(base)))
+    recipe = SimpleNamespace(tokenizer=SimpleNamespace(adapt=object() if adapt else None))
+    mergekit.merge._copy_tagalong_files(recipe, str(out), ["vocab.json", "normalizer.json"], options=None)
+    assert {file.name for file in out.iterdir()} == expected

@@ -22,6 +22,7 @@ from mergekit_tokenadapt.output.limits import model_max_length
 from mergekit_tokenadapt.output.loading import minimal_config
 from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, input_record, manifest_of
 from mergekit_tokenadapt.output.requirements import check_needed, config_content
+from mergekit_tokenadapt.output.side_files import write_processors
 from mergekit_tokenadapt.output.templates import (
     Templates,
     choose_templates,
@@ -119,13 +120,15 @@ class OutputFolder:
         ids = SpecialIds(self.base.vocabulary, self.target.vocabulary, self.plans[0].mapping)
         model = translate(read_json(out / "config.json"), ids)
         generation = translate(read_json(self.base_folder / "generation_config.json"), ids)
-        warn_of(model, generation)
+        warn_of(model, generation, *write_processors(self.base_folder, out, ids))
         set_nested(model.config, self.vocab_size_key, self.num_rows)
         pad = generation.config.get("pad_token_id") or model.config.get("pad_token_id")
         if self.pad_move is not None:
             self.pad_move.change(model.config)
             if pad != model.config["pad_token_id"]:
                 generation.config["pad_token_id"] = pad if self.pad_move.new is None else self.pad_move.new
+        if model.config.pop("tokenizer_class", None) is not None and (own := self.target.config.get("tokenizer_class")):
+            model.config["tokenizer_class"] = own  # transformers asks here where tokenizer_config.json is silent
         write_json(out / "config.json", model.config)
         eos = generation.config.get("eos_token_id", model.config.get("eos_token_id"))
         if (stops := ids.with_twins(eos)) != eos:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated, Any, Optional
 
@@ -11,12 +12,15 @@ import mergekit.plan
 from pydantic import BeforeValidator
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.output.side_files import PROCESSOR_FILES
 from mergekit_tokenadapt.plugin.multimerge import finish_half_finished_merges
+from mergekit_tokenadapt.tokenizer_files import TOKENIZER_FILES
 
 SEAMS = (
     (mergekit.config, "MergeConfiguration"),
     (mergekit.config, "TokenizerConfig"),
     (mergekit.merge, "MergePlanner"),
+    (mergekit.merge, "_copy_tagalong_files"),
     (mergekit.plan, "PermutedVocabulary"),
     (mergekit.plan, "BuildTokenizer"),
 )
@@ -43,6 +47,22 @@ def activate_once() -> None:
     configuration.__annotations__["tokenizer"] = field.annotation
     configuration.model_rebuild(force=True)
     mergekit.merge.MergePlanner = AdaptingPlanner
+    mergekit.merge._copy_tagalong_files = _without_ours(mergekit.merge._copy_tagalong_files)
+
+
+def _without_ours(stock: Callable[..., None]) -> Callable[..., None]:
+    """mergekit's last act, which copies some files of a base model, without those that would take the place of ours.
+
+    Of Qwen2-VL, for instance, it copies vocab.json: a file of the tokenizer that the output no longer has.
+    """
+
+    def copy(merge_config: Any, out_path: str, files: list[str], options: Any) -> None:
+        if getattr(merge_config.tokenizer, "adapt", None) is not None:
+            kept = {*TOKENIZER_FILES, *PROCESSOR_FILES}
+            files = [name for name in files if name not in kept]
+        stock(merge_config, out_path, files, options)
+
+    return copy
 
 
 def _as_dict(value: Any) -> Any:
