@@ -55,6 +55,9 @@ def load_whole(folder: Path, definition: Mapping[str, Any], *, trust_remote_code
     tokenizer = _load(folder, trust_remote_code)
     vocabulary: Mapping[str, int] = tokenizer.get_vocab()
     whole = {**definition, "added_tokens": added_tokens(tokenizer)}
+    if dropout := definition["model"].get("dropout"):
+        _warn(f"{folder / 'tokenizer.json'} asks for BPE dropout ({dropout}): other programs will cut text at random")
+        whole["model"] = {**definition["model"], "dropout": None}
     if _ids(whole) != vocabulary:
         _warn(
             f"{folder}: {type(tokenizer).__name__} of transformers gives other ids than tokenizer.json: they are used"
@@ -90,8 +93,17 @@ def auto_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
         if not getattr(tokenizer, "is_fast", False):
             raise TokenAdaptError(f"AutoTokenizer reads it as {type(tokenizer).__name__}, which is slow")
-    if getattr(tokenizer.backend_tokenizer.model, "dropout", None) is not None:
-        tokenizer.backend_tokenizer.model.dropout = None
+    return without_dropout(tokenizer)
+
+
+def without_dropout(tokenizer: Any) -> Any:
+    """Let a tokenizer of transformers cut a text the same way every time; the tokenizer itself is changed.
+
+    BPE dropout leaves out merges at random. It is meant for training, but is live wherever the file is loaded.
+    """
+    model: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if getattr(model, "dropout", None) is not None:
+        model.dropout = None
     return tokenizer
 
 

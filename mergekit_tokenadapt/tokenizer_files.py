@@ -109,7 +109,10 @@ def _present(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def tokenizer_of(definition: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer of a definition, without the truncation and padding that it may ask for."""
+    """The tokenizer of a definition, without the truncation, padding and BPE dropout that it may ask for."""
+    model = definition.get("model")
+    if isinstance(model, Mapping) and model.get("dropout"):
+        definition = {**definition, "model": {**model, "dropout": None}}
     with one_error("not a tokenizer that `tokenizers` can read"):
         tokenizer = Tokenizer.from_str(json.dumps(definition))
     tokenizer.no_truncation()

@@ -14,13 +14,14 @@ from tokenizers_zoo import BYTE_LEVEL, added, plain_definition, tiny_model_folde
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 from transplanting import EMBEDDINGS, tensors_of, transplant
 
-from mergekit_tokenadapt.auto_tokenizer import ROLES, quiet_transformers
+from mergekit_tokenadapt.auto_tokenizer import ROLES, auto_tokenizer, quiet_transformers
 from mergekit_tokenadapt.output import as_loaded
+from mergekit_tokenadapt.segmentation import Segmenter
 from mergekit_tokenadapt.supertokens.making import extend_folder
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.superwords import Limits
 from mergekit_tokenadapt.supertokens.texts import Corpus
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer, tokenizer_of
 from mergekit_tokenadapt.vocabulary import TokenKind
 
 SMALL = plain_definition(
@@ -237,3 +238,51 @@ def test_a_class_that_cuts_otherwise_is_spoken_of(
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     assert as_loaded(zoo["gemma-style"], zoo["byte-level"], tmp_path).vocabulary.num_ids > 0
     assert "cuts text otherwise" in caplog.text
+
+
+# --- dropout -------------------------------------------------------------------------------------
+
+TEXT = "the river of the mill and the stone of the bread " * 20
+
+
+def with_dropout(zoo: Mapping[str, TokenizerFiles], folder: Path) -> Path:
+    definition = dict(zoo["byte-level"].definition)
+    return write_tokenizer(
+        folder, {**definition, "model": {**definition["model"], "dropout": 0.5}}, zoo["byte-level"].config
+    )
+
+
+def test_nothing_is_cut_with_dropout(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, zoo: Mapping[str, TokenizerFiles]
+) -> None:
+    files, plain = load_tokenizer(str(with_dropout(zoo, tmp_path))), zoo["byte-level"]
+    wanted = plain.fast_tokenizer().encode(TEXT).ids
+    raw = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    assert raw["model"]["dropout"] == 0.5
+    cut = Segmenter(raw, plain.vocabulary).cut([TEXT.encode()])[0].tolist()
+    for ids in (
+        files.fast_tokenizer().encode(TEXT).ids,
+        tokenizer_of(raw).encode(TEXT).ids,
+        auto_tokenizer(tmp_path)(TEXT).input_ids,
+        cut,
+    ):
+        assert ids == wanted
+    assert files.definition == plain.definition
+    assert "dropout (0.5): other programs will cut text at random" in caplog.text
+
+
+def test_a_base_with_dropout_gives_the_same_model_every_time(
+    tmp_path: Path, zoo: Mapping[str, TokenizerFiles], gemma_style_folder: Path
+) -> None:
+    base = tiny_model_folder(with_dropout(zoo, tmp_path / "t"), tmp_path / "base")
+    outs = [transplant(base, gemma_style_folder, tmp_path / f"out{n}") for n in range(2)]
+    one, two = (tensors_of(out)[EMBEDDINGS] for out in outs)
+    assert one.equal(two)
+
+
+def test_a_target_with_dropout_keeps_its_file(
+    tmp_path: Path, zoo: Mapping[str, TokenizerFiles], gemma_style_folder: Path
+) -> None:
+    base = tiny_model_folder(gemma_style_folder, tmp_path / "base")
+    out = transplant(base, with_dropout(zoo, tmp_path / "t"), tmp_path / "out")
+    assert (out / "tokenizer.json").read_bytes() == (tmp_path / "t" / "tokenizer.json").read_bytes()

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mergekit_tokenadapt.auto_tokenizer import without_dropout
 from mergekit_tokenadapt.auxiliary.cached import CachedSpace
 from mergekit_tokenadapt.auxiliary.extras import importing, require
 from mergekit_tokenadapt.errors import TokenAdaptError
@@ -35,6 +36,7 @@ class SentenceTransformersSpace(CachedSpace):
 
         with without_loading_bar():
             model = SentenceTransformer(str(folder), device=str(device), trust_remote_code=False)
+        without_dropout(getattr(model, "tokenizer", None))
         vectors: Tensor = model.encode(
             list(texts), batch_size=BATCH_SIZE, convert_to_tensor=True, show_progress_bar=shows_progress(quiet=quiet)
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from mergekit_tokenadapt.auto_tokenizer import without_dropout
 from mergekit_tokenadapt.auxiliary.cached import CachedSpace
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.progress import without_loading_bar
@@ -31,7 +32,7 @@ class TransformerSpace(CachedSpace):
         """Mean of the last hidden states over the tokens of each text, in batches of similar length."""
         from transformers import AutoModel, AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        tokenizer = without_dropout(AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False))
         with without_loading_bar():
             model = AutoModel.from_pretrained(str(folder), trust_remote_code=False).to(device).eval()
         order = sorted(range(len(texts)), key=lambda n: (len(texts[n]), n))

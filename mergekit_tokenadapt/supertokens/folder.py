@@ -10,6 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from mergekit_tokenadapt.auto_tokenizer import auto_tokenizer
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
 from mergekit_tokenadapt.output import write_json
@@ -93,9 +94,7 @@ def check_transformers(folder: Path) -> None:
     Raises:
         TokenAdaptError: they cut a text differently.
     """
-    from transformers import AutoTokenizer
-
-    mine, theirs = load_tokenizer(str(folder)).fast_tokenizer(), AutoTokenizer.from_pretrained(str(folder))
+    mine, theirs = load_tokenizer(str(folder)).fast_tokenizer(), auto_tokenizer(folder)
     for name in ("prose", "code", "hard"):
         for document in builtin_text(name).documents:
             ids = theirs(document, add_special_tokens=False).input_ids

@@ -8,7 +8,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from mergekit_tokenadapt.errors import first_line
+from mergekit_tokenadapt.auto_tokenizer import auto_tokenizer
+from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status, passed_unless
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.texts import builtin_text
@@ -123,13 +124,10 @@ def unreachable_tokens(tokenizer: TokenizerFiles) -> tuple[list[Token], int]:
 
 def check_transformers_agrees(model: ModelFolder) -> Finding:
     """AutoTokenizer gives the ids that tokenizer.json says: a class may rebuild parts of it on loading."""
-    from transformers import AutoTokenizer
-
     try:
-        loaded = AutoTokenizer.from_pretrained(str(model.tokenizer.folder), trust_remote_code=model.trust_remote_code)
-    except Exception as error:  # the tokenizer's class runs its own code here
-        reason = first_line(error)
-        return Finding("transformers", Status.FAILED, f"AutoTokenizer cannot load the tokenizer: {reason}")
+        loaded = auto_tokenizer(model.tokenizer.folder, trust_remote_code=model.trust_remote_code)
+    except TokenAdaptError as error:  # the tokenizer's class runs its own code there
+        return Finding("transformers", Status.FAILED, error.message)
     library = model.tokenizer.fast_tokenizer()
     problems = []
     for name in ("hard", "code", "prose"):
