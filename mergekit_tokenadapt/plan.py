@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mergekit_tokenadapt.calibration import NO_EXAMPLES, Calibration, FitReport
@@ -34,6 +33,7 @@ from mergekit_tokenadapt.methods.base import Method
 from mergekit_tokenadapt.methods.mean import uniform
 from mergekit_tokenadapt.mixture import CHUNK_ROWS, Mixture
 from mergekit_tokenadapt.problem import TransferProblem
+from mergekit_tokenadapt.tensor_writing import save_tensors
 
 LOG = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ class TransferPlan:
         }
         if self.calibration is not None and self.calibration.can_be_stored:
             tensors |= {f"calibration.{name}": tensor for name, tensor in self.calibration.tensors().items()}
-        save_file(tensors, str(file), metadata={"plan": json.dumps(header, sort_keys=True)})
+        save_tensors(tensors, file, {"plan": json.dumps(header, sort_keys=True)})
 
     @classmethod
     def load(cls, file: Path) -> TransferPlan:

@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mergekit_tokenadapt.tensor_writing import sealed, unsealed
+
 LOG = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "MERGEKIT_TOKENADAPT_CACHE"
@@ -56,21 +58,33 @@ def is_made(folder: Path | None, name: str) -> bool:
 
 
 def resumed(folder: Path | None, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What the folder holds under this name, or what `make` gives, which is then put there."""
+    """What the folder holds under this name, or what `make` gives, which is then put there.
+
+    A file that was damaged is made again: its content would go into a model unseen.
+    """
     if folder is None:
         return make()
     file = _file(folder, name)
-    try:
-        return load_file(str(file))
-    except (OSError, SafetensorError):
-        made = make()
+    if file.is_file():
+        if (kept := read_sealed(file)) is not None:
+            return kept
+        LOG.warning("%s, which an earlier run had left, is damaged, and is made again", file)
+    made = make()
     temporary = file.with_suffix(".tmp")
     try:
-        save_file({key: tensor.contiguous() for key, tensor in made.items()}, str(temporary))
+        save_file(sealed(made), str(temporary))
         os.replace(temporary, file)
     except (OSError, SafetensorError) as error:
         LOG.warning("what was made is not kept, should this run be stopped: %s", error)
     return made
+
+
+def read_sealed(file: Path) -> dict[str, Tensor] | None:
+    """The tensors of a file that was written with their hash; None where it was damaged."""
+    try:
+        return unsealed(load_file(str(file)))
+    except (OSError, SafetensorError):
+        return None
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -19,13 +19,12 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
-from mergekit_tokenadapt.resuming import cache_folder, resumed, shard_folder
+from mergekit_tokenadapt.resuming import cache_folder, read_sealed, resumed, shard_folder
+from mergekit_tokenadapt.tensor_writing import save_tensors, sealed
 
 LOG = logging.getLogger(__name__)
 
@@ -104,7 +103,7 @@ def find_model_folder(name: str) -> Path:
 
 
 def _key(kind: str, folder: Path, texts: Sequence[str]) -> str:
-    digest = hashlib.sha256(f"{kind} in shards of {SHARD}".encode())
+    digest = hashlib.sha256(f"{kind} in sealed shards of {SHARD}".encode())
     for file in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".txt", ".model", ".safetensors")):
         digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())
     for text in texts:
@@ -113,23 +112,22 @@ def _key(kind: str, folder: Path, texts: Sequence[str]) -> str:
 
 
 def _read(file: Path, num_texts: int) -> Tensor | None:
-    try:
-        vectors = load_file(str(file))["vectors"]
-    except FileNotFoundError:
+    if not file.is_file():
         return None
-    except (OSError, KeyError, SafetensorError) as error:
-        LOG.warning("the cached embeddings in %s are damaged, computing them again: %s", file, error)
+    vectors = (read_sealed(file) or {}).get("vectors")
+    if vectors is None or len(vectors) != num_texts:
+        LOG.warning("the cached embeddings in %s are damaged, computing them again", file)
         return None
-    return vectors if len(vectors) == num_texts else None
+    return vectors
 
 
 def _write(file: Path, vectors: Tensor) -> None:
     handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
     os.close(handle)
     try:
-        save_file({"vectors": vectors}, temporary)
+        save_tensors(sealed({"vectors": vectors}), Path(temporary))
         os.replace(temporary, file)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         LOG.warning("embeddings are not cached: %s", error)
         with suppress(OSError):
             os.unlink(temporary)

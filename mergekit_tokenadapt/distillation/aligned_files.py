@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+import torch
+from safetensors.numpy import load_file
 
 from mergekit_tokenadapt.distillation.align import align_texts, write_spans
 from mergekit_tokenadapt.distillation.nearest_tokens import NearestTokens, nearest_tokens
 from mergekit_tokenadapt.evaluation.texts import TextSet
 from mergekit_tokenadapt.output import file_hashes, write_json
 from mergekit_tokenadapt.staging import check_output, staged_folder
+from mergekit_tokenadapt.tensor_writing import save_tensors
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
 
 SPANS, NEAREST, REPORT = "spans.parquet", "nearest_tokens.safetensors", "align.json"
@@ -67,7 +69,7 @@ def _write_nearest(file: Path, teacher: TokenizerFiles, student: TokenizerFiles,
             "mean_distance_of_nearest": float(known[known > 0].mean()) if (known > 0).any() else None,
             "none": len(source.vocabulary) - len(known),
         }
-    save_file(arrays, str(file))
+    save_tensors({name: torch.from_numpy(array) for name, array in arrays.items()}, file)
     return report
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from mergekit.options import MergeOptions
-from safetensors.torch import save_file
 
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.one_vocabulary import put_onto, vocabulary_report
 from mergekit_tokenadapt.output import PLAN, write_json
 from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.tensor_writing import save_tensors
 from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 
 REPORT = "distillation.json"
@@ -44,7 +44,7 @@ def prepare_student(
         report = {"teacher": teacher, "student": student, **vocabulary_report(teacher_folder, made, before)}
         write_json(made.folder / REPORT, report)
         plan = TransferPlan.load(made.folder / PLAN)
-        save_file(token_map(plan, made), str(made.folder / TOKEN_MAP), metadata={"origins": ",".join(ORIGINS)})
+        save_tensors(token_map(plan, made), made.folder / TOKEN_MAP, {"origins": ",".join(ORIGINS)})
 
     return put_onto(student, teacher, out, adapt, dtype=dtype, options=options, force=force, finish=finish)
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mergekit_tokenadapt.errors import TokenAdaptError
@@ -31,6 +30,7 @@ from mergekit_tokenadapt.model_identity import is_described_by
 from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes, write_json
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.staging import check_output, staged_folder
+from mergekit_tokenadapt.tensor_writing import save_tensors
 from mergekit_tokenadapt.tokenizer_files import TOKENIZER_FILES, copy_files, read_json
 
 LOG = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ def _write_weights(
                 tensor = _old_rows(name, adapted, original, rows).contiguous()
             content[name] = tensor
             total += tensor.numel() * tensor.element_size()
-        save_file(content, str(out / file), metadata={"format": "pt"})
+        save_tensors(content, out / file, {"format": "pt"})
         weight_map |= dict.fromkeys(names, file)
     if len(by_file) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}

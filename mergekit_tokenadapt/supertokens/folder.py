@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from mergekit_tokenadapt.auto_tokenizer import auto_tokenizer
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
+from mergekit_tokenadapt.file_writing import write_file
 from mergekit_tokenadapt.output import write_json
 from mergekit_tokenadapt.staging import staged_folder
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, copy_files, load_tokenizer, read_json
@@ -47,7 +48,7 @@ def write_tokenizer(
     with staged_folder(out, force=force, may_be_there=may_be_there) as folder:
         folder.mkdir()
         # The library's own writing: what it reads back is what it writes.
-        Tokenizer.from_str(json.dumps(definition)).save(str(folder / "tokenizer.json"))
+        write_file(folder / "tokenizer.json", Tokenizer.from_str(json.dumps(definition)).to_str(pretty=True))
         if like is not None:
             copy_files(like.folder, folder, COPIED)
         write_json(folder / "tokenizer_config.json", _config(like))
