@@ -372,7 +372,7 @@ def output(
     base, target = load_tokenizer(str(model)), zoo["byte-level"]
     plan = make_transfer(base, target, num_rows=640).make_plan()
     adapt = {"method": "mean", "chat_template": "target", "save_plan": True}
-    return OutputFolder(base, model, target, 640, "vocab_size", adapt, (("base", model),), (plan,))
+    return OutputFolder(base, model, target, 640, ("vocab_size",), adapt, (("base", model),), (plan,))
 
 
 def finish(output: OutputFolder, out: Path, config: Mapping[str, Any] | None = None) -> Path:
@@ -405,7 +405,7 @@ def test_both_configs_speak_the_new_tokenizer(output: OutputFolder, tmp_path: Pa
 
 
 def test_a_nested_number_of_rows_is_set(output: OutputFolder, tmp_path: Path) -> None:
-    nested = dataclasses.replace(output, vocab_size_key="text_config.vocab_size")
+    nested = dataclasses.replace(output, vocab_size_keys=("text_config.vocab_size",))
     out = finish(nested, tmp_path / "out", {"text_config": {"vocab_size": 555, "eos_token_id": 2}})
     roles = output.target.vocabulary.roles
     assert read(out / "config.json")["text_config"] == {"vocab_size": 640, "eos_token_id": roles["eos"]}

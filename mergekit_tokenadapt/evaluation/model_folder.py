@@ -157,6 +157,10 @@ def _download(name: str) -> Path:
         ) from error
 
 
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""safetensors' names of the dtypes that weights usually have, and torch's."""
+
+
 @dataclass(frozen=True)
 class TensorFiles:
     """The tensors of a folder, safetensors or PyTorch files, sharded or not; read when asked for."""
@@ -182,6 +186,14 @@ class TensorFiles:
         """Shape of a tensor, without reading it where the format allows."""
         opened = self._open(self._file_of[name])
         return tuple(opened[name].shape if isinstance(opened, dict) else opened.get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """The dtype of a tensor, without reading it where the format allows, as torch spells it: ``float32``."""
+        opened = self._open(self._file_of[name])
+        if isinstance(opened, dict):
+            return str(opened[name].dtype).removeprefix("torch.")
+        stored = opened.get_slice(name).get_dtype()
+        return _DTYPES.get(stored, str(stored).lower())
 
     def file(self, name: str) -> Path:
         """The file that holds a tensor."""

@@ -49,7 +49,7 @@ class OutputFolder:
     """That model's folder."""
     target: TokenizerFiles
     num_rows: int
-    vocab_size_key: str
+    vocab_size_keys: tuple[str, ...]
     """Where config.json keeps the number of rows, for instance ``text_config.vocab_size``."""
     adapt: Mapping[str, Any]
     """The recipe's ``adapt`` block, with defaults."""
@@ -121,7 +121,8 @@ class OutputFolder:
         model = translate(read_json(out / "config.json"), ids)
         generation = translate(read_json(self.base_folder / "generation_config.json"), ids)
         warn_of(model, generation, *write_processors(self.base_folder, out, ids))
-        set_nested(model.config, self.vocab_size_key, self.num_rows)
+        for key in self.vocab_size_keys:
+            set_nested(model.config, key, self.num_rows)
         pad = generation.config.get("pad_token_id") or model.config.get("pad_token_id")
         if self.pad_move is not None:
             self.pad_move.change(model.config)

@@ -37,8 +37,12 @@ def check_needed(config: Any, translation: Translation, target: Vocabulary, mapp
     if reason is None:
         _check_runs(config, translation)
         return
-    # The class stops at the first: those that it refuses by themselves are all named.
     before = config_content(config)
+    if (
+        _refusal(config, before) is not None
+    ):  # transformers writes an infinite number as an object that it does not take
+        return
+    # The class stops at the first: those that it refuses by themselves are all named.
     needed = [lost for lost in translation.lost if lost.is_whole and _refusal(config, _without(before, lost))]
     if not needed:
         raise TokenAdaptError(f"the base model's config cannot be brought to the target tokenizer: {reason}")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,27 +16,66 @@ from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.model_folder import TensorFiles
+from mergekit_tokenadapt.models import CannotBuild, Checkpoint, StoredTable, read_checkpoint
+from mergekit_tokenadapt.models.classes import Shape
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
 
 LOG = logging.getLogger(__name__)
 
-FLOATS = {"F64", "F32", "F16", "BF16"}
-"""safetensors names of the dtypes that rows can be mixed in."""
+FLOATS = {"float64", "float32", "float16", "bfloat16"}
+"""The dtypes that rows can be mixed in."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class InputModel:
     """One input model of the recipe."""
 
     reference: ModelReference
     tokenizer: TokenizerFiles
     folder: Path
-    rows: int | None
-    """Rows of its vocabulary tensors; None where that cannot be read without loading them."""
-    row_shape: tuple[int, ...] | None
-    """Shape of one row of its widest vocabulary tensor; None likewise."""
-    output_name: str | None = None
-    """mergekit's name of its output matrix, which is the input matrix where they are tied; None where there is none."""
+    shapes: Mapping[str, Shape]
+    """Of every stored tensor."""
+    not_floating: frozenset[str]
+    """Stored tensors that are counters, masks or ids: no merge method can do anything with them."""
+    tables: Mapping[str, StoredTable]
+    """Stored tensors that have a vocabulary axis."""
+    checkpoint: Checkpoint | None
+    """What the model's class says of it; None where there is none, as for a model with its own code."""
+    is_tied: bool
+    """Whether its input and output matrix are one."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of its vocabulary tensors."""
+        sizes = {self.shapes[name][table.axis] for name, table in self.tables.items() if not table.is_per_layer}
+        return min(sizes)
+
+    @property
+    def row_shape(self) -> Shape:
+        """Shape of one row of its widest vocabulary tensor."""
+        rows = [_without(self.shapes[name], table.axis) for name, table in self.tables.items()]
+        return max(rows, key=len)
+
+    @property
+    def output_name(self) -> str | None:
+        """Its output matrix as stored, which is the input matrix where they are tied; None where there is none."""
+        matrices = {name: table for name, table in self.tables.items() if len(self.shapes[name]) > 1}
+        outputs = [
+            name for name, table in matrices.items() if table.is_output and (table.parameter or not self.checkpoint)
+        ]
+        if self.is_tied:
+            return self.input_name or next(iter(outputs), None)
+        return next(iter(outputs), None)
+
+    @property
+    def input_name(self) -> str | None:
+        """Its input matrix as stored; None where only the output matrix that it is tied to is stored."""
+        wanted = self.checkpoint.tables.input if self.checkpoint is not None else None
+        if wanted is not None:
+            return next((name for name, table in self.tables.items() if table.parameter == wanted), None)
+        matrices = [name for name, table in self.tables.items() if len(self.shapes[name]) > 1 and not table.is_output]
+        return next(iter(matrices), None)
 
 
 def look_at(reference: ModelReference, architecture: ModelArchitecture, options: MergeOptions) -> InputModel:
@@ -53,38 +90,30 @@ def look_at(reference: ModelReference, architecture: ModelArchitecture, options:
             f"{reference} is a quantised checkpoint; rows cannot be mixed in it: use the unquantised model"
         )
     loader = LoaderCache().get(reference)
-    known = architecture.all_weights(config)
-    is_inferred = not architecture.architectures
-    if not is_inferred:
-        _check_complete(reference, known, loader.index.tensor_paths, options)
-    weights = [w for w in known if w.vocabulary_axis is not None]
-    names = {w.name: _names(w) for w in weights}
-    present = {w: n for w, tries in names.items() for n in tries if n in loader.index.tensor_paths}
-    # In a model that mergekit has no definition of, checkpoint and model may use different names.
-    if not weights or not (present or is_inferred):
-        raise TokenAdaptError(f"{reference} has no tensor with a vocabulary axis that mergekit knows of")
-    axes = {w.name: w.vocabulary_axis for w in weights}
-    shapes = []
-    for weight, name in present.items():
-        found = _shape(Path(loader.index.base_path) / loader.index.tensor_paths[name], name)
-        if found is None:
-            continue
-        dtype, shape = found
-        if dtype not in FLOATS:
+    folder = Path(loader.index.base_path)
+    files = TensorFiles(folder)
+    names = _stored_names(reference, files, loader.index.tensor_paths)
+    shapes = {name: files.shape(name) for name in names}
+    checkpoint = _ask_class(reference, folder, shapes, options)
+    tables = dict(checkpoint.stored) if checkpoint else _defined_tables(architecture.all_weights(config), shapes)
+    if not any(len(shapes[name]) > 1 for name in tables):
+        raise TokenAdaptError(f"{reference} has no tensor with a vocabulary axis that its class or mergekit knows of")
+    for name in tables:
+        if files.dtype(name) not in FLOATS:
             raise TokenAdaptError(
-                f"{reference}: the tensor {name} is {dtype}, not a floating-point type that rows can be mixed in"
+                f"{reference}: the tensor {name} is {files.dtype(name)}, not a floating-point type that rows can be "
+                "mixed in"
             )
-        axis = axes[weight]
-        shapes.append((shape[axis], (*shape[:axis], *shape[axis + 1 :])))
     path = reference.model
-    tokenizer = load_tokenizer(path.path, revision=path.revision, trust_remote_code=options.trust_remote_code)
     return InputModel(
-        reference,
-        tokenizer,
-        Path(loader.index.base_path),
-        min((rows for rows, _ in shapes), default=None),
-        max((row for _, row in shapes), key=len, default=None),
-        _output_name([w for w in weights if w.name in present or is_inferred], tied=is_tied(config)),
+        reference=reference,
+        tokenizer=load_tokenizer(path.path, revision=path.revision, trust_remote_code=options.trust_remote_code),
+        folder=folder,
+        shapes=shapes,
+        not_floating=frozenset(name for name in names if files.dtype(name) not in FLOATS),
+        tables=tables,
+        checkpoint=checkpoint,
+        is_tied=checkpoint.tables.is_tied if checkpoint else is_tied(config),
     )
 
 
@@ -94,7 +123,7 @@ def check_together(models: list[InputModel]) -> None:
     Raises:
         TokenAdaptError: their hidden sizes differ.
     """
-    shapes = {m.row_shape: m for m in models if m.row_shape is not None}
+    shapes = {m.row_shape: m for m in models}
     if len(shapes) > 1:
         listed = ", ".join(f"{m.reference}: {'x'.join(map(str, shape))}" for shape, m in shapes.items())
         raise TokenAdaptError(f"models of different hidden sizes cannot be merged ({listed})")
@@ -109,9 +138,8 @@ def check_tied(model: InputModel, output: WeightInfo) -> None:
         TokenAdaptError: it is there, and is not the input matrix.
     """
     loader = LoaderCache().get(model.reference)
-    stored = loader.index.tensor_paths
-    source = next((name for name in output.tied_names or () if name in stored), None)
-    if output.name not in stored or source is None:
+    source = next((name for name in output.tied_names or () if name in model.shapes), None)
+    if output.name not in model.shapes or source is None:
         return
     if not torch.equal(loader.get_tensor(output.name), loader.get_tensor(source)):
         raise TokenAdaptError(
@@ -121,59 +149,67 @@ def check_tied(model: InputModel, output: WeightInfo) -> None:
 
 
 def is_tied(config: Any) -> bool:
-    """Whether a model's input and output matrix are one."""
+    """Whether a model's input and output matrix are one, by its config."""
     return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
 
 
-def _output_name(weights: list[WeightInfo], *, tied: bool) -> str | None:
-    """The output matrix among a model's vocabulary tensors, biases aside."""
-    matrices: list[str] = [w.name for w in weights if not w.name.endswith("bias")]
-    named = [name for name in matrices if OUTPUT_MATRIX.search(name)]
-    if named and not tied:
-        return named[0]
-    return next((name for name in matrices if name not in named), None) if tied else None
-
-
 OUTPUT_MATRIX = re.compile(r"(^|\.)(lm_head|embed_out|output|output_layer|cls\.predictions\.decoder)\.weight$")
-"""What architectures call their output matrix."""
-BUFFERS = (".inv_freq", ".position_ids", ".masked_bias", ".attn.bias")
-"""Ends of names of tensors that older checkpoints hold, and that models make themselves."""
+"""What architectures call their output matrix, for models that transformers has no class for."""
 
 
-def _names(weight: WeightInfo) -> list[str]:
+def names_of(weight: WeightInfo) -> list[str]:
     """All names under which a checkpoint may hold a weight."""
     return [weight.name, *(weight.aliases or ()), *(weight.tied_names or ())]
 
 
-def _check_complete(
-    reference: ModelReference, known: list[WeightInfo], present: Iterable[str], options: MergeOptions
-) -> None:
-    """Refuse a model with tensors that mergekit's definition of its architecture would leave out.
+def _stored_names(reference: ModelReference, files: TensorFiles, listed: Mapping[str, str]) -> list[str]:
+    """Names of all tensors, sorted. transformers loads what is in the files, mergekit what is in the index.
+
+    Args:
+        listed: the file of each tensor, by mergekit's index.
 
     Raises:
-        TokenAdaptError: there are such tensors, and `--allow-crimes` is not given.
+        TokenAdaptError: a tensor is in one of them only.
     """
-    known_names = {name for weight in known for name in _names(weight)}
-    lost = sorted(name for name in present if name not in known_names and not name.endswith(BUFFERS))
-    if not lost:
-        return
-    shown = ", ".join(lost[:4]) + (", ..." if len(lost) > 4 else "")
-    message = f"{reference}: mergekit's definition of the architecture leaves out {len(lost)} of its tensors ({shown})"
-    if not options.allow_crimes:
-        raise TokenAdaptError(f"{message}; the output would not work. To go on all the same: --allow-crimes")
-    LOG.warning("%s; they will be missing from the output", message)
+    used = set(listed.values())
+    held = {name for name in files if files.file(name).name in used}
+    for names, where in ((held - listed.keys(), "not in its index"), (listed.keys() - held, "only in its index")):
+        if names:
+            raise TokenAdaptError(f"{reference}: {listing(names)}: {where} of weights, which does not fit its files")
+    return sorted(held)
 
 
-def _shape(file: Path, name: str) -> tuple[str, tuple[int, ...]] | None:
-    """(dtype, shape) of a tensor in a safetensors file, from its header; None for other formats."""
-    if file.suffix != ".safetensors":
-        return None
+def _ask_class(
+    reference: ModelReference, folder: Path, shapes: Mapping[str, Shape], options: MergeOptions
+) -> Checkpoint | None:
+    """What the model's class says; None where there is no class that can be asked."""
     try:
-        with file.open("rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            if length > 100_000_000:
-                raise ValueError("header too long")
-            entry = json.loads(opened.read(length))[name]
-        return entry["dtype"], tuple(entry["shape"])
-    except (OSError, ValueError, KeyError, struct.error) as error:
-        raise TokenAdaptError(f"{file} is not a readable safetensors file: {error}") from error
+        found = read_checkpoint(folder, shapes, trust_remote_code=options.trust_remote_code)
+    except CannotBuild as error:
+        LOG.info("%s: %s; its tensors are known by mergekit's definition only", reference, error)
+        return None
+    except TokenAdaptError as error:
+        raise TokenAdaptError(f"{reference}: {error}") from error
+    if found is None:
+        LOG.info("%s: transformers has no class for it; its tensors are known by mergekit's definition only", reference)
+    return found
+
+
+def _defined_tables(known: list[WeightInfo], shapes: Mapping[str, Shape]) -> dict[str, StoredTable]:
+    """The stored tables of a model, by mergekit's definition of its architecture."""
+    found: dict[str, StoredTable] = {}
+    for weight in known:
+        name = next((name for name in names_of(weight) if name in shapes), None)
+        if weight.vocabulary_axis is not None and name is not None:
+            found.setdefault(name, StoredTable(weight.vocabulary_axis, None, bool(OUTPUT_MATRIX.search(name))))
+    return found
+
+
+def listing(names: Iterable[str]) -> str:
+    """Some names, of which the first few are shown."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:4]) + (f", ... ({len(ordered)} tensors)" if len(ordered) > 4 else "")
+
+
+def _without(shape: Shape, axis: int) -> Shape:
+    return (*shape[:axis], *shape[axis + 1 :])

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from mergekit.architecture import ModelArchitecture, WeightInfo
 from mergekit.common import ImmutableMap, ModelReference
 from mergekit.config import ConfigReader, MergeConfiguration
+from mergekit.graph import Task
+from mergekit.io.tasks import FinalizeModel, LoadTensor, SaveTensor
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 from mergekit.tokenizer import BuildTokenizer
@@ -20,10 +25,11 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.matrix_use import MatrixUse
 from mergekit_tokenadapt.output import MANIFEST, OutputFolder, as_loaded
 from mergekit_tokenadapt.pad_positions import PadMove
-from mergekit_tokenadapt.plugin.inputs import InputModel, check_tied, check_together, is_tied, look_at
+from mergekit_tokenadapt.plugin.inputs import InputModel, check_tied, check_together, look_at, names_of
 from mergekit_tokenadapt.plugin.positions import GatherMoved, move_of
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.reporting import report
+from mergekit_tokenadapt.plugin.stored import StoredTensors, all_stored, left_over, places, unneeded
 from mergekit_tokenadapt.plugin.tasks import AdaptVocabulary, FinishWithTokenizer, FitOutputRows, PlanTransfer
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
 from mergekit_tokenadapt.transfer import Transfer, choose_rows
@@ -45,6 +51,13 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
     _output_name: str | None = None
     """The output matrix, which in a tied model is the input's."""
     _fill_from: ModelReference | None = None
+    _models: Mapping[ModelReference, InputModel] = MappingProxyType({})
+    _stored: StoredTensors = StoredTensors()
+    """The tensors that are planned by their stored names: all, or what mergekit's definition leaves out."""
+    _unneeded: Collection[str] = ()
+    """Weights that mergekit asks for, and that the models do without."""
+    _is_by_name: bool = False
+    """Whether these are all."""
 
     def __init__(
         self,
@@ -59,13 +72,6 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         if adapt is not None:
             self._prepare(adapt)
 
-    def plan_to_disk(self, out_path: str) -> list[Any]:
-        """Plan all tensors; a manifest of an earlier merge goes: it would say that this one is finished."""
-        tasks: list[Any] = super().plan_to_disk(out_path)
-        if self._plans is not None:
-            (Path(out_path) / MANIFEST).unlink(missing_ok=True)
-        return tasks
-
     def plan_tensor(
         self,
         weight: WeightInfo,
@@ -74,10 +80,13 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         cfg_reader: ConfigReader,
     ) -> None:
         """Plan one tensor; a vocabulary tensor goes through our task where mergekit planned its own."""
+        if weight.name in self._unneeded:
+            return
         planned = len(self._tensors)
-        if weight.name == self._untied_name:
-            # Not optional: mergekit then reads it from the tensor that it is tied to, and writes it.
-            weight, *weights_in = (w.model_copy(update={"optional": False}) for w in (weight, *weights_in))
+        if self._plans is not None:
+            weight, *weights_in = (
+                self._corrected(w, model) for w, model in zip((weight, *weights_in), (models[0], *models), strict=True)
+            )
         super().plan_tensor(weight, weights_in, models, cfg_reader)
         if self._plans is None or len(self._tensors) == planned:
             return
@@ -91,13 +100,55 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             plans=ImmutableMap({model: self._plans[model] for model in models}),
             corrections=ImmutableMap(
                 {model: self._corrections[model] for model in models}
-                if self._corrections and weight.name == self._output_name
+                if self._corrections and self._is_output(weights_in[0], models[0])
                 else {}
             ),
-            use=self._use_of(weight),
+            use=self._use_of(weights_in[0], models[0]),
             fill_from=self._fill_from,
         )
         self._tensors[-1] = (weight, merge.model_copy(update={"gather_tensors": adapted}))
+
+    def plan_to_disk(self, out_path: str) -> list[Task[Any]]:
+        """Plan all tensors; those that are no matter of merging are carried over, bit for bit.
+
+        A manifest of an earlier merge goes: it would say that this one is finished.
+        """
+        tasks: list[Task[Any]] = super().plan_to_disk(out_path)
+        if self._plans is not None:
+            (Path(out_path) / MANIFEST).unlink(missing_ok=True)
+        if not self._stored.carried:
+            return tasks
+        end = next(n for n, task in enumerate(tasks) if isinstance(task, FinalizeModel))
+        finalize = tasks[end]
+        model = next(iter(self._models))
+        saved = tuple(
+            SaveTensor(
+                tensor_name=name,
+                tensor_task=LoadTensor(model=model, tensor=name),
+                writer_task=finalize.writer_task,
+                clone=self.options.clone_tensors,
+            )
+            for name in self._stored.carried
+        )
+        finalize = finalize.model_copy(update={"tensor_save_tasks": finalize.tensor_save_tasks + saved})
+        return [*tasks[:end], *saved, finalize, *tasks[end + 1 :]]
+
+    def _plan(self) -> None:
+        """Plan by mergekit's definition of the architecture, then by name what that leaves out; or all by name."""
+        if self._is_by_name:
+            self.normalize_config()
+        else:
+            super()._plan()
+        planned = {weight.name for weight, _ in self._tensors}
+        weights = [w for w in self._stored.merged if w.name not in planned]
+        if self._plans is None or not weights:
+            return
+        definition = next(iter(self.config.modules.values()))
+        models = [source.model for source in definition.slices[0].sources]
+        reader = ConfigReader(config=self.config, slice_out=definition.slices[0], t=0, module=definition)
+        place = places(w.name for w in weights)
+        for weight in weights:
+            self.plan_tensor(weight, [weight] * len(models), models, reader.with_t(place[weight.name]))
 
     def _prepare(self, adapt: AdaptConfig) -> None:
         """Read tokenizers and shapes, refuse what cannot work, and make the plan tasks."""
@@ -108,9 +159,10 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         method = adapt.make_method()
         auxiliary = adapt.make_auxiliary()
         models = [look_at(reference, self.arch_info, self.options) for reference in self._references()]
+        self._models = {model.reference: model for model in models}
         check_together(models)
         target = self._target(models[0])
-        rows = [(m.tokenizer, self._rows(m)) for m in models]
+        rows = [(m.tokenizer, m.rows) for m in models]
         num_rows = choose_rows(adapt.rows, rows, target, self.config.tokenizer.pad_to_multiple_of)
         plans = {
             model.reference: PlanTransfer(
@@ -137,6 +189,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             config = model.reference.config(trust_remote_code=self.options.trust_remote_code)
             if move := move_of(model.reference, config, plans[model.reference].transfer):
                 self._moves[model.reference] = move
+        self._choose_names(models)
         self._untied_name = self._untie(models) if adapt.untie else None
         self._output_name = self._untied_name or models[0].output_name
         if adapt.calibration_text is not None:
@@ -146,7 +199,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             base_folder=models[0].folder,
             target=target,
             num_rows=num_rows,
-            vocab_size_key=self.arch_info.vocab_size_config_key or "vocab_size",
+            vocab_size_keys=self._vocab_size_keys(models[0]),
             adapt=adapt.model_dump(mode="json"),
             inputs=tuple((str(m.reference), m.folder) for m in models),
             pad_move=self._moves.get(models[0].reference),
@@ -172,11 +225,63 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             moved = GatherMoved(**fields, moves=ImmutableMap(moves))
             self._tensors[-1] = (weight, merge.model_copy(update={"gather_tensors": moved}))
 
-    def _use_of(self, weight: WeightInfo) -> MatrixUse:
+    def _choose_names(self, models: list[InputModel]) -> None:
+        """Whether mergekit's names of tensors are planned or the stored ones, and what else there is to plan.
+
+        Raises:
+            TokenAdaptError: a model holds tensors that nothing can be made of.
+        """
+        layers_stay = not self.config.slices and not self.config.modules
+        has_definition = bool(self.arch_info.architectures)
+        configs = [m.reference.config(trust_remote_code=self.options.trust_remote_code) for m in models]
+        self._is_by_name = layers_stay and (len(models) == 1 or not has_definition)
+        if self._is_by_name:
+            self._stored = all_stored(models, configs[0].model_type)
+        elif has_definition:
+            self._unneeded = unneeded(models, self.arch_info, configs)
+            try:
+                self._stored = left_over(models, self.arch_info, configs, layers_stay=layers_stay)
+            except TokenAdaptError as error:
+                if not self.options.allow_crimes:
+                    raise
+                LOG.warning("%s", error)
+
+    def _vocab_size_keys(self, model: InputModel) -> tuple[str, ...]:
+        """Where config.json keeps the number of rows."""
+        if model.checkpoint is not None:
+            return tuple(".".join(key) for key in model.checkpoint.tables.sizes)
+        return (self.arch_info.vocab_size_config_key or "vocab_size",)
+
+    def _corrected(self, weight: WeightInfo, model: ModelReference) -> WeightInfo:
+        """mergekit's knowledge of a weight, with what the model's class and its checkpoint say of it."""
+        changes: dict[str, Any] = {}
+        stored = self._stored_name(weight, model)
+        known = self._models[model]
+        if stored is not None and known.checkpoint is not None:
+            table = known.tables.get(stored)
+            changes["vocabulary_axis"] = table.axis if table is not None else None
+        if weight.name == self._untied_name:
+            # Not optional: mergekit then reads it from the tensor that it is tied to, and writes it.
+            changes["optional"] = False
+        return weight.model_copy(update=changes)
+
+    def _stored_name(self, weight: WeightInfo, model: ModelReference) -> str | None:
+        return next((name for name in names_of(weight) if name in self._models[model].shapes), None)
+
+    def _is_output(self, weight: WeightInfo, model: ModelReference) -> bool:
+        """Whether it is the output matrix, which in a tied model is the input's."""
+        return self._output_name in (weight.name, self._stored_name(weight, model))
+
+    def _use_of(self, weight: WeightInfo, model: ModelReference) -> MatrixUse:
         """What the output model does with a vocabulary tensor."""
-        if weight.name != self._output_name:
+        table = self._models[model].tables.get(weight.name)
+        if not self._is_output(weight, model) and not (table is not None and table.is_output):
             return MatrixUse.INPUT
-        return MatrixUse.TIED if is_tied(self.out_model_config) else MatrixUse.OUTPUT
+        return MatrixUse.TIED if self._stays_tied else MatrixUse.OUTPUT
+
+    @property
+    def _stays_tied(self) -> bool:
+        return next(iter(self._models.values())).is_tied and self._untied_name is None
 
     def _fit_output_rows(
         self, adapt: AdaptConfig, models: list[InputModel]
@@ -193,7 +298,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
                     plan=self._plans[model.reference],
                     model=model.folder,
                     text=text,
-                    stays_tied=is_tied(self.out_model_config),
+                    stays_tied=self._stays_tied,
                     trust_remote_code=self.options.trust_remote_code,
                 )
                 for model in models
@@ -202,21 +307,32 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
 
     def _untie(self, models: list[InputModel]) -> str | None:
         """The name of the output matrix that a tied model is to get; None where it has one already."""
-        if not is_tied(self.out_model_config):
+        first = models[0]
+        if not first.is_tied:
             LOG.info("untie: the model's matrices are not tied")
             return None
-        tied = [
-            w
-            for w in self.arch_info.all_weights(self.out_model_config)
-            if w.vocabulary_axis is not None and w.tied_names
-        ]
-        if len(tied) != 1:
+        output = self._tied_output(first)
+        if output is None:
             raise TokenAdaptError("untie: mergekit does not know where this architecture keeps its output matrix")
         for model in models:
-            check_tied(model, tied[0])
+            check_tied(model, output)
         for each in (self.out_model_config, self.out_model_config.get_text_config()):
             each.tie_word_embeddings = False
-        return str(tied[0].name)
+        if self._is_by_name and output.name not in first.shapes:
+            self._stored = replace(self._stored, merged=(*self._stored.merged, output))
+        return str(output.name)
+
+    def _tied_output(self, model: InputModel) -> WeightInfo | None:
+        """The output matrix of a tied model; None where that is not clear."""
+        known = self.arch_info.all_weights(self.out_model_config)
+        tied = [w for w in known if w.vocabulary_axis is not None and w.tied_names]
+        if len(tied) == 1:
+            return tied[0]
+        if tied or model.checkpoint is None or model.checkpoint.tables.output is None or model.input_name is None:
+            return None
+        return WeightInfo(
+            name=model.checkpoint.tables.output, vocabulary_axis=0, tied_names=(model.input_name,), optional=True
+        )
 
     def _references(self) -> list[ModelReference]:
         """The input models, the base model first, then in the order of the recipe."""
@@ -239,13 +355,3 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             trust_remote_code=self.options.trust_remote_code,
         )
         return as_loaded(target, base.tokenizer, base.folder)
-
-    def _rows(self, model: InputModel) -> int:
-        """Rows of the vocabulary tensors, or what the config says where only loading could tell."""
-        if model.rows is not None:
-            return model.rows
-        rows = model.tokenizer.model_rows
-        if rows is None:
-            raise TokenAdaptError(f"{model.reference}: its config.json has no vocab_size")
-        LOG.info("taking the number of rows of %s from its config: %d", model.reference, rows)
-        return rows

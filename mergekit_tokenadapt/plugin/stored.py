@@ -1,0 +1,157 @@
+"""Planning tensors by the names that the checkpoint holds them under.
+
+mergekit plans by a definition of the architecture. Where it has none it infers one, which leaves out tensors
+that are not in every layer; where it has one, a checkpoint may hold more than that. What a checkpoint holds is
+the better plan wherever layers stay where they are: each tensor is merged with those of the same name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mergekit.architecture import ModelArchitecture, WeightInfo
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.models.vocabulary_axes import BUFFERS
+from mergekit_tokenadapt.plugin.conversion import sources_of
+from mergekit_tokenadapt.plugin.inputs import InputModel, listing, names_of
+
+LAYER = re.compile(r"\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class StoredTensors:
+    """What is planned by name."""
+
+    merged: tuple[WeightInfo, ...] = ()
+    """Merged by the recipe's method."""
+    carried: tuple[str, ...] = ()
+    """Taken from the first model as they are: buffers, and tensors that are not numbers to be mixed."""
+
+
+def all_stored(models: Sequence[InputModel], model_type: str | None) -> StoredTensors:
+    """Every tensor of the first model, to be merged with those of the others.
+
+    Raises:
+        TokenAdaptError: a model holds tensors that another one does not, nor can make of what it holds.
+    """
+    first, *others = models
+    carried = [name for name in first.shapes if _is_carried(first, name)]
+    merged = [name for name in first.shapes if name not in carried]
+    for other in others:
+        _check_same(first, other, merged, model_type)
+    return StoredTensors(tuple(_weight(first, name) for name in merged), tuple(carried))
+
+
+def left_over(
+    models: Sequence[InputModel], architecture: ModelArchitecture, configs: Sequence[object], *, layers_stay: bool
+) -> StoredTensors:
+    """The tensors that mergekit's definition of the architecture does not plan.
+
+    Args:
+        configs: of the models.
+        layers_stay: whether every layer of the output is the layer of the same number of every input.
+
+    Raises:
+        TokenAdaptError: there are some that cannot be merged by name.
+    """
+    rest = [_unplanned(model, architecture, config) for model, config in zip(models, configs, strict=True)]
+    first = models[0]
+    carried = [name for name in rest[0] if _is_carried(first, name)]
+    wanted = [[name for name in names if not _is_carried(m, name)] for m, names in zip(models, rest, strict=True)]
+    lost = {name for name, count in Counter(n for names in wanted for n in names).items() if count < len(models)}
+    lost |= set() if layers_stay else {name for names in wanted for name in names}
+    if lost:
+        holder = next(m for m, names in zip(models, wanted, strict=True) if lost & set(names))
+        why = "not all models hold them" if layers_stay else "slices move layers"
+        raise TokenAdaptError(
+            f"{holder.reference}: mergekit's definition of the architecture leaves out {len(lost)} of its tensors "
+            f"({listing(lost)}), and they cannot be merged by name, because {why}; to leave them out: --allow-crimes"
+        )
+    return StoredTensors(tuple(_weight(first, name) for name in wanted[0]), tuple(carried) if layers_stay else ())
+
+
+def places(names: Iterable[str]) -> dict[str, float]:
+    """Where each tensor is between the first layer (0) and the last (1), as mergekit counts for gradients."""
+    names = list(names)
+    layers = {name: match for name in names if (match := LAYER.search(name))}
+    last: dict[str, int] = {}
+    for name, match in layers.items():
+        before = name[: match.start()]
+        last[before] = max(last.get(before, 0), int(match[1]))
+
+    def place(name: str) -> float:
+        if name not in layers:
+            return 0
+        highest = last[name[: layers[name].start()]]
+        return int(layers[name][1]) / highest if highest else 1
+
+    return {name: place(name) for name in names}
+
+
+def unneeded(models: Sequence[InputModel], architecture: ModelArchitecture, configs: Sequence[object]) -> set[str]:
+    """Tensors that mergekit's definition asks for, and that neither the models hold nor their classes miss."""
+    wanted = [_absent(model, architecture, config) for model, config in zip(models, configs, strict=True)]
+    are_complete = all(m.checkpoint is not None and not m.checkpoint.loading.missing for m in models)
+    return set.intersection(*wanted) if are_complete else set()
+
+
+def _is_carried(model: InputModel, name: str) -> bool:
+    return name in model.not_floating or (name.endswith(BUFFERS) and name not in model.tables)
+
+
+def _weight(model: InputModel, name: str) -> WeightInfo:
+    """A tensor for mergekit's planner. An output matrix may be the input's in the other models."""
+    table = model.tables.get(name)
+    tied = (model.input_name,) if table is not None and table.is_output and model.is_tied else ()
+    return WeightInfo(
+        name=name,
+        vocabulary_axis=table.axis if table is not None else None,
+        tied_names=tuple(other for other in tied if other is not None and other != name) or None,
+    )
+
+
+def _check_same(first: InputModel, other: InputModel, merged: Sequence[str], model_type: str | None) -> None:
+    """Refuse models whose tensors cannot be told to be the same ones."""
+    absent = {name for name in merged if not any(n in other.shapes for n in names_of(_weight(first, name)))}
+    sources = sources_of(model_type, other.shapes, absent)
+    used = {source for names in sources.values() for source in names}
+    extra = {
+        name
+        for name in other.shapes.keys() - first.shapes.keys() - used
+        if not _is_carried(other, name) and not (other.is_tied and name in other.tables)
+    }
+    for names, holder, lacking in ((absent - sources.keys(), first, other), (extra, other, first)):
+        if names:
+            raise TokenAdaptError(
+                f"{holder.reference} holds tensors that {lacking.reference} does not ({listing(names)}), and mergekit "
+                "has no definition of the architecture that says what is to become of them"
+            )
+
+
+def _unplanned(model: InputModel, architecture: ModelArchitecture, config: object) -> list[str]:
+    """The stored tensors that none of mergekit's weights is, or is made of."""
+    known = architecture.all_weights(config)
+    planned = {name for weight in known for name in names_of(weight)}
+    used = {source for names in _made(model, known, config).values() for source in names}
+    return [name for name in model.shapes if name not in planned | used]
+
+
+def _absent(model: InputModel, architecture: ModelArchitecture, config: object) -> set[str]:
+    """mergekit's weights that a model neither holds nor holds the makings of."""
+    known = architecture.all_weights(config)
+    return _not_stored(model, known) - _made(model, known, config).keys()
+
+
+def _not_stored(model: InputModel, known: Sequence[WeightInfo]) -> set[str]:
+    return {weight.name for weight in known if not any(name in model.shapes for name in names_of(weight))}
+
+
+def _made(model: InputModel, known: Sequence[WeightInfo], config: object) -> dict[str, set[str]]:
+    """mergekit's weights that it makes of several stored tensors, and these."""
+    planned = {name for weight in known for name in names_of(weight)}
+    rest = model.shapes.keys() - planned
+    return sources_of(getattr(config, "model_type", None), rest, _not_stored(model, known))
