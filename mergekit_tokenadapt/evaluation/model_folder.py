@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mergekit_tokenadapt.chat_templates import NAMED_FOLDER
-from mergekit_tokenadapt.errors import TokenAdaptError, first_line
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
 from mergekit_tokenadapt.tokenizer_files import TOKENIZER_FILES, TokenizerFiles, load_tokenizer, read_json
 
 
@@ -43,6 +43,14 @@ class ModelFolder:
     def generation_config(self) -> Mapping[str, Any]:
         """The content of generation_config.json; empty where there is none."""
         return read_json(self.folder / "generation_config.json")
+
+    @cached_property
+    def transformers_config(self) -> Any:
+        """config.json as transformers reads it."""
+        from transformers import AutoConfig
+
+        with one_error(f"{self.folder / 'config.json'} cannot be read"):
+            return AutoConfig.from_pretrained(str(self.folder), trust_remote_code=self.trust_remote_code)
 
     @cached_property
     def tensors(self) -> TensorFiles:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path as File
 from typing import Any
 
 from mergekit_tokenadapt.file_writing import write_file
 
+Path = tuple[str, ...]
+"""Where a value is in nested configs."""
 
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
+
+def write_json(file: File, content: Mapping[str, Any]) -> None:
     """Write a JSON file the way transformers does: two spaces, a final newline."""
     write_file(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
@@ -21,3 +24,11 @@ def set_nested(config: dict[str, Any], key: str, value: int) -> None:
     for section in sections:
         config = config.setdefault(section, {})
     config[name] = value
+
+
+def nested_sections(config: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """A config and those in it, with where they are."""
+    yield path, config
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from nested_sections(value, (*path, key))

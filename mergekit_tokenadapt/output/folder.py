@@ -112,7 +112,9 @@ class OutputFolder:
         corrections = self.corrections or (None,) * len(self.plans)
         inputs = zip(self.inputs, self.plans, corrections, strict=True)
         records = [input_record(name, folder, plan, correction) for (name, folder), plan, correction in inputs]
-        return manifest_of(self.target, self.num_rows, self.adapt, records)
+        manifest = manifest_of(self.target, self.num_rows, self.adapt, records)
+        is_lost = bool(self.base.chat_templates) and not self.templates()
+        return {**manifest, "lost_chat_template": True} if is_lost else manifest
 
     # --- configs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def write_processors(base: Path, out: Path, ids: SpecialIds) -> list[Translation
 def translate_spellings(translation: Translation, ids: SpecialIds) -> Translation:
     """Give the target's spelling to tokens that are named by theirs, as in ``"image_token": "<image>"``."""
     lost: list[Lost] = []
-    return Translation(_section(translation.config, ids, (), lost), (*translation.lost, *lost))
+    return replace(translation, config=_section(translation.config, ids, (), lost), lost=(*translation.lost, *lost))
 
 
 def _section(content: Mapping[str, Any], ids: SpecialIds, path: tuple[str, ...], lost: list[Lost]) -> dict[str, Any]:

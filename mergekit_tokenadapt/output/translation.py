@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mergekit_tokenadapt.errors import one_error
+from mergekit_tokenadapt.output.configs import Path
 from mergekit_tokenadapt.output.id_keys import Shape, role_of, shape_of
 from mergekit_tokenadapt.output.ids import NO_FALLBACK, SpecialIds
 
 LOG = logging.getLogger(__name__)
-
-Path = tuple[str, ...]
-"""Where a value is in nested configs."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,8 @@ class Translation:
 
     config: dict[str, Any]
     lost: tuple[Lost, ...] = ()
+    places: Mapping[Path, Any] = field(default_factory=dict)
+    """Where the config holds ids, and what these are now; lists of nested configs aside."""
 
 
 def warn_of(*translations: Translation) -> None:
@@ -74,7 +74,7 @@ def translate(config: Mapping[str, Any], ids: SpecialIds, foreign: Collection[Pa
         foreign: nested configs that number the tokens of another vocabulary; they stay as they are.
     """
     work = _Work(ids, frozenset(foreign))
-    return Translation(work.section(config, ()), tuple(work.lost))
+    return Translation(work.section(config, ()), tuple(work.lost), work.places)
 
 
 @dataclass
@@ -84,6 +84,7 @@ class _Work:
     ids: SpecialIds
     foreign: frozenset[Path]
     lost: list[Lost] = field(default_factory=list)
+    places: dict[Path, Any] = field(default_factory=dict)
 
     def section(self, config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         return {key: self._value(value, (*path, key)) for key, value in config.items()}
@@ -96,6 +97,7 @@ class _Work:
             with one_error(f"{'.'.join(path)} does not hold token ids in the way that transformers reads them"):
                 new = _TRANSLATORS[shape](value, self.ids, path[-1], missing)
             self._note(path, missing, is_whole=not new)
+            self.places[path] = new
             return new
         if isinstance(value, Mapping):
             return self.section(value, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mergekit_tokenadapt.evaluation.checks.configs import check_config_ids, check_length
 from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status
 from mergekit_tokenadapt.evaluation.checks.rows import check_finite, check_norms, check_padding, check_zero_rows
 from mergekit_tokenadapt.evaluation.checks.sizes import check_sizes, check_special_ids, check_tied
@@ -31,10 +32,12 @@ def run_checks(model: ModelFolder, base: ModelFolder | None = None, *, run: bool
     """
     origins = find_origins(model, base)
     return [
-        check_sizes(model),
+        check_sizes(model, base),
         check_special_ids(model),
+        check_config_ids(model, origins),
         check_tied(model),
-        check_chat_template(model),
+        check_chat_template(model, base),
+        check_length(model, base),
         check_transformers_agrees(model),
         check_round_trip(model.tokenizer),
         check_unreachable(model.tokenizer),

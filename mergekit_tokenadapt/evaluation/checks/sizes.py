@@ -7,13 +7,17 @@ from typing import Any
 from mergekit_tokenadapt.evaluation.checks.finding import Finding, passed_unless
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.tensor_math import difference_of
+from mergekit_tokenadapt.output.configs import nested_sections
 
 SHARED_ROLES = ("bos", "eos", "pad")
 """Roles that config.json, generation_config.json and the tokenizer may all name."""
 
 
-def check_sizes(model: ModelFolder) -> Finding:
-    """Every vocabulary tensor has `vocab_size` rows, and every token id has a row."""
+def check_sizes(model: ModelFolder, base: ModelFolder | None = None) -> Finding:
+    """Every vocabulary tensor has `vocab_size` rows, and every token id has a row.
+
+    A nested config that stated the base's number of rows states the model's.
+    """
     vocabulary = model.tokenizer.vocabulary
     configured = model.text_config.get("vocab_size")
     rows = {name: model.tensors.shape(name)[axis] for name, axis in model.vocabulary_tensors.items()}
@@ -27,6 +31,7 @@ def check_sizes(model: ModelFolder) -> Finding:
         for name, count in rows.items()
         if count < vocabulary.num_ids
     ]
+    problems += [] if base is None else _stale_sizes(model, base)
     lowest = min(rows.values())
     return passed_unless(
         problems,
@@ -38,6 +43,19 @@ def check_sizes(model: ModelFolder) -> Finding:
         rows=rows,
         vocab_size=configured,
     )
+
+
+def _stale_sizes(model: ModelFolder, base: ModelFolder) -> list[str]:
+    """Nested configs in which the base's number of rows was left behind."""
+    before, now = base.text_config.get("vocab_size"), model.text_config.get("vocab_size")
+    if before == now:
+        return []
+    sections = dict(nested_sections(base.config))
+    return [
+        f"config.json says {'.'.join((*path, 'vocab_size'))} {before}, as in the base, beside {now}"
+        for path, section in nested_sections(model.config)
+        if section.get("vocab_size") == before == sections.get(path, {}).get("vocab_size")
+    ]
 
 
 def check_special_ids(model: ModelFolder) -> Finding:

@@ -13,22 +13,32 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status, passed_unless
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.texts import builtin_text
-from mergekit_tokenadapt.output import markers, stray_markers
+from mergekit_tokenadapt.output import MANIFEST, markers, stray_markers
 from mergekit_tokenadapt.segmentation import Segmenter
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, read_json
 from mergekit_tokenadapt.vocabulary import Definition, Token, TokenKind, components
 
 MAX_EXAMPLES = 20
 
 
-def check_chat_template(model: ModelFolder) -> Finding:
-    """Markers such as ``<|im_start|>`` in the chat template are single tokens."""
-    template = model.tokenizer.chat_template
-    if template is None:
-        return Finding("chat template", Status.PASSED, "none")
-    found, stray = markers(template), stray_markers(template, model.tokenizer)
+def check_chat_template(model: ModelFolder, base: ModelFolder | None = None) -> Finding:
+    """Markers such as ``<|im_start|>`` in the chat templates are single tokens, and the base's was not lost."""
+    templates = model.tokenizer.chat_templates
+    if not templates:
+        return _no_template(model, base)
+    found = sorted({m for template in templates.values() for m in markers(template)})
+    stray = sorted({m for template in templates.values() for m in stray_markers(template, model.tokenizer)})
     problems = [f"{marker!r} is not one token" for marker in stray]
     return passed_unless(problems, "chat template", f"every marker is one token ({len(found)})", markers=found)
+
+
+def _no_template(model: ModelFolder, base: ModelFolder | None) -> Finding:
+    """A model without a chat template: its base had one, as the base itself or the manifest says, or had none."""
+    manifest = read_json(model.folder / MANIFEST)
+    if manifest.get("lost_chat_template") is True or (base is not None and base.tokenizer.chat_templates):
+        message = "none, and the base model has one: --chat-template base (chat_template: base) keeps it"
+        return Finding("chat template", Status.FAILED, message)
+    return Finding("chat template", Status.PASSED, "none")
 
 
 # --- round trips ---------------------------------------------------------------------------------

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status, passed_unless
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.origins import RowOrigins
 from mergekit_tokenadapt.evaluation.tensor_math import difference_of
+from mergekit_tokenadapt.pad_positions import PadMove, find_pad_positions, pad_of, plan_move
 
 
 def check_untouched(model: ModelFolder, origins: RowOrigins | None) -> Finding:
@@ -18,13 +21,13 @@ def check_untouched(model: ModelFolder, origins: RowOrigins | None) -> Finding:
     if origins is None or origins.base is None:
         return Finding("untouched", Status.SKIPPED, "needs the base model: give --base")
     base = origins.base
-    problems = []
+    move, problems = _pad_move(model, base)
     for name in sorted(set(model.tensors) | set(base.tensors)):
         if name in model.vocabulary_tensors or name in base.vocabulary_tensors:
             continue
         if name not in base.tensors or name not in model.tensors:
             problems.append(f"{name} is only in {model.name if name in model.tensors else base.name}")
-        elif difference := difference_of(base.tensors.read(name), model.tensors.read(name)):
+        elif difference := difference_of(_moved(name, base, move), model.tensors.read(name)):
             problems.append(f"{name} {difference}")
     shared = [n for n in model.vocabulary_tensors if n in base.tensors]
     copied = origins.copied_ids if origins.plan is not None else np.empty(0, dtype=np.int64)
@@ -36,3 +39,20 @@ def check_untouched(model: ModelFolder, origins: RowOrigins | None) -> Finding:
     num_tensors = len(model.tensors.names) - len(model.vocabulary_tensors)
     good = f"{num_tensors} tensors bit-identical" + (f", and {len(copied):,} copied rows" if len(copied) else "")
     return passed_unless(problems, "untouched", good, tensors=num_tensors, copied_rows=len(copied))
+
+
+def _pad_move(model: ModelFolder, base: ModelFolder) -> tuple[PadMove | None, list[str]]:
+    """How position tables have to have moved with the pad token's id; and what is wrong where they cannot."""
+    old, new = pad_of(base.transformers_config), pad_of(model.transformers_config)
+    found = None if old is None or old == new else find_pad_positions(base.transformers_config, base.tensors.names)
+    if found is None:
+        return None, []
+    try:
+        return plan_move(found, new, model=base.name, target=model.name), []
+    except TokenAdaptError as error:
+        return None, [str(error)]
+
+
+def _moved(name: str, base: ModelFolder, move: PadMove | None) -> Tensor:
+    tensor = base.tensors.read(name)
+    return move.shift(tensor) if move is not None and move.moves(name) else tensor

@@ -1,0 +1,91 @@
+"""What configs say beside the roles of special tokens: other token ids, and how long a text may be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status, passed_unless
+from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+from mergekit_tokenadapt.evaluation.origins import RowOrigins
+from mergekit_tokenadapt.matching import match
+from mergekit_tokenadapt.output.configs import Path
+from mergekit_tokenadapt.output.id_keys import role_of
+from mergekit_tokenadapt.output.ids import SpecialIds
+from mergekit_tokenadapt.output.limits import TURNING, limit_of, positions_of
+from mergekit_tokenadapt.output.translation import Lost, translate
+
+_TABLE = re.compile(r"(^|\.)(wpe|pos\w*emb\w*|embed_positions|position_embeddings)\.weight$")
+
+Configs = Mapping[str, Mapping[str, Any]]
+"""File name to content."""
+
+
+def check_config_ids(model: ModelFolder, origins: RowOrigins | None) -> Finding:
+    """Ids in configs are tokens of this tokenizer, and of none other: an id of the base's would be another token."""
+    unknown = [(file, lost) for file, lost in _unknown_ids(model) if role_of(lost.path[-1]) is None]
+    beyond = [
+        f"{file}: {lost.key} is {_listed(lost)}, beyond the rows" for file, lost in unknown if _is_beyond(lost, model)
+    ]
+    problems = beyond + list(_stale_ids(model, origins))
+    finding = passed_unless(problems, "config ids", "every other id in the configs is a token's")
+    if finding.status is Status.PASSED and unknown:
+        words = "; ".join(f"{file}: {lost.key} is {_listed(lost)}, which is no token" for file, lost in unknown[:3])
+        return Finding("config ids", Status.NOTED, words)
+    return finding
+
+
+def check_length(model: ModelFolder, base: ModelFolder | None) -> Finding:
+    """The tokenizer cuts texts no longer than the model has positions for."""
+    stated, positions = limit_of(model.tokenizer.config), positions_of(model.config)
+    if stated is None or positions is None or stated <= positions:
+        words = "no limit" if stated is None else f"the tokenizer's {stated:,}"
+        return Finding("length", Status.PASSED, f"{words}, the model's {positions or 'not stated'}")
+    message = f"the tokenizer's model_max_length is {stated:,}, but the model has {positions:,} positions"
+    # Without a table of positions, models read on, and some tokenizers are meant to let them.
+    has_table = not any(model.text_config.get(key) for key in TURNING) and any(map(_TABLE.search, model.tensors))
+    is_new = base is not None and limit_of(base.tokenizer.config) != stated
+    return Finding("length", Status.FAILED if is_new or has_table else Status.NOTED, message)
+
+
+def _configs(model: ModelFolder) -> Configs:
+    return {"config.json": model.config, "generation_config.json": model.generation_config}
+
+
+def _unknown_ids(model: ModelFolder) -> Iterator[tuple[str, Lost]]:
+    """Ids that the model's own tokenizer has no token for."""
+    vocabulary = model.tokenizer.vocabulary
+    own = SpecialIds(vocabulary, vocabulary, match(vocabulary, vocabulary))
+    for file, content in _configs(model).items():
+        for lost in translate(content, own).lost:
+            yield file, lost
+
+
+def _stale_ids(model: ModelFolder, origins: RowOrigins | None) -> Iterator[str]:
+    """Ids that are still those of the base, whose tokens have other ids now."""
+    if origins is None or origins.base is None:
+        return
+    base = origins.base
+    ids = SpecialIds(base.tokenizer.vocabulary, model.tokenizer.vocabulary, origins.mapping)
+    before = _configs(base)
+    for file, content in _configs(model).items():
+        for path, wanted in translate(before[file], ids).places.items():
+            old, now = _at(before[file], path), _at(content, path)
+            if role_of(path[-1]) is None and now is not None and now == old != wanted:
+                yield f"{file}: {'.'.join(path)} is still {now}, as in the base, where it is now {wanted}"
+
+
+def _at(content: Mapping[str, Any], path: Path) -> Any:
+    value: Any = content
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _is_beyond(lost: Lost, model: ModelFolder) -> bool:
+    return any(i >= model.num_rows for i in lost.ids)
+
+
+def _listed(lost: Lost) -> str:
+    return ", ".join(map(str, lost.ids[:5]))
