@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from mergekit_tokenadapt.auto_tokenizer import load_whole
 from mergekit_tokenadapt.chat_templates import DEFAULT, NAMED_FOLDER, read_templates, template_files
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
+from mergekit_tokenadapt.input_files import check_own, check_plain
 from mergekit_tokenadapt.vocabulary import Vocabulary
 
 TOKENIZER_FILES = (
@@ -96,8 +97,14 @@ class TokenizerFiles:
 
 
 def copy_files(source: Path, destination: Path, names: Iterable[str]) -> None:
-    """Copy those of some files that are there, and the named chat templates with them, byte for byte."""
-    for file in _present(source, names):
+    """Copy those of some files that are there, and the named chat templates with them, byte for byte.
+
+    Raises:
+        TokenAdaptError: one of them is a link that leads out of the folder.
+    """
+    files = _present(source, names)
+    check_own(source, files)
+    for file in files:
         copy = destination / file.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
@@ -130,6 +137,7 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
     if path.is_file():
         path = path.parent
     folder = path if path.is_dir() else _download(name, revision)
+    check_plain(folder)
     temporary = None
     if not (folder / "tokenizer.json").is_file():
         temporary = _convert(name, folder, trust_remote_code)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
+from mergekit_tokenadapt.input_files import check_plain
 from mergekit_tokenadapt.resuming import cache_folder, read_sealed, resumed, shard_folder
 from mergekit_tokenadapt.tensor_writing import save_tensors, sealed
 
@@ -91,6 +92,7 @@ def find_model_folder(name: str) -> Path:
         TokenAdaptError: neither a folder nor a hub id that can be fetched.
     """
     if Path(name).is_dir():
+        check_plain(Path(name))
         return Path(name)
     from huggingface_hub import snapshot_download
 

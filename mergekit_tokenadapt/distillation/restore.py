@@ -25,6 +25,7 @@ from torch import Tensor
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder, open_model
+from mergekit_tokenadapt.input_files import check_own
 from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.model_identity import is_described_by
 from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes, write_json
@@ -35,6 +36,8 @@ from mergekit_tokenadapt.tokenizer_files import TOKENIZER_FILES, copy_files, rea
 
 LOG = logging.getLogger(__name__)
 
+COPIED = ("generation_config.json", *TOKENIZER_FILES)
+"""Files of the base model that the restored one gets."""
 SAVED_BY_TRAINING = ("dtype", "torch_dtype", "transformers_version")
 """Keys of config.json that say how the weights were saved; they stay as the model has them."""
 
@@ -82,6 +85,7 @@ def restore(
     original = _open_base(base, described)
     destination = check_output(out, force=force, inputs=[*inputs, original.folder])
     _check_base(original, described)
+    check_own(original.folder, [original.folder / name for name in COPIED])
     rows = row_sources(plan, original.num_rows)
     _check_weights(adapted, original, described, rows)
     with staged_folder(out, force=force) as staged:
@@ -243,4 +247,4 @@ def _write_configs(adapted: ModelFolder, original: ModelFolder, out: Path) -> No
     """The base's configs and tokenizer files; how the weights were saved is the model's own."""
     saved = {key: adapted.config[key] for key in SAVED_BY_TRAINING if key in adapted.config}
     (out / "config.json").write_text(json.dumps({**original.config, **saved}, indent=2) + "\n", encoding="utf-8")
-    copy_files(original.folder, out, ("generation_config.json", *TOKENIZER_FILES))
+    copy_files(original.folder, out, COPIED)

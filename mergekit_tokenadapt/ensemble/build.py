@@ -13,6 +13,7 @@ from mergekit_tokenadapt.ensemble.lockstep import MODEL_TYPE  # and with it, tra
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.compare import context_length
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder, open_model
+from mergekit_tokenadapt.input_files import check_own
 from mergekit_tokenadapt.one_vocabulary import put_onto
 from mergekit_tokenadapt.output import write_json
 from mergekit_tokenadapt.staging import check_output, staged_folder
@@ -68,6 +69,7 @@ def make_lockstep(
     shares = normalised_weights(weights, len(models))
     destination = check_output(out, force=force, inputs=models)
     folders = [open_model(name) for name in models]
+    check_own(folders[pivot].folder, folders[pivot].folder.glob("*.json"))
     with staged_folder(out, force=force) as staged:
         names = [f"members/{n}" for n in range(len(models))]
         for n, (model, folder, name) in enumerate(zip(models, folders, names, strict=True)):

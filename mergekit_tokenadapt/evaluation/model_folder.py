@@ -16,6 +16,8 @@ from torch import Tensor
 
 from mergekit_tokenadapt.chat_templates import NAMED_FOLDER
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line
+from mergekit_tokenadapt.input_files import check_plain
 from mergekit_tokenadapt.tokenizer_files import TOKENIZER_FILES, TokenizerFiles, load_tokenizer, read_json
 
 
@@ -143,6 +145,7 @@ def open_model(name: str, *, trust_remote_code: bool = False) -> ModelFolder:
         if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
             raise TokenAdaptError(f"there is no model folder {name!r}")
         folder = _download(name)
+    check_plain(folder)
     if not (folder / "config.json").is_file():
         raise TokenAdaptError(f"{name!r} is not a model folder: it has no config.json")
     tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)

@@ -14,6 +14,7 @@ from typing import Any
 
 from mergekit_tokenadapt.calibration_text import CorrectionReport
 from mergekit_tokenadapt.chat_templates import DEFAULT
+from mergekit_tokenadapt.input_files import check_own
 from mergekit_tokenadapt.matching import VocabularyMap
 from mergekit_tokenadapt.output.card import CardInput, extend_model_card
 from mergekit_tokenadapt.output.configs import set_nested, write_json
@@ -22,7 +23,7 @@ from mergekit_tokenadapt.output.limits import model_max_length
 from mergekit_tokenadapt.output.loading import minimal_config
 from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, input_record, manifest_of
 from mergekit_tokenadapt.output.requirements import check_needed, config_content
-from mergekit_tokenadapt.output.side_files import write_processors
+from mergekit_tokenadapt.output.side_files import PROCESSOR_FILES, write_processors
 from mergekit_tokenadapt.output.templates import (
     Templates,
     choose_templates,
@@ -76,9 +77,13 @@ class OutputFolder:
             mapping: how the vocabularies match.
 
         Raises:
-            TokenAdaptError: the chosen chat template is nowhere, or the model does not load without a token that
-                the target lacks.
+            TokenAdaptError: the chosen chat template is nowhere, a file that is carried over is a link that leads out
+                of its folder, or the model does not load without a token that the target lacks.
         """
+        check_own(self.target.folder, self.target.files())
+        check_own(self.base_folder, [self.base_folder / n for n in ("generation_config.json", *PROCESSOR_FILES)])
+        if self.adapt["chat_template"] == "base":
+            check_own(self.base.folder, self.base.files())
         self.templates()
         if mapping is not None:
             self._warn_of_templates(mapping)

@@ -18,6 +18,7 @@ from mergekit.options import MergeOptions
 from mergekit_tokenadapt import registry
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.evaluation.model_folder import check_names
+from mergekit_tokenadapt.input_files import check_plain
 from mergekit_tokenadapt.plain_words import describe_errors
 from mergekit_tokenadapt.plugin import activate
 from mergekit_tokenadapt.plugin.misplaced import check_recipe
@@ -122,6 +123,9 @@ def _as_path(name: str) -> str:
 def _check_model(reference: ModelReference, options: MergeOptions) -> None:
     """Fail in one line where there is no model, before mergekit does it in many."""
     path = Path(reference.model.path)
+    for folder in (path, *([Path(reference.lora.path)] if reference.lora is not None else [])):
+        if folder.is_dir():
+            check_plain(folder)
     if path.is_dir() and not (path / "config.json").is_file():
         raise TokenAdaptError(f"{path} is not a model folder: it has no config.json")
     try:
