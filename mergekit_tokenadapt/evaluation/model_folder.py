@@ -16,7 +16,6 @@ from torch import Tensor
 
 from mergekit_tokenadapt.chat_templates import NAMED_FOLDER
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
-from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.input_files import check_plain
 from mergekit_tokenadapt.tokenizer_files import TOKENIZER_FILES, TokenizerFiles, load_tokenizer, read_json
 
