@@ -77,10 +77,12 @@ def _halves(model: Mapping[str, object], vocabulary: Vocabulary, num_rows: int) 
     """Token id -> (rank of its merge, id of the left half, id of the right half)."""
     by_spelling = vocabulary.by_spelling
     merges: Sequence[str | Sequence[str]] = model.get("merges") or ()  # type: ignore[assignment]
+    prefix = str(model.get("continuing_subword_prefix") or "")
     halves: dict[int, tuple[int, int, int]] = {}
     for rank, merge in enumerate(merges):
         left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
-        tokens = [by_spelling.get(spelling) for spelling in (left + right, left, right)]
+        # "qu" and "##ick" make "quick": the sign is that of a place, and no part of the text.
+        tokens = [by_spelling.get(spelling) for spelling in (left + right.removeprefix(prefix), left, right)]
         if all(t is not None and t.id < num_rows and t.kind is not TokenKind.SPECIAL for t in tokens):
             whole, first, second = (t.id for t in tokens if t is not None)
             halves.setdefault(whole, (rank, first, second))

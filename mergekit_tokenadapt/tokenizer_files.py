@@ -49,7 +49,7 @@ class TokenizerFiles:
     name: str
     """As the user wrote it."""
     folder: Path
-    definition: Mapping[str, Any]
+    definition: Mapping[str, Any] = field(repr=False)
     """The content of `tokenizer.json`, with the tokens that other files of the folder add."""
     config: Mapping[str, Any]
     """The content of `tokenizer_config.json`; empty where there is none."""

@@ -1,23 +1,8 @@
-"""What a token is: its id, spelling, bytes and kind. Nothing else in the project decodes tokens.
-
-A tokenizer spells bytes in one of a few ways, and says which in its own definition (decoder,
-pre-tokenizer, model), never reliably in its class name:
-
-========================  ==========================================================
-byte-level BPE            each byte is one printable character (GPT-2's alphabet)
-SentencePiece (BPE or     a marker, usually U+2581, stands for the space;
-Unigram)                  ``<0x0A>`` stands for a byte where byte fallback is on
-WordPiece                 ``##ing`` continues a word, anything else starts one
-BPE with a word suffix    ``example</w>`` ends a word
-plain                     the spelling is the text
-========================  ==========================================================
-"""
+"""What a token is: its id, spelling, bytes and kind. Nothing else in the project decodes tokens."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -26,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-
-Definition = Mapping[str, Any]
-"""The content of a ``tokenizer.json``."""
+from mergekit_tokenadapt.spelling import Definition as Definition
+from mergekit_tokenadapt.spelling import byte_alphabet as byte_alphabet
+from mergekit_tokenadapt.spelling import components as components
+from mergekit_tokenadapt.spelling import speller as speller
 
 
 class TokenKind(str, Enum):
@@ -119,7 +105,8 @@ class Vocabulary:
         # Sorted by id, then spelling: of two spellings with one id, the first one is kept.
         for token_id, spelling in model_entries:
             if token_id not in tokens:
-                content, kind = spell_out(spelling)
+                content, is_byte = spell_out(spelling)
+                kind = TokenKind.BYTE if is_byte else TokenKind.ORDINARY
                 tokens[token_id] = Token(token_id, spelling, content, kind)
         in_the_model = set(model_entries)
         for added in _added_tokens(definition):
@@ -195,130 +182,6 @@ class Vocabulary:
         content = text.encode("utf-8")
         found = sorted((t for t in self.tokens if t.bytes == content), key=lambda t: t.id in self.byte_twins)
         return found[0] if found else self.by_spelling.get(text)
-
-
-# --- how spellings stand for bytes ---------------------------------------------------------------
-
-Speller = Callable[[str], tuple[bytes, TokenKind]]
-"""A spelling -> the bytes it stands for, and ORDINARY or BYTE."""
-
-
-def speller(definition: Definition) -> Speller:
-    """Choose how this tokenizer's spellings stand for bytes, from its own definition."""
-    model = definition["model"]
-    decoder = list(components(definition.get("decoder")))
-    front = list(components(definition.get("pre_tokenizer"))) + list(components(definition.get("normalizer")))
-    if any(part["type"] == "ByteLevel" for part in decoder + front):
-        return _byte_level
-    if model.get("type") == "WordPiece":
-        return _wordpiece(model.get("continuing_subword_prefix") or "##")
-    byte_fallback = bool(model.get("byte_fallback")) or any(part["type"] == "ByteFallback" for part in decoder)
-    marker = _space_marker(decoder, front)
-    if marker is not None or byte_fallback:
-        return _sentencepiece(marker, byte_fallback)
-    if model.get("end_of_word_suffix"):
-        return _word_suffix(model["end_of_word_suffix"])
-    return lambda spelling: (spelling.encode("utf-8", "surrogatepass"), TokenKind.ORDINARY)
-
-
-def components(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """A normalizer, pre-tokenizer or decoder, and for a ``Sequence`` each of its members, in order.
-
-    >>> [p["type"] for p in components({"type": "Sequence", "decoders": [{"type": "Fuse"}]})]
-    ['Sequence', 'Fuse']
-    """
-    if part is None:
-        return
-    yield part
-    for key in ("normalizers", "pretokenizers", "decoders"):
-        for member in part.get(key) or ():
-            yield from components(member)
-
-
-def _space_marker(decoder: list[Mapping[str, Any]], front: list[Mapping[str, Any]]) -> str | None:
-    """The character that stands for a space in a SentencePiece vocabulary, or None."""
-    for part in decoder + front:
-        if part["type"] == "Metaspace":
-            return str(part.get("replacement", "▁"))
-    for part in decoder:
-        if part["type"] == "Replace" and part.get("content") == " ":
-            return _text_or_none(part["pattern"].get("String"))
-    for part in front:
-        if part["type"] == "Replace" and part.get("pattern", {}).get("String") == " ":
-            return _text_or_none(part.get("content"))
-    return None
-
-
-def _text_or_none(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def byte_alphabet() -> list[str]:
-    """GPT-2's alphabet: the printable character that spells each of the 256 byte values.
-
-    >>> byte_alphabet()[ord("A")], byte_alphabet()[ord(" ")]
-    ('A', 'Ġ')
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [b for b in range(256) if b not in set(printable)]
-    alphabet = {b: chr(b) for b in printable} | {b: chr(0x100 + n) for n, b in enumerate(others)}
-    return [alphabet[b] for b in range(256)]
-
-
-class _ByteOfCharacter(dict[int, int]):
-    """For `str.translate`; a character outside the alphabet becomes one that Latin-1 cannot encode."""
-
-    def __missing__(self, key: int) -> int:
-        return 0x100
-
-
-_BYTE_OF_CHARACTER = _ByteOfCharacter({ord(c): b for b, c in enumerate(byte_alphabet())})
-
-
-def _byte_level(spelling: str) -> tuple[bytes, TokenKind]:
-    try:
-        return spelling.translate(_BYTE_OF_CHARACTER).encode("latin-1"), TokenKind.ORDINARY
-    except UnicodeEncodeError:  # not spelt in the alphabet: `tokenizers` then decodes it as it stands
-        return spelling.encode("utf-8", "surrogatepass"), TokenKind.ORDINARY
-
-
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-
-
-def _sentencepiece(marker: str | None, byte_fallback: bool) -> Speller:
-    def spell_out(spelling: str) -> tuple[bytes, TokenKind]:
-        if byte_fallback and (match := _BYTE_TOKEN.fullmatch(spelling)):
-            return bytes([int(match[1], 16)]), TokenKind.BYTE
-        text = spelling if marker is None else spelling.replace(marker, " ")
-        return text.encode("utf-8", "surrogatepass"), TokenKind.ORDINARY
-
-    return spell_out
-
-
-def _wordpiece(prefix: str) -> Speller:
-    def spell_out(spelling: str) -> tuple[bytes, TokenKind]:
-        if spelling.startswith(prefix) and len(spelling) > len(prefix):
-            return spelling[len(prefix) :].encode("utf-8", "surrogatepass"), TokenKind.ORDINARY
-        # A word starts after a space, but BERT's pre-tokenizer also isolates punctuation and
-        # ideographs, which follow their neighbour directly.
-        space = "" if len(spelling) == 1 and not _is_word_character(spelling) else " "
-        return (space + spelling).encode("utf-8", "surrogatepass"), TokenKind.ORDINARY
-
-    return spell_out
-
-
-def _is_word_character(character: str) -> bool:
-    if unicodedata.category(character)[0] not in "LNM":
-        return False
-    return not unicodedata.name(character, "").startswith("CJK")
-
-
-def _word_suffix(suffix: str) -> Speller:
-    def spell_out(spelling: str) -> tuple[bytes, TokenKind]:
-        text = spelling[: -len(suffix)] + " " if spelling.endswith(suffix) else spelling
-        return text.encode("utf-8", "surrogatepass"), TokenKind.ORDINARY
-
-    return spell_out
 
 
 # --- reading the definition ----------------------------------------------------------------------

@@ -20,7 +20,7 @@ import hypothesis
 import pytest
 import tokenizers_zoo
 import torch
-from tokenizers_zoo import FAMILIES, Definition
+from tokenizers_zoo import FAMILIES, OTHER_SPELLINGS, Definition
 
 from mergekit_tokenadapt import inner_products
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
@@ -85,6 +85,13 @@ def unigram_folder(zoo_folders: Mapping[str, Path]) -> Path:
 def wordpiece_folder(zoo_folders: Mapping[str, Path]) -> Path:
     """BERT style."""
     return zoo_folders["wordpiece"]
+
+
+@pytest.fixture(scope="session", params=list(OTHER_SPELLINGS))
+def other_spelling(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TokenizerFiles:
+    """A tokenizer of each rarer form in turn."""
+    folder = tmp_path_factory.mktemp("spelling")
+    return load_tokenizer(str(tokenizers_zoo.write_tokenizer(folder, *OTHER_SPELLINGS[request.param]())))
 
 
 @pytest.fixture(scope="session", params=list(FAMILIES))

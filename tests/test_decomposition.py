@@ -300,3 +300,12 @@ def test_a_wordpiece_token_is_cut_into_its_start_and_continuations() -> None:
     assert spelt(made, decomposer.cut(made.by_spelling["stones"], 2)) in (["stone", "##s"], ["s", "##tones"])
     assert spelt(made, decomposer.cut(made.by_spelling["stones"], 7)) == ["s", "##t", "##o", "##n", "##e", "##s"]
     assert decomposer.cut(made.by_spelling["s"], 2) == [], "no token is the space alone"
+
+
+def test_merges_of_entries_that_continue_a_word_are_undone() -> None:
+    """The merge of ``sto`` and ``##ne`` is ``stone``: the sign goes."""
+    decomposer, made = decomposer_of(tokenizers_zoo.continued_bpe()[0])
+    cut = {t: decomposer.cut(t, 2) for t in made if t.kind is TokenKind.ORDINARY and len(t.bytes) > 3}
+    assert sum(map(bool, cut.values())) > 0.8 * len(cut)
+    for token, pieces in cut.items():
+        assert not pieces or b"".join(made.by_id[i].bytes for i in pieces) == token.bytes

@@ -53,6 +53,47 @@ def test_tokens_decode_in_context_to_their_text(family: str, tokenizer: Tokenize
     assert checked > 0.6 * len(vocabulary)
 
 
+def shown(tokenizer: TokenizerFiles, ids: list[int]) -> str:
+    """What the tokenizer decodes; CLIP's class, in transformers, makes a space of each end of a word."""
+    text: str = tokenizer.fast_tokenizer().decode(ids, skip_special_tokens=False)
+    return text.replace("</w>", " ").strip(" ")
+
+
+@given(data=st.data())
+def test_rarer_spellings_decode_in_context_to_their_text(other_spelling: TokenizerFiles, data: st.DataObject) -> None:
+    vocabulary = other_spelling.vocabulary
+    text_tokens = [t for t in vocabulary if t.text is not None and t.kind is not TokenKind.SPECIAL]
+    # Without a space before it in a text, but with one where it is decoded.
+    told = [t for t in text_tokens if not (len(t.spelling) == 1 and t.bytes == t.spelling.encode())]
+    words = told if any(t.bytes.startswith(b" ") for t in told) else text_tokens
+    anchor = next(t for t in words if t.bytes.strip() == b"the")
+    tokens = [anchor, *data.draw(st.lists(st.sampled_from(words), min_size=1, max_size=6)), anchor]
+    assert shown(other_spelling, [t.id for t in tokens]) == "".join(t.text or "" for t in tokens).strip(" ")
+
+
+def test_every_token_of_a_rarer_spelling_shows_its_text_between_others(other_spelling: TokenizerFiles) -> None:
+    vocabulary = other_spelling.vocabulary
+    anchor = next(t for t in vocabulary if t.bytes.strip() == b"the")
+    checked = 0
+    for token in vocabulary:
+        if token.text is None or token.kind is TokenKind.SPECIAL:
+            continue
+        # Lone punctuation follows its neighbour in a text, but stands alone where it is decoded.
+        if token.text == token.spelling and len(token.text) == 1 and anchor.bytes.startswith(b" "):
+            continue
+        expected = f"{anchor.text}{token.text}{anchor.text}".strip(" ")
+        assert shown(other_spelling, [anchor.id, token.id, anchor.id]) == expected, token
+        checked += 1
+    assert checked > 0.4 * len(vocabulary)
+
+
+def test_text_of_a_rarer_spelling_is_made_of_the_bytes_of_its_tokens(other_spelling: TokenizerFiles) -> None:
+    text = "the river walked to the sea and the mill walked with her"
+    ids = other_spelling.fast_tokenizer().encode(text, add_special_tokens=False).ids
+    tokens = [other_spelling.vocabulary.by_id[i] for i in ids]
+    assert b"".join(t.bytes for t in tokens).decode().strip(" ") == text
+
+
 @pytest.mark.parametrize("family", ["byte-level", "sentencepiece-bpe", "gemma-style"])
 def test_encoded_text_is_made_of_the_bytes_of_its_tokens(family: str, zoo: Mapping[str, TokenizerFiles]) -> None:
     text = "x" + "\n".join(tokenizers_zoo.CORPUS) + "   unseen ✨ \u0000 é e\u0301"

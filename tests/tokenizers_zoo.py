@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
@@ -232,6 +232,118 @@ FAMILIES: Mapping[str, Callable[[], Built]] = {
     "wordpiece": wordpiece,
 }
 """Readable id -> builder."""
+
+# --- other spellings -----------------------------------------------------------------------------
+
+
+def _bpe(
+    pre_tokenizer: Any,
+    decoder: Any = None,
+    normalizer: Any = None,
+    *,
+    byte_level: bool = False,
+    **signs: str,
+) -> Built:
+    """A BPE of 450 entries; `signs` are `end_of_word_suffix` and `continuing_subword_prefix`."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", **signs))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    if decoder is not None:
+        tokenizer.decoder = decoder
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=450,
+        special_tokens=["<unk>", "</s>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()) if byte_level else [],
+        show_progress=False,
+        **signs,
+    )
+    tokenizer.train_from_iterator(filter(_is_european, CORPUS), trainer)
+    return _define(tokenizer), _config(eos="</s>", unk="<unk>")
+
+
+def clip() -> Built:
+    """Byte-level, lower case, without the space; a sign ends each word."""
+    words = Regex(r"'s|'t|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    cutter = [pre_tokenizers.Split(words, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    normal = [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    return _bpe(
+        pre_tokenizers.Sequence(cutter),
+        decoders.ByteLevel(),
+        normalizers.Sequence(normal),
+        byte_level=True,
+        end_of_word_suffix="</w>",
+    )
+
+
+def gpt1() -> Built:
+    """A sign ends each word, and the decoder makes a space of it."""
+    normalizer, cutter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    return _bpe(cutter, decoders.BPEDecoder("</w>"), normalizer, end_of_word_suffix="</w>")
+
+
+def continued_bpe() -> Built:
+    """BPE whose entries say, as WordPiece's do, that they continue a word."""
+    return _bpe(pre_tokenizers.Whitespace(), decoders.WordPiece(cleanup=False), continuing_subword_prefix="##")
+
+
+def bare_bpe() -> Built:
+    """BPE without a decoder, on words without their spaces."""
+    return _bpe(pre_tokenizers.Whitespace())
+
+
+def underscore() -> Built:
+    """A Metaspace with another sign."""
+    cutter = pre_tokenizers.Metaspace(replacement="_", prepend_scheme="always")
+    return _bpe(cutter, decoders.Metaspace(replacement="_"))
+
+
+def regex_marker() -> Built:
+    """The space's sign is written as a regular expression, on both ways."""
+    cutter = pre_tokenizers.Split(Regex("▁"), "merged_with_next")
+    decoder = decoders.Sequence([decoders.Replace(Regex("▁"), " "), decoders.Fuse()])
+    return _bpe(cutter, decoder, normalizers.Sequence([normalizers.Replace(Regex(" "), "▁")]))
+
+
+def byte_normalizer() -> Built:
+    """Bytes are spelt by the normalizer, and cut afterwards."""
+    cutter = pre_tokenizers.Split(Regex("Ġ"), "merged_with_next")
+    return _bpe(cutter, decoders.ByteLevel(), normalizers.ByteLevel(), byte_level=True)
+
+
+def wordlevel() -> Built:
+    """Whole words only."""
+    cutter = pre_tokenizers.Whitespace()
+    words = sorted({word for line in CORPUS for word, _ in cutter.pre_tokenize_str(line)})
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<unk>", "</s>", *words])}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = cutter
+    tokenizer.add_special_tokens(["<unk>", "</s>"])
+    return _define(tokenizer), _config(eos="</s>", unk="<unk>")
+
+
+def byte_unigram() -> Built:
+    """Unigram over the byte alphabet."""
+    definition, _ = byte_level()
+    pieces = [s for s in definition["model"]["vocab"] if not s.startswith("<|")]
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), *((p, -9.0 + len(p)) for p in pieces)], 0, False))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<unk>", "</s>"])
+    return _define(tokenizer), _config(eos="</s>", unk="<unk>")
+
+
+OTHER_SPELLINGS: Mapping[str, Callable[[], Built]] = {
+    "clip": clip,
+    "gpt1": gpt1,
+    "continued-bpe": continued_bpe,
+    "bare-bpe": bare_bpe,
+    "underscore": underscore,
+    "regex-marker": regex_marker,
+    "byte-normalizer": byte_normalizer,
+    "wordlevel": wordlevel,
+    "byte-unigram": byte_unigram,
+}
+"""Readable id -> builder, of forms that are rarer. They are not paired with each other."""
 
 LOSSLESS = ("byte-level", "sentencepiece-bpe", "gemma-style")
 """Families that can express any byte."""
