@@ -43,9 +43,10 @@ class Transfer:
         """Match the vocabularies, to find out what a plan would stumble over.
 
         Raises:
-            TokenAdaptError: the token map names tokens that are unknown, or that have no row; or the
-                method needs a donor, and the target has no weights.
+            TokenAdaptError: the token map names tokens that are unknown, or that have no row; the method asks for
+                more tokens than there are; or it needs a donor, and the target has no weights.
         """
+        self.method.check(len(self.base.vocabulary))
         _ = self.mapping
         if self.method.needs_donor:
             assert self.donor is not None

@@ -71,9 +71,9 @@ def test_targets_that_are_no_tokenizers(tmp_path, base, make, says):
     [
         (["--method", "magic"], ["unknown method 'magic'", "hybrid", "mean"]),
         (["--auxiliary", "magic"], ["unknown auxiliary 'magic'", "ngram"]),
-        (["-o", "top_k=0"], ["top_k", "greater than or equal to 1"]),
-        (["--method", "hybrid", "-o", "global_weight=1.5"], ["global_weight", "less than or equal to 1", "1.5"]),
-        (["--method", "hybrid", "-o", "temperatur=1"], ["unknown option 'temperatur'", "temperature"]),
+        (["-O", "top_k=0"], ["top_k", "greater than or equal to 1"]),
+        (["--method", "hybrid", "-O", "global_weight=1.5"], ["global_weight", "less than or equal to 1", "1.5"]),
+        (["--method", "hybrid", "-O", "temperatur=1"], ["unknown option 'temperatur'", "temperature"]),
         (["--token-map", "<nothing>=<at all>"], ["token_map", "<nothing>"]),
         (["--rows", "3"], ["rows: 3", "at least"]),
         (["--rows", "donor"], ["rows: donor", "config.json"]),

@@ -124,7 +124,7 @@ def test_methods_lists_methods_spaces_and_options():
 def test_print_recipe_is_the_recipe_that_would_run(base, gemma_style_folder, tmp_path):
     printed = run(
         "transplant", base, gemma_style_folder, tmp_path / "out", "--print-recipe", "--method", "global",
-        "-o", "top_k=5", "--rows", "donor", "--token-map", "<a>=<b>", "--dtype", "bfloat16",
+        "-O", "top_k=5", "--rows", "donor", "--token-map", "<a>=<b>", "--dtype", "bfloat16",
     )  # fmt: skip
     recipe = yaml.safe_load(printed)
     assert recipe["dtype"] == "bfloat16"

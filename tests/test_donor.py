@@ -84,7 +84,7 @@ def test_a_saved_plan_explains_and_is_not_applied_without_its_donor(planted, tmp
     assert TransferPlan.load(tmp_path / "again.plan").needs_donor
 
 
-@pytest.mark.parametrize("option", [("--method", "donor_linear"), ("--method", "calibrated", "-o", "donor=true")])
+@pytest.mark.parametrize("option", [("--method", "donor_linear"), ("--method", "calibrated", "-O", "donor=true")])
 def test_a_target_without_weights_is_refused(planted, tmp_path, gemma_style_folder, option):
     out = tmp_path / "out"
     result = CliRunner().invoke(main, ["transplant", str(planted[0]), str(gemma_style_folder), str(out), *option])

@@ -71,7 +71,7 @@ def test_pieces_of_supertokens_are_their_true_text(text, base, tmp_path):
 
 
 def test_extend_prints_the_recipe(text, base, tmp_path):
-    onto = ("--onto", base, tmp_path / "model", "--method", "global", "-o", "top_k=5", "--print-recipe")
+    onto = ("--onto", base, tmp_path / "model", "--method", "global", "-O", "top_k=5", "--print-recipe")
     done = run("extend", base, tmp_path / "out", "--text", text, "--add", 20, "--drop", *onto)
     assert "20 tokens added, 20 dropped" in done.stderr
     recipe = yaml.safe_load(done.stdout)

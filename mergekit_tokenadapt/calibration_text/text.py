@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.texts import TextSet, cut_passages, read_text
+from mergekit_tokenadapt.evaluation.texts import TextSet, cut_passages, parse_text, read_text
 from mergekit_tokenadapt.ray_datasets import PREFIX, open_dataset
 
 if TYPE_CHECKING:
@@ -83,14 +83,14 @@ class CalibrationText:
         Raises:
             TokenAdaptError: nothing is there, or it holds no text.
         """
-        if source.startswith(PREFIX):
+        if source != DEFAULT and (place := parse_text(source, option="calibration_text")).place.startswith(PREFIX):
             from mergekit_tokenadapt.calibration_text.ray_text import BlockTexts
 
-            return cls._from_blocks(source, BlockTexts(*open_dataset(source, "calibration_text:")), max_bytes)
+            return cls._from_blocks(source, BlockTexts(*open_dataset(place.source, "calibration_text:")), max_bytes)
         if source == DEFAULT:
             documents: Sequence[str] = list(_default_sample())
         else:
-            documents = read_text(f"text={source}", option="calibration_text").documents
+            documents = read_text(source, option="calibration_text", name="text").documents
         longest = _longest(sum(len(d.encode("utf-8")) for d in documents))
         passages = [passage for document in documents for passage in cut_passages(document, longest)]
         _check_number(source, len(passages))

@@ -6,6 +6,8 @@ import json
 
 import click
 
+from mergekit_tokenadapt.cli.options import output_argument
+
 EXAMPLES = """\b
 Examples:
   mergekit-tokenadapt align ./gemma-3-270m ./SmolLM2-135M-Instruct law=./statutes.txt ./aligned
@@ -16,16 +18,16 @@ Examples:
 @click.command("align", epilog=EXAMPLES)
 @click.argument("teacher")
 @click.argument("student")
-@click.argument("text", metavar="NAME=PATH")
-@click.argument("out", type=click.Path(file_okay=False))
+@click.argument("text", metavar="TEXT")
+@output_argument
 @click.option("--nearest/--no-nearest", default=True, help="Write the nearest tokens, too.")
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
 @click.option("--quiet", is_flag=True, help="No progress bars, no report.")
 def align_command(teacher: str, student: str, text: str, out: str, nearest: bool, force: bool, quiet: bool) -> None:
     """Write OUT/spans.parquet: where the tokenizations of a text by TEACHER and STUDENT have common boundaries.
 
-    PATH is a file, a folder, or .jsonl. OUT/nearest_tokens.safetensors holds the token of the other
-    vocabulary that is nearest by edit distance, for every id of both.
+    TEXT is PATH or NAME=PATH: a file, a folder, or .jsonl (,field=NAME). OUT/nearest_tokens.safetensors holds, for
+    every id of both, the token of the other vocabulary that is nearest by edit distance.
     """
     from mergekit_tokenadapt.distillation.aligned_files import write_aligned
     from mergekit_tokenadapt.evaluation.texts import read_text

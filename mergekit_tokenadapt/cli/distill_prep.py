@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mergekit_tokenadapt.cli.options import adapt_block, adapt_options
+from mergekit_tokenadapt.cli.options import adapt_block, adapt_options, output_argument
 from mergekit_tokenadapt.cli.pair_options import output_options, print_report
 
 EXAMPLES = """\b
@@ -17,7 +17,7 @@ Examples:
 @click.command("distill-prep", epilog=EXAMPLES)
 @click.argument("teacher")
 @click.argument("student")
-@click.argument("out", type=click.Path(file_okay=False))
+@output_argument
 @adapt_options
 @output_options
 def distill_prep_command(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mergekit_tokenadapt.cli.options import adapt_block, adapt_options
+from mergekit_tokenadapt.cli.types import SEED, FiniteRange
 from mergekit_tokenadapt.errors import TokenAdaptError
 
 if TYPE_CHECKING:
@@ -24,17 +25,29 @@ Examples:
 
 @click.command("ensemble", epilog=EXAMPLES)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL [MODEL ...]")
-@click.option("--out", type=click.Path(file_okay=False), help="Lockstep: make this model folder.")
+@click.option("-o", "--out", type=click.Path(file_okay=False), help="Lockstep: make this model folder.")
 @click.option("--prompt", help="Byte by byte: continue this text, which may end inside a word.")
-@click.option("--text", metavar="NAME=PATH", help="Byte by byte: score this text.")
-@click.option("--weight", "weights", type=float, multiple=True, help="Once for each model.  [default: equal]")
+@click.option("--text", metavar="[NAME=]PATH", help="Byte by byte: score this text.")
+@click.option(
+    "--weight",
+    "weights",
+    type=FiniteRange(min=0, min_open=True),
+    multiple=True,
+    help="Once for each model.  [default: equal]",
+)
 @click.option("--mean", type=click.Choice(["arithmetic", "geometric"]), default="arithmetic", show_default=True)
-@click.option("--pivot", default=0, show_default=True, help="Lockstep: whose vocabulary, counting models from 0.")
+@click.option(
+    "--pivot",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Lockstep: whose vocabulary, counting models from 0.",
+)
 @adapt_options
 @click.option("--max-bytes", type=click.IntRange(min=1), default=200, show_default=True, help="To make, or to score.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0: likeliest byte.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--tolerance", type=click.FloatRange(min=0), help="Byte by byte: 0 is exact, and slow.  [default: 0.01]")
+@click.option("--temperature", type=FiniteRange(min=0), default=0.0, show_default=True, help="0: likeliest byte.")
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--tolerance", type=FiniteRange(min=0), help="Byte by byte: 0 is exact, and slow.  [default: 0.01]")
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def ensemble_command(
@@ -75,6 +88,7 @@ def ensemble_command(
         if not quiet:
             click.echo(f"Wrote {folder}", err=True)
         return
+    _check(models, weights, text)
     ensemble = _byte_ensemble(models, weights, mean, tolerance)
     if prompt is not None:
         made = ensemble.generate(prompt, max_bytes, temperature=temperature, seed=seed)
@@ -82,6 +96,16 @@ def ensemble_command(
         return
     assert text is not None
     _score(ensemble, models, text, max_bytes)
+
+
+def _check(models: tuple[str, ...], weights: tuple[float, ...], text: str | None) -> None:
+    """Refuse wrong weights and texts before models are loaded."""
+    from mergekit_tokenadapt.ensemble.build import normalised_weights
+    from mergekit_tokenadapt.evaluation.texts import parse_text
+
+    normalised_weights(weights or None, len(models))
+    if text is not None:
+        parse_text(text).check("--text")
 
 
 def _byte_ensemble(

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from mergekit_tokenadapt.cli.eval_options import check_page, read_texts, text_options
+from mergekit_tokenadapt.cli.types import DTYPES, SEED, Device
 from mergekit_tokenadapt.file_writing import write_file
 
 EXAMPLES = """\b
@@ -28,12 +29,14 @@ Examples:
 @click.option("--window", type=click.IntRange(min=2), help="Tokens a model sees at a time.  [default: 1024 or less]")
 @click.option("--stride", type=click.IntRange(min=1), help="Tokens scored per window.  [default: half the window]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Most windows at a time.  [default: by memory]")
-@click.option("--device", help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="[default: float32 on a CPU]")
+@click.option("--device", type=Device(), help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
+@click.option("--dtype", type=click.Choice(DTYPES), help="[default: float32 on a CPU]")
 @click.option("--resamples", type=click.IntRange(min=100), default=1000, show_default=True, help="Of the bootstrap.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap and of samples in plots.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the bootstrap and of samples in plots.")
 @click.option("--top", type=click.IntRange(min=0), default=20, show_default=True, help="Excess tokens to list.")
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with tables and plots.")
+@click.option(
+    "-o", "--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with tables and plots."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the models' own code run.")
 @click.option("--quiet", is_flag=True, help="No progress lines.")

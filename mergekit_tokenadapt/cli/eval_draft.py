@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from mergekit_tokenadapt.cli.eval_options import read_texts, text_options
+from mergekit_tokenadapt.cli.types import DTYPES, SEED, Device, FiniteRange
 
 EXAMPLES = """\b
 Examples:
@@ -26,14 +27,14 @@ Examples:
 @click.option("--proposed", type=click.IntRange(min=1), default=5, show_default=True, help="Guesses in a round.")
 @click.option(
     "--temperature",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
     help="Of the sampled run.",
 )
-@click.option("--device", help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="[default: float32 on a CPU]")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", type=Device(), help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
+@click.option("--dtype", type=click.Choice(DTYPES), help="[default: float32 on a CPU]")
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the models' own code run.")
 def draft_command(
@@ -72,10 +73,11 @@ def draft_command(
         seed=seed,
     )
     named = builtin or (() if texts else ("prose", "code"))
+    text_sets = read_texts(texts, named, max_bytes)
     result = measure_draft(
         open_model(target, trust_remote_code=trust_remote_code),
         open_model(draft, trust_remote_code=trust_remote_code),
-        read_texts(texts, named, max_bytes),
+        text_sets,
         options,
     )
     if as_json:

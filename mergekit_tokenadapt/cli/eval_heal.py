@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from mergekit_tokenadapt.cli.eval_options import read_texts, text_options
+from mergekit_tokenadapt.cli.types import SEED, Device, FiniteRange
 
 EXAMPLES = """\b
 Examples:
@@ -32,7 +33,7 @@ Examples:
 @click.option("--passage-bytes", type=click.IntRange(min=16), default=512, show_default=True)
 @click.option(
     "--learning-rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Of AdamW.  [default: 1e-3 for rows, 1e-4 for all]",
 )
 @click.option(
@@ -42,8 +43,8 @@ Examples:
     show_default=True,
     help="Of the held-out tenth, in whole passages; 0 for all.",
 )
-@click.option("--device", help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the order of the passages.")
+@click.option("--device", type=Device(), help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the order of the passages.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the models' own code run.")
 @click.option("--quiet", is_flag=True, help="No progress lines.")
@@ -70,7 +71,7 @@ def heal_command(
     A low first loss can mislead: this compares ways to make rows by what training makes of them. All
     models read the same passages. Nothing is written. Needs four times the model's memory in float32.
     """
-    from mergekit_tokenadapt.evaluation.healing import HealingOptions, heal
+    from mergekit_tokenadapt.evaluation.healing import HealingOptions, Passages, heal
     from mergekit_tokenadapt.evaluation.model_folder import open_model
     from mergekit_tokenadapt.evaluation.report.healing import print_healing
 
@@ -87,6 +88,7 @@ def heal_command(
     )
     named = builtin or (() if texts else ("prose", "code"))
     text_sets = read_texts(texts, named, max_bytes)
+    Passages.of(text_sets, options)  # is there enough?
     folders = [open_model(name, trust_remote_code=trust_remote_code) for name in models]
     result = heal(folders, text_sets, options, lambda line: None if quiet else click.echo(line, err=True))
     if as_json:

@@ -35,7 +35,7 @@ def _text_options(max_bytes: int) -> list[Callable[[Any], Any]]:
             "--text",
             "texts",
             multiple=True,
-            metavar="NAME=PATH",
+            metavar="[NAME=]PATH",
             help="A file, a folder, .jsonl (,field=NAME), or hf:ID (,config=NAME ,split=NAME). Repeatable.",
         ),
         click.option("--builtin", multiple=True, metavar="NAME", help="A built-in text: en, code, ... Repeatable."),
@@ -51,9 +51,13 @@ def _text_options(max_bytes: int) -> list[Callable[[Any], Any]]:
 
 def read_texts(texts: tuple[str, ...], builtin: tuple[str, ...], max_bytes: int) -> list[TextSet]:
     """The texts that the options name; all built-in ones where they name none."""
-    from mergekit_tokenadapt.evaluation.texts import BUILTIN, builtin_text, read_text
+    from mergekit_tokenadapt.evaluation.texts import BUILTIN, builtin_text, check_names, parse_text, read_text
 
     names = builtin or (() if texts else tuple(BUILTIN))
+    places = [parse_text(argument) for argument in texts]
+    check_names([*names, *(place.name for place in places)])
+    for place in places:  # all of them, before the first one, which may be long, is read
+        place.check("--text")
     sets = [builtin_text(name) for name in names] + [read_text(argument) for argument in texts]
     return [text.limited(max_bytes) for text in sets]
 

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from mergekit_tokenadapt.cli.eval_options import check_page
+from mergekit_tokenadapt.cli.types import DTYPES, Device
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.file_writing import write_file
 
@@ -26,11 +27,17 @@ Examples:
 @click.option("--num-fewshot", type=click.IntRange(min=0), help="Examples in the prompt.  [default: as the task says]")
 @click.option("--limit", type=click.IntRange(min=1), help="Examples of each task.  [default: all]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--device", help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="[default: float32 on a CPU]")
-@click.option("--include-path", type=click.Path(path_type=Path), help="A folder with tasks of your own.")
+@click.option("--device", type=Device(), help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
+@click.option("--dtype", type=click.Choice(DTYPES), help="[default: float32 on a CPU]")
+@click.option(
+    "--include-path",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder with tasks of your own.",
+)
 @click.option("--report", type=click.Path(path_type=Path), help="JSON of `compare`; the scores are added to it.")
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write the joint page; needs --report.")
+@click.option(
+    "-o", "--html", type=click.Path(dir_okay=False, path_type=Path), help="Write the joint page; needs --report."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the models' own code run.")
 def tasks_command(
@@ -59,9 +66,12 @@ def tasks_command(
     check_page(html, [str(report)] if report is not None else [])
     if report is not None:
         add_to_report(report, {})  # found out now, not after an hour of scoring
+    names = [name for name in tasks.split(",") if name.strip()]
+    if not names:
+        raise TokenAdaptError("--tasks names no task; see lm-eval ls tasks")
     options = TaskOptions(num_fewshot, limit, batch_size, device, dtype, include_path)
     folders = [open_model(name, trust_remote_code=trust_remote_code) for name in models]
-    scores = run_tasks(folders, [name for name in tasks.split(",") if name], options)
+    scores = run_tasks(folders, names, options)
     result = scores if report is None else add_to_report(report, scores)
     if html is not None:
         write_file(html, compare_page(result))

@@ -25,7 +25,7 @@ Examples:
 @click.option("--reference", default="en", show_default=True, help="Language that parity is measured against.")
 @click.option("--words", multiple=True, metavar="LANG", help="Share of words of this language (needs wordfreq).")
 @click.option("--morphemes", multiple=True, metavar="LANG=FILE", help="Words or morphemes, one a line. Repeatable.")
-@click.option("--mixture", multiple=True, metavar="NAME=PATH", help="Sample of a category of the training text.")
+@click.option("--mixture", multiple=True, metavar="[NAME=]PATH", help="Sample of a category of the training text.")
 @click.option("--merges", type=click.IntRange(min=1), default=1000, show_default=True, help="Merges for --mixture.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the tokenizers' own code run.")
@@ -58,8 +58,9 @@ def tokenizer_command(
         mixture=tuple(read_text(argument, option="--mixture") for argument in mixture),
         num_merges=merges,
     )
+    text_sets = read_texts(texts, builtin, max_bytes)
     loaded = [load_tokenizer(name, trust_remote_code=trust_remote_code) for name in tokenizers]
-    result = describe_tokenizers(loaded, read_texts(texts, builtin, max_bytes), options)
+    result = describe_tokenizers(loaded, text_sets, options)
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
     else:

@@ -10,6 +10,7 @@ import click
 import yaml
 
 from mergekit_tokenadapt.adapt_config import AdaptConfig
+from mergekit_tokenadapt.cli.types import OUTPUT_DTYPE
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -18,7 +19,7 @@ METAVARS = {
     "rows": "exact|donor|N",
     "token_map": "OLD=NEW",
     "chat_template": "target|base|FILE",
-    "calibration_text": "default|FILE|FOLDER",
+    "calibration_text": "default|[NAME=]PATH",
     "calibration_bytes": "N",
     "missing_rows": "made|base_model",
 }
@@ -51,7 +52,7 @@ def option_of(key: str) -> Callable[[CommandT], CommandT]:
 ALWAYS = ("method", "auxiliary")
 """Keys that every recipe made of flags holds, so that it says what it does."""
 METHOD_OPTION = click.option(
-    "-o",
+    "-O",
     "--option",
     "options",
     multiple=True,
@@ -86,8 +87,26 @@ def every_adapt_option(command: CommandT) -> CommandT:
 def folder_options(command: CommandT) -> CommandT:
     """``--pad-to-multiple-of`` and ``--dtype``: keys of a recipe beside the ``adapt`` block."""
     pad = click.option("--pad-to-multiple-of", type=click.IntRange(min=1), help="Round the number of rows up.")
-    dtype = click.option("--dtype", help="dtype of the output, for instance bfloat16.  [default: as BASE]")
+    dtype = click.option("--dtype", type=OUTPUT_DTYPE, help="Of the output.  [default: as BASE]")
     return pad(dtype(command))
+
+
+def output_argument(command: CommandT) -> CommandT:
+    """The folder to be made, as ``out``: the last argument, or ``-o``."""
+
+    @wraps(command)
+    def with_out(*args: Any, out: str | None, named_out: str | None, **kwargs: Any) -> Any:
+        if out is not None and named_out is not None:
+            hint = " (options of the method are given with -O)" if "=" in named_out else ""
+            raise click.UsageError(f"OUT is given twice, as {out!r} and as -o {named_out!r}{hint}")
+        chosen = out if named_out is None else named_out
+        if chosen is None:
+            raise click.UsageError("Missing argument 'OUT' (or -o OUT): the folder to be made")
+        return command(*args, out=chosen, **kwargs)
+
+    argument = click.argument("out", type=click.Path(file_okay=False), required=False)
+    option = click.option("-o", "--out", "named_out", type=click.Path(file_okay=False), help="OUT, as an option.")
+    return cast("CommandT", argument(option(with_out)))
 
 
 def read_pairs(pairs: tuple[str, ...], option: str, *, typed: bool) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mergekit_tokenadapt.cli.options import option_of
+from mergekit_tokenadapt.cli.types import OUTPUT_DTYPE
 
 if TYPE_CHECKING:
     from mergekit_tokenadapt.plugin.reporting import Listener
@@ -21,7 +22,7 @@ def output_options(command: CommandT) -> CommandT:
     for option in reversed(
         (
             option_of("chat_template"),
-            click.option("--dtype", help="dtype of the output, for instance bfloat16.  [default: as it was]"),
+            click.option("--dtype", type=OUTPUT_DTYPE, help="Of the output.  [default: as it was]"),
             click.option("--force", is_flag=True, help="Replace OUT where it exists."),
             click.option("--quiet", is_flag=True, help="No progress bars, no report."),
         )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from mergekit_tokenadapt.cli.options import output_argument
+
 EXAMPLES = """\b
 Examples:
   mergekit-tokenadapt restore ./student ./restored
@@ -15,7 +17,7 @@ Examples:
 
 @click.command("restore", epilog=EXAMPLES)
 @click.argument("model")
-@click.argument("out", type=click.Path(file_okay=False))
+@output_argument
 @click.option(
     "--manifest",
     type=click.Path(path_type=Path),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
+from mergekit_tokenadapt.cli.options import output_argument
 from mergekit_tokenadapt.cli.supertokens_options import (
+    check_onto,
     check_outputs,
     go_onto,
     learning_options,
@@ -24,7 +26,7 @@ Examples:
 
 @click.command("extend", epilog=EXAMPLES)
 @click.argument("base")
-@click.argument("out", type=click.Path(file_okay=False))
+@output_argument
 @click.option("--add", "number", type=click.IntRange(min=0), required=True, help="Tokens to add.")
 @click.option("--drop", is_flag=True, help="Drop as many of the tokens that the text uses least: the size stays.")
 @learning_options
@@ -59,16 +61,16 @@ def extend_command(
     from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 
     goes_on = check_outputs(out, onto, force=force, inputs=[base], texts=texts)
+    corpus, adapt = open_corpus(texts, max_bytes), (method, auxiliary, options, token_map)
+    check_onto(onto, adapt)
     rules = make_rules(max_words, max_characters, no_punctuation, crossing)
     limits = make_limits(min_frequency, max_memory, quiet)
-    tokenizer, corpus = load_tokenizer(base), open_corpus(texts, max_bytes)
     extension = extend_folder(
-        out, tokenizer, corpus, number, rules, limits, drop=drop, force=force, may_be_there=goes_on
+        out, load_tokenizer(base), corpus, number, rules, limits, drop=drop, force=force, may_be_there=goes_on
     )
     if not quiet:
         click.echo(f"Wrote {out}: {len(extension.added):,} tokens added, {len(extension.dropped):,} dropped", err=True)
         for note in extension.notes:
             click.echo(f"  {note}", err=True)
     if onto:
-        adapt = (method, auxiliary, options, token_map)
         go_onto(onto, out, adapt, force=force, quiet=quiet, print_recipe=print_recipe)

@@ -11,6 +11,7 @@ import yaml
 
 from mergekit_tokenadapt.cli.options import adapt_block, adapt_options
 from mergekit_tokenadapt.cli.pair_options import report_printer, say_what_next
+from mergekit_tokenadapt.cli.types import FiniteRange
 
 if TYPE_CHECKING:
     from mergekit_tokenadapt.supertokens.rules import Rules
@@ -35,7 +36,7 @@ def _learning_options() -> list[Callable[[Any], Any]]:
             "texts",
             multiple=True,
             required=True,
-            metavar="PATH",
+            metavar="[NAME=]PATH",
             help="A file, a folder, .jsonl (,field=NAME), .gz of these, or hf:ID (,config= ,split= ,field=). "
             "Repeatable; sources take turns. Or one ray:PATH (parquet or .jsonl), counted on a Ray cluster.",
         ),
@@ -59,7 +60,7 @@ def _learning_options() -> list[Callable[[Any], Any]]:
         ),
         click.option(
             "--max-memory",
-            type=click.FloatRange(min=0, min_open=True),
+            type=FiniteRange(min=0, min_open=True),
             default=4.0,
             show_default=True,
             metavar="GB",
@@ -103,15 +104,19 @@ def open_corpus(texts: tuple[str, ...], max_bytes: int) -> Corpus:
         TokenAdaptError: there is no such text, or ``ray:`` is combined with something that it does not go with.
     """
     from mergekit_tokenadapt.errors import TokenAdaptError
+    from mergekit_tokenadapt.evaluation.texts import parse_text
     from mergekit_tokenadapt.supertokens.texts import Corpus
 
-    if not any(text.startswith("ray:") for text in texts):
-        return Corpus(texts, max_bytes)
+    places = [parse_text(text) for text in texts]
+    if not any(text.place.startswith("ray:") for text in places):
+        corpus = Corpus(texts, max_bytes)
+        corpus.check()
+        return corpus
     from mergekit_tokenadapt.supertokens.ray_corpus import RayCorpus
 
     if len(texts) > 1 or max_bytes:
         raise TokenAdaptError("--text ray:PATH stands alone, and is read to its end: without --max-bytes")
-    return RayCorpus.read(texts[0])
+    return RayCorpus.read(places[0].source)
 
 
 def check_outputs(
@@ -135,6 +140,23 @@ def check_outputs(
     goes_on = bool(onto) and not force and is_ours(Path(out))
     check_output(out, force=force or goes_on, inputs=inputs, texts=texts)
     return goes_on
+
+
+def check_onto(onto: tuple[str, str] | None, adapt: tuple[str, str, tuple[str, ...], tuple[str, ...]]) -> None:
+    """Find out before the learning that the transplant after it cannot work.
+
+    Raises:
+        TokenAdaptError: MODEL is not there, or an option of the method is wrong.
+    """
+    if onto is None:
+        return
+    from mergekit_tokenadapt.adapt_config import AdaptConfig
+    from mergekit_tokenadapt.evaluation.model_folder import open_model
+
+    config = AdaptConfig.read(adapt_block(*adapt))
+    model = open_model(onto[0])
+    _ = model.tensors.names
+    config.make_method().check(len(model.tokenizer.vocabulary))
 
 
 def go_onto(

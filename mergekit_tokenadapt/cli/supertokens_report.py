@@ -37,8 +37,9 @@ def report_command(
     from mergekit_tokenadapt.supertokens.report import describe
     from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 
+    text_sets = read_texts(texts, builtin, max_bytes)
     loaded = [load_tokenizer(name) for name in (tokenizer, *against)]
-    result = describe(loaded, read_texts(texts, builtin, max_bytes))
+    result = describe(loaded, text_sets)
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
     else:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from mergekit_tokenadapt.cli.options import read_pairs
+from mergekit_tokenadapt.cli.options import output_argument, read_pairs
 from mergekit_tokenadapt.cli.supertokens_options import (
+    check_onto,
     check_outputs,
     go_onto,
     learning_options,
@@ -14,6 +15,7 @@ from mergekit_tokenadapt.cli.supertokens_options import (
     onto_options,
     open_corpus,
 )
+from mergekit_tokenadapt.cli.types import SEED, FiniteRange
 
 EXAMPLES = """\b
 Examples:
@@ -28,7 +30,7 @@ Examples:
 
 
 @click.command("train", epilog=EXAMPLES)
-@click.argument("out", type=click.Path(file_okay=False))
+@output_argument
 @click.option("--vocab-size", type=click.IntRange(min=1), required=True, help="Tokens, special ones included.")
 @click.option(
     "--algorithm",
@@ -54,14 +56,14 @@ Examples:
 )
 @click.option(
     "--word-share",
-    type=click.FloatRange(min=0, max=1, min_open=True),
+    type=FiniteRange(min=0, max=1, min_open=True),
     default=0.5,
     show_default=True,
     help="superwords: share of the vocabulary that is learned inside words.",
 )
 @click.option(
     "--words-from",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=1.0,
     show_default=True,
     metavar="GB",
@@ -74,7 +76,7 @@ Examples:
     metavar="LENGTH=PROBABILITY",
     help="chunks: one length of chunks in characters. Repeatable; they add up to 1.  [default: bell-shaped, 4 to 23]",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="chunks: of the random cuts.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="chunks: of the random cuts.")
 @onto_options
 def train_command(
     out: str,
@@ -110,6 +112,8 @@ def train_command(
     from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 
     goes_on = check_outputs(out, onto, force=force, inputs=[like] if like else [], texts=texts)
+    corpus, adapt = open_corpus(texts, max_bytes), (method, auxiliary, options, token_map)
+    check_onto(onto, adapt)
     pairs = read_pairs(lengths, "--chunk-length", typed=True)
     try:
         chunk_lengths = ChunkLengths({int(n): float(p) for n, p in pairs.items()}) if pairs else ChunkLengths()
@@ -128,9 +132,8 @@ def train_command(
     )
     name = like or (onto[0] if onto else None)
     tokenizer = load_tokenizer(name) if name else None
-    number = train_folder(out, open_corpus(texts, max_bytes), train, tokenizer, force=force, may_be_there=goes_on)
+    number = train_folder(out, corpus, train, tokenizer, force=force, may_be_there=goes_on)
     if not quiet:
         click.echo(f"Wrote {out}: {number:,} tokens", err=True)
     if onto:
-        adapt = (method, auxiliary, options, token_map)
         go_onto(onto, out, adapt, force=force, quiet=quiet, print_recipe=print_recipe)

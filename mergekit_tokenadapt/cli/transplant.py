@@ -8,7 +8,7 @@ import click
 import yaml
 from mergekit.options import MergeOptions, PrettyPrintHelp, add_merge_options
 
-from mergekit_tokenadapt.cli.options import CommandT, every_adapt_option, folder_options
+from mergekit_tokenadapt.cli.options import CommandT, every_adapt_option, folder_options, output_argument
 from mergekit_tokenadapt.cli.pair_options import report_printer, say_what_next
 from mergekit_tokenadapt.plugin.merge_options import OUT_SHARD_SIZE
 
@@ -17,7 +17,7 @@ Examples:
   mergekit-tokenadapt transplant ./SmolLM2-135M-Instruct ./deepseek-tokenizer ./out
   mergekit-tokenadapt transplant HuggingFaceTB/SmolLM2-135M Qwen/Qwen3-0.6B ./out --rows donor
   mergekit-tokenadapt transplant ./model ./tokenizer ./out --method calibrated --calibration-text ./texts --untie
-  mergekit-tokenadapt transplant ./model ./tokenizer ./out --method hybrid -o global_weight=0.4 \\
+  mergekit-tokenadapt transplant ./model ./tokenizer ./out --method hybrid -O global_weight=0.4 \\
       --auxiliary sentence-transformers/all-MiniLM-L6-v2 --token-map "<|im_end|>=<end_of_turn>"
 """
 
@@ -34,7 +34,7 @@ def _merge_options(command: CommandT) -> CommandT:
 @click.command("transplant", cls=PrettyPrintHelp, epilog=EXAMPLES)
 @click.argument("base")
 @click.argument("target")
-@click.argument("out", type=click.Path(file_okay=False))
+@output_argument
 @every_adapt_option
 @folder_options
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")

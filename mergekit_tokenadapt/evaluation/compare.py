@@ -22,7 +22,7 @@ from mergekit_tokenadapt.evaluation.lost_text import LostText, lost_text, senten
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.origins import find_origins
 from mergekit_tokenadapt.evaluation.row_views import view_rows
-from mergekit_tokenadapt.evaluation.texts import TextSet
+from mergekit_tokenadapt.evaluation.texts import TextSet, check_names
 
 PERPLEXITY_NOTE = (
     "Perplexity ratios are per token, as the TokenAdapt paper reports them (arXiv 2505.09738); "
@@ -47,6 +47,10 @@ class CompareOptions:
     """How many tokens to list."""
     rows: bool = False
     """Look at the embedding rows too, for the HTML report."""
+
+    def __post_init__(self) -> None:
+        if self.window is not None and self.stride is not None:
+            check_stride(self.window, self.stride)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,10 +136,7 @@ def context_length(folder: ModelFolder) -> int | None:
 
 
 def _check_input(folders: Sequence[ModelFolder], texts: Sequence[TextSet]) -> None:
-    names = [text.name for text in texts]
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise TokenAdaptError(f"two texts have the name {twice[0]!r}: give one of them another")
+    check_names([text.name for text in texts])
     for folder in folders:
         rows = folder.num_rows
         needed = folder.tokenizer.vocabulary.num_ids

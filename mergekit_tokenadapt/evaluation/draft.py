@@ -50,6 +50,13 @@ class DraftOptions:
     dtype: str | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.num_tokens <= self.num_proposed:
+            raise TokenAdaptError(
+                f"{self.num_tokens} new tokens cannot hold a round of {self.num_proposed} proposed ones: "
+                "set --new-tokens higher"
+            )
+
 
 def check_same_vocabulary(target: ModelFolder, draft: ModelFolder) -> None:
     """Refuse models whose ids do not mean the same.
@@ -90,11 +97,6 @@ def measure_draft(
             a round, or a model cannot be loaded.
     """
     options = options or DraftOptions()
-    if options.num_tokens <= options.num_proposed:
-        raise TokenAdaptError(
-            f"{options.num_tokens} new tokens cannot hold a round of {options.num_proposed} proposed ones: "
-            "set --new-tokens higher"
-        )
     check_same_vocabulary(target, draft)
     prompts = make_prompts(target, texts, options)
     vocabulary = target.tokenizer.vocabulary

@@ -16,6 +16,11 @@ from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.plain_words import describe_errors
 from mergekit_tokenadapt.problem import TransferProblem
 
+OF_TOKENS = "a number of tokens of the base vocabulary"
+"""Marks an option of a method (``Annotated[int, OF_TOKENS]``) that cannot be larger than the base vocabulary."""
+LEAST_TEMPERATURE = 1e-6
+"""Weights are made of float32 numbers divided by the temperature; below about 1e-38 these overflow."""
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -33,7 +38,7 @@ class Method(pydantic.BaseModel, ABC):
     arithmetic: it gets tokens, ids and vectors, and returns weights; it reads no files.
     """
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     summary: ClassVar[str]
     """One line for `mergekit-tokenadapt methods`."""
@@ -51,6 +56,23 @@ class Method(pydantic.BaseModel, ABC):
     def needs_donor(self) -> bool:
         """Whether the rows of the target's model are used: TARGET must then have weights."""
         return False
+
+    def check(self, num_tokens: int) -> None:
+        """Refuse options that the base vocabulary is too small for, before any slow step.
+
+        Args:
+            num_tokens: tokens of the base vocabulary.
+
+        Raises:
+            TokenAdaptError: an option asks for more tokens than there are.
+        """
+        for name in sorted(self.model_fields_set):  # a default is no wish of anybody's: it takes what there is
+            field = type(self).model_fields.get(name)
+            if field is not None and OF_TOKENS in field.metadata and getattr(self, name) > num_tokens:
+                raise TokenAdaptError(
+                    f"{name}: {getattr(self, name):,} {field.description} are more than the base vocabulary's "
+                    f"{num_tokens:,} tokens"
+                )
 
     @abstractmethod
     def weigh(self, problem: TransferProblem) -> Mixture:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import unicodedata
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from mergekit_tokenadapt.calibration import (
 from mergekit_tokenadapt.decomposition import Decomposer
 from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.matrix_use import MatrixUse
-from mergekit_tokenadapt.methods.base import Explanation, Method
+from mergekit_tokenadapt.methods.base import OF_TOKENS, Explanation, Method
 from mergekit_tokenadapt.methods.hybrid import Hybrid
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.problem import TransferProblem
@@ -63,7 +63,7 @@ class Calibrated(Method):
     calibrates: ClassVar[bool] = True
     mutes_byte_twins: ClassVar[bool] = True
 
-    top_k: int = Field(default=8, ge=1, description="neighbours of a token")
+    top_k: Annotated[int, OF_TOKENS] = Field(default=8, ge=1, description="neighbours of a token")
     donor: bool = Field(default=False, description="TARGET is a model: use its rows as one more fact")
 
     @property

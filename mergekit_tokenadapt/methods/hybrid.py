@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from mergekit_tokenadapt.methods.base import Method
+from mergekit_tokenadapt.methods.base import LEAST_TEMPERATURE, OF_TOKENS, Method
 from mergekit_tokenadapt.methods.local import Local
 from mergekit_tokenadapt.methods.nearest import Global
 from mergekit_tokenadapt.mixture import Mixture
@@ -20,8 +20,10 @@ class Hybrid(Method):
     source: ClassVar[str] = "TokenAdapt, arXiv 2505.09738, section 3.4"
     needs_auxiliary: ClassVar[bool] = True
 
-    temperature: float = Field(default=0.3, gt=0, description="of both estimates; below 1 sharpens the weights")
-    top_k: int = Field(default=3, ge=1, description="neighbours of a new token")
+    temperature: float = Field(
+        default=0.3, ge=LEAST_TEMPERATURE, description="of both estimates; below 1 sharpens the weights"
+    )
+    top_k: Annotated[int, OF_TOKENS] = Field(default=3, ge=1, description="neighbours of a new token")
     global_weight: float = Field(default=0.3, ge=0, le=1, description="share of the global estimate")
     threshold: float = Field(default=0.0, ge=-1, le=1, description="least cosine similarity of a neighbour")
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mergekit_tokenadapt.methods.base import Method
+from mergekit_tokenadapt.methods.base import LEAST_TEMPERATURE, Method
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.problem import TransferProblem
 
@@ -24,7 +24,9 @@ class Local(Method):
     source: ClassVar[str] = "TokenAdapt, arXiv 2505.09738, section 3.2"
     needs_auxiliary: ClassVar[bool] = True
 
-    temperature: float = Field(default=0.3, gt=0, description="below 1 sharpens the weights, above 1 flattens them")
+    temperature: float = Field(
+        default=0.3, ge=LEAST_TEMPERATURE, description="below 1 sharpens the weights, above 1 flattens them"
+    )
 
     def weigh(self, problem: TransferProblem) -> Mixture:
         """The pieces with weights w."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 
-from mergekit_tokenadapt.methods.base import Method
+from mergekit_tokenadapt.methods.base import LEAST_TEMPERATURE, OF_TOKENS, Method
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.problem import TransferProblem
 
@@ -23,8 +23,10 @@ class Global(Method):
     source: ClassVar[str] = "TokenAdapt, arXiv 2505.09738, section 3.3"
     needs_auxiliary: ClassVar[bool] = True
 
-    temperature: float = Field(default=0.3, gt=0, description="below 1 sharpens the weights, above 1 flattens them")
-    top_k: int = Field(default=3, ge=1, description="neighbours of a new token")
+    temperature: float = Field(
+        default=0.3, ge=LEAST_TEMPERATURE, description="below 1 sharpens the weights, above 1 flattens them"
+    )
+    top_k: Annotated[int, OF_TOKENS] = Field(default=3, ge=1, description="neighbours of a new token")
     threshold: float = Field(default=0.0, ge=-1, le=1, description="least cosine similarity of a neighbour")
 
     def weigh(self, problem: TransferProblem) -> Mixture:

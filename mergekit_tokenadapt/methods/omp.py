@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.methods.base import Method
+from mergekit_tokenadapt.methods.base import OF_TOKENS, Method
 from mergekit_tokenadapt.methods.calibrated import shared_rows
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.problem import TransferProblem
@@ -26,7 +26,7 @@ class Omp(Method):
     source: ClassVar[str] = "Goddard and Fernandes Neto, arXiv 2506.06607; mergekit's tokensurgeon"
     mutes_byte_twins: ClassVar[bool] = True
 
-    k: int = Field(default=64, ge=1, description="shared tokens that make a new one")
+    k: Annotated[int, OF_TOKENS] = Field(default=64, ge=1, description="shared tokens that make a new one")
 
     @property
     def needs_donor(self) -> bool:

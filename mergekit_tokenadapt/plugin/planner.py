@@ -31,6 +31,7 @@ from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.reporting import report
 from mergekit_tokenadapt.plugin.stored import StoredTensors, all_stored, left_over, places, unneeded
 from mergekit_tokenadapt.plugin.tasks import AdaptVocabulary, FinishWithTokenizer, FitOutputRows, PlanTransfer
+from mergekit_tokenadapt.plugin.values import check_values
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
 from mergekit_tokenadapt.transfer import Transfer, choose_rows
 
@@ -156,6 +157,9 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             if self.config.base_model is None:
                 raise TokenAdaptError("missing_rows: base_model needs a base_model in the recipe")
             self._fill_from = self.config.base_model
+        check_values(adapt, self.config, self.options)
+        given = adapt.calibration_text
+        text = None if given is None else CalibrationText.read(given, adapt.calibration_bytes)
         method = adapt.make_method()
         auxiliary = adapt.make_auxiliary()
         models = [look_at(reference, self.arch_info, self.options) for reference in self._references()]
@@ -192,8 +196,8 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         self._choose_names(models)
         self._untied_name = self._untie(models) if adapt.untie else None
         self._output_name = self._untied_name or models[0].output_name
-        if adapt.calibration_text is not None:
-            self._corrections = self._fit_output_rows(adapt, models)
+        if text is not None:
+            self._corrections = self._fit_output_rows(text, models)
         folder = OutputFolder(
             base=models[0].tokenizer,
             base_folder=models[0].folder,
@@ -284,14 +288,12 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         return next(iter(self._models.values())).is_tied and self._untied_name is None
 
     def _fit_output_rows(
-        self, adapt: AdaptConfig, models: list[InputModel]
+        self, text: CalibrationText, models: list[InputModel]
     ) -> ImmutableMap[ModelReference, FitOutputRows]:
-        """A task for each input model; they share the text, which is read here."""
+        """A task for each input model; they share the text."""
         if self._output_name is None:
             raise TokenAdaptError("calibration_text needs a model with an output matrix; this architecture has none")
         assert self._plans is not None
-        assert adapt.calibration_text is not None
-        text = CalibrationText.read(adapt.calibration_text, adapt.calibration_bytes)
         return ImmutableMap(
             {
                 model.reference: FitOutputRows(

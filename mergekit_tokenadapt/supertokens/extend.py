@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.texts.builtin import BUILTIN, builtin_text
 from mergekit_tokenadapt.segmentation import without_dummy_space
-from mergekit_tokenadapt.supertokens.counting import Prepare, batches
+from mergekit_tokenadapt.supertokens.counting import MAX_IDS, Prepare, batches
 from mergekit_tokenadapt.supertokens.dropping import least_used, replace_tokens
 from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges
 from mergekit_tokenadapt.supertokens.pretokenizers import Coarsening
@@ -71,6 +71,8 @@ def extend(
     """
     if num_tokens < 0:
         raise TokenAdaptError(f"{num_tokens} tokens to add: give 0 or more")
+    if base.vocabulary.num_ids + num_tokens > MAX_IDS:
+        raise TokenAdaptError(f"{num_tokens:,} tokens to add are too many: ids up to {MAX_IDS:,} can be learned")
     if num_tokens == 0:
         return Extension(base.definition)
     coarse = Coarsening.of(base.definition, rules)

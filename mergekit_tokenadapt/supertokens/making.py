@@ -38,6 +38,10 @@ class TrainOptions:
     lengths: ChunkLengths = field(default_factory=ChunkLengths)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if "" in self.special_tokens:
+            raise TokenAdaptError("a special token is empty: it has to have characters")
+
 
 def train_folder(
     out: str | Path,

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.progress import shows_progress
-from mergekit_tokenadapt.supertokens.counting import Encode, PairCounts, Prepare, readable
+from mergekit_tokenadapt.supertokens.counting import MAX_IDS, Encode, PairCounts, Prepare, readable
 from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges, learn_merges
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, coarsened, seams, word_pattern
 from mergekit_tokenadapt.supertokens.reach import merged_spellings, pruned, tell_dropped, whole_pieces
@@ -103,9 +103,11 @@ def check_size(vocab_size: int, num_special: int) -> int:
     """The smallest vocabulary there can be.
 
     Raises:
-        TokenAdaptError: this one is smaller.
+        TokenAdaptError: this one is smaller, or larger than what can be counted.
     """
     smallest = 256 + num_special
+    if vocab_size > MAX_IDS:
+        raise TokenAdaptError(f"a vocabulary of {vocab_size:,} tokens is too large: {MAX_IDS:,} can be learned")
     if vocab_size < smallest:
         raise TokenAdaptError(
             f"a vocabulary of {vocab_size} tokens is too small: 256 bytes and {num_special} special tokens "

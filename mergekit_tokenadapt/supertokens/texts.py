@@ -10,14 +10,20 @@ import io
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TypeVar, cast
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
-from mergekit_tokenadapt.evaluation.texts.sources import dataset_texts, files_below, json_lines, split_settings
+from mergekit_tokenadapt.evaluation.texts.sources import (
+    BINARY_PROBE,
+    dataset_texts,
+    files_below,
+    json_lines,
+    parse_text,
+)
 from mergekit_tokenadapt.supertokens.counting import REPLACED, Encode, TokenRuns, batches
 from mergekit_tokenadapt.supertokens.learning import spooled
 
@@ -25,8 +31,6 @@ LOG = logging.getLogger(__name__)
 
 PIECE_CHARACTERS = 1 << 16
 """A document is cut into pieces of about this size."""
-BINARY_PROBE = 4096
-"""A file with a zero byte among its first ones is no text."""
 MOST_NAMED = 10
 """Files named in a warning."""
 _ESCAPED = re.compile("[\udc80-\udcff]")
@@ -41,7 +45,7 @@ class Corpus:
     """Texts that can be read more than once, and what was found in them when they were read last."""
 
     sources: Sequence[str]
-    """Paths or ``hf:ID``, with ``,field=...``, ``,config=...``, ``,split=...`` behind where needed."""
+    """As `parse_text` takes them: ``PATH``, ``NAME=PATH``, ``hf:ID``, with ``,field=...`` behind where needed."""
     max_bytes: int = 0
     """Stop after about this many bytes of UTF-8; 0 reads everything."""
     num_bytes: int = field(default=0, init=False)
@@ -85,6 +89,19 @@ class Corpus:
             self.replaced |= replaced  # the larger count of each file: it may have been read in part before
         if not self.num_bytes:
             raise TokenAdaptError(f"there is no text in {', '.join(self.sources)}: nothing can be learned from it")
+
+    def check(self) -> None:
+        """Look for the first text of every source, to find out before the learning that there is none.
+
+        Raises:
+            TokenAdaptError: a source holds no text, or cannot be read.
+        """
+        for text, source in zip(self.sources, self._streams, strict=True):
+            if source.place.startswith("hf:"):
+                continue  # that would be a request for nothing
+            documents = (d for d in source.documents(Counter[str]()) if d is not None)
+            if not any(piece for document in documents for piece in document):
+                raise TokenAdaptError(f"--text: there is no text in {text}: nothing can be learned from it")
 
     def token_runs(self, encode: Encode, watch: Watch = iter) -> AbstractContextManager[TokenRuns]:
         """The corpus in tokens, kept so that it is encoded once.
@@ -134,14 +151,13 @@ class _Source:
     """One ``--text``."""
 
     place: str
-    settings: dict[str, str]
+    settings: Mapping[str, str]
 
     @classmethod
     def parse(cls, source: str) -> _Source:
-        place, settings = split_settings(source)
-        if not place.startswith("hf:") and not Path(place).exists():
-            raise TokenAdaptError(f"--text: there is no file or folder {place!r}")
-        return cls(place, settings)
+        text = parse_text(source)
+        text.check("--text")
+        return cls(text.place, text.settings)
 
     @property
     def size(self) -> int | None:
@@ -171,6 +187,7 @@ class _Source:
     def _documents_of(self, file: Path, replaced: Counter[str]) -> Iterator[Iterator[str] | None]:
         try:
             with _open(file) as opened:
+                # After `is_binary`: what a compressed file holds is known here only.
                 if b"\0" in opened.read(BINARY_PROBE):
                     yield None
                     return

@@ -2,7 +2,18 @@
 
 from mergekit_tokenadapt.evaluation.texts.builtin import BUILTIN, LANGUAGES, builtin_text, parallel_texts
 from mergekit_tokenadapt.evaluation.texts.passages import cut_passages
-from mergekit_tokenadapt.evaluation.texts.sources import read_text
-from mergekit_tokenadapt.evaluation.texts.text_set import TextSet
+from mergekit_tokenadapt.evaluation.texts.sources import TextPlace, parse_text, read_text
+from mergekit_tokenadapt.evaluation.texts.text_set import TextSet, check_names
 
-__all__ = ["BUILTIN", "LANGUAGES", "TextSet", "builtin_text", "cut_passages", "parallel_texts", "read_text"]
+__all__ = [
+    "BUILTIN",
+    "LANGUAGES",
+    "TextPlace",
+    "TextSet",
+    "builtin_text",
+    "check_names",
+    "cut_passages",
+    "parallel_texts",
+    "parse_text",
+    "read_text",
+]

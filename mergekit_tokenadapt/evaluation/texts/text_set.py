@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse texts that a report could not tell apart.
+
+    Raises:
+        TokenAdaptError: two have one name.
+    """
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise TokenAdaptError(f"two texts have the name {twice[0]!r}: give one of them another, as NAME=PATH")
 
 
 @dataclass(frozen=True)

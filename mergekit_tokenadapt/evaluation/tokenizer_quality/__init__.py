@@ -42,6 +42,14 @@ class QualityOptions:
     num_merges: int = 1000
     """Merges looked at to find the mixture."""
 
+    def __post_init__(self) -> None:
+        if self.reference not in LANGUAGES:
+            raise TokenAdaptError(f"there is no parallel text in {self.reference!r}; there is {', '.join(LANGUAGES)}")
+        for language in sorted({*self.word_languages, *self.units} - set(LANGUAGES)):
+            raise TokenAdaptError(f"there is no built-in text in {language!r}; there is {', '.join(LANGUAGES)}")
+        for file in self.units.values():
+            read_units(file)
+
 
 def describe_tokenizers(
     tokenizers: Sequence[TokenizerFiles], texts: Sequence[TextSet], options: QualityOptions | None = None
@@ -55,8 +63,6 @@ def describe_tokenizers(
         TokenAdaptError: an option names something that is not there.
     """
     options = options or QualityOptions()
-    if options.reference not in LANGUAGES:
-        raise TokenAdaptError(f"there is no parallel text in {options.reference!r}; there is {', '.join(LANGUAGES)}")
     word_languages, word_note = _word_languages(options)
     units = _units(word_languages, options.units)
     return {
@@ -83,8 +89,6 @@ def _word_languages(options: QualityOptions) -> tuple[Sequence[str], str | None]
 
 def _units(words: Sequence[str], units: Mapping[str, Path]) -> dict[str, dict[str, frozenset[str]]]:
     """``words`` and ``units``: language to a set of words, or of the user's units."""
-    for language in {*words, *units} - set(LANGUAGES):
-        raise TokenAdaptError(f"there is no built-in text in {language!r}; there is {', '.join(LANGUAGES)}")
     return {
         "words": {language: words_of(language) for language in words},
         "units": {language: read_units(file) for language, file in units.items()},
