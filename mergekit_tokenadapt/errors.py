@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import click
 
+from mergekit_tokenadapt.visible import visible
+
 
 class TokenAdaptError(click.ClickException, ValueError):
     """Something in the recipe, the options or the input files is wrong.
@@ -20,6 +22,10 @@ class TokenAdaptError(click.ClickException, ValueError):
 
     def __str__(self) -> str:
         return self.message
+
+    def format_message(self) -> str:
+        """What click prints: on one line, with what is not seen in the names of tokens and files escaped."""
+        return visible(self.message)
 
 
 def first_line(error: BaseException) -> str:

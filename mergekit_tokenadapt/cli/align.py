@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from mergekit_tokenadapt.cli.options import output_argument
+from mergekit_tokenadapt.visible import json_text
 
 EXAMPLES = """\b
 Examples:
@@ -43,4 +42,4 @@ def align_command(teacher: str, student: str, text: str, out: str, nearest: bool
         quiet=quiet,
     )
     if not quiet:
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        click.echo(json_text(report))

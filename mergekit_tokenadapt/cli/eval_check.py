@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 from rich.console import Console
+
+from mergekit_tokenadapt.visible import json_text
 
 EXAMPLES = """\b
 Examples:
@@ -34,7 +34,7 @@ def check_command(
     findings = run_checks(model, origin, run=run)
     result = check_result(out, base, findings)
     if as_json:
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        click.echo(json_text(result))
     else:
         print_check(Console(), out, findings)
     if not result["sound"]:

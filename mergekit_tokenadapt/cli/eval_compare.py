@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from mergekit_tokenadapt.cli.eval_options import check_page, read_texts, text_options
 from mergekit_tokenadapt.cli.types import DTYPES, SEED, Device
 from mergekit_tokenadapt.file_writing import write_file
+from mergekit_tokenadapt.visible import json_text
 
 EXAMPLES = """\b
 Examples:
@@ -92,7 +92,7 @@ def _deliver(result: dict[str, Any], html: Path | None, *, as_json: bool) -> Non
         write_file(html, compare_page(result))
         click.echo(f"Wrote {html}", err=True)
     if as_json:
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        click.echo(json_text(result))
     else:
         from mergekit_tokenadapt.evaluation.report.compare import print_compare
 

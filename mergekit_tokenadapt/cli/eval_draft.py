@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 from rich.console import Console
 
 from mergekit_tokenadapt.cli.eval_options import read_texts, text_options
 from mergekit_tokenadapt.cli.types import DTYPES, SEED, Device, FiniteRange
+from mergekit_tokenadapt.visible import json_text
 
 EXAMPLES = """\b
 Examples:
@@ -81,6 +80,6 @@ def draft_command(
         options,
     )
     if as_json:
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        click.echo(json_text(result))
     else:
         print_draft(Console(), result)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 from rich.console import Console
 
 from mergekit_tokenadapt.cli.eval_options import read_texts, text_options
 from mergekit_tokenadapt.cli.types import SEED, Device, FiniteRange
+from mergekit_tokenadapt.visible import json_text
 
 EXAMPLES = """\b
 Examples:
@@ -92,6 +91,6 @@ def heal_command(
     folders = [open_model(name, trust_remote_code=trust_remote_code) for name in models]
     result = heal(folders, text_sets, options, lambda line: None if quiet else click.echo(line, err=True))
     if as_json:
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        click.echo(json_text(result))
     else:
         print_healing(Console(), result)

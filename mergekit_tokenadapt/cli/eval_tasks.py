@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -12,6 +11,7 @@ from mergekit_tokenadapt.cli.eval_options import check_page
 from mergekit_tokenadapt.cli.types import DTYPES, Device
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.file_writing import write_file
+from mergekit_tokenadapt.visible import json_text
 
 EXAMPLES = """\b
 Examples:
@@ -77,7 +77,7 @@ def tasks_command(
         write_file(html, compare_page(result))
         click.echo(f"Wrote {html}", err=True)
     if as_json:
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        click.echo(json_text(result))
     elif report is None:
         print_tasks(Console(), result)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -10,6 +9,7 @@ from rich.console import Console
 
 from mergekit_tokenadapt.cli.eval_options import read_texts, text_options
 from mergekit_tokenadapt.cli.options import read_pairs
+from mergekit_tokenadapt.visible import json_text
 
 EXAMPLES = """\b
 Examples:
@@ -62,6 +62,6 @@ def tokenizer_command(
     loaded = [load_tokenizer(name, trust_remote_code=trust_remote_code) for name in tokenizers]
     result = describe_tokenizers(loaded, text_sets, options)
     if as_json:
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        click.echo(json_text(result))
     else:
         print_tokenizers(Console(), result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.methods.base import Explanation
 from mergekit_tokenadapt.plan import TransferPlan, make_plan
 from mergekit_tokenadapt.transfer import Transfer
+from mergekit_tokenadapt.visible import json_text
 
 EXAMPLES = """\b
 Examples:
@@ -68,7 +68,7 @@ def explain_command(
     rows, errors = _rows_of(transfer, texts, ids)
     reports = list(_explain(transfer, rows))
     if as_json:
-        click.echo(json.dumps(reports, indent=2, ensure_ascii=False))
+        click.echo(json_text(reports))
     else:
         for report in reports:
             _print(report)

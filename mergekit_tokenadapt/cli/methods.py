@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -11,7 +10,9 @@ from rich.table import Table
 
 from mergekit_tokenadapt import registry
 from mergekit_tokenadapt.auxiliary import AuxiliarySpace
+from mergekit_tokenadapt.evaluation.report.tables import plain
 from mergekit_tokenadapt.methods import Method
+from mergekit_tokenadapt.visible import json_text
 
 
 @click.command("methods")
@@ -28,18 +29,19 @@ def methods_command(as_json: bool) -> None:
         for name in registry.names(registry.AUXILIARY)
     ]
     if as_json:
-        click.echo(json.dumps({"methods": methods, "auxiliary": spaces}, indent=2))
+        click.echo(json_text({"methods": methods, "auxiliary": spaces}))
         return
     console = Console()
     table = Table("method", "what it does", "options (defaults)", "source", title="Methods", title_justify="left")
     for method in methods:
         options = [f"{o['name']} ({o['default']}): {o['description']}" for o in method["options"]]
         uses = "uses an auxiliary space" if method["needs_auxiliary"] else "no auxiliary space"
-        table.add_row(method["name"], f"{method['summary']}; {uses}", "\n".join(options), method["source"])
+        cells = (method["name"], f"{method['summary']}; {uses}", "\n".join(options), method["source"])
+        table.add_row(*map(plain, cells))
     console.print(table)
     table = Table("auxiliary", "how to name it", title="Auxiliary spaces", title_justify="left")
     for space in spaces:
-        table.add_row(space["name"], space["summary"])
+        table.add_row(plain(space["name"]), plain(space["summary"]))
     console.print(table)
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from mergekit_tokenadapt.cli.base_model import BaseSizes, bytes_per_number, make_transfer, sizes_of
 from mergekit_tokenadapt.cli.options import every_adapt_option, folder_options
+from mergekit_tokenadapt.evaluation.report.tables import plain, quoted, say
 from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.problem import TransferProblem
+from mergekit_tokenadapt.visible import json_text
 
 EXAMPLES = """\b
 Examples:
@@ -53,7 +53,7 @@ def plan_command(
     )
     report = {**_tokens(problem), **_sizes(problem, before, after)}
     if as_json:
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        click.echo(json_text(report))
     else:
         _print(report, base, target)
 
@@ -98,15 +98,16 @@ def _sizes(problem: TransferProblem, before: BaseSizes, after: BaseSizes) -> dic
 
 def _print(report: dict[str, Any], base: str, target: str) -> None:
     console = Console()
-    table = Table(title=f"{target} onto {base}", title_justify="left")
+    say(console, f"{target} onto {base}")
+    table = Table()
     table.add_column("reason", no_wrap=True, min_width=7)
     table.add_column("rows", no_wrap=True, min_width=9, justify="right")
     table.add_column("share", no_wrap=True, min_width=6, justify="right")
     table.add_column("for instance", overflow="ellipsis", no_wrap=True)
     total = sum(report["rows_by_reason"].values())
     for reason, count in report["rows_by_reason"].items():
-        examples = " ".join(json.dumps(s, ensure_ascii=False) for s in report["samples"][reason])
-        table.add_row(reason, f"{count:,}", f"{count / total:.1%}", Text(examples))
+        examples = " ".join(map(quoted, report["samples"][reason]))
+        table.add_row(reason, f"{count:,}", f"{count / total:.1%}", plain(examples, overflow="ellipsis"))
     console.print(table)
     lines = {
         "tokens": f"{report['base_tokens']:,} -> {report['target_tokens']:,}",
@@ -121,4 +122,4 @@ def _print(report: dict[str, Any], base: str, target: str) -> None:
         lines["vocabulary tensors"] = f"{report['bytes_before'] / 1e6:,.0f} MB -> {report['bytes_after'] / 1e6:,.0f} MB"
         lines["memory for mixing, about"] = f"{report['estimated_memory_for_mixing'] / 1e6:,.0f} MB"
     for name, value in lines.items():
-        console.print(f"{name + ':':36}{value}", markup=False, highlight=False)
+        say(console, f"{name + ':':36}{value}")

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status
+from mergekit_tokenadapt.evaluation.report.tables import plain, say
 
 STYLES = {Status.PASSED: "green", Status.FAILED: "bold red", Status.NOTED: "yellow", Status.SKIPPED: "dim"}
 
@@ -29,14 +29,12 @@ def print_check(console: Console, model: str, findings: Sequence[Finding]) -> No
     """A line per check, and a verdict."""
     table = Table("check", "", "what was seen", box=None, pad_edge=False)
     for finding in findings:
-        status = Text(finding.status.value, style=STYLES[finding.status])
-        table.add_row(finding.check, status, Text(finding.message, overflow="fold"))
+        status = plain(finding.status.value, style=STYLES[finding.status])
+        table.add_row(plain(finding.check), status, plain(finding.message))
     console.print(table)
     failed = [f.check for f in findings if f.status is Status.FAILED]
     if failed:
-        console.print(Text(f"{model} is not sound: {', '.join(failed)}", style="bold red"), soft_wrap=True)
+        console.print(plain(f"{model} is not sound: {', '.join(failed)}", style="bold red"), soft_wrap=True)
     else:
         skipped = sum(f.status is Status.SKIPPED for f in findings)
-        console.print(
-            Text(f"{model} is sound" + (f", as far as asked ({skipped} skipped)" if skipped else "")), soft_wrap=True
-        )
+        say(console, f"{model} is sound" + (f", as far as asked ({skipped} skipped)" if skipped else ""))

@@ -6,9 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, OverflowMethod
 from rich.table import Table
 from rich.text import Text
+
+from mergekit_tokenadapt.visible import visible, visible_lines
 
 
 def add_table(
@@ -20,19 +22,24 @@ def add_table(
 ) -> None:
     """Print a table: the columns `words` hold words, the others numbers. Text is never read as markup."""
     # Not the table's own title, which would be wrapped to the table's width.
-    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(plain(title, style="bold"), soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for n, column in enumerate(columns):
-        table.add_column(Text(column, overflow="fold"), justify="left" if n in words else "right", overflow="fold")
+        table.add_column(plain(column), justify="left" if n in words else "right", overflow="fold")
     for row in rows:
-        table.add_row(*[Text(cell, overflow="fold") for cell in row])
+        table.add_row(*map(plain, row))
     console.print(table)
     console.print()
 
 
+def plain(text: str, style: str = "", overflow: OverflowMethod = "fold") -> Text:
+    """A cell or a line: no markup, and control characters and direction marks visible. Everything printed goes here."""
+    return Text(visible_lines(text), style=style, overflow=overflow)
+
+
 def say(console: Console, line: str) -> None:
     """Print a line as it is: no markup, no highlighting, wrapped by the terminal only."""
-    console.print(Text(line), soft_wrap=True)
+    console.print(plain(line), soft_wrap=True)
 
 
 def print_texts(console: Console, texts: Sequence[dict[str, Any]], title: str = "Scored") -> None:
@@ -109,4 +116,4 @@ def quoted(label: str) -> str:
     >>> print(quoted("a\\n"), quoted("\\\\xe4"))
     "a\\n" "\\xe4"
     """
-    return json.dumps(label, ensure_ascii=False).replace("\\\\x", "\\x")
+    return visible(json.dumps(label, ensure_ascii=False)).replace("\\\\x", "\\x")
