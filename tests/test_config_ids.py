@@ -48,6 +48,7 @@ def config_with(p: list[int]) -> dict[str, Any]:
         "bos_token_id": p[10],
         "eos_token_id": [p[11], p[3]],
         "pad_index": p[12],
+        "_pad_token_id": p[12],
         "mask_token_id": p[13],
         "image_token_index": p[14],
         "boi_token_id": p[4],

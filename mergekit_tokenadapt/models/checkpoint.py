@@ -8,7 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from mergekit_tokenadapt.models.classes import Loading, ModelClass, Shape, find_class
-from mergekit_tokenadapt.models.vocabulary_axes import StoredTable, VocabularyTables, find_tables, stored_tables
+from mergekit_tokenadapt.models.vocabulary_axes import (
+    Key,
+    StoredTable,
+    VocabularyTables,
+    copies_of_sizes,
+    find_tables,
+    stored_tables,
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,13 @@ class Checkpoint:
     """The class's tables."""
     stored: Mapping[str, StoredTable]
     """The checkpoint's tables, by stored name."""
+    copies: tuple[Key, ...] = ()
+    """Keys of the config that repeat the number of rows, as paths."""
+
+    @property
+    def size_keys(self) -> tuple[Key, ...]:
+        """All keys of the config that say how many rows there are, as paths."""
+        return (*self.tables.sizes, *self.copies)
 
 
 def read_checkpoint(folder: Path, shapes: Mapping[str, Shape], *, trust_remote_code: bool = False) -> Checkpoint | None:
@@ -60,4 +74,5 @@ def _ask(question: _Question, shapes: tuple[tuple[str, Shape], ...]) -> Checkpoi
     model, by_name = question.model, dict(shapes)
     loading = model.load(by_name)
     tables = find_tables(model, loading)
-    return Checkpoint(loading, tables, stored_tables(model, tables, by_name, loading))
+    copies = copies_of_sizes(model, loading, tables)
+    return Checkpoint(loading, tables, stored_tables(model, tables, by_name, loading), copies)

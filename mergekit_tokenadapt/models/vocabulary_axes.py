@@ -94,6 +94,28 @@ def find_tables(model: ModelClass, small: Loading) -> VocabularyTables:
     return _tables(model, config, small, large, keys)
 
 
+def copies_of_sizes(model: ModelClass, small: Loading, tables: VocabularyTables) -> tuple[Key, ...]:
+    """Keys of the config that repeat the number of rows: in a config that the language model's is a part of.
+
+    One of the same number by chance is told by its place, beside the language model's config, or by a table of
+    another vocabulary that grows with it.
+
+    Args:
+        model: the class.
+        small: the class as it is.
+        tables: its tables.
+    """
+    rows = small.shapes[tables.input][tables.axes[tables.input]]
+    found = []
+    for key in _keys_of_size(model.config, rows):
+        is_around = any(size[: len(key) - 1] == key[:-1] for size in tables.sizes)
+        if key not in tables.sizes and is_around:
+            grown = _grown(model, model.config, {key: rows})
+            others = {n for n, shape in small.shapes.items() if grown is not None and grown.shapes.get(n) != shape}
+            found += [key] if others <= tables.axes.keys() else []
+    return tuple(found)
+
+
 def stored_tables(
     model: ModelClass, tables: VocabularyTables, shapes: Mapping[str, Shape], stored: Loading
 ) -> dict[str, StoredTable]:

@@ -17,7 +17,7 @@ from mergekit_tokenadapt.chat_templates import DEFAULT
 from mergekit_tokenadapt.input_files import check_own
 from mergekit_tokenadapt.matching import VocabularyMap
 from mergekit_tokenadapt.output.card import CardInput, extend_model_card
-from mergekit_tokenadapt.output.configs import set_nested, write_json
+from mergekit_tokenadapt.output.configs import foreign_sections, set_nested, write_json
 from mergekit_tokenadapt.output.ids import SpecialIds
 from mergekit_tokenadapt.output.limits import model_max_length
 from mergekit_tokenadapt.output.loading import minimal_config
@@ -31,7 +31,7 @@ from mergekit_tokenadapt.output.templates import (
     warn_of_templates,
     with_mapped_markers,
 )
-from mergekit_tokenadapt.output.translation import translate, warn_of
+from mergekit_tokenadapt.output.translation import Translation, translate, warn_of
 from mergekit_tokenadapt.pad_positions import PadMove
 from mergekit_tokenadapt.permissions import like_new_files
 from mergekit_tokenadapt.plan import TransferPlan
@@ -89,9 +89,7 @@ class OutputFolder:
             self._warn_of_templates(mapping)
         if mapping is not None and self.config is not None:
             ids = SpecialIds(self.base.vocabulary, self.target.vocabulary, mapping)
-            translation = translate(config_content(self.config), ids)
-            if self.pad_move is not None:
-                self.pad_move.change(translation.config)
+            translation = self._translated(config_content(self.config), ids)
             check_needed(self.config, translation, self.target.vocabulary, mapping)
 
     def with_plans(
@@ -123,18 +121,25 @@ class OutputFolder:
 
     # --- configs
 
+    def _translated(self, config: dict[str, Any], ids: SpecialIds) -> Translation:
+        """The model's config with the target's ids, the new number of rows, and positions where pad is now."""
+        sizes = [tuple(key.split(".")) for key in self.vocab_size_keys]
+        translation = translate(config, ids, foreign_sections(config, sizes))
+        for key in self.vocab_size_keys:
+            set_nested(translation.config, key, self.num_rows)
+        if self.pad_move is not None:
+            self.pad_move.change(translation.config)
+        return translation
+
     def _write_configs(self, out: Path) -> None:
         ids = SpecialIds(self.base.vocabulary, self.target.vocabulary, self.plans[0].mapping)
-        model = translate(read_json(out / "config.json"), ids)
+        model = self._translated(read_json(out / "config.json"), ids)
         generation = translate(read_json(self.base_folder / "generation_config.json"), ids)
         warn_of(model, generation, *write_processors(self.base_folder, out, ids))
-        for key in self.vocab_size_keys:
-            set_nested(model.config, key, self.num_rows)
-        pad = generation.config.get("pad_token_id") or model.config.get("pad_token_id")
         if self.pad_move is not None:
-            self.pad_move.change(model.config)
-            if pad != model.config["pad_token_id"]:
-                generation.config["pad_token_id"] = pad if self.pad_move.new is None else self.pad_move.new
+            pad = ids.target.roles.get("pad", self.pad_move.new)
+            if pad != generation.config.get("pad_token_id", model.config.get("pad_token_id")):
+                generation.config["pad_token_id"] = pad  # the model's own may be none, so that it runs
         if model.config.pop("tokenizer_class", None) is not None and (own := self.target.config.get("tokenizer_class")):
             model.config["tokenizer_class"] = own  # transformers asks here where tokenizer_config.json is silent
         write_json(out / "config.json", model.config)

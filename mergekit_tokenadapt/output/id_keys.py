@@ -40,7 +40,7 @@ class Shape(Enum):
     """The spellings of all tokens, by id."""
 
 
-_ROLE_KEY = re.compile(rf"({'|'.join(ROLES)})_(tokens?_)?(id|ids|index|idx)")
+_ROLE_KEY = re.compile(rf"_?({'|'.join(ROLES)})_(tokens?_)?(id|ids|index|idx)")
 _TOKEN_KEY = re.compile(r"(.+_|^)tokens?_(id|ids|index|indices|indexes|idx)")
 _MARK_KEY = re.compile(r"(.+_)?(start|end|bos|eos|pad|mask|sep|newline|patch|eod|eot|image|video|audio)_ids?")
 """Keys such as ``im_start_id``: taken for token ids where the base has control tokens of these ids."""

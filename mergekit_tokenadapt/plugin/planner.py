@@ -253,7 +253,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
     def _vocab_size_keys(self, model: InputModel) -> tuple[str, ...]:
         """Where config.json keeps the number of rows."""
         if model.checkpoint is not None:
-            return tuple(".".join(key) for key in model.checkpoint.tables.sizes)
+            return tuple(".".join(key) for key in model.checkpoint.size_keys)
         return (self.arch_info.vocab_size_config_key or "vocab_size",)
 
     def _corrected(self, weight: WeightInfo, model: ModelReference) -> WeightInfo:

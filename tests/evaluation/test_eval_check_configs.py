@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,18 +60,6 @@ def test_an_id_of_the_base_is_found(case: str, moved: tuple[Path, Path]) -> None
     assert finding.status is Status.FAILED
     assert message in finding.message
     assert findings(out)["config ids"].status is (Status.FAILED if case == "beyond" else Status.PASSED)
-
-
-def test_a_nested_size_of_the_base_is_found(zoo_folders: Any, tmp_path: Path) -> None:
-    base = tiny_model_folder(zoo_folders["byte-level"], tmp_path / "base")
-    rows = json.loads((base / "config.json").read_text())["vocab_size"]
-    edit_json(base / "config.json", lambda c: c.update(extra={"vocab_size": rows}, other={"vocab_size": 7}))
-    out = transplant(base, zoo_folders["gemma-style"], tmp_path / "out")
-    edit_json(out / "config.json", lambda c: c.update(extra={"vocab_size": rows}, other={"vocab_size": 7}))
-    finding = findings(out, base)["sizes"]
-    assert finding.status is Status.FAILED
-    assert f"extra.vocab_size {rows}, as in the base" in finding.message
-    assert "other" not in finding.message
 
 
 def test_a_lost_chat_template_is_found_with_and_without_the_base(zoo_folders: Any, tmp_path: Path) -> None:

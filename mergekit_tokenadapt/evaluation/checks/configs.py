@@ -10,7 +10,7 @@ from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status, passe
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.origins import RowOrigins
 from mergekit_tokenadapt.matching import match
-from mergekit_tokenadapt.output.configs import Path
+from mergekit_tokenadapt.output.configs import VOCAB_SIZE, Path, foreign_sections, nested_sections, value_at
 from mergekit_tokenadapt.output.id_keys import role_of
 from mergekit_tokenadapt.output.ids import SpecialIds
 from mergekit_tokenadapt.output.limits import TURNING, limit_of, positions_of
@@ -53,12 +53,19 @@ def _configs(model: ModelFolder) -> Configs:
     return {"config.json": model.config, "generation_config.json": model.generation_config}
 
 
+def _foreign(model: ModelFolder) -> frozenset[Path]:
+    """Nested configs that number the tokens of another vocabulary, going by their sizes."""
+    rows = model.text_config.get(VOCAB_SIZE)
+    sections = nested_sections(model.config)
+    return foreign_sections(model.config, [(*p, VOCAB_SIZE) for p, each in sections if each.get(VOCAB_SIZE) == rows])
+
+
 def _unknown_ids(model: ModelFolder) -> Iterator[tuple[str, Lost]]:
     """Ids that the model's own tokenizer has no token for."""
     vocabulary = model.tokenizer.vocabulary
     own = SpecialIds(vocabulary, vocabulary, match(vocabulary, vocabulary))
     for file, content in _configs(model).items():
-        for lost in translate(content, own).lost:
+        for lost in translate(content, own, _foreign(model)).lost:
             yield file, lost
 
 
@@ -70,17 +77,10 @@ def _stale_ids(model: ModelFolder, origins: RowOrigins | None) -> Iterator[str]:
     ids = SpecialIds(base.tokenizer.vocabulary, model.tokenizer.vocabulary, origins.mapping)
     before = _configs(base)
     for file, content in _configs(model).items():
-        for path, wanted in translate(before[file], ids).places.items():
-            old, now = _at(before[file], path), _at(content, path)
+        for path, wanted in translate(before[file], ids, _foreign(base)).places.items():
+            old, now = value_at(before[file], path), value_at(content, path)
             if role_of(path[-1]) is None and now is not None and now == old != wanted:
                 yield f"{file}: {'.'.join(path)} is still {now}, as in the base, where it is now {wanted}"
-
-
-def _at(content: Mapping[str, Any], path: Path) -> Any:
-    value: Any = content
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
 
 
 def _is_beyond(lost: Lost, model: ModelFolder) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 from mergekit_tokenadapt.evaluation.checks.finding import Finding, passed_unless
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.tensor_math import difference_of
-from mergekit_tokenadapt.output.configs import nested_sections
+from mergekit_tokenadapt.models import read_checkpoint
+from mergekit_tokenadapt.output.configs import value_at
 
 SHARED_ROLES = ("bos", "eos", "pad")
 """Roles that config.json, generation_config.json and the tokenizer may all name."""
@@ -31,7 +32,7 @@ def check_sizes(model: ModelFolder, base: ModelFolder | None = None) -> Finding:
         for name, count in rows.items()
         if count < vocabulary.num_ids
     ]
-    problems += [] if base is None else _stale_sizes(model, base)
+    problems += [] if base is None else stale_sizes(model, base)
     lowest = min(rows.values())
     return passed_unless(
         problems,
@@ -45,16 +46,17 @@ def check_sizes(model: ModelFolder, base: ModelFolder | None = None) -> Finding:
     )
 
 
-def _stale_sizes(model: ModelFolder, base: ModelFolder) -> list[str]:
-    """Nested configs in which the base's number of rows was left behind."""
+def stale_sizes(model: ModelFolder, base: ModelFolder) -> list[str]:
+    """Keys of the config in which the base's number of rows was left behind; which these are, its class says."""
     before, now = base.text_config.get("vocab_size"), model.text_config.get("vocab_size")
     if before == now:
         return []
-    sections = dict(nested_sections(base.config))
+    checkpoint = read_checkpoint(base.folder, {name: base.tensors.shape(name) for name in base.tensors})
+    keys = () if checkpoint is None else checkpoint.size_keys
     return [
-        f"config.json says {'.'.join((*path, 'vocab_size'))} {before}, as in the base, beside {now}"
-        for path, section in nested_sections(model.config)
-        if section.get("vocab_size") == before == sections.get(path, {}).get("vocab_size")
+        f"config.json says {'.'.join(key)} {before}, as in the base, where there are {now} rows now"
+        for key in keys
+        if value_at(base.config, key) == before == value_at(model.config, key)
     ]
 
 
