@@ -46,7 +46,8 @@ def find_id(tokenizer: TokenizerFiles, token_id: int, num_rows: int) -> Token | 
 
 def _find_escaped(vocabulary: Vocabulary, text: str) -> Token | None:
     """A token by what is printed for it: a part of a character as ``\\xe4``, control characters as in JSON."""
-    printed = next((t for t in vocabulary if t.text is None and t.label == text), None)
+    parts = (t for t in vocabulary if t.text is None)
+    printed = next((t for t in parts if text in (t.label, quoted(t.label)[1:-1])), None)
     if printed is not None:
         return printed
     try:
