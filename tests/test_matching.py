@@ -319,11 +319,17 @@ def test_a_wrong_pair_names_itself_and_both_forms(wrong: dict[str, str]) -> None
     assert "NEW: text" in str(caught.value)
 
 
-def test_a_mapped_base_token_without_a_row_is_refused() -> None:
+@pytest.mark.parametrize("base_rows", [5, 9], ids=["far beyond the rows", "the first without a row"])
+def test_a_mapped_base_token_without_a_row_is_refused(base_rows: int) -> None:
     """There is nothing to copy: without an error here, applying the plan fails after everything else."""
     base = vocabulary(token(0, b"a"), special(9, "<old>"))
     with pytest.raises(TokenAdaptError, match="<old>"):
-        match(base, MAPPED_TARGET, base_rows=5, token_map={"<old>": "<user>"})
+        match(base, MAPPED_TARGET, base_rows=base_rows, token_map={"<old>": "<user>"})
+
+
+def test_a_mapped_base_token_with_the_last_row_is_copied() -> None:
+    base = vocabulary(token(0, b"a"), special(9, "<old>"))
+    assert 9 in match(base, MAPPED_TARGET, base_rows=10, token_map={"<old>": "<user>"}).sources
 
 
 # --- rows ----------------------------------------------------------------------------------------
