@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import tokenizers_zoo
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers_zoo import BYTE_LEVEL, PAIR_IDS, PAIRS, RandomSpace, make_problem, plain_definition
 from torch import Tensor
@@ -446,18 +447,69 @@ def test_a_plan_of_another_version_says_so(plan: TransferPlan, tmp_path: Path) -
         TransferPlan.load(tmp_path / "a.plan")
 
 
-@pytest.mark.parametrize("missing", ["reasons", "sources", "mixed_ids", "indptr", "ids", "weights"])
+@pytest.mark.parametrize("missing", ["reasons", "sources", "mixed_ids", "indptr", "ids", "weights", "muted_ids"])
 def test_a_plan_without_one_of_its_tensors_is_refused(missing: str, plan: TransferPlan, tmp_path: Path) -> None:
-    from safetensors import safe_open
+    def leave_out(tensors: dict[str, Tensor]) -> None:
+        del tensors[missing]
 
-    plan.save(tmp_path / "good.plan")
-    with safe_open(tmp_path / "good.plan", framework="pt") as opened:
-        metadata = opened.metadata()
-    tensors = load_file(tmp_path / "good.plan")
-    del tensors[missing]
-    save_file(tensors, tmp_path / "a.plan", metadata=metadata)
     with pytest.raises(TokenAdaptError, match="is not a transfer plan"):
-        TransferPlan.load(tmp_path / "a.plan")
+        TransferPlan.load(changed_plan(plan, tmp_path, leave_out))
+
+
+def changed_plan(plan: TransferPlan, folder: Path, change: Callable[[dict[str, Tensor]], None]) -> Path:
+    """The file of a plan with other tensors and the same header."""
+    plan.save(folder / "good.plan")
+    with safe_open(folder / "good.plan", framework="pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(folder / "good.plan")
+    change(tensors)
+    save_file(tensors, folder / "a.plan", metadata=metadata)
+    return folder / "a.plan"
+
+
+def with_last(tensor: Tensor, value: int) -> Tensor:
+    return torch.cat([tensor[:-1], torch.tensor([value], dtype=tensor.dtype)])
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("reasons", lambda t: t.long()),
+        ("reasons", lambda t: t[:-1].contiguous()),
+        ("reasons", lambda t: t[:, None].contiguous()),
+        ("reasons", lambda t: with_last(t, 99)),
+        ("sources", lambda t: t.int()),
+        ("sources", lambda t: t[:-1].contiguous()),
+        ("sources", lambda t: with_last(t, -2)),
+        ("mixed_ids", lambda t: t[:-1].contiguous()),
+        ("mixed_ids", lambda t: t.int()),
+        ("mixed_ids", lambda t: t[:, None].contiguous()),
+        ("mixed_ids", lambda t: with_last(t, 610)),
+        ("mixed_ids", lambda t: with_last(t, -1)),
+        ("muted_ids", lambda t: torch.tensor([610])),
+        ("muted_ids", lambda t: torch.tensor([-1])),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(
+    name: str, change: Callable[[Tensor], Tensor], plan: TransferPlan, tmp_path: Path
+) -> None:
+    """Where the file is read, and not by an index error in the middle of a matrix."""
+    assert plan.num_rows == 610
+    file = changed_plan(plan, tmp_path, lambda tensors: tensors.update({name: change(tensors[name])}))
+    with pytest.raises(TokenAdaptError, match=r"is not a transfer plan: .*(together|unknown|beyond)"):
+        TransferPlan.load(file)
+
+
+def test_the_last_row_may_be_muted(plan: TransferPlan, tmp_path: Path) -> None:
+    file = changed_plan(plan, tmp_path, lambda tensors: tensors.update(muted_ids=torch.tensor([609])))
+    assert TransferPlan.load(file).counts()["muted"] == 1
+
+
+def test_the_order_of_the_token_map_changes_no_byte(zoo: Mapping[str, TokenizerFiles], tmp_path: Path) -> None:
+    texts = {"<|im_start|>": "the river", "<|im_end|>": "a mill", "<tool>": "old"}
+    for n, token_map in enumerate((texts, dict(reversed(texts.items())))):
+        plan_between(zoo["unigram"], zoo["byte-level"], "mean", token_map=token_map).save(tmp_path / f"{n}.plan")
+    assert (tmp_path / "0.plan").read_bytes() == (tmp_path / "1.plan").read_bytes()
 
 
 # --- a real model --------------------------------------------------------------------------------
