@@ -40,6 +40,22 @@ LOG = logging.getLogger(__name__)
 FORMAT = "mergekit-tokenadapt plan 1"
 
 
+class NotFiniteError(TokenAdaptError):
+    """Made rows hold NaN or infinite numbers."""
+
+    def __init__(self, tensor: str, rows: Tensor, reason: str, token: str | None = None) -> None:
+        self.tensor, self.rows, self.reason = tensor, rows, reason
+        first = f"row {int(rows[0])}" if token is None else f"that of the token {token!r}"
+        super().__init__(
+            f"{tensor or 'the matrix'}: {len(rows)} of the new rows would hold NaN or infinite numbers, {first} for "
+            f"one: {reason}"
+        )
+
+    def with_token(self, token: str) -> NotFiniteError:
+        """The same, with the first row's token in place of its number."""
+        return NotFiniteError(self.tensor, self.rows, self.reason, token)
+
+
 @dataclass(frozen=True)
 class TransferPlan:
     """How each of R new rows is made of V old rows."""
@@ -113,7 +129,8 @@ class TransferPlan:
             in float32.
 
         Raises:
-            TokenAdaptError: the matrix has fewer rows than the plan uses, or the plan lacks its donor.
+            TokenAdaptError: the matrix has fewer rows than the plan uses, or the plan lacks its donor, or rows that
+                are no copies are not finite.
         """
         if self.needs_donor:
             raise TokenAdaptError("this plan was made with a donor's rows, which it does not hold: make it again")
@@ -138,7 +155,25 @@ class TransferPlan:
         made = torch.cat([copied, self.mixed_ids]).to(device)
         mean = mean_row(new_RD, made) if len(made) else mean_row(flat_VD, torch.arange(len(matrix), device=device))
         new_RD[self.mean_ids.to(device)] = mean.to(matrix.dtype)
+        self.check_made(new_RD, name, clean_VD)
         return new_RD.reshape(self.num_rows, *matrix.shape[1:])
+
+    def check_made(self, new_RD: Tensor, name: str, old_VD: Tensor | None = None) -> None:
+        """Refuse made rows that hold NaN or infinite numbers. Copied rows are what they were, whatever that is.
+
+        Args:
+            new_RD: the new rows.
+            name: of the tensor.
+            old_VD: the old rows, to say what it may come from.
+
+        Raises:
+            NotFiniteError: there are such rows.
+        """
+        ids = (self.origins != 0).nonzero().flatten()
+        chunks = ids.split(CHUNK_ROWS)  # type: ignore[no-untyped-call]
+        bad = ids[~torch.cat([_finite_rows(new_RD[some.to(new_RD.device)].flatten(1)).cpu() for some in chunks])]
+        if len(bad):
+            raise NotFiniteError(name, bad, _why_not_finite(new_RD.dtype, old_VD))
 
     def _calibrate(self, new_RD: Tensor, matrix_VD: Tensor, is_finite_V: Tensor, name: str, use: MatrixUse) -> None:
         """Put the calibration's predictions into the new rows, beside a share of the mixtures that are there."""
@@ -249,6 +284,35 @@ class TransferPlan:
                 raise ValueError("there are ids beyond the rows")
 
 
+def _why_not_finite(dtype: torch.dtype, old_VD: Tensor | None) -> str:
+    """What rows that are not finite may come of, where the weights of the mixtures are."""
+    name = str(dtype).removeprefix("torch.")
+    parts = () if old_VD is None else old_VD.split(CHUNK_ROWS)  # type: ignore[no-untyped-call]
+    largest = max((float(part.abs().max()) for part in parts), default=0.0)
+    if largest > 1e4:
+        return f"the old rows hold numbers of up to {largest:.2g}, whose sums overflow; is the tensor damaged?"
+    return f"the sums overflow {name}; the method's options may be out of reach, or give a wider dtype"
+
+
+def _check_weights(mixture: Mixture, ids: Tensor, problem: TransferProblem, name: str, method: Method) -> None:
+    """Refuse weights that are not finite before any row is made of them.
+
+    Raises:
+        TokenAdaptError: there are such weights.
+    """
+    bad = ~mixture.weights.isfinite()
+    if not bad.any():
+        return
+    row_of = torch.repeat_interleave(torch.arange(len(mixture)), mixture.counts)
+    rows = ids[torch.from_numpy(np.unique(row_of[bad].numpy()))]
+    token = problem.target.by_id[int(rows[0])].spelling
+    numbers = ", ".join(f"{k}: {v}" for k, v in method.model_dump(mode="json").items() if type(v) in (int, float))
+    raise TokenAdaptError(
+        f"method {name}: the weights of {len(rows)} new tokens are not finite, those of {token!r} for one; "
+        f"look at its options ({numbers or 'it has none that are numbers'})"
+    )
+
+
 def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPlan:
     """Let `method` weigh the new tokens, and put copied, mixed and mean rows together."""
     if problem.without_byte_twins != method.mutes_byte_twins:
@@ -262,6 +326,7 @@ def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPl
     muted = torch.tensor(twins, dtype=torch.int64)
     found = (mixtures.counts > 0) & ~torch.isin(ids, muted)
     mixture = mixtures.select(found.nonzero().flatten())
+    _check_weights(mixture, ids[found], problem, name, method)
     # To explain a few rows, the mixtures have to do: a calibration needs all new tokens to be like.
     calibration = method.calibrate(problem) if len(problem.new_ids) and problem.only is None else None
     return TransferPlan(mapping, ids[found], mixture, name, method.model_dump(mode="json"), calibration, muted)

@@ -81,6 +81,10 @@ class Transfer:
         return match(base, target, num_rows=self.num_rows, base_rows=self.base_rows, token_map=self.token_map)
 
 
+MANY, MANY_PER_ID = 1_000_000, 100
+"""So many rows, and so many for each id of the tokenizer, are a slip of the finger."""
+
+
 def choose_rows(
     rows: Literal["exact", "donor"] | int | None,
     bases: list[tuple[TokenizerFiles, int]],
@@ -96,7 +100,7 @@ def choose_rows(
         pad_to_multiple_of: round up to a multiple of this.
 
     Raises:
-        TokenAdaptError: too few rows for the target's ids, or the target's model is not known.
+        TokenAdaptError: too few rows for the target's ids or beyond reason, or the target's model is not known.
     """
     needed = target.vocabulary.num_ids
     if rows == "donor":
@@ -118,4 +122,10 @@ def choose_rows(
             f"at least {needed} are needed"
         )
     multiple = pad_to_multiple_of or 1
-    return -(-num_rows // multiple) * multiple
+    num_rows = -(-num_rows // multiple) * multiple
+    if num_rows > max(MANY, MANY_PER_ID * needed):
+        raise TokenAdaptError(
+            f"{num_rows:,} rows (rows: {rows or 'exact'}, pad_to_multiple_of: {multiple}) are beyond reason for a "
+            f"tokenizer of {needed:,} ids"
+        )
+    return num_rows

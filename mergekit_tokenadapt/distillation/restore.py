@@ -28,6 +28,7 @@ from mergekit_tokenadapt.evaluation.model_folder import ModelFolder, open_model
 from mergekit_tokenadapt.input_files import check_own
 from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.model_identity import is_described_by
+from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes, write_json
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.staging import check_output, staged_folder
@@ -92,6 +93,7 @@ def restore(
         staged.mkdir()
         _write_weights(adapted, original, plan, rows, staged)
         _write_configs(adapted, original, staged)
+        check_written(staged, original.folder)
     num_kept = int((rows >= 0).sum())
     return Restored(destination, len(rows), num_kept, len(rows) - num_kept)
 
@@ -223,7 +225,10 @@ def _write_weights(
 def _old_rows(name: str, adapted: ModelFolder, original: ModelFolder, rows: np.ndarray) -> Tensor:
     """One vocabulary tensor, in the model's dtype."""
     now = adapted.rows(name)
-    then = original.rows(_same_tensor(name, adapted, original))
+    known_as = _same_tensor(name, adapted, original)
+    then = original.rows(known_as)
+    if original.checkpoint.stored[known_as].is_per_layer:
+        rows = rows[: len(then)]  # it had no rows for the ids beyond
     if len(then) != len(rows) or then.shape[1:] != now.shape[1:]:
         raise TokenAdaptError(
             f"{original.name}: its {name} has the shape {tuple(then.shape)}, which does not go with {tuple(now.shape)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from torch import Tensor
 from mergekit_tokenadapt.chat_templates import NAMED_FOLDER
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
 from mergekit_tokenadapt.input_files import check_plain
+from mergekit_tokenadapt.models import Checkpoint, find_class, read_checkpoint
 from mergekit_tokenadapt.tokenizer_files import TOKENIZER_FILES, TokenizerFiles, load_tokenizer, read_json
 
 
@@ -59,36 +59,44 @@ class ModelFolder:
         return TensorFiles(self.folder)
 
     @cached_property
-    def architecture(self) -> VocabularyParameters:
-        """What the model's class says of its vocabulary parameters."""
-        return vocabulary_parameters(self)
+    def checkpoint(self) -> Checkpoint:
+        """What the model's class says of the weights.
 
-    @cached_property
-    def _parameter_of(self) -> dict[str, str]:
-        """Stored vocabulary tensor to the parameter of the model's class that it is loaded into."""
-        known = self.architecture
-        by_name = {n: p for n in self.tensors for p in known.names if _same_parameter(n, p)}
-        found = {n: p for n, p in by_name.items() if p in known.shapes}
-        # Some classes rename tensors on loading (GPT-NeoX's embed_out): a vocabulary parameter that is
-        # left over belongs to the one tensor left over that has its shape, but for the number of rows.
-        for parameter in known.shapes.keys() - found.values():
-            fitting = [n for n in self.tensors if n not in by_name and known.fits(parameter, self.tensors.shape(n))]
-            if len(fitting) == 1:
-                found[fitting[0]] = parameter
-        return dict(sorted(found.items()))
+        Raises:
+            TokenAdaptError: transformers has no class for it, or cannot build it.
+        """
+        if self.is_ensemble:
+            raise TokenAdaptError(
+                f"{self.name} is an ensemble and holds no weights of its own: name one of its members"
+            )
+        if find_class(self.folder, trust_remote_code=self.trust_remote_code) is None:
+            raise self._not_a_model("it has no class that config.json names")
+        shapes = {name: self.tensors.shape(name) for name in self.tensors}
+        try:
+            found = read_checkpoint(self.folder, shapes, trust_remote_code=self.trust_remote_code)
+        except TokenAdaptError as error:
+            raise self._not_a_model(str(error)) from error
+        assert found is not None
+        return found
+
+    def _not_a_model(self, reason: str) -> TokenAdaptError:
+        return TokenAdaptError(
+            f"{self.name} is not a causal language model, or another one with a vocabulary, that transformers can "
+            f"build: {reason}"
+        )
 
     @cached_property
     def vocabulary_tensors(self) -> dict[str, int]:
         """Name of every stored tensor that has a vocabulary axis, to that axis.
 
         Raises:
-            TokenAdaptError: the folder holds no causal language model, or none of its tensors is known.
+            TokenAdaptError: the folder holds no model with a vocabulary, or none of its tensors is known.
         """
-        found = {name: self.architecture.axes[parameter] for name, parameter in self._parameter_of.items()}
+        found = {name: table.axis for name, table in self.checkpoint.stored.items()}
         if not found:
             raise TokenAdaptError(
                 f"{self.name}: none of its tensors is one of the vocabulary tensors that its config "
-                f"asks for ({', '.join(self.architecture.axes) or 'none'})"
+                f"asks for ({', '.join(self.checkpoint.tables.axes) or 'none'})"
             )
         return found
 
@@ -104,7 +112,8 @@ class ModelFolder:
         Raises:
             TokenAdaptError: there is none.
         """
-        names = [name for name in self.matrices if self._parameter_of[name] == self.architecture.input]
+        tables = self.checkpoint
+        names = [name for name in self.matrices if tables.stored[name].parameter == tables.tables.input]
         # A tied matrix may be stored under the name of the output matrix only.
         if names or self.matrices:
             return (names or self.matrices)[0]
@@ -113,7 +122,8 @@ class ModelFolder:
     @cached_property
     def output_matrix(self) -> str | None:
         """Name of the stored output matrix; None where only the input matrix is stored."""
-        names = [n for n in self.matrices if self._parameter_of[n] == self.architecture.output]
+        stored = self.checkpoint.stored
+        names = [n for n in self.matrices if stored[n].is_output and stored[n].parameter is not None]
         return names[0] if names and names[0] != self.input_matrix else None
 
     @property
@@ -257,77 +267,3 @@ def check_names(files: Iterable[Any]) -> None:
     for file in files:
         if not isinstance(file, str) or Path(file).is_absolute() or ".." in Path(file).parts:
             raise TokenAdaptError(f"the index of weights names the file {file!r}, which is not in the model's folder")
-
-
-@dataclass(frozen=True)
-class VocabularyParameters:
-    """The parameters of a model class that have a vocabulary axis."""
-
-    names: tuple[str, ...]
-    """All parameters of the class."""
-    axes: Mapping[str, int]
-    """Vocabulary parameter to that axis."""
-    shapes: Mapping[str, tuple[int, ...]]
-    """Vocabulary parameter to its shape."""
-    input: str
-    """The parameter of the input embedding."""
-    output: str | None
-    """The parameter of the output matrix, tied or not."""
-
-    def fits(self, parameter: str, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor could be that parameter, the number of rows aside."""
-        axis, wanted = self.axes[parameter], self.shapes[parameter]
-        return len(shape) == len(wanted) and all(
-            a == b for n, (a, b) in enumerate(zip(shape, wanted, strict=True)) if n != axis
-        )
-
-
-def vocabulary_parameters(model: ModelFolder) -> VocabularyParameters:
-    """Ask the model's class which of its parameters have a vocabulary axis.
-
-    It is built twice without memory (on the meta device), the second time with one more row: the axes
-    that grew are vocabulary axes. Works for any architecture, biases and per-layer embeddings included.
-
-    Raises:
-        TokenAdaptError: transformers does not know it as a causal language model.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    if model.is_ensemble:
-        raise TokenAdaptError(f"{model.name} is an ensemble and holds no weights of its own: name one of its members")
-
-    def build(config: Any) -> Any:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
-
-    try:
-        config = AutoConfig.from_pretrained(str(model.folder), trust_remote_code=model.trust_remote_code)
-        config.get_text_config().pad_token_id = None  # an id beyond the rows would stop the class from being built
-        larger = copy.deepcopy(config)
-        larger.get_text_config().vocab_size += 1
-        small, large = build(config), build(larger)
-    except Exception as error:  # the class's own code runs here, and may raise anything
-        reason = first_line(error)[:200]
-        raise TokenAdaptError(
-            f"{model.name} is not a causal language model that transformers can build: {reason}"
-        ) from error
-    parameters = dict(small.named_parameters(remove_duplicate=False))
-    larger_shapes = {name: p.shape for name, p in large.named_parameters(remove_duplicate=False)}
-    axes = {}
-    for name, parameter in parameters.items():
-        grown = [axis for axis, size in enumerate(parameter.shape) if larger_shapes[name][axis] != size]
-        if grown:
-            axes[name] = grown[0]
-    modules = {id(module): f"{name}.weight" for name, module in small.named_modules()}
-    return VocabularyParameters(
-        names=tuple(parameters),
-        axes=axes,
-        shapes={name: tuple(parameters[name].shape) for name in axes},
-        input=modules[id(small.get_input_embeddings())],
-        output=modules.get(id(small.get_output_embeddings())),
-    )
-
-
-def _same_parameter(stored: str, parameter: str) -> bool:
-    """Checkpoints leave out or add the name of the wrapping module (``model.``, ``transformer.``)."""
-    return stored == parameter or stored.endswith(f".{parameter}") or parameter.endswith(f".{stored}")

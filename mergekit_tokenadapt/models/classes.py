@@ -122,7 +122,7 @@ def find_class(folder: Path, *, trust_remote_code: bool = False) -> ModelClass |
         if _needs_its_own_code(folder):
             return None
         raise TokenAdaptError(f"{folder / 'config.json'} does not load: {first_line(error)[:200]}") from error
-    names = config.architectures or []
+    names = config.architectures or _causal_name(config)
     found = getattr(transformers, names[0], None) if len(names) == 1 else None
     if (
         found is None
@@ -131,6 +131,14 @@ def find_class(folder: Path, *, trust_remote_code: bool = False) -> ModelClass |
     ):
         return _own_class(folder, config, names) if trust_remote_code else None
     return ModelClass(names[0], config, found)
+
+
+def _causal_name(config: Any) -> list[str]:
+    """The causal language model of a config that names no class."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    return [name] if isinstance(name, str) else []
 
 
 def _own_class(folder: Path, config: Any, names: list[str]) -> ModelClass | None:

@@ -67,6 +67,8 @@ class OutputFolder:
     """Where the model counts positions from its pad token's id, which is another one now; otherwise None."""
     config: Any = None
     """The config that mergekit is to write, an object of transformers; None where it is not known."""
+    last_look: Callable[[Path, Path], None] | None = None
+    """Gets the folder before its manifest is there, and the base model's; it raises where something does not fit."""
     when_finished: Callable[[OutputFolder, Path], None] | None = None
     """Gets this and the finished folder."""
 
@@ -108,6 +110,8 @@ class OutputFolder:
         inputs = [CardInput(*model, plan) for model, plan in zip(self.inputs, self.plans, strict=True)]
         extend_model_card(out / "README.md", self.target.name, inputs)
         like_new_files([*out.glob("*.safetensors"), *out.glob(f"{PLAN}*")])
+        if self.last_look is not None:
+            self.last_look(out, self.base_folder)
         write_json(out / MANIFEST, self.manifest())  # last: a folder without it is not finished
 
     def manifest(self) -> dict[str, Any]:

@@ -36,8 +36,8 @@ class InputModel:
     folder: Path
     shapes: Mapping[str, Shape]
     """Of every stored tensor."""
-    not_floating: frozenset[str]
-    """Stored tensors that are counters, masks or ids: no merge method can do anything with them."""
+    dtypes: Mapping[str, str]
+    """Of every stored tensor, as torch spells it."""
     tables: Mapping[str, StoredTable]
     """Stored tensors that have a vocabulary axis."""
     checkpoint: Checkpoint | None
@@ -94,15 +94,15 @@ def look_at(reference: ModelReference, architecture: ModelArchitecture, options:
     files = TensorFiles(folder)
     names = _stored_names(reference, files, loader.index.tensor_paths)
     shapes = {name: files.shape(name) for name in names}
+    dtypes = {name: files.dtype(name) for name in names}
     checkpoint = _ask_class(reference, folder, shapes, options)
     tables = dict(checkpoint.stored) if checkpoint else _defined_tables(architecture.all_weights(config), shapes)
     if not any(len(shapes[name]) > 1 for name in tables):
         raise TokenAdaptError(f"{reference} has no tensor with a vocabulary axis that its class or mergekit knows of")
     for name in tables:
-        if files.dtype(name) not in FLOATS:
+        if dtypes[name] not in FLOATS:
             raise TokenAdaptError(
-                f"{reference}: the tensor {name} is {files.dtype(name)}, not a floating-point type that rows can be "
-                "mixed in"
+                f"{reference}: the tensor {name} is {dtypes[name]}, not a floating-point type that rows can be mixed in"
             )
     path = reference.model
     return InputModel(
@@ -110,7 +110,7 @@ def look_at(reference: ModelReference, architecture: ModelArchitecture, options:
         tokenizer=load_tokenizer(path.path, revision=path.revision, trust_remote_code=options.trust_remote_code),
         folder=folder,
         shapes=shapes,
-        not_floating=frozenset(name for name in names if files.dtype(name) not in FLOATS),
+        dtypes=dtypes,
         tables=tables,
         checkpoint=checkpoint,
         is_tied=checkpoint.tables.is_tied if checkpoint else is_tied(config),

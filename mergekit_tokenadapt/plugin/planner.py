@@ -23,12 +23,14 @@ from mergekit_tokenadapt.calibration_text import CalibrationText
 from mergekit_tokenadapt.donor import Donor
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.matrix_use import MatrixUse
+from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import MANIFEST, OutputFolder, as_loaded
 from mergekit_tokenadapt.pad_positions import PadMove
 from mergekit_tokenadapt.plugin.inputs import InputModel, check_tied, check_together, look_at, names_of
 from mergekit_tokenadapt.plugin.positions import GatherMoved, move_of
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.reporting import report
+from mergekit_tokenadapt.plugin.space import check_disk, check_memory
 from mergekit_tokenadapt.plugin.stored import StoredTensors, all_stored, left_over, places, unneeded
 from mergekit_tokenadapt.plugin.tasks import AdaptVocabulary, FinishWithTokenizer, FitOutputRows, PlanTransfer
 from mergekit_tokenadapt.plugin.values import check_values
@@ -55,6 +57,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
     _models: Mapping[ModelReference, InputModel] = MappingProxyType({})
     _stored: StoredTensors = StoredTensors()
     """The tensors that are planned by their stored names: all, or what mergekit's definition leaves out."""
+    _num_rows: int = 0
     _unneeded: Collection[str] = ()
     """Weights that mergekit asks for, and that the models do without."""
     _is_by_name: bool = False
@@ -105,6 +108,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
                 else {}
             ),
             use=self._use_of(weights_in[0], models[0]),
+            is_per_layer=self._is_per_layer(weights_in[0], models[0]),
             fill_from=self._fill_from,
         )
         self._tensors[-1] = (weight, merge.model_copy(update={"gather_tensors": adapted}))
@@ -116,6 +120,8 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         """
         tasks: list[Task[Any]] = super().plan_to_disk(out_path)
         if self._plans is not None:
+            first, dtype = next(iter(self._models.values())), self.config.out_dtype or self.config.dtype
+            check_disk(first, self._num_rows, Path(out_path), dtype)
             (Path(out_path) / MANIFEST).unlink(missing_ok=True)
         if not self._stored.carried:
             return tasks
@@ -167,7 +173,8 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         check_together(models)
         target = self._target(models[0])
         rows = [(m.tokenizer, m.rows) for m in models]
-        num_rows = choose_rows(adapt.rows, rows, target, self.config.tokenizer.pad_to_multiple_of)
+        self._num_rows = num_rows = choose_rows(adapt.rows, rows, target, self.config.tokenizer.pad_to_multiple_of)
+        check_memory(models[0], num_rows)
         plans = {
             model.reference: PlanTransfer(
                 transfer=Transfer(
@@ -208,6 +215,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             inputs=tuple((str(m.reference), m.folder) for m in models),
             pad_move=self._moves.get(models[0].reference),
             config=self.out_model_config,
+            last_look=check_written,
             when_finished=None if self.options.quiet else report,
         )
         folder.check(plans[models[0].reference].transfer.mapping)
@@ -275,6 +283,10 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
     def _is_output(self, weight: WeightInfo, model: ModelReference) -> bool:
         """Whether it is the output matrix, which in a tied model is the input's."""
         return self._output_name in (weight.name, self._stored_name(weight, model))
+
+    def _is_per_layer(self, weight: WeightInfo, model: ModelReference) -> bool:
+        table = self._models[model].tables.get(self._stored_name(weight, model) or "")
+        return table is not None and table.is_per_layer
 
     def _use_of(self, weight: WeightInfo, model: ModelReference) -> MatrixUse:
         """What the output model does with a vocabulary tensor."""

@@ -17,7 +17,7 @@ from mergekit.architecture import ModelArchitecture, WeightInfo
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.vocabulary_axes import BUFFERS
 from mergekit_tokenadapt.plugin.conversion import sources_of
-from mergekit_tokenadapt.plugin.inputs import InputModel, listing, names_of
+from mergekit_tokenadapt.plugin.inputs import FLOATS, InputModel, listing, names_of
 
 LAYER = re.compile(r"\.(\d+)\.")
 
@@ -100,7 +100,8 @@ def unneeded(models: Sequence[InputModel], architecture: ModelArchitecture, conf
 
 
 def _is_carried(model: InputModel, name: str) -> bool:
-    return name in model.not_floating or (name.endswith(BUFFERS) and name not in model.tables)
+    """Whether it is a counter, a mask or ids, or a buffer that the model makes itself: nothing to be merged."""
+    return model.dtypes[name] not in FLOATS or (name.endswith(BUFFERS) and name not in model.tables)
 
 
 def _weight(model: InputModel, name: str) -> WeightInfo:

@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 from mergekit_tokenadapt.calibration_text import CalibrationText, Correction, correct_output_rows
 from mergekit_tokenadapt.matrix_use import MatrixUse
 from mergekit_tokenadapt.output import AdaptedTokenizer, OutputFolder
-from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.plan import NotFiniteError, TransferPlan
 from mergekit_tokenadapt.transfer import Transfer
 
 
@@ -83,6 +83,8 @@ class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
     corrections: ImmutableMap[ModelReference, FitOutputRows]
     """For the output matrix where there is a calibration text; otherwise empty."""
     use: MatrixUse = MatrixUse.INPUT
+    is_per_layer: bool = False
+    """Whether it may have fewer rows than the vocabulary; the model takes row 0 for the other ids."""
     fill_from: ModelReference | None = None
     """The model whose rows the others get for tokens that they do not have; None: those that are made."""
 
@@ -104,15 +106,34 @@ class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
         for model, view in zip(tensors, views, strict=True):
             weight = self.gather_tensors.weight_info[model].name
             plan: TransferPlan = made[f"plan:{model}"]
-            rows = plan.apply(view, weight, self.use)
-            if correction := made.get(f"correction:{model}"):
-                rows = correction.apply(rows, plan.origins)
+            if self.is_per_layer:
+                view = _filled_up(view, self.plans[model].transfer.base_rows)
+            rows = self._new_rows(model, view, weight, plan, made.get(f"correction:{model}"))
             adapted[model] = rows.to(dtype)
         if self.fill_from in adapted:
             for model in adapted.keys() - {self.fill_from}:
                 missing = made[f"plan:{model}"].missing_ids.to(adapted[model].device)
                 adapted[model][missing] = adapted[self.fill_from][missing]
         return {m: rows.movedim(0, self.vocabulary_axis).contiguous() for m, rows in adapted.items()}
+
+    def _new_rows(
+        self, model: ModelReference, old: torch.Tensor, weight: str, plan: TransferPlan, correction: Correction | None
+    ) -> torch.Tensor:
+        """One model's rows of the target vocabulary.
+
+        Raises:
+            TokenAdaptError: rows that were made are not finite.
+        """
+        try:
+            rows = plan.apply(old, weight, self.use)
+            if correction is None:
+                return rows
+            rows = correction.apply(rows, plan.origins)
+            plan.check_made(rows, weight)
+            return rows
+        except NotFiniteError as error:
+            token = self.plans[model].transfer.target.vocabulary.by_id.get(int(error.rows[0]))
+            raise error if token is None else error.with_token(token.spelling) from error
 
     def uses_accelerator(self) -> bool:
         """Gathering and adding rows is what accelerators are good at."""
@@ -122,6 +143,12 @@ class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
         """Stay with the tensors that are adapted."""
         label: str | None = self.gather_tensors.group_label()
         return label
+
+
+def _filled_up(table: torch.Tensor, rows: int) -> torch.Tensor:
+    """A table with its first row for the ids that are beyond it."""
+    missing = max(0, rows - len(table))
+    return torch.cat([table, table[:1].expand(missing, *table.shape[1:])]) if missing else table
 
 
 class AdaptedTokenizerInfo(TokenizerInfo):  # type: ignore[misc]

@@ -21,7 +21,12 @@ def check_sizes(model: ModelFolder, base: ModelFolder | None = None) -> Finding:
     """
     vocabulary = model.tokenizer.vocabulary
     configured = model.text_config.get("vocab_size")
-    rows = {name: model.tensors.shape(name)[axis] for name, axis in model.vocabulary_tensors.items()}
+    per_layer = {name for name, table in model.checkpoint.stored.items() if table.is_per_layer}
+    rows = {
+        name: model.tensors.shape(name)[axis]
+        for name, axis in model.vocabulary_tensors.items()
+        if name not in per_layer  # these may be smaller
+    }
     problems = [
         f"{name} has {count:,} rows, but config.json says vocab_size {configured}"
         for name, count in rows.items()
