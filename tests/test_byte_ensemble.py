@@ -17,6 +17,8 @@ from mergekit_tokenadapt.ensemble.canonical import Canonical, endings
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 
+pytestmark = pytest.mark.filterwarnings("error::FutureWarning")  # names that transformers is to drop
+
 FAMILIES = ("byte-level", "gemma-style", "sentencepiece-bpe")
 
 

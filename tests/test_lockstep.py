@@ -1,5 +1,6 @@
 """Lockstep ensembles: the mean of probabilities, as a model of transformers."""
 
+import inspect
 import json
 import shutil
 
@@ -13,6 +14,8 @@ from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.ensemble.build import make_lockstep
 from mergekit_tokenadapt.ensemble.lockstep import LockstepForCausalLM
 from mergekit_tokenadapt.errors import TokenAdaptError
+
+pytestmark = pytest.mark.filterwarnings("error::FutureWarning")  # names that transformers is to drop
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,22 @@ def test_generation_with_cache_is_generation_without(folders, kind, how):
     cached = ensemble.generate(ids, **settings)
     assert cached.shape == (1, 15)
     assert torch.equal(cached, ensemble.generate(ids, **settings, use_cache=False))
+
+
+def test_what_the_cache_has_seen_is_not_read_again(folders, monkeypatch):
+    ensemble, read = load(folders["pair"]), []
+    forward = ensemble.members[1].forward
+
+    def counted(input_ids, **more):
+        read.append(input_ids.shape[1])
+        return forward(input_ids, **more)
+
+    counted.__signature__ = inspect.signature(forward)  # the name of the cache is read from it
+    monkeypatch.setattr(ensemble.members[1], "forward", counted)
+    ensemble.generate(
+        torch.tensor([[2, 300, 310]]), max_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=None
+    )
+    assert read == [3, 1, 1, 1]
 
 
 def test_padding_on_the_left_changes_nothing(folders):

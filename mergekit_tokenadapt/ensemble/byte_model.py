@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from mergekit_tokenadapt.cache_names import cache_argument
 from mergekit_tokenadapt.ensemble.canonical import Canonical
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.documents import start_token
@@ -298,7 +299,8 @@ class _Runs:
         device = self._model.device
         mask = torch.ones((1, len(ids)), dtype=torch.int64, device=device)
         inputs = torch.tensor([ids[same:]], device=device)
-        out = self._model(inputs, attention_mask=mask, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        cache = {cache_argument(self._model): self._cache}
+        out = self._model(inputs, attention_mask=mask, **cache, use_cache=True, logits_to_keep=1)
         self._seen = ids
         self.count += 1
         probabilities: np.ndarray = out.logits[0, -1].float().softmax(dim=0).cpu().numpy()

@@ -16,6 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Gen
 from transformers import PretrainedConfig as Config
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from mergekit_tokenadapt.cache_names import OUTPUT_NAME, cache_argument, cache_of
+
 MODEL_TYPE = "tokenadapt_lockstep"
 MEANS = ("arithmetic", "geometric")
 
@@ -128,13 +130,14 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         return False  # every member makes its own
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, past_key_values: Any = None, attention_mask: Tensor | None = None, **more: Any
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **more: Any
     ) -> dict[str, Any]:
         """What the caches have seen is left out."""
-        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+        cache = more.get(OUTPUT_NAME)
+        seen = cache.get_seq_length() if cache is not None else 0
         return {
             "input_ids": input_ids[:, seen:],
-            "past_key_values": past_key_values,
+            OUTPUT_NAME: cache,
             "attention_mask": attention_mask,
             "use_cache": more.get("use_cache", True),
         }
@@ -144,31 +147,33 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         past_key_values: LockstepCache | None = None,
+        cache: LockstepCache | None = None,
         use_cache: bool | None = None,
         labels: Tensor | None = None,
         **_more: Any,
     ) -> CausalLMOutputWithPast:
-        """Ask every member, and average.
+        """Ask every member, and average. `cache` and `past_key_values` are one thing, by its new and its old name.
 
         Returns:
             Log probabilities as logits, float32 [B, T, V]; with `labels`, the mean loss of the next tokens.
         """
-        caches = past_key_values.caches if past_key_values is not None else [None] * len(self.members)
+        seen = cache if cache is not None else past_key_values
+        caches = seen.caches if seen is not None else [None] * len(self.members)
         position_ids = None
         if attention_mask is not None and attention_mask.dim() == 2:
             # Members would count padding on the left as positions.
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
         average: Tensor | None = None
         kept = []
-        for member, weight, cache in zip(self.members, self.config.weights, caches, strict=True):
+        for member, weight, own in zip(self.members, self.config.weights, caches, strict=True):
             out = member(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=cache,
+                **{cache_argument(member): own},
                 use_cache=bool(use_cache),
             )
-            kept.append(out.past_key_values)
+            kept.append(cache_of(out))
             average = self._add(average, self._log_probabilities(out.logits), float(weight))
         assert average is not None
         if self.config.mean == "geometric":
@@ -177,7 +182,7 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         if labels is not None:
             loss = nn.functional.nll_loss(average[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
         return CausalLMOutputWithPast(
-            loss=loss, logits=average, past_key_values=LockstepCache(kept) if use_cache else None
+            loss=loss, logits=average, **{OUTPUT_NAME: LockstepCache(kept) if use_cache else None}
         )
 
     def _log_probabilities(self, logits_BTV: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mergekit_tokenadapt.cache_names import cache_argument, cache_of
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.documents import start_token
 from mergekit_tokenadapt.evaluation.loading import choose_device, choose_dtype, load_model
@@ -164,8 +165,8 @@ def continue_prompt(
     ids, cache = list(prompt), None
     inputs = torch.tensor([ids], device=model.device)
     for _ in range(num_tokens):
-        out = model(inputs, past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
+        out = model(inputs, **{cache_argument(model): cache}, use_cache=True)
+        cache = cache_of(out)
         logits_V = out.logits[0, -1].float().cpu()[token_ids]
         if temperature == 0:
             place = int(logits_V.argmax())

@@ -29,6 +29,8 @@ from mergekit_tokenadapt.evaluation.loading import load_model
 from mergekit_tokenadapt.evaluation.model_folder import open_model
 from mergekit_tokenadapt.evaluation.texts import builtin_text
 
+pytestmark = pytest.mark.filterwarnings("error::FutureWarning")  # names that transformers is to drop
+
 FEW = DraftOptions(num_tokens=24, prompt_tokens=8, max_prompts=6, num_proposed=3)
 
 
