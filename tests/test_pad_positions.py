@@ -76,7 +76,7 @@ def tokenizer_with(order: list[int], folder: Path, **roles: str | None) -> Path:
         unk_token="<unk>",
     )
     config = {f"{role}_token": token for role, token in {**ROLES, **roles}.items() if token is not None}
-    return write_tokenizer(folder, definition, config)
+    return write_tokenizer(folder, definition, {"tokenizer_class": "PreTrainedTokenizerFast", **config})
 
 
 def model_of(name: str, folder: Path) -> Any:
