@@ -168,10 +168,11 @@ def _all_keys(config: Any) -> dict[Key, int]:
     """Every size of some vocabulary, anywhere in the config."""
     found = {}
     for path, each in nested_configs(config):
-        names = {*vars(each), *((MAIN_KEY,) if isinstance(getattr(each, MAIN_KEY, None), int) else ())}
-        for name in sorted(names):
-            value = getattr(each, name)
-            if _SIZE_KEY.search(name) and not _NOT_TOKENS.search(name) and type(value) is int and value > 0:
+        # Only these names: some configs refuse to be asked for others.
+        names = {name for name in vars(each) if _SIZE_KEY.search(name) and not _NOT_TOKENS.search(name)}
+        for name in sorted(names | {MAIN_KEY}):
+            value = getattr(each, name, None)
+            if type(value) is int and value > 0:
                 key = (*path, name)
                 found[key] = value
     return found
