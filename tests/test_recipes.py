@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
+from mergekit.scripts import multimerge
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -203,21 +205,28 @@ def test_two_steps_with_mergekit_multi(demo_folders, gemma_style_folder):
     assert (demo_folders / "steps/swapped/tokenadapt.json").is_file()
 
 
-def test_a_step_that_mergekit_multi_had_not_finished_is_made_again(demo_folders, gemma_style_folder):
+def test_a_step_that_mergekit_multi_had_not_finished_is_made_again(demo_folders, monkeypatch, caplog):
     """It was killed after mergekit's part and before ours; or in a run over an older output."""
     steps = demo_folders / "steps" / "swapped"
-    arguments = (str(RECIPES / "two_steps.yml"), "--intermediate-dir", "./steps", "--out-path", "out")
-    stock_command("mergekit-multi", *arguments, cwd=demo_folders)
+    monkeypatch.chdir(demo_folders)
+    arguments = [str(RECIPES / "two_steps.yml"), "--intermediate-dir", "./steps", "--out-path", "out", "--quiet"]
+
+    def multi() -> str:
+        caplog.clear()
+        done = CliRunner().invoke(multimerge.main, arguments, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return caplog.text
+
+    multi()
     whole = {f.name: f.read_bytes() for f in steps.iterdir()}
     for name in ("tokenadapt.json", "tokenadapt.plan", "generation_config.json", "tokenizer.json"):
         (steps / name).unlink()
-    done = stock_command("mergekit-multi", *arguments, cwd=demo_folders)
-    assert "was not finished, and is made again" in done.stderr
+    assert "was not finished, and is made again" in multi()
     assert {f.name: f.read_bytes() for f in steps.iterdir()} == whole
     modes = {stat.S_IMODE(f.stat().st_mode) for f in steps.iterdir()}
     assert len(modes) == 1, "weights are as readable as the other files"
     before = (steps / "model.safetensors").stat().st_mtime_ns
-    assert "made again" not in stock_command("mergekit-multi", *arguments, cwd=demo_folders).stderr
+    assert "made again" not in multi()
     assert (steps / "model.safetensors").stat().st_mtime_ns == before, "a finished one is skipped"
 
 
