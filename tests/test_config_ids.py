@@ -170,6 +170,23 @@ def test_ids_in_a_shape_that_nothing_reads_are_refused() -> None:
 # --- tokens that a model does not load without ---------------------------------------------------
 
 
+def files_of(ids: SpecialIds, chat_template: str = "") -> Any:
+    return SimpleNamespace(vocabulary=ids.target, chat_templates={"default": chat_template})
+
+
+@pytest.mark.parametrize("config", [{"pad_token_id": 12, "bos_token_id": 10}, {"text_config": {"pad_token_id": 12}}])
+def test_a_token_that_the_user_chose_is_pad(config: Mapping[str, Any]) -> None:
+    """Without a choice, a target without a pad token has none, whatever got its row."""
+    old = definition(list(range(N)))
+    new = json.loads(json.dumps(old).replace('"<pad>"', '"<other>"'))
+    base = Vocabulary.from_definition(old, ROLES)
+    target = Vocabulary.from_definition(new, {"eos": "</s>", "bos": "<s>"})
+    for token_map, pad in (({}, None), ({"<pad>": "<other>"}, 12)):
+        ids = SpecialIds(base, target, make_problem((old, base), target, token_map=token_map).mapping)
+        expected = json.loads(json.dumps(config).replace('"pad_token_id": 12', f'"pad_token_id": {json.dumps(pad)}'))
+        assert translate(config, ids).config == expected
+
+
 def vision_model() -> Any:
     from transformers import Qwen2_5_VLConfig
 
@@ -182,7 +199,7 @@ def test_a_token_that_the_config_needs_is_asked_for() -> None:
     config = vision_model()
     translation = translate(config_content(config), ids)
     with pytest.raises(TokenAdaptError) as raised:
-        check_needed(config, translation, ids.target, mapping)
+        check_needed(config, translation, files_of(ids), mapping)
     assert str(raised.value) == (
         "the model does not load without image_token_id '<image>', and the target tokenizer has no such token: let "
         'other special tokens stand for them, as in token_map: {"<image>": "<other>"} (--token-map \'<image>=<other>\')'
@@ -193,19 +210,21 @@ def test_what_is_advised_works() -> None:
     ids = without_image()
     base = (definition(list(range(N))), ids.base)
     mapping = make_problem(base, ids.target).mapping
-    pairs = suggest_tokens(["<image>"], ids.target, mapping)
+    pairs = suggest_tokens(["<image>"], files_of(ids), mapping)
     mended = make_problem(base, ids.target, token_map=pairs).mapping
     mended_ids = SpecialIds(ids.base, ids.target, mended)
     config = vision_model()
     translation = translate(config_content(config), mended_ids)
-    check_needed(config, translation, ids.target, mended)
+    check_needed(config, translation, files_of(ids), mended)
     assert translation.config["image_token_id"] == 14
 
 
 def test_no_token_is_advised_twice() -> None:
     ids = without_image()
     mapping = make_problem((definition(list(range(N))), ids.base), ids.target).mapping
-    assert suggest_tokens(["<image>", "<video>"], ids.target, mapping) is None
+    assert suggest_tokens(["<image>", "<video>"], files_of(ids), mapping) is None
+    used = files_of(ids, chat_template="{{ '<other>' }}")
+    assert suggest_tokens(["<image>"], used, mapping) is None, "the template has a use for it"
     assert as_token_map({"<a>": "<b>", "<c>": "<d>"}) == (
         'token_map: {"<a>": "<b>", "<c>": "<d>"} (--token-map \'<a>=<b>\' --token-map \'<c>=<d>\')'
     )

@@ -92,7 +92,7 @@ class OutputFolder:
         if mapping is not None and self.config is not None:
             ids = SpecialIds(self.base.vocabulary, self.target.vocabulary, mapping)
             translation = self._translated(config_content(self.config), ids)
-            check_needed(self.config, translation, self.target.vocabulary, mapping)
+            check_needed(self.config, translation, self.target, mapping)
 
     def with_plans(
         self, plans: Sequence[TransferPlan], corrections: Sequence[CorrectionReport | None] = ()

@@ -22,10 +22,16 @@ class SpecialIds:
             for row in sorted(mapping.ids(reason).tolist(), key=self._unlikeness):
                 if (source := int(mapping.sources[row])) >= 0:
                     self._by_source.setdefault(source, row)
+        self._by_choice = {source: row for row, source in self._sources.items() if self._is_choice(row, source)}
 
     def _unlikeness(self, row: int) -> tuple[bool, int]:
         """Of several tokens with a token's row, the first by this stands for it: one that texts are cut into."""
         return row in self.target.byte_twins, row
+
+    def _is_choice(self, row: int, source: int) -> bool:
+        """Whether the user let a token stand for another: neither string nor role would have matched them."""
+        old, new = self.base.by_id.get(source), self.target.by_id[row]
+        return old is not None and old.spelling != new.spelling and row not in self.target.roles.values()
 
     def new_id(self, old: int) -> int | None:
         """The target token with the same string, else the one that got the old token's row, else None."""
@@ -45,12 +51,15 @@ class SpecialIds:
 
         It is what the target tokenizer says. Where that does not name a token for the role, the base's may be
         there all the same, which keeps a generation stopping and masks masked. bos and pad (`NO_FALLBACK`) are
-        then None: never id 0, and never a token that is there for something else.
+        then None, unless the user lets a token stand for them: never id 0, and never a token that is there for
+        something else.
         """
         own = self.target.roles.get(role)
         if own is not None and (old is not None or role in ("bos", "eos", "pad")):
             return own
-        return None if old is None or role in NO_FALLBACK else self.new_id(old)
+        if old is None or role in NO_FALLBACK:
+            return None if old is None else self._by_choice.get(old)
+        return self.new_id(old)
 
     def with_twins(self, eos: Any) -> Any:
         """The eos ids with all special tokens that got the row of one of them; a list where these are several.

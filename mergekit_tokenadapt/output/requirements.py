@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.matching import VocabularyMap
 from mergekit_tokenadapt.meta_models import forward_error
+from mergekit_tokenadapt.output.id_keys import role_of
 from mergekit_tokenadapt.output.translation import Lost, Translation
-from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.vocabulary import Token, TokenKind
 
 
 def config_content(config: Any) -> dict[str, Any]:
@@ -21,13 +24,13 @@ def config_content(config: Any) -> dict[str, Any]:
     return content
 
 
-def check_needed(config: Any, translation: Translation, target: Vocabulary, mapping: VocabularyMap) -> None:
+def check_needed(config: Any, translation: Translation, target: TokenizerFiles, mapping: VocabularyMap) -> None:
     """Refuse a translated config that its class does not take without the ids that were lost.
 
     Args:
         config: the base model's, an object of transformers.
         translation: of its content.
-        target: the vocabulary that lacks the tokens.
+        target: the tokenizer that lacks the tokens.
         mapping: which of its tokens have a counterpart in the base.
 
     Raises:
@@ -35,7 +38,7 @@ def check_needed(config: Any, translation: Translation, target: Vocabulary, mapp
     """
     reason = _refusal(config, translation.config)
     if reason is None:
-        _check_runs(config, translation)
+        _check_runs(config, translation, target, mapping)
         return
     before = config_content(config)
     if (
@@ -52,37 +55,54 @@ def check_needed(config: Any, translation: Translation, target: Vocabulary, mapp
     )
 
 
-def _check_runs(config: Any, translation: Translation) -> None:
+def _check_runs(config: Any, translation: Translation, target: TokenizerFiles, mapping: VocabularyMap) -> None:
     """Refuse a config with which the model loads, but no longer runs.
 
+    On the meta device many models stop where they look at values, with their own config as well: what counts is
+    that they stop for another reason.
+
     Raises:
-        TokenAdaptError: it does not, and the base model's own does.
+        TokenAdaptError: they do.
     """
     lost = [each for each in translation.lost if each.is_whole]
     if not lost:
         return
     error = forward_error(type(config).from_dict(copy.deepcopy(translation.config)))
-    if error is not None and forward_error(config) is None:
+    if error is not None and error != forward_error(config):
         raise TokenAdaptError(
             f"without {_keys(lost)}, which the target tokenizer does not have, the model does not run ({error}): "
-            "name such a token in the target's tokenizer_config.json, or let one stand for it (token_map, OLD: NEW)"
+            f"{_by_role(lost)}{_remedy(lost, target, mapping)}"
         )
+
+
+def _by_role(lost: Sequence[Lost]) -> str:
+    """What mends a role: the target's own word for it."""
+    roles = sorted({f'"{role}_token"' for each in lost if (role := role_of(each.path[-1]))})
+    return f"name one in its tokenizer_config.json ({', '.join(roles)}), or " if roles else ""
 
 
 def _keys(lost: Sequence[Lost]) -> str:
     return ", ".join(f"{each.key} {', '.join(map(repr, each.spellings)) or each.ids[0]}" for each in lost)
 
 
-def suggest_tokens(spellings: Sequence[str], target: Vocabulary, mapping: VocabularyMap) -> dict[str, str] | None:
+def suggest_tokens(spellings: Sequence[str], target: TokenizerFiles, mapping: VocabularyMap) -> dict[str, str] | None:
     """A target token to stand for each of some base tokens, none of them twice; None where these are too few.
 
-    Only special and added tokens without a counterpart in the base come into question; of these, the one whose
-    spelling is most alike.
+    Special tokens come into question that have no counterpart in the base, no role, and no part in the target's
+    chat templates: of these one whose spelling is much alike, else one that is there for such use
+    (``<unused0>``), else the likest.
     """
-    control = (TokenKind.SPECIAL, TokenKind.ADDED)
-    free = [t for t in target if t.kind in control and mapping.sources[t.id] < 0 and t.id not in target.roles.values()]
+    used = "".join(target.chat_templates.values())
+    free = [
+        t
+        for t in target.vocabulary
+        if t.kind is TokenKind.SPECIAL
+        and mapping.sources[t.id] < 0
+        and t.id not in target.vocabulary.roles.values()
+        and t.spelling not in used
+    ]
     chosen: dict[str, str] = {}
-    for spelling in spellings:
+    for spelling in dict.fromkeys(spellings):
         if not free:
             return None
         best = max(free, key=lambda t: _likeness(spelling, t))
@@ -101,17 +121,23 @@ def as_token_map(pairs: Mapping[str, str]) -> str:
     return f"token_map: {json.dumps(dict(pairs), ensure_ascii=False)} ({flags})"
 
 
-def _likeness(spelling: str, token: Token) -> tuple[float, int]:
-    return SequenceMatcher(None, spelling.lower(), token.spelling.lower()).ratio(), -token.id
+_SPARE = re.compile(r"unused|reserved|extra|spare|placeholder|dummy", re.IGNORECASE)
+MUCH_ALIKE = 0.6
+"""Share of their characters that two spellings have in common from which on they may mean the same."""
 
 
-def _remedy(needed: Sequence[Lost], target: Vocabulary, mapping: VocabularyMap) -> str:
+def _likeness(spelling: str, token: Token) -> tuple[bool, bool, float, int]:
+    ratio = SequenceMatcher(None, spelling.lower(), token.spelling.lower()).ratio()
+    return ratio >= MUCH_ALIKE, _SPARE.search(token.spelling) is not None, ratio, -token.id
+
+
+def _remedy(needed: Sequence[Lost], target: TokenizerFiles, mapping: VocabularyMap) -> str:
     spellings = [spelling for lost in needed for spelling in lost.spellings]
     if not spellings:
         return "the base tokenizer has none of these ids either; correct its config.json"
     pairs = suggest_tokens(spellings, target, mapping)
     if pairs is None:
-        return "add tokens for them to its tokenizer.json, of the same spelling"
+        return "add tokens of the same spelling to its tokenizer.json: it has too few unused special tokens for them"
     return f"let other special tokens stand for them, as in {as_token_map(pairs)}"
 
 

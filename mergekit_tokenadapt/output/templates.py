@@ -95,7 +95,7 @@ def _mending(stray: Iterable[str], base: TokenizerFiles, target: TokenizerFiles,
     known = [marker for marker in stray if marker in base.vocabulary.by_spelling]
     if not known:
         return ""
-    pairs = suggest_tokens(known, target.vocabulary, mapping)
+    pairs = suggest_tokens(known, target, mapping)
     if pairs is None:
         return (
             f"; the target has too few unused special tokens to stand for {', '.join(map(repr, known))}: "

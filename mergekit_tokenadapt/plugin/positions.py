@@ -44,8 +44,7 @@ def move_of(reference: ModelReference, config: Any, transfer: Transfer) -> PadMo
     found = find_pad_positions(config, LoaderCache().get(reference).index.tensor_paths)
     if found is None:
         return None
-    # A token that the user lets stand for the base's pad token will do.
-    new = ids.new_id(old) if new is None else new
+    new = _stand_in(ids, old) if new is None else new
     move = plan_move(found, new, model=str(reference), target=transfer.target.name)
     if move is not None and move.distance > 0:
         LOG.warning(
@@ -57,3 +56,10 @@ def move_of(reference: ModelReference, config: Any, transfer: Transfer) -> PadMo
             move.distance,
         )
     return move
+
+
+def _stand_in(ids: SpecialIds, pad: int) -> int | None:
+    """A token for a target that declares no pad: one that the user chose, or one of the same spelling."""
+    chosen, token = ids.in_role("pad", pad), ids.base.by_id.get(pad)
+    same = ids.target.by_spelling.get(token.spelling) if token is not None else None
+    return same.id if chosen is None and same is not None else chosen
