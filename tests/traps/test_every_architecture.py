@@ -55,7 +55,7 @@ def saved(name: str, permuted: Permuted, folder: Path, options: Mapping[str, Any
     config = small_config(model_class.config_class, permuted.rows, **options)
     for each in (config, *(part for part in vars(config).values() if isinstance(part, transformers.PretrainedConfig))):
         for key, token in permuted.ids.items():
-            if hasattr(each, key):
+            if hasattr(each, key) or key == "pad_token_id":  # some configs of transformers 5.0 lack it
                 setattr(each, key, token)
     small_model(model_class, config).save_pretrained(folder)
     shutil.copytree(permuted.before, folder, dirs_exist_ok=True)
@@ -97,7 +97,7 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if hasattr(transformers, name)])
 def test_permuted_ids_give_permuted_logits(tmp_path: Path, permuted: Permuted, name: str) -> None:
     folder = saved(name, permuted, tmp_path / "model", MODELS[name])
     out = transplant(folder, permuted.after, tmp_path / "out")
