@@ -12,12 +12,12 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
 from mergekit_tokenadapt.donor import Donor
 from mergekit_tokenadapt.inner_products import choose_search
 from mergekit_tokenadapt.matching import Reason, VocabularyMap
+from mergekit_tokenadapt.progress import progress
 from mergekit_tokenadapt.segmentation import Pieces, Segmenter
 from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
 
@@ -135,8 +135,7 @@ class TransferProblem:
         wanted = min(shape[1] + (own is not None), len(known))
         block = max(1, min(block, MAX_BLOCK_BYTES // (4 * max(1, len(known)))))
         starts = range(0, len(queries_QA) if wanted else 0, block)
-        progress = f"Nearest old tokens of {of} ones"
-        for start in tqdm(starts, desc=progress, unit="block", disable=True if self.quiet else None):
+        for start in progress(starts, desc=f"Nearest old tokens of {of} ones", unit="block", quiet=self.quiet):
             part = slice(start, start + block)
             found_Qk, values_Qk = search.top(queries_QA[part], wanted)
             found_Qk = known[found_Qk]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.progress import progress
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -53,19 +53,19 @@ class NgramSpace(AuxiliarySpace):
         """Fit to `texts` and embed them; on the CPU, whatever `device` is."""
         from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
-        progress = tqdm(total=2, desc=f"N-gram space of {len(texts):,} texts", disable=True if quiet else None)
+        bar = progress(total=2, desc=f"N-gram space of {len(texts):,} texts", quiet=quiet)
         # An n-gram of one text only cannot make it similar to another: it is left out.
         counts = CountVectorizer(analyzer=ngrams, dtype=np.float32).fit_transform(texts)
         counts = counts[:, np.flatnonzero(counts.getnnz(axis=0) > 1)]
         if not counts.shape[1]:  # no two texts have anything in common
             return torch.zeros(len(texts), 1)
         weights = TfidfTransformer(sublinear_tf=True).fit_transform(counts)
-        progress.update()
+        bar.update()
         dimensions = min(self.dimensions, min(weights.shape) - 1)
         # With too little for a decomposition, the weights themselves are the vectors.
         reduced = weights.toarray() if dimensions < 2 else reduce(weights, dimensions)
-        progress.update()
-        progress.close()
+        bar.update()
+        bar.close()
         return torch.from_numpy(np.ascontiguousarray(reduced, dtype=np.float32))
 
 

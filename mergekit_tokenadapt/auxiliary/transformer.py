@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mergekit_tokenadapt.auto_tokenizer import without_dropout
 from mergekit_tokenadapt.auxiliary.cached import CachedSpace
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.progress import without_loading_bar
+from mergekit_tokenadapt.progress import progress, without_loading_bar
 
 BATCH_SIZE = 256
 
@@ -37,9 +36,7 @@ class TransformerSpace(CachedSpace):
             model = AutoModel.from_pretrained(str(folder), trust_remote_code=False).to(device).eval()
         order = sorted(range(len(texts)), key=lambda n: (len(texts[n]), n))
         vectors: Tensor | None = None
-        for start in tqdm(
-            range(0, len(order), BATCH_SIZE), desc=f"Embedding {len(texts):,} texts", disable=True if quiet else None
-        ):
+        for start in progress(range(0, len(order), BATCH_SIZE), desc=f"Embedding {len(texts):,} texts", quiet=quiet):
             places = order[start : start + BATCH_SIZE]
             batch = tokenizer([texts[n] for n in places], padding=True, truncation=True, return_tensors="pt").to(device)
             hidden_BTA = model(**batch).last_hidden_state.float()

@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mergekit_tokenadapt.calibration_text.states import fast_dtype
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.plan import mean_row
+from mergekit_tokenadapt.progress import progress
 
 MAX_ACTIVE = 40_960
 """Most tokens with a shift of their own: bounds time and memory."""
@@ -234,7 +234,7 @@ class _Regression:
         orders = [fitted[torch.randperm(len(fitted), generator=generator)] for _ in range(EPOCHS)]
         batches = [batch for order in orders for batch in order.split(BATCH)]  # type: ignore[no-untyped-call]
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=max(1, len(batches)))
-        for batch in tqdm(batches, desc="Fitting output rows", unit="batch", disable=True if quiet else None):
+        for batch in progress(batches, desc="Fitting output rows", unit="batch", quiet=quiet):
             optimizer.zero_grad(set_to_none=True)
             penalty = HOLD_BACK / len(fitted) * (maps_ODD.square().sum() + free_AD.square().sum())
             (self._loss(batch, maps_ODD, free_AD) / len(batch) + penalty).backward()  # type: ignore[no-untyped-call]

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mergekit_tokenadapt.calibration_text.alignment import Encoded
 from mergekit_tokenadapt.calibration_text.correction import (
@@ -39,6 +38,7 @@ from mergekit_tokenadapt.matching import VocabularyMap
 from mergekit_tokenadapt.matrix_use import MatrixUse
 from mergekit_tokenadapt.mixture import Mixture
 from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.progress import progress
 from mergekit_tokenadapt.resuming import is_made, resumed, shard_folder
 from mergekit_tokenadapt.segmentation import Segmenter
 from mergekit_tokenadapt.transfer import Transfer
@@ -207,7 +207,7 @@ def _places(num_passages: int) -> list[range]:
 def _progress(shards: list[range], *, quiet: bool) -> Iterator[range]:
     """The shards, with a bar."""
     total = sum(map(len, shards))
-    with tqdm(total=total, desc="Reading the text", unit="passage", disable=True if quiet else None) as bar:
+    with progress(total=total, desc="Reading the text", unit="passage", quiet=quiet) as bar:
         for places in shards:
             yield places
             bar.update(len(places))

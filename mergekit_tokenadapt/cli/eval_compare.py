@@ -11,6 +11,7 @@ from rich.console import Console
 from mergekit_tokenadapt.cli.eval_options import check_page, read_texts, text_options
 from mergekit_tokenadapt.cli.types import DTYPES, SEED, Device
 from mergekit_tokenadapt.file_writing import write_file
+from mergekit_tokenadapt.progress import Stages
 from mergekit_tokenadapt.visible import json_text
 
 EXAMPLES = """\b
@@ -39,7 +40,7 @@ Examples:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the models' own code run.")
-@click.option("--quiet", is_flag=True, help="No progress lines.")
+@click.option("--quiet", is_flag=True, help="No progress.")
 def compare_command(
     base: str,
     outs: tuple[str, ...],
@@ -81,7 +82,9 @@ def compare_command(
     )
     text_sets = read_texts(texts, builtin, max_bytes)
     folders = [open_model(name, trust_remote_code=trust_remote_code) for name in (base, *outs)]
-    result = compare(folders, text_sets, options, _silent if quiet else _progress)
+    # Each model is loaded and then scores each text; the bootstrap is the last stage.
+    with Stages(len(folders) * (1 + len(text_sets)) + 1, quiet=quiet) as stages:
+        result = compare(folders, text_sets, options, stages)
     _deliver(result, html, as_json=as_json)
 
 
@@ -97,11 +100,3 @@ def _deliver(result: dict[str, Any], html: Path | None, *, as_json: bool) -> Non
         from mergekit_tokenadapt.evaluation.report.compare import print_compare
 
         print_compare(Console(), result)
-
-
-def _progress(line: str) -> None:
-    click.echo(line, err=True)
-
-
-def _silent(_line: str) -> None:
-    pass

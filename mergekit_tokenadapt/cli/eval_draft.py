@@ -7,6 +7,7 @@ from rich.console import Console
 
 from mergekit_tokenadapt.cli.eval_options import read_texts, text_options
 from mergekit_tokenadapt.cli.types import DTYPES, SEED, Device, FiniteRange
+from mergekit_tokenadapt.progress import Stages
 from mergekit_tokenadapt.visible import json_text
 
 EXAMPLES = """\b
@@ -36,6 +37,7 @@ Examples:
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the models' own code run.")
+@click.option("--quiet", is_flag=True, help="No progress.")
 def draft_command(
     target: str,
     draft: str,
@@ -52,12 +54,13 @@ def draft_command(
     seed: int,
     as_json: bool,
     trust_remote_code: bool,
+    quiet: bool,
 ) -> None:
     """Measure how many guesses of DRAFT are accepted by TARGET in speculative decoding.
 
     Prompts are the beginnings of documents; English prose and code where no text is named.
     """
-    from mergekit_tokenadapt.evaluation.draft import DraftOptions, measure_draft
+    from mergekit_tokenadapt.evaluation.draft import NUM_STAGES, DraftOptions, measure_draft
     from mergekit_tokenadapt.evaluation.model_folder import open_model
     from mergekit_tokenadapt.evaluation.report.draft import print_draft
 
@@ -73,12 +76,9 @@ def draft_command(
     )
     named = builtin or (() if texts else ("prose", "code"))
     text_sets = read_texts(texts, named, max_bytes)
-    result = measure_draft(
-        open_model(target, trust_remote_code=trust_remote_code),
-        open_model(draft, trust_remote_code=trust_remote_code),
-        text_sets,
-        options,
-    )
+    models = [open_model(name, trust_remote_code=trust_remote_code) for name in (target, draft)]
+    with Stages(NUM_STAGES, quiet=quiet) as stages:
+        result = measure_draft(models[0], models[1], text_sets, options, stages)
     if as_json:
         click.echo(json_text(result))
     else:

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from mergekit_tokenadapt.cli.eval_options import read_texts, text_options
 from mergekit_tokenadapt.cli.types import SEED, Device, FiniteRange
+from mergekit_tokenadapt.progress import Stages
 from mergekit_tokenadapt.visible import json_text
 
 EXAMPLES = """\b
@@ -46,7 +47,7 @@ Examples:
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the order of the passages.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the models' own code run.")
-@click.option("--quiet", is_flag=True, help="No progress lines.")
+@click.option("--quiet", is_flag=True, help="No progress.")
 def heal_command(
     models: tuple[str, ...],
     texts: tuple[str, ...],
@@ -89,7 +90,8 @@ def heal_command(
     text_sets = read_texts(texts, named, max_bytes)
     Passages.of(text_sets, options)  # is there enough?
     folders = [open_model(name, trust_remote_code=trust_remote_code) for name in models]
-    result = heal(folders, text_sets, options, lambda line: None if quiet else click.echo(line, err=True))
+    with Stages(len(folders) * options.num_looks, quiet=quiet) as stages:
+        result = heal(folders, text_sets, options, stages)
     if as_json:
         click.echo(json_text(result))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from mergekit_tokenadapt.cli.eval_options import check_page
 from mergekit_tokenadapt.cli.types import DTYPES, Device
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.file_writing import write_file
+from mergekit_tokenadapt.progress import Stages, shows_progress, without_bars
 from mergekit_tokenadapt.visible import json_text
 
 EXAMPLES = """\b
@@ -40,6 +42,7 @@ Examples:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the models' own code run.")
+@click.option("--quiet", is_flag=True, help="No progress.")
 def tasks_command(
     models: tuple[str, ...],
     tasks: str,
@@ -53,6 +56,7 @@ def tasks_command(
     html: Path | None,
     as_json: bool,
     trust_remote_code: bool,
+    quiet: bool,
 ) -> None:
     """Run tasks of lm-evaluation-harness on each MODEL."""
     from mergekit_tokenadapt.evaluation.model_folder import open_model
@@ -71,7 +75,9 @@ def tasks_command(
         raise TokenAdaptError("--tasks names no task; see lm-eval ls tasks")
     options = TaskOptions(num_fewshot, limit, batch_size, device, dtype, include_path)
     folders = [open_model(name, trust_remote_code=trust_remote_code) for name in models]
-    scores = run_tasks(folders, names, options)
+    bars = nullcontext() if shows_progress(quiet=quiet) else without_bars()  # the harness draws its own
+    with bars, Stages(len(folders), quiet=quiet) as stages:
+        scores = run_tasks(folders, names, options, stages)
     result = scores if report is None else add_to_report(report, scores)
     if html is not None:
         write_file(html, compare_page(result))

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from mergekit_tokenadapt.cli.eval_options import read_texts, text_options
 from mergekit_tokenadapt.cli.options import read_pairs
+from mergekit_tokenadapt.progress import Stages
 from mergekit_tokenadapt.visible import json_text
 
 EXAMPLES = """\b
@@ -29,6 +30,7 @@ Examples:
 @click.option("--merges", type=click.IntRange(min=1), default=1000, show_default=True, help="Merges for --mixture.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the tokenizers' own code run.")
+@click.option("--quiet", is_flag=True, help="No progress.")
 def tokenizer_command(
     tokenizers: tuple[str, ...],
     texts: tuple[str, ...],
@@ -41,6 +43,7 @@ def tokenizer_command(
     merges: int,
     as_json: bool,
     trust_remote_code: bool,
+    quiet: bool,
 ) -> None:
     """Measure tokenizers on text: length, words, parity of languages, make-up, habits.
 
@@ -60,7 +63,8 @@ def tokenizer_command(
     )
     text_sets = read_texts(texts, builtin, max_bytes)
     loaded = [load_tokenizer(name, trust_remote_code=trust_remote_code) for name in tokenizers]
-    result = describe_tokenizers(loaded, text_sets, options)
+    with Stages(len(loaded), quiet=quiet) as stages:
+        result = describe_tokenizers(loaded, text_sets, options, stages)
     if as_json:
         click.echo(json_text(result))
     else:

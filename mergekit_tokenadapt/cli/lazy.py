@@ -56,8 +56,11 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        from mergekit_tokenadapt.progress import lines_in_logs
+
         try:
-            return super().invoke(ctx)
+            with lines_in_logs():
+                return super().invoke(ctx)
         except KeyboardInterrupt as error:
             signal = signal_of(error)
             if sys.stderr.isatty():

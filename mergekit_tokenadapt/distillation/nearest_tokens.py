@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from mergekit_tokenadapt.auxiliary.extras import importing
 from mergekit_tokenadapt.matching import match
+from mergekit_tokenadapt.progress import progress
 from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
 
 BLOCK = 512
@@ -67,7 +67,7 @@ def _search(missing: list[Token], candidates: list[Token], quiet: bool) -> tuple
     known = {length: np.array([t.id for t in tokens]) for length, tokens in by_length.items()}
     order = sorted(range(len(missing)), key=lambda n: (len(missing[n].bytes), n))
     ids, distances = np.full(len(missing), -1), np.full(len(missing), np.iinfo(np.int16).max)
-    progress = tqdm(total=len(missing), desc="Nearest tokens", unit="token", disable=True if quiet else None)
+    bar = progress(total=len(missing), desc="Nearest tokens", unit="token", quiet=quiet)
     for length in sorted({len(t.bytes) for t in missing}):
         group = np.array([n for n in order if len(missing[n].bytes) == length])
         for start in range(0, len(group), BLOCK):
@@ -84,8 +84,8 @@ def _search(missing: list[Token], candidates: list[Token], quiet: bool) -> tuple
                 places = block[open_[nearer]]
                 ids[places] = known[other][best[nearer]]
                 distances[places] = apart[np.flatnonzero(nearer), best[nearer]]
-            progress.update(len(block))
-    progress.close()
+            bar.update(len(block))
+    bar.close()
     return ids, distances
 
 

@@ -17,7 +17,7 @@ Letters: T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,9 @@ from mergekit_tokenadapt.evaluation.loading import choose_device, choose_dtype, 
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.texts import TextSet
 from mergekit_tokenadapt.vocabulary import Vocabulary
+
+NUM_STAGES = 4
+"""Two models to load, and two modes."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,13 @@ def _say(vocabulary: Vocabulary, token_id: int) -> str:
 
 
 def measure_draft(
-    target: ModelFolder, draft: ModelFolder, texts: Sequence[TextSet], options: DraftOptions | None = None
+    target: ModelFolder,
+    draft: ModelFolder,
+    texts: Sequence[TextSet],
+    options: DraftOptions | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Greedy and sampled acceptance of a draft on the beginnings of documents.
+    """Greedy and sampled acceptance of a draft on the beginnings of documents; `progress` is told `NUM_STAGES` stages.
 
     Returns:
         The report's content, see docs/evaluation.md.
@@ -102,10 +109,13 @@ def measure_draft(
     prompts = make_prompts(target, texts, options)
     vocabulary = target.tokenizer.vocabulary
     token_ids = torch.from_numpy(vocabulary.ids())
+    progress(f"loading {target.name}")
     target_model = load_model(target, device=options.device, dtype=options.dtype)
+    progress(f"loading {draft.name}")
     draft_model = load_model(draft, device=options.device, dtype=options.dtype)
     modes = {}
     for mode, temperature in (("greedy", 0.0), ("sampled", options.temperature)):
+        progress(f"{mode} continuations of {len(prompts)} prompts")
         generator = torch.Generator().manual_seed(options.seed)
         accepted = []
         for prompt in prompts:

@@ -53,6 +53,11 @@ class HealingOptions:
     device: str | None = None
 
     @property
+    def num_looks(self) -> int:
+        """How often each model is looked at: before the first step, every so often, and after the last."""
+        return -(-self.steps // self.every) + 1
+
+    @property
     def rate(self) -> float:
         """The learning rate that is used."""
         return self.learning_rate or {"rows": 1e-3, "all": 1e-4}[self.train]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,12 @@ class TaskOptions:
 
 
 def run_tasks(
-    folders: Sequence[ModelFolder], tasks: Sequence[str], options: TaskOptions | None = None
+    folders: Sequence[ModelFolder],
+    tasks: Sequence[str],
+    options: TaskOptions | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Run tasks on models, one model after the other.
+    """Run tasks on models, one model after the other; `progress` is told the name of each.
 
     Returns:
         The report's content, see docs/evaluation.md.
@@ -51,6 +54,7 @@ def run_tasks(
     dtype = str(choose_dtype(options.dtype, device)).removeprefix("torch.")
     models = []
     for folder in folders:
+        progress(folder.name)
         try:
             found = lm_eval.simple_evaluate(
                 model="hf",

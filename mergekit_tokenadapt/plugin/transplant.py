@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import mergekit.graph
+import mergekit.merge
+import mergekit.multigpu_executor
 import pydantic
 import yaml
 from mergekit.common import ModelReference
@@ -24,6 +27,7 @@ from mergekit_tokenadapt.plugin import activate
 from mergekit_tokenadapt.plugin.misplaced import check_recipe
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.reporting import Listener, reporting_to
+from mergekit_tokenadapt.progress import plain_bars
 from mergekit_tokenadapt.staging import check_output, staged_folder
 
 LOG = logging.getLogger(__name__)
@@ -74,7 +78,7 @@ def run_recipe(
     with staged_folder(out, force=force) as staged:
         source = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
         try:
-            with reporting_to(listener):
+            with reporting_to(listener), plain_bars(mergekit.graph, mergekit.merge, mergekit.multigpu_executor):
                 run_merge(configuration, str(staged), options, config_source=source)
         except (TokenAdaptError, OSError):
             raise

@@ -16,10 +16,10 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mergekit_tokenadapt.inner_products import Search, choose_search, inner_products
 from mergekit_tokenadapt.mixture import Mixture
+from mergekit_tokenadapt.progress import Bar, progress
 from mergekit_tokenadapt.resuming import resumed, shard_folder
 
 BATCH = 512
@@ -75,7 +75,7 @@ def matching_pursuit(
     parts = []
     with (
         shard_folder(f"omp-{_key(targets_ND, atoms_SD, k)}") if keeps else nullcontext() as folder,
-        tqdm(total=len(targets_ND), desc="Matching pursuit", unit="token", disable=True if quiet else None) as bar,
+        progress(total=len(targets_ND), desc="Matching pursuit", unit="token", quiet=quiet) as bar,
     ):
         for start in range(0, len(targets_ND), SHARD):
             shard_ND = targets_ND[start : start + SHARD]
@@ -94,7 +94,7 @@ def _key(targets_ND: Tensor, atoms_SD: Tensor, k: int) -> str:
     return digest.hexdigest()[:40]
 
 
-def _shard(targets_ND: Tensor, atoms_SD: Tensor, steps: int, search: Search, bar: tqdm) -> dict[str, Tensor]:
+def _shard(targets_ND: Tensor, atoms_SD: Tensor, steps: int, search: Search, bar: Bar) -> dict[str, Tensor]:
     """The mixtures of some targets, batch by batch."""
     batch = max(1, min(BATCH, MEMORY // (8 * len(atoms_SD) + 8 * steps * steps)))
     counts, ids, weights = [], [], []

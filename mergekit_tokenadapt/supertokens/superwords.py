@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from tqdm import tqdm
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.progress import shows_progress
+from mergekit_tokenadapt.progress import progress, shows_progress
 from mergekit_tokenadapt.supertokens.counting import MAX_IDS, Encode, PairCounts, Prepare, readable
 from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges, learn_merges
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, coarsened, seams, word_pattern
@@ -233,8 +232,7 @@ def with_progress(pieces: Iterator[str], corpus: Corpus, what: str, limits: Limi
     size = corpus.size
     if what == "words" and size and limits.words_from:
         size = min(size, limits.words_from)
-    quiet = True if limits.quiet else None  # None: only in a terminal
-    with tqdm(total=size, desc=f"Reading for {what}", unit="B", unit_scale=True, disable=quiet) as bar:
+    with progress(total=size, desc=f"Reading for {what}", unit="B", unit_scale=True, quiet=limits.quiet) as bar:
         for piece in pieces:
             yield piece
             bar.update(len(piece.encode("utf-8")))

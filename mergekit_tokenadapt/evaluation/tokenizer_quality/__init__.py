@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,9 +52,12 @@ class QualityOptions:
 
 
 def describe_tokenizers(
-    tokenizers: Sequence[TokenizerFiles], texts: Sequence[TextSet], options: QualityOptions | None = None
+    tokenizers: Sequence[TokenizerFiles],
+    texts: Sequence[TextSet],
+    options: QualityOptions | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Everything that can be said of tokenizers without a model.
+    """Everything that can be said of tokenizers without a model; `progress` is told the name of each.
 
     Returns:
         The report's content, see docs/evaluation.md.
@@ -72,7 +75,7 @@ def describe_tokenizers(
         "parallel_texts": [text.describe() for text in parallel_texts().values()],
         "word_note": word_note,
         "mixture_texts": [text.describe() for text in options.mixture],
-        "tokenizers": [_describe(tokenizer, texts, options, units) for tokenizer in tokenizers],
+        "tokenizers": [_describe(tokenizer, texts, options, units, progress) for tokenizer in tokenizers],
     }
 
 
@@ -100,7 +103,9 @@ def _describe(
     texts: Sequence[TextSet],
     options: QualityOptions,
     units: Mapping[str, Mapping[str, frozenset[str]]],
+    progress: Callable[[str], None],
 ) -> dict[str, Any]:
+    progress(tokenizer.name)
     vocabulary = tokenizer.vocabulary
     documents = {text.name: tokenize(tokenizer, text.documents) for text in texts}
     lost = {name: _lost(tokenizer, tokenized) for name, tokenized in documents.items()}
