@@ -218,7 +218,7 @@ def test_a_target_without_weights_is_refused(pair, tmp_path, gemma_style_folder)
 
 
 def test_options_are_checked_and_kept(pair, tmp_path):
-    with pytest.raises(ValueError, match="k: input should be greater than or equal to 1, not 0"):
+    with pytest.raises(ValueError, match="k: takes a number greater than or equal to 1, not 0"):
         transplant(*pair, tmp_path / "out", k=0)
     out = transplant(*pair, tmp_path / "out", k=3)
     assert TransferPlan.load(out / "tokenadapt.plan").options == {"k": 3}
