@@ -16,7 +16,13 @@ from tokenizers_zoo import BYTE_LEVEL, added, make_problem, plain_definition
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.output.id_keys import shape_of
 from mergekit_tokenadapt.output.ids import SpecialIds
-from mergekit_tokenadapt.output.requirements import as_token_map, check_needed, config_content, suggest_tokens
+from mergekit_tokenadapt.output.requirements import (
+    as_token_map,
+    check_needed,
+    check_offsets,
+    config_content,
+    suggest_tokens,
+)
 from mergekit_tokenadapt.output.side_files import translate_spellings, write_processors
 from mergekit_tokenadapt.output.translation import Translation, translate, warn_of
 from mergekit_tokenadapt.vocabulary import Vocabulary
@@ -228,6 +234,21 @@ def test_no_token_is_advised_twice() -> None:
     assert as_token_map({"<a>": "<b>", "<c>": "<d>"}) == (
         'token_map: {"<a>": "<b>", "<c>": "<d>"} (--token-map \'<a>=<b>\' --token-map \'<c>=<d>\')'
     )
+
+
+def test_ids_that_are_looked_up_elsewhere_keep_their_tokens() -> None:
+    """Gemma 3n has tables of vision tokens, for all ids from an offset on."""
+    last = N - 4
+    config = {"vision_config": {"vocab_offset": last, "vocab_size": 4, "dtype_offset": 0}}
+    old = definition(list(range(N)))
+    base = Vocabulary.from_definition(old, ROLES)
+    for order, allowed in (([1, 0, *range(2, N)], True), ([*range(N - 2), N - 1, N - 2], False)):
+        mapping = make_problem((old, base), Vocabulary.from_definition(definition(order), ROLES)).mapping
+        if allowed:
+            check_offsets(config, mapping)
+        else:
+            with pytest.raises(TokenAdaptError, match=r"vision_config\.vocab_offset is 14.*2 other tokens there"):
+                check_offsets(config, mapping)
 
 
 # --- files of processors -------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from mergekit_tokenadapt.output.ids import SpecialIds
 from mergekit_tokenadapt.output.limits import model_max_length
 from mergekit_tokenadapt.output.loading import minimal_config
 from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, input_record, manifest_of
-from mergekit_tokenadapt.output.requirements import check_needed, config_content
+from mergekit_tokenadapt.output.requirements import check_needed, check_offsets, config_content
 from mergekit_tokenadapt.output.side_files import PROCESSOR_FILES, write_processors
 from mergekit_tokenadapt.output.templates import (
     Templates,
@@ -92,6 +92,7 @@ class OutputFolder:
         if mapping is not None and self.config is not None:
             ids = SpecialIds(self.base.vocabulary, self.target.vocabulary, mapping)
             translation = self._translated(config_content(self.config), ids)
+            check_offsets(config_content(self.config), mapping)
             check_needed(self.config, translation, self.target, mapping)
 
     def with_plans(

@@ -9,9 +9,12 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
+import numpy as np
+
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
-from mergekit_tokenadapt.matching import VocabularyMap
+from mergekit_tokenadapt.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.meta_models import forward_error
+from mergekit_tokenadapt.output.configs import nested_sections
 from mergekit_tokenadapt.output.id_keys import role_of
 from mergekit_tokenadapt.output.translation import Lost, Translation
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
@@ -83,6 +86,32 @@ def _by_role(lost: Sequence[Lost]) -> str:
 
 def _keys(lost: Sequence[Lost]) -> str:
     return ", ".join(f"{each.key} {', '.join(map(repr, each.spellings)) or each.ids[0]}" for each in lost)
+
+
+def check_offsets(config: Mapping[str, Any], mapping: VocabularyMap) -> None:
+    """Refuse other tokens at ids that a model looks up outside its vocabulary tables.
+
+    Gemma 3n takes ids from `vocab_offset` on for those of its vision and audio tokens.
+
+    Args:
+        config: the content of config.json.
+        mapping: where the target's rows come from.
+
+    Raises:
+        TokenAdaptError: the target has tokens there that the base has elsewhere, or not at all.
+    """
+    for path, section in nested_sections(config):
+        for key in sorted(key for key, value in section.items() if _OFFSET.fullmatch(key) and type(value) is int):
+            rows = np.arange(section[key], mapping.num_rows)
+            others = (mapping.sources[rows] != rows) & (mapping.reasons[rows] != Reason.PADDING)
+            if others.any():
+                raise TokenAdaptError(
+                    f"{'.'.join((*path, key))} is {section[key]}: the model takes all ids from there on for tokens of "
+                    f"images or sound, and the target tokenizer has {int(others.sum())} other tokens there"
+                )
+
+
+_OFFSET = re.compile(r"(.*_)?(vocab|token)_offset")
 
 
 def suggest_tokens(spellings: Sequence[str], target: TokenizerFiles, mapping: VocabularyMap) -> dict[str, str] | None:
