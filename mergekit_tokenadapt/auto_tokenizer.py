@@ -56,10 +56,12 @@ def load_whole(folder: Path, definition: Mapping[str, Any], *, trust_remote_code
     vocabulary: Mapping[str, int] = tokenizer.get_vocab()
     whole = {**definition, "added_tokens": added_tokens(tokenizer)}
     if dropout := definition["model"].get("dropout"):
-        _warn(f"{folder / 'tokenizer.json'} asks for BPE dropout ({dropout}): other programs will cut text at random")
+        warn_once(
+            f"{folder / 'tokenizer.json'} asks for BPE dropout ({dropout}): other programs will cut text at random"
+        )
         whole["model"] = {**definition["model"], "dropout": None}
     if _ids(whole) != vocabulary:
-        _warn(
+        warn_once(
             f"{folder}: {type(tokenizer).__name__} of transformers gives other ids than tokenizer.json: they are used"
         )
         whole = {**json.loads(tokenizer.backend_tokenizer.to_str()), "added_tokens": whole["added_tokens"]}
@@ -117,7 +119,7 @@ def _load(folder: Path, trust_remote_code: bool) -> Any:
             return auto_tokenizer(folder, trust_remote_code=trust_remote_code)
         except TokenAdaptError as error:
             check_file(folder / "tokenizer.json")
-            _warn(f"{folder}: {error}. Its tokenizer.json is read without the tokenizer's class")
+            warn_once(f"{folder}: {error}. Its tokenizer.json is read without the tokenizer's class")
     check_file(folder / "tokenizer.json")
     with quiet_transformers(), one_error(f"{folder}: transformers cannot load this tokenizer"):
         return PreTrainedTokenizerFast.from_pretrained(str(folder))
@@ -156,7 +158,9 @@ def _warn_of_other_ids(folder: Path, definition: Mapping[str, Any], vocabulary: 
             token, i = other[0]
             more = f" (and {len(other) - 1} others)" if len(other) > 1 else ""
             found = f"as {vocabulary[token]}" if token in vocabulary else "as no token at all"
-            _warn(f"{folder / file} gives {token!r} the id {i}, but transformers reads it {found}{more}: that is used")
+            warn_once(
+                f"{folder / file} gives {token!r} the id {i}, but transformers reads it {found}{more}: that is used"
+            )
 
 
 def _declared(folder: Path, definition: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, int]]]]:
@@ -174,6 +178,6 @@ def _content(file: Path) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _warn(message: str) -> None:
-    """Say it once: a command may load a folder several times."""
+def warn_once(message: str) -> None:
+    """Log a warning once: a command may load a folder several times."""
     LOG.warning("%s", message)

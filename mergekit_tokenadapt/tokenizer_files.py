@@ -11,14 +11,14 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from mergekit_tokenadapt.auto_tokenizer import load_whole
+from mergekit_tokenadapt.auto_tokenizer import load_whole, warn_once
 from mergekit_tokenadapt.chat_templates import DEFAULT, NAMED_FOLDER, read_templates, template_files
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
 from mergekit_tokenadapt.input_files import check_own, check_plain
@@ -55,13 +55,16 @@ class TokenizerFiles:
     """The content of `tokenizer_config.json`; empty where there is none."""
     role_tokens: Mapping[str, str]
     """Role to spelling (``{"eos": "</s>"}``); roles that the tokenizer does not set are missing."""
+    rows: int | None = None
+    """Rows of the model that it is to serve: tokens beyond them are left out; None for all tokens."""
     _temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The tokens, with their bytes, kinds and roles."""
         with one_error(f"the vocabulary of {self.name} cannot be read"):
-            return Vocabulary.from_definition(self.definition, self.role_tokens)
+            whole = Vocabulary.from_definition(self.definition, self.role_tokens)
+            return whole if self.rows is None else whole.with_rows(self.rows)
 
     @property
     def chat_template(self) -> str | None:
@@ -86,6 +89,34 @@ class TokenizerFiles:
     def files(self) -> list[Path]:
         """The tokenizer's own files, sorted; those of named chat templates are in a folder of their own."""
         return _present(self.folder, TOKENIZER_FILES)
+
+    def with_rows(self, num_rows: int, *, tell: bool = True) -> TokenizerFiles:
+        """The same tokenizer for a model of so many rows: added tokens beyond them are left out, with a note.
+
+        Args:
+            num_rows: the model's rows.
+            tell: whether the note is to be made.
+
+        Raises:
+            TokenAdaptError: a token that is no added one has no row.
+        """
+        vocabulary = self.vocabulary
+        if num_rows >= vocabulary.num_ids:
+            return self
+        beyond = [t for t in vocabulary if t.id >= num_rows]
+        if vocabulary.num_text_ids > num_rows:
+            raise TokenAdaptError(
+                f"{self.name}: the tokenizer's highest id is {vocabulary.num_ids - 1}, but the model has {num_rows} "
+                f"rows, and none for {len(beyond)} tokens, ordinary ones among them: tokenizer and model do not belong "
+                "together"
+            )
+        shown = ", ".join(repr(t.spelling) for t in beyond[:3]) + (", ..." if len(beyond) > 3 else "")
+        if tell:
+            warn_once(
+                f"{self.name}: of {num_rows} rows, none is for the added tokens {shown} (id {beyond[0].id} and up)"
+            )
+        added = [entry for entry in self.definition.get("added_tokens") or () if entry["id"] < num_rows]
+        return replace(self, definition={**self.definition, "added_tokens": added}, rows=num_rows)
 
     def copy_to(self, folder: Path) -> None:
         """Copy the tokenizer's own files into a folder, byte for byte."""
@@ -151,7 +182,7 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
         read_json(folder / companion)  # a broken file is named, before transformers stumbles over it
     whole = load_whole(folder, definition, trust_remote_code=trust_remote_code)
     _share_strings(whole.definition["model"])
-    return TokenizerFiles(name, folder, whole.definition, config, whole.roles, temporary)
+    return TokenizerFiles(name, folder, whole.definition, config, whole.roles, _temporary=temporary)
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Transfer:
         _ = self.mapping
         if self.method.needs_donor:
             assert self.donor is not None
-            self.donor.check(self.target.vocabulary.num_ids)
+            self.donor.check(self.target.vocabulary)
 
     def make_problem(self, only: frozenset[int] | None = None) -> TransferProblem:
         """Match the vocabularies; with `only`, ask for the rows of these target ids and no others."""
@@ -91,7 +91,7 @@ def choose_rows(
     target: TokenizerFiles,
     pad_to_multiple_of: int | None = None,
 ) -> int:
-    """Rows of the output matrices.
+    """Rows of the output matrices: one for each id of the target, if nothing else is asked for.
 
     Args:
         rows: what the recipe asks for, see `AdaptConfig.rows`.
@@ -100,7 +100,8 @@ def choose_rows(
         pad_to_multiple_of: round up to a multiple of this.
 
     Raises:
-        TokenAdaptError: too few rows for the target's ids or beyond reason, or the target's model is not known.
+        TokenAdaptError: too few rows for the target's ids (those of added tokens aside) or beyond reason, or `rows:
+            donor` without its model.
     """
     needed = target.vocabulary.num_ids
     if rows == "donor":
@@ -116,7 +117,7 @@ def choose_rows(
         num_rows = same[0] if same else needed
     else:
         num_rows = rows
-    if num_rows < needed:
+    if num_rows < target.vocabulary.num_text_ids:
         raise TokenAdaptError(
             f"rows: {rows} means {num_rows} rows, but the target's highest token id is {needed - 1}: "
             f"at least {needed} are needed"

@@ -141,6 +141,20 @@ class Vocabulary:
         """Highest id + 1: the fewest rows that a matrix for this vocabulary can have."""
         return self.tokens[-1].id + 1
 
+    @property
+    def num_text_ids(self) -> int:
+        """Highest id of a token that the tokenizer's model produces + 1: no model can do with fewer rows.
+
+        An added token may lack a row: published models have tokenizers with image tokens that they never see.
+        """
+        produced = (t.id for t in reversed(self.tokens) if t.kind in (TokenKind.ORDINARY, TokenKind.BYTE))
+        return next(produced, -1) + 1
+
+    def with_rows(self, num_rows: int) -> Vocabulary:
+        """The tokens that have a row in a matrix of so many rows."""
+        roles = {role: token_id for role, token_id in self.roles.items() if token_id < num_rows}
+        return Vocabulary(tuple(t for t in self.tokens if t.id < num_rows), roles)
+
     @cached_property
     def by_id(self) -> Mapping[int, Token]:
         """Token id to token."""

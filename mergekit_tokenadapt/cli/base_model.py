@@ -64,12 +64,13 @@ def make_transfer(
     base = load_tokenizer(base_name)
     target = as_loaded(load_tokenizer(target_name), base, base.folder)
     base_rows = sizes_of(base).rows
+    num_rows = choose_rows(adapt.rows, [(base, base_rows)], target, pad_to_multiple_of)
     transfer = Transfer(
         base=base,
-        target=target,
+        target=target.with_rows(num_rows),
         method_name=adapt.method,
         method=method,
-        num_rows=choose_rows(adapt.rows, [(base, base_rows)], target, pad_to_multiple_of),
+        num_rows=num_rows,
         base_rows=base_rows,
         auxiliary=auxiliary,
         donor=Donor(target_name) if method.needs_donor else None,

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.bootstrap import interval, resample_counts
 from mergekit_tokenadapt.evaluation.documents import ScoredDocument, score_documents, start_token
 from mergekit_tokenadapt.evaluation.excess import loss_shares, top_excess
@@ -86,7 +85,8 @@ def compare(
         TokenAdaptError: a model cannot be loaded, or its tokenizer has ids that it has no rows for.
     """
     options = options or CompareOptions()
-    _check_input(folders, texts)
+    check_names([text.name for text in texts])
+    folders = [folder.with_own_rows() for folder in folders]
     window = options.window or min([WINDOW, *[n for f in folders if (n := context_length(f)) is not None]])
     stride = options.stride or max(1, window * STRIDE // WINDOW)
     check_stride(window, stride)
@@ -133,18 +133,6 @@ def context_length(folder: ModelFolder) -> int | None:
     """Positions that the model was made for, as its config says; None where it does not."""
     config = folder.text_config
     return next((int(config[k]) for k in ("max_position_embeddings", "n_positions") if config.get(k)), None)
-
-
-def _check_input(folders: Sequence[ModelFolder], texts: Sequence[TextSet]) -> None:
-    check_names([text.name for text in texts])
-    for folder in folders:
-        rows = folder.num_rows
-        needed = folder.tokenizer.vocabulary.num_ids
-        if needed > rows:
-            raise TokenAdaptError(
-                f"{folder.name}: the tokenizer's highest id is {needed - 1}, but the model has {rows} rows: "
-                "tokenizer and model do not belong together"
-            )
 
 
 def _model_reports(scores: Sequence[ModelScores], options: CompareOptions) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ def check_same_vocabulary(target: ModelFolder, draft: ModelFolder) -> None:
     Raises:
         TokenAdaptError: some id is another token; says which.
     """
-    ours, theirs = target.tokenizer.vocabulary, draft.tokenizer.vocabulary
+    ours, theirs = (folder.tokenizer.vocabulary.with_rows(folder.num_rows) for folder in (target, draft))
     different = [i for i in sorted(ours.by_id.keys() | theirs.by_id.keys()) if _meaning(ours, i) != _meaning(theirs, i)]
     if different:
         i = different[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,15 @@ class ModelFolder:
         if self.is_ensemble:
             return int(self.config["vocab_size"])
         return self.tensors.shape(self.input_matrix)[self.vocabulary_tensors[self.input_matrix]]
+
+    def with_own_rows(self, *, tell: bool = True) -> ModelFolder:
+        """The model with a tokenizer that knows no tokens that the model has no rows for.
+
+        Raises:
+            TokenAdaptError: there are such tokens that are no added ones.
+        """
+        tokenizer = self.tokenizer.with_rows(self.num_rows, tell=tell)
+        return self if tokenizer is self.tokenizer else replace(self, tokenizer=tokenizer)
 
     def rows(self, name: str) -> Tensor:
         """A vocabulary tensor with the vocabulary axis first, [rows, ...], as stored."""

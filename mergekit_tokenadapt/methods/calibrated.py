@@ -123,7 +123,7 @@ class Calibrated(Method):
         new: TokenFacts = _facts(problem.new_tokens, problem.pieces, similarities, neighbours)
         if shared is not None:
             assert problem.donor is not None
-            rows = problem.donor.rows
+            rows = problem.donor.rows(problem.target.num_ids)
             examples = JointFacts(examples, DonorFacts(rows[torch.tensor([shared[t.id] for t in tokens])]))
             new = JointFacts(new, DonorFacts(rows[torch.from_numpy(problem.new_ids)]))
         return Calibration(

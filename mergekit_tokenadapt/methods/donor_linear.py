@@ -57,7 +57,7 @@ class DonorLinear(Method):
             return None
         assert problem.donor is not None
         tokens = [problem.base.by_id[old] for old in shared]
-        rows = problem.donor.rows
+        rows = problem.donor.rows(problem.target.num_ids)
         return Calibration(
             example_ids=torch.tensor(list(shared)),
             is_held_out=torch.tensor([is_held_out(token) for token in tokens]),

@@ -8,7 +8,6 @@ from typing import Any
 
 from mergekit.options import MergeOptions
 
-from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.draft import check_same_vocabulary
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder, open_model
 from mergekit_tokenadapt.plugin.merge_options import merge_options
@@ -47,12 +46,12 @@ def put_onto(
         TokenAdaptError: a folder is no model, or has too few rows for its tokenizer, or `out` exists.
     """
     options = options or merge_options(quiet=True)
-    pivot_folder = open_model(pivot, trust_remote_code=options.trust_remote_code)
-    check_rows(pivot_folder)
+    pivot_folder = open_model(pivot, trust_remote_code=options.trust_remote_code).with_own_rows()
     adapt = {**adapt, "rows": rows or pivot_folder.num_rows, "save_plan": True}
 
     def check_and_finish(staged: Path) -> None:
         made = open_model(str(staged), trust_remote_code=options.trust_remote_code)
+        made = made.with_own_rows(tell=False)
         check_same_vocabulary(pivot_folder, made)
         if finish is not None:
             finish(pivot_folder, made)
@@ -60,17 +59,3 @@ def put_onto(
     # From where the pivot was found: a hub id is not fetched a second time.
     recipe = make_recipe(model, str(pivot_folder.folder), adapt, dtype=dtype)
     return run_recipe(recipe, out, options, force=force, finish=check_and_finish)
-
-
-def check_rows(folder: ModelFolder) -> None:
-    """Refuse a model whose tokenizer has ids that it has no rows for.
-
-    Raises:
-        TokenAdaptError: it has such ids.
-    """
-    needed = folder.tokenizer.vocabulary.num_ids
-    if needed > folder.num_rows:
-        raise TokenAdaptError(
-            f"{folder.name}: the tokenizer's highest id is {needed - 1}, but the model has {folder.num_rows} rows: "
-            "tokenizer and model do not belong together"
-        )

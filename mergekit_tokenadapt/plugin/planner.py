@@ -175,6 +175,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         rows = [(m.tokenizer, m.rows) for m in models]
         self._num_rows = num_rows = choose_rows(adapt.rows, rows, target, self.config.tokenizer.pad_to_multiple_of)
         check_memory(models[0], num_rows)
+        target = target.with_rows(num_rows)
         plans = {
             model.reference: PlanTransfer(
                 transfer=Transfer(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from mergekit_tokenadapt.evaluation.checks.finding import Finding, passed_unless
+from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status, passed_unless
 from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.tensor_math import difference_of
 from mergekit_tokenadapt.models import read_checkpoint
 from mergekit_tokenadapt.output.configs import value_at
+from mergekit_tokenadapt.vocabulary import Token, TokenKind
 
 SHARED_ROLES = ("bos", "eos", "pad")
 """Roles that config.json, generation_config.json and the tokenizer may all name."""
@@ -32,13 +33,17 @@ def check_sizes(model: ModelFolder, base: ModelFolder | None = None) -> Finding:
         for name, count in rows.items()
         if count != configured
     ]
+    needed = needed_rows(model)
     problems += [
-        f"{name} has {count:,} rows, but the highest token id is {vocabulary.num_ids - 1:,}"
+        f"{name} has {count:,} rows, but the highest token id is {needed - 1:,}"
         for name, count in rows.items()
-        if count < vocabulary.num_ids
+        if count < needed
     ]
     problems += [] if base is None else stale_sizes(model, base)
     lowest = min(rows.values())
+    if not problems and lowest < vocabulary.num_ids:
+        beyond = ", ".join(repr(t.spelling) for t in vocabulary if t.id >= lowest)
+        return Finding("sizes", Status.NOTED, f"{lowest:,} rows, and none for the added tokens {beyond}")
     return passed_unless(
         problems,
         "sizes",
@@ -49,6 +54,21 @@ def check_sizes(model: ModelFolder, base: ModelFolder | None = None) -> Finding:
         rows=rows,
         vocab_size=configured,
     )
+
+
+def needed_rows(model: ModelFolder) -> int:
+    """Rows that a model needs: for the tokens of text, those with a role, and those of its chat template.
+
+    Published models have tokenizers with a few more added tokens than rows (Gemma 3 without its image tower).
+    """
+    vocabulary = model.tokenizer.vocabulary
+    template = model.tokenizer.chat_template or ""
+    named = [t.id for t in vocabulary if t.id in vocabulary.roles.values() or _is_written(t, template)]
+    return 1 + max(vocabulary.num_text_ids - 1, *named, -1)
+
+
+def _is_written(token: Token, template: str) -> bool:
+    return token.kind is TokenKind.SPECIAL and token.spelling in template
 
 
 def stale_sizes(model: ModelFolder, base: ModelFolder) -> list[str]:
