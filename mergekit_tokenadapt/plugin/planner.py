@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from mergekit.architecture import ModelArchitecture, WeightInfo
 from mergekit.common import ImmutableMap, ModelReference
-from mergekit.config import ConfigReader, MergeConfiguration
+from mergekit.config import ConfigReader, InputSliceDefinition, MergeConfiguration, OutputSliceDefinition
 from mergekit.graph import Task
 from mergekit.io.tasks import FinalizeModel, LoadTensor, SaveTensor
 from mergekit.options import MergeOptions
@@ -142,20 +142,34 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
 
     def _plan(self) -> None:
         """Plan by mergekit's definition of the architecture, then by name what that leaves out; or all by name."""
-        if self._is_by_name:
-            self.normalize_config()
-        else:
+        if not self._is_by_name:
             super()._plan()
         planned = {weight.name for weight, _ in self._tensors}
         weights = [w for w in self._stored.merged if w.name not in planned]
         if self._plans is None or not weights:
             return
-        definition = next(iter(self.config.modules.values()))
-        models = [source.model for source in definition.slices[0].sources]
-        reader = ConfigReader(config=self.config, slice_out=definition.slices[0], t=0, module=definition)
+        sources = self._all_layers()
+        models = [source.model for source in sources.sources]
+        reader = ConfigReader(config=self.config, slice_out=sources, t=0)
         place = places(w.name for w in weights)
         for weight in weights:
             self.plan_tensor(weight, [weight] * len(models), models, reader.with_t(place[weight.name]))
+
+    def _all_layers(self) -> OutputSliceDefinition:
+        """All layers of all models as one slice, for tensors that are merged by name."""
+        if not self._is_by_name:
+            return next(iter(self.config.modules.values())).slices[0]
+        # Not by mergekit's own normalising: that asks its definition of the architecture how many layers there are.
+        base = self.config.base_model
+        inputs = [(each.model, each.parameters) for each in self.config.models]
+        inputs += [(base, None)] if base is not None and base not in [model for model, _ in inputs] else []
+        self._method.validate_inputs([model for model, _ in inputs], base, group_name="models")
+        return OutputSliceDefinition(
+            sources=[
+                InputSliceDefinition(layer_range=(0, 0), model=model, parameters=parameters)
+                for model, parameters in inputs
+            ]
+        )
 
     def _prepare(self, adapt: AdaptConfig) -> None:
         """Read tokenizers and shapes, refuse what cannot work, and make the plan tasks."""
@@ -339,7 +353,10 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
 
     def _tied_output(self, model: InputModel) -> WeightInfo | None:
         """The output matrix of a tied model; None where that is not clear."""
-        known = self.arch_info.all_weights(self.out_model_config)
+        try:
+            known = self.arch_info.all_weights(self.out_model_config)
+        except RuntimeError:  # a definition that asks for a key which the config does not have
+            known = []
         tied = [w for w in known if w.vocabulary_axis is not None and w.tied_names]
         if len(tied) == 1:
             return tied[0]

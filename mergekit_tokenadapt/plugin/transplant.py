@@ -15,6 +15,7 @@ import pydantic
 import yaml
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
+from mergekit.io.tasks import LoaderCache
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 
@@ -72,6 +73,8 @@ def run_recipe(
     configuration = _read(recipe)
     inputs, texts = _read_by(configuration)
     destination = check_output(out, force=force, inputs=inputs, texts=texts)
+    # What mergekit knows of the folders of an earlier run in this process may not be true any more.
+    LoaderCache().loaders.clear()
     for reference in configuration.referenced_models():
         _check_model(reference, options)
     # mergekit names the model after its folder: the staged one has the name of the final one.

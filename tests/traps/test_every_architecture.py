@@ -42,6 +42,7 @@ class Permuted:
         self.places = torch.tensor(places)
         self.ids = {key: vocabulary.by_spelling[token].id for key, token in MEDIA.items()}
         self.ids |= {f"{role}_token_id": vocabulary.roles[role] for role in ("bos", "eos", "pad")}
+        self.ids |= {"decoder_start_token_id": vocabulary.roles["bos"], "forced_eos_token_id": vocabulary.roles["eos"]}
 
 
 @pytest.fixture(scope="module")
@@ -79,26 +80,41 @@ def assert_permuted(name: str, folder: Path, out: Path, permuted: Permuted) -> N
     torch.testing.assert_close(now, was, rtol=0, atol=1e-4 * max(1.0, float(was.abs().max())))
 
 
-MODELS: Mapping[str, Mapping[str, Any]] = {
-    # Tensors that are not in every layer; names on disk that are not those in the model
+KNOWN = """
+    Apertus Arcee Cohere2 Cohere Falcon GPTBigCode GPTNeoX Gemma2 Gemma3 Gemma Glm4 Glm4Moe Granite GraniteMoeHybrid
+    Lfm2 Llama Mamba Mistral Mixtral Olmo2 Phi3 Phi Qwen2 Qwen3 Qwen3Moe StableLm Starcoder2
+"""
+"""Causal language models that mergekit has definitions of."""
+INFERRED = """
+    Bamba Bloom DeepseekV3 Ernie4_5_Moe FalconH1 FlexOlmo GPTJ Gemma3n Gemma4 Jamba Lfm2Moe Mpt NemotronH OPT Olmoe
+    XGLM
+"""
+"""Causal language models that it has none of."""
+OTHERS = """
+    BartForConditionalGeneration BertForMaskedLM BertForSequenceClassification DistilBertForMaskedLM GPT2LMHeadModel
+    Gemma3ForConditionalGeneration LlavaForConditionalGeneration
+    LlavaNextForConditionalGeneration MarianMTModel Mistral3ForConditionalGeneration PaliGemmaForConditionalGeneration
+    Qwen2AudioForConditionalGeneration Qwen2VLForConditionalGeneration Qwen2_5_VLForConditionalGeneration
+    Qwen3VLForConditionalGeneration Qwen3VLMoeForConditionalGeneration RobertaForMaskedLM T5ForConditionalGeneration
+    WhisperForConditionalGeneration
+"""
+MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "DeepseekV3ForCausalLM": {"head_dim": 8},
-    "MixtralForCausalLM": {},
-    "Qwen3MoeForCausalLM": {},
-    "LlavaForConditionalGeneration": {},
-    # What mergekit's definitions ask for, and the model does not hold
+    "FalconH1ForCausalLM": {"mamba_d_ssm": 64},
+    "GraniteMoeHybridForCausalLM": {"layer_types": ["mamba", "attention"]},
+    "Lfm2MoeForCausalLM": {"layer_types": ["conv", "full_attention"]},
+    "NemotronHForCausalLM": {"layers_block_type": ["mamba", "moe", "attention", "mlp"], "num_hidden_layers": 4},
     "Phi3ForCausalLM": {"tie_word_embeddings": True},
-    "CohereForCausalLM": {"use_qk_norm": False},
+    "Qwen2VLForConditionalGeneration": {"text_config": {"rope_parameters": MROPE}},
+    "Qwen2_5_VLForConditionalGeneration": {"text_config": {"rope_parameters": MROPE}},
     "StableLmForCausalLM": {"tie_word_embeddings": True},
-    "GPTNeoXForCausalLM": {},
-    # Tables beyond the two embeddings
-    "BartForConditionalGeneration": {},
-    "Gemma4ForCausalLM": {},
-    "Gemma3nForCausalLM": {},
 }
+MODELS = [*(f"{name}ForCausalLM" for name in (KNOWN + INFERRED).split()), *OTHERS.split()]
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if hasattr(transformers, name)])
 def test_permuted_ids_give_permuted_logits(tmp_path: Path, permuted: Permuted, name: str) -> None:
-    folder = saved(name, permuted, tmp_path / "model", MODELS[name])
+    folder = saved(name, permuted, tmp_path / "model", OPTIONS.get(name, {}))
     out = transplant(folder, permuted.after, tmp_path / "out")
     assert_permuted(name, folder, out, permuted)

@@ -1,0 +1,252 @@
+"""What a checkpoint holds beyond mergekit's definition of its architecture, in swaps and in merges."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from mergekit.config import MergeConfiguration
+from mergekit.merge import run_merge
+from mergekit.options import MergeOptions
+from safetensors.torch import save_file
+from small_models import logits_of, small_config, small_model
+from tokenizers_zoo import write_tokenizer
+from torch import Tensor
+from transplanting import edit_json, tensors_of, transplant
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.model_folder import open_model
+from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.plugin.transplant import run_recipe
+from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make(tmp_path: Path, byte_level_folder: Path) -> Make:
+    """``make("OPTForCausalLM", "name", seed=0, **options)``: folder of a tiny model with a tokenizer."""
+    files = load_tokenizer(str(byte_level_folder))
+    rows = files.vocabulary.num_ids
+
+    def made(class_name: str, folder: str, seed: int = 0, **options: Any) -> Path:
+        model_class = getattr(transformers, class_name)
+        ids = {f"{role}_token_id": files.vocabulary.roles.get(role) for role in ("bos", "eos", "pad")}
+        options = {name: rows if value == "rows" else value for name, value in options.items()}
+        config = small_config(model_class.config_class, rows, **{**ids, **options})
+        small_model(model_class, config, seed).save_pretrained(tmp_path / folder)
+        return write_tokenizer(tmp_path / folder, files.definition, files.config)
+
+    return made
+
+
+def with_tensors(folder: Path, more: Mapping[str, Tensor | None]) -> Path:
+    """Add tensors to a model; those that are None are taken out."""
+    tensors = {name: tensor for name, tensor in (tensors_of(folder) | dict(more)).items() if tensor is not None}
+    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    return folder
+
+
+def merge(out: Path, recipe: Mapping[str, Any], target: Path | None = None) -> Path:
+    """Run a recipe; with a target, with an ``adapt`` block, and without one as stock mergekit does."""
+    if target is None:
+        run_merge(MergeConfiguration.model_validate(recipe), str(out), MergeOptions(quiet=True))
+        return out
+    tokenizer = {"source": str(target), "adapt": {"method": "mean"}}
+    return run_recipe({**recipe, "tokenizer": tokenizer}, str(out), MergeOptions(quiet=True))
+
+
+def linear(*models: Path) -> dict[str, Any]:
+    parameters = {"weight": 0.5}
+    return {"merge_method": "linear", "models": [{"model": str(m), "parameters": parameters} for m in models]}
+
+
+def loaded(folder: Path, class_name: str) -> dict[str, Tensor]:
+    """The parameters as the class has them."""
+    model, report = getattr(transformers, class_name).from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    state: dict[str, Tensor] = model.state_dict()
+    return state
+
+
+# --- layers that the class does not load
+
+
+def test_a_layer_that_predicts_further_tokens_is_carried_over_with_its_tables(tmp_path, make, unigram_folder):
+    folder = make("DeepseekV3ForCausalLM", "model", head_dim=8)
+    before = tensors_of(folder)
+    layer = {k.replace(".1.", ".2."): torch.rand_like(t) for k, t in before.items() if k.startswith("model.layers.1.")}
+    tables = {
+        "model.layers.2.embed_tokens.weight": torch.rand_like(before["model.embed_tokens.weight"]),
+        "model.layers.2.shared_head.head.weight": torch.rand_like(before["lm_head.weight"]),
+    }
+    further = layer | tables | {"model.layers.2.eh_proj.weight": torch.rand(32, 64)}
+    with_tensors(folder, further)
+    edit_json(folder / "config.json", num_nextn_predict_layers=1)
+    after = tensors_of(out := transplant(folder, unigram_folder, tmp_path / "out"))
+    plan = TransferPlan.load(out / "tokenadapt.plan")
+    assert after.keys() == before.keys() | further.keys()
+    for name, tensor in further.items():
+        assert torch.equal(after[name], plan.apply(tensor) if name in tables else tensor), name
+
+
+def test_a_tensor_that_may_or_may_not_be_a_table_is_refused(tmp_path, make, unigram_folder):
+    folder = make("LlamaForCausalLM", "model")
+    rows = len(tensors_of(folder)["model.embed_tokens.weight"])
+    with_tensors(folder, {"model.extra.bias_of_tokens": torch.zeros(rows, 7)})
+    with pytest.raises(
+        TokenAdaptError, match=r"model\.extra\.bias_of_tokens, .* axis of the vocabulary's size"
+    ) as caught:
+        transplant(folder, unigram_folder, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_as_many_positions_as_tokens_are_no_vocabulary(tmp_path, make, unigram_folder):
+    folder = make("GPT2LMHeadModel", "model", n_positions="rows")
+    rows = len(tensors_of(folder)["transformer.wte.weight"])
+    with_tensors(folder, {"transformer.further_positions": torch.rand(rows)})
+    before, after = tensors_of(folder), tensors_of(transplant(folder, unigram_folder, tmp_path / "out"))
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"transformer.wte.weight"}
+
+
+def test_a_table_per_layer_may_be_smaller_than_the_vocabulary(tmp_path, make, byte_level_folder):
+    """Gemma 3n takes its row 0 for ids beyond it, as for images and sounds."""
+    rows = load_tokenizer(str(byte_level_folder)).vocabulary.num_ids
+    folder = make("Gemma3nForCausalLM", "model", vocab_size_per_layer_input=rows - 40)
+    target = write_tokenizer(tmp_path / "target", *_reversed(byte_level_folder))
+    out = transplant(folder, target, tmp_path / "out")
+    config = json.loads((out / "config.json").read_text())
+    assert config["vocab_size"] == config["vocab_size_per_layer_input"] == rows
+    ids = torch.tensor([[5, rows - 1, 41, rows - 39, 1, 120, rows - 41]])
+    was, _ = logits_of(folder, transformers.Gemma3nForCausalLM, ids)
+    now, _ = logits_of(out, transformers.Gemma3nForCausalLM, rows - 1 - ids)
+    torch.testing.assert_close(now.flip(-1), was)
+
+
+def _reversed(folder: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    from tokenizers_zoo import renumbered
+
+    files = load_tokenizer(str(folder))
+    last = files.vocabulary.num_ids - 1
+    return renumbered(files.definition, lambda i: last - i), files.config
+
+
+def test_counters_and_masks_are_carried_over_whatever_the_dtype(tmp_path, make, unigram_folder):
+    more = {
+        "model.layers.0.num_batches_tracked": torch.tensor(70_001),
+        "model.layers.0.mask": torch.tensor([True, False]),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.rand(8),
+    }
+    folder = with_tensors(make("LlamaForCausalLM", "model"), more)
+    after = tensors_of(transplant(folder, unigram_folder, tmp_path / "out", dtype="bfloat16"))
+    assert all(torch.equal(after[name], tensor) and after[name].dtype == tensor.dtype for name, tensor in more.items())
+    assert after["model.norm.weight"].dtype == torch.bfloat16
+
+
+def test_an_index_that_does_not_fit_its_files_is_refused(tmp_path, make, unigram_folder):
+    folder = make("LlamaForCausalLM", "model")
+    names = dict.fromkeys(tensors_of(folder), "model.safetensors")
+    for change, message in (
+        (("model.norm.weight", None), "not in its"),
+        (("other", "model.safetensors"), "only in its"),
+    ):
+        index = {k: v for k, v in (names | dict([change])).items() if v is not None}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+        with pytest.raises(TokenAdaptError, match=rf"{change[0]}: {message} index"):
+            transplant(folder, unigram_folder, tmp_path / "out")
+
+
+# --- several models
+
+
+def test_tensors_beyond_the_definition_are_merged_by_name(tmp_path, make, unigram_folder):
+    """mergekit knows BERT's layers, and not the transform of its head."""
+    models = [make("BertForMaskedLM", f"model-{seed}", seed) for seed in (0, 1)]
+    out = merge(tmp_path / "out", linear(*models), unigram_folder)
+    first, second, after = (loaded(folder, "BertForMaskedLM") for folder in (*models, out))
+    name = "cls.predictions.transform.dense.weight"
+    torch.testing.assert_close(after[name], (first[name] + second[name]) / 2)
+
+
+@pytest.mark.parametrize("name", ["MixtralForCausalLM", "Qwen3MoeForCausalLM"])
+def test_published_mixtures_of_experts_can_be_merged(tmp_path, make, unigram_folder, name):
+    models = [make(name, f"model-{seed}", seed) for seed in (0, 1)]
+    out = merge(tmp_path / "out", linear(*models), unigram_folder)
+    first, second, after = (loaded(folder, name) for folder in (*models, out))
+    for key in after.keys() - {"model.embed_tokens.weight", "lm_head.weight"}:
+        torch.testing.assert_close(after[key], (first[key] + second[key]) / 2)
+
+
+def test_models_without_what_the_definition_asks_for_can_be_merged(tmp_path, make, unigram_folder):
+    models = [make("Phi3ForCausalLM", f"model-{seed}", seed, tie_word_embeddings=True) for seed in (0, 1)]
+    out = merge(tmp_path / "out", linear(*models), unigram_folder)
+    assert tensors_of(out).keys() == tensors_of(models[0]).keys()
+
+
+@pytest.mark.parametrize("name", ["OPTForCausalLM", "LlamaForCausalLM"])
+def test_gradients_go_by_layers_as_in_mergekit(tmp_path, make, byte_level_folder, name):
+    models = [make(name, f"model-{seed}", seed) for seed in (0, 1)]
+    recipe = {
+        "merge_method": "slerp",
+        "base_model": str(models[0]),
+        "models": [{"model": str(m)} for m in models],
+        "parameters": {"t": [{"filter": "fc1", "value": [0, 1]}, {"value": [0.2, 0.9]}]},
+    }
+    stock, ours = (
+        tensors_of(merge(tmp_path / n, recipe, t)) for n, t in (("stock", None), ("ours", byte_level_folder))
+    )
+    assert stock.keys() == ours.keys()
+    assert all(torch.equal(stock[key], ours[key]) for key in stock)
+
+
+def test_models_that_hold_different_tensors_are_refused(tmp_path, make, unigram_folder):
+    models = [make("OPTForCausalLM", f"model-{seed}", seed) for seed in (0, 1)]
+    with_tensors(models[1], {"model.decoder.further.weight": torch.ones(3)})
+    for pair in (models, models[::-1]):
+        with pytest.raises(
+            TokenAdaptError, match=r"model-1 holds tensors that .*model-0 does not \(model.decoder.further"
+        ):
+            merge(tmp_path / "out", linear(*pair), unigram_folder)
+
+
+def test_slices_that_would_lose_tensors_are_refused(tmp_path, make, unigram_folder):
+    folder = make("BertForMaskedLM", "model")
+    slices = [{"sources": [{"model": str(folder), "layer_range": [0, 2]}]}]
+    recipe = {"merge_method": "passthrough", "slices": slices}
+    with pytest.raises(TokenAdaptError, match=r"leaves out 4 of its tensors \(cls\.predictions.*slices move layers"):
+        merge(tmp_path / "out", recipe, unigram_folder)
+
+
+# --- untied
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("OPTForCausalLM", {}), ("Phi3ForCausalLM", {"tie_word_embeddings": True})]
+)
+def test_a_tied_model_of_any_architecture_can_be_untied(tmp_path, make, unigram_folder, name, options):
+    folder = make(name, "model", **options)
+    out = transplant(folder, unigram_folder, tmp_path / "out", untie=True)
+    model = open_model(str(out))
+    assert model.output_matrix == "lm_head.weight"
+    assert torch.equal(model.rows("lm_head.weight"), model.rows(model.input_matrix))
+    built = transformers.AutoModelForCausalLM.from_pretrained(out)
+    assert built.get_output_embeddings().weight is not built.get_input_embeddings().weight
+
+
+def test_a_model_that_was_changed_is_read_again(tmp_path, make, unigram_folder):
+    """mergekit keeps what it knows of a folder for as long as the process runs."""
+    folder = make("LlamaForCausalLM", "model")
+    transplant(folder, unigram_folder, tmp_path / "first")
+    shutil.rmtree(folder)
+    make("LlamaForCausalLM", "model", 1, num_hidden_layers=1)
+    before, after = tensors_of(folder), tensors_of(transplant(folder, unigram_folder, tmp_path / "second"))
+    assert before.keys() == after.keys()
+    assert torch.equal(before["model.norm.weight"], after["model.norm.weight"])
