@@ -19,8 +19,6 @@ from mergekit_tokenadapt.evaluation.model_folder import open_model
 from mergekit_tokenadapt.input_files import check_own, check_plain
 from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 
-READ = ("tokenizer.json", "tokenizer_config.json", "config.json", "model.safetensors", "generation_config.json")
-
 
 @pytest.fixture
 def target(tmp_path: Path, gemma_style_folder: Path) -> Path:
@@ -30,7 +28,7 @@ def target(tmp_path: Path, gemma_style_folder: Path) -> Path:
 # --- pipes -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*READ, "tokenizer.model", "chat_template.jinja", "pytorch_model.bin", "vocab.txt"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "model.safetensors", "chat_template.jinja"])
 def test_a_pipe_in_the_place_of_a_file_is_one_line(base: Path, target: Path, tmp_path: Path, name: str) -> None:
     """Each command with it as base, as target, as either: none waits for somebody to write into the pipe."""
     (base / name).unlink(missing_ok=True)
