@@ -1,6 +1,7 @@
 """The commands that print: plan, explain, methods, and transplant --print-recipe."""
 
 import json
+import shlex
 
 import click
 import pytest
@@ -61,6 +62,39 @@ def test_a_bare_group_lists_its_commands_by_their_own_summaries(tool, path, grou
     commands = [(name, group.get_command(context, name)) for name in group.list_commands(context)]
     assert listed == " ".join(f"{name} {command.get_short_help_str(limit=1000)}" for name, command in commands)
     assert all(command.get_short_help_str() for _, command in commands)
+
+
+@pytest.mark.parametrize(("tool", "path", "command"), COMMANDS, ids=IDS)
+def test_every_option_says_what_it_does_and_its_default(tool, path, command):
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.is_eager:
+            assert (option.help or "").partition("[default")[0].strip(), option.opts
+            has_default = option.show_default or "[default: " in option.help
+            assert has_default or option.required or option.multiple, option.opts
+
+
+def examples_of(tool, name):
+    """Commands of one tool among the examples of every help."""
+    for _, _, command in COMMANDS:
+        text = f"{command.help}\n{command.epilog}".replace("\\\n", " ")
+        for line in text.splitlines():
+            if line.strip().startswith(f"{name} "):
+                yield tool, shlex.split(line)[1:]
+
+
+@pytest.mark.parametrize(
+    ("tool", "words"),
+    [*examples_of(main, "mergekit-tokenadapt"), *examples_of(evaluate, "mergekit-tokenadapt-eval")],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_every_example_is_understood(tool, words):
+    """Its command and options exist, and take what it gives them; nothing is run."""
+    command, context = tool, click.Context(tool)
+    while isinstance(command, click.Group):
+        command, words = command.get_command(context, words[0]), words[1:]
+        assert command is not None
+        context = click.Context(command, parent=context)
+    command.make_context(command.name, list(words))
 
 
 def test_plan_counts_every_row(base, gemma_style_folder):

@@ -35,7 +35,13 @@ Examples:
     multiple=True,
     help="Once for each model.  [default: equal]",
 )
-@click.option("--mean", type=click.Choice(["arithmetic", "geometric"]), default="arithmetic", show_default=True)
+@click.option(
+    "--mean",
+    type=click.Choice(["arithmetic", "geometric"]),
+    default="arithmetic",
+    show_default=True,
+    help="Of the models' probabilities.",
+)
 @click.option(
     "--pivot",
     type=click.IntRange(min=0),
@@ -46,7 +52,9 @@ Examples:
 @adapt_options
 @click.option("--max-bytes", type=click.IntRange(min=1), default=200, show_default=True, help="To make, or to score.")
 @click.option("--temperature", type=FiniteRange(min=0), default=0.0, show_default=True, help="0: likeliest byte.")
-@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="With --prompt and --temperature: of the bytes drawn."
+)
 @click.option("--tolerance", type=FiniteRange(min=0), help="Byte by byte: 0 is exact, and slow.  [default: 0.01]")
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")

@@ -31,7 +31,7 @@ Examples:
 @click.option("--stride", type=click.IntRange(min=1), help="Tokens scored per window.  [default: half the window]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Most windows at a time.  [default: by memory]")
 @click.option("--device", type=Device(), help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
-@click.option("--dtype", type=click.Choice(DTYPES), help="[default: float32 on a CPU]")
+@click.option("--dtype", type=click.Choice(DTYPES), help="To load the weights in.  [default: float32 on a CPU]")
 @click.option("--resamples", type=click.IntRange(min=100), default=1000, show_default=True, help="Of the bootstrap.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the bootstrap and of samples in plots.")
 @click.option("--top", type=click.IntRange(min=0), default=20, show_default=True, help="Excess tokens to list.")

@@ -22,8 +22,8 @@ Examples:
 @click.argument("draft")
 @text_options(max_bytes=0)
 @click.option("--prompts", type=click.IntRange(min=1), default=20, show_default=True, help="Most prompts.")
-@click.option("--prompt-tokens", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option("--new-tokens", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--prompt-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Of each prompt.")
+@click.option("--new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Made after each prompt.")
 @click.option("--proposed", type=click.IntRange(min=1), default=5, show_default=True, help="Guesses in a round.")
 @click.option(
     "--temperature",
@@ -33,8 +33,8 @@ Examples:
     help="Of the sampled run.",
 )
 @click.option("--device", type=Device(), help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
-@click.option("--dtype", type=click.Choice(DTYPES), help="[default: float32 on a CPU]")
-@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--dtype", type=click.Choice(DTYPES), help="To load the weights in.  [default: float32 on a CPU]")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the sampled run.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the models' own code run.")
 @click.option("--quiet", is_flag=True, help="No progress.")

@@ -27,10 +27,10 @@ Examples:
     show_default=True,
     help="Input and output rows with the body frozen, or all weights.",
 )
-@click.option("--steps", type=click.IntRange(min=1), default=40, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=40, show_default=True, help="Of training.")
 @click.option("--every", type=click.IntRange(min=1), default=10, show_default=True, help="Steps between two looks.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True, help="Passages in a step.")
-@click.option("--passage-bytes", type=click.IntRange(min=16), default=512, show_default=True)
+@click.option("--passage-bytes", type=click.IntRange(min=16), default=512, show_default=True, help="Longest passage.")
 @click.option(
     "--learning-rate",
     type=FiniteRange(min=0, min_open=True),

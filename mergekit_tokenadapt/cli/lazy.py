@@ -42,7 +42,7 @@ class LazyGroup(click.Group):
             return None
         module, name = self._commands_in[cmd_name].split(":")
         command: click.Command = getattr(import_module(module), name)
-        return command
+        return tell_defaults(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""
@@ -74,6 +74,22 @@ class LazyGroup(click.Group):
         except (OSError, MemoryError) as error:
             # The machine's fault or the user's, not ours: a full disk, a missing file, too little memory.
             raise TokenAdaptError(f"{type(error).__name__}: {str(error).strip()}") from error
+
+
+def tell_defaults(command: click.Command) -> click.Command:
+    """Let the help say the default of every option that may be left out, in the same words everywhere."""
+    for option in command.params:
+        if not isinstance(option, click.Option) or option.required or option.multiple or option.show_default:
+            continue
+        if option.help is not None and "[default: " not in option.help:
+            option.help += f"  [default: {_default_of(option)}]"
+    return command
+
+
+def _default_of(option: click.Option) -> str:
+    if option.secondary_opts:  # a pair: --run/--no-run
+        return (option.opts if option.default else option.secondary_opts)[0].lstrip("-")
+    return "off" if option.is_flag or option.count else "none"
 
 
 def summary(where: str) -> str:

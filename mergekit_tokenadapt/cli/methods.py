@@ -14,8 +14,14 @@ from mergekit_tokenadapt.evaluation.report.tables import plain
 from mergekit_tokenadapt.methods import Method
 from mergekit_tokenadapt.visible import json_text
 
+EXAMPLES = """\b
+Examples:
+  mergekit-tokenadapt methods
+  mergekit-tokenadapt methods --json
+"""
 
-@click.command("methods")
+
+@click.command("methods", epilog=EXAMPLES)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def methods_command(as_json: bool) -> None:
     """List the installed methods and auxiliary spaces, with options.

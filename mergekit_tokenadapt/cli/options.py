@@ -91,6 +91,14 @@ def folder_options(command: CommandT) -> CommandT:
     return pad(dtype(command))
 
 
+class Positional(click.Argument):
+    """An argument that mergekit's help gives no empty line of its own: the usage and the summary say what it is."""
+
+    def get_help_record(self, ctx: click.Context) -> Any:
+        """Nothing."""
+        return None
+
+
 def output_argument(command: CommandT) -> CommandT:
     """The folder to be made, as ``out``: the last argument, or ``-o``."""
 
@@ -104,7 +112,7 @@ def output_argument(command: CommandT) -> CommandT:
             raise click.UsageError("Missing argument 'OUT' (or -o OUT): the folder to be made")
         return command(*args, out=chosen, **kwargs)
 
-    argument = click.argument("out", type=click.Path(file_okay=False), required=False)
+    argument = click.argument("out", cls=Positional, type=click.Path(file_okay=False), required=False)
     option = click.option("-o", "--out", "named_out", type=click.Path(file_okay=False), help="OUT, as an option.")
     return cast("CommandT", argument(option(with_out)))
 

@@ -19,7 +19,7 @@ from mergekit_tokenadapt.visible import json_text
 EXAMPLES = """\b
 Examples:
   mergekit-tokenadapt plan ./SmolLM2-135M-Instruct ./deepseek-tokenizer
-  mergekit-tokenadapt plan ./model ./tokenizer --rows donor --untie --json
+  mergekit-tokenadapt plan ./model ./tokenizer --pad-to-multiple-of 64 --untie --json
 """
 
 SAMPLES = 6

@@ -8,7 +8,7 @@ import click
 import yaml
 from mergekit.options import MergeOptions, PrettyPrintHelp, add_merge_options
 
-from mergekit_tokenadapt.cli.options import CommandT, every_adapt_option, folder_options, output_argument
+from mergekit_tokenadapt.cli.options import CommandT, Positional, every_adapt_option, folder_options, output_argument
 from mergekit_tokenadapt.cli.pair_options import report_printer, say_what_next
 from mergekit_tokenadapt.plugin.merge_options import OUT_SHARD_SIZE
 
@@ -32,8 +32,8 @@ def _merge_options(command: CommandT) -> CommandT:
 
 
 @click.command("transplant", cls=PrettyPrintHelp, epilog=EXAMPLES)
-@click.argument("base")
-@click.argument("target")
+@click.argument("base", cls=Positional)
+@click.argument("target", cls=Positional)
 @output_argument
 @every_adapt_option
 @folder_options
@@ -53,7 +53,8 @@ def transplant_command(
 ) -> None:
     """Make OUT: the model BASE with the tokenizer TARGET, all other weights untouched.
 
-    OUT appears when it is complete, or not at all.
+    BASE is a model folder or hub id, TARGET a folder or hub id with a tokenizer: no weights are needed there. OUT
+    appears when it is complete, or not at all, and a report says what became of the tokens.
     """
     from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 
