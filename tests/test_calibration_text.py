@@ -326,9 +326,10 @@ def test_models_that_change_their_logits_are_refused():
         Reader(transformers.Gemma2ForCausalLM(config).eval())
     biased = transformers.PhiForCausalLM(
         transformers.PhiConfig(
-            vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+            vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            pad_token_id=None,  # transformers 5.0 has no default
         )
-    )
+    )  # fmt: skip
     with pytest.raises(TokenAdaptError, match="no bias"):
         Reader(biased.eval())
 

@@ -104,7 +104,7 @@ def test_save_and_load(folders, tmp_path):
     again = LockstepForCausalLM.from_pretrained(str(tmp_path / "saved"))
     ids = torch.tensor([[2, 300, 310]])
     assert torch.equal(ensemble(ids).logits, again(ids).logits)
-    assert float(ensemble(ids, labels=ids).loss) > 0
+    assert ensemble(ids, labels=ids).loss.item() > 0
 
 
 def test_the_evaluation_takes_it_for_one_more_model(folders):

@@ -42,8 +42,12 @@ def demo_folders(tmp_path, byte_level_folder, gemma_style_folder, tiny_model_fol
 def minilm_stand_in(demo_folders, wordpiece_folder):
     """A tiny sentence-transformers folder under the name of the hub id, which a folder takes precedence over."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import BertConfig, BertModel
+
+    try:
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    except ModuleNotFoundError:  # sentence-transformers 5.2
+        from sentence_transformers.models import Pooling, Transformer
 
     encoder = demo_folders / "encoder"
     vocab_size = Tokenizer.from_file(str(wordpiece_folder / "tokenizer.json")).get_vocab_size()

@@ -102,7 +102,8 @@ def summary(where: str) -> str:
     spec = find_spec(module)
     tree = ast.parse(Path(str(spec and spec.origin)).read_text(encoding="utf-8"))
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
-    return click.Command(name, help=ast.get_docstring(function)).get_short_help_str(LONGEST_SUMMARY)
+    text = click.Command(name, help=ast.get_docstring(function)).get_short_help_str(LONGEST_SUMMARY)
+    return text if text.endswith("...") else text.removesuffix(".")  # click 8.2 leaves the full stop there
 
 
 warnings.filterwarnings("ignore", message=".*torch_dtype.*is deprecated")

@@ -36,8 +36,8 @@ FAMILIES = {
     "phi": lambda rows: transformers.PhiConfig(  # its output layer has a bias
         vocab_size=rows, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, **SMALL
     ),
-    "mamba": lambda rows: transformers.MambaConfig(
-        vocab_size=rows, hidden_size=16, num_hidden_layers=1, state_size=4, **SMALL
+    "mamba": lambda rows: transformers.MambaConfig(  # transformers 5.0 does not tie it unless told to
+        vocab_size=rows, hidden_size=16, num_hidden_layers=1, state_size=4, tie_word_embeddings=True, **SMALL
     ),
 }
 NUM_VOCABULARY_TENSORS = {"gpt2": 1, "gpt-neox": 2, "gemma2": 1, "phi": 3, "mamba": 1}
