@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -21,17 +20,18 @@ SECONDS = 15.0
 """Between two lines of a stage."""
 
 
-_IN_COMMAND: ContextVar[bool] = ContextVar("_IN_COMMAND", default=False)
+_commands: list[str] = []
+"""Not empty while one of our commands runs. No context variable: other libraries read iterators in their threads."""
 
 
 @contextmanager
 def lines_in_logs() -> Iterator[None]:
     """Below this, progress that does not go to a terminal is told in lines."""
-    token = _IN_COMMAND.set(True)
+    _commands.append("running")
     try:
         yield
     finally:
-        _IN_COMMAND.reset(token)
+        _commands.pop()
 
 
 def shows_progress(*, quiet: bool) -> bool:
@@ -65,7 +65,7 @@ def progress(
     unit_scale: bool = False,
 ) -> Bar:
     """A bar of tqdm, which a terminal shows, or `Lines` in a command's log; used in the same way."""
-    if not quiet and not sys.stderr.isatty() and _IN_COMMAND.get():
+    if not quiet and not sys.stderr.isatty() and _commands:
         return Lines(items, desc=desc, total=total)
     silent = True if quiet else None  # None: only in a terminal
     bar: Bar = tqdm(items, desc=desc, total=total, unit=unit, unit_scale=unit_scale, disable=silent)
@@ -161,7 +161,7 @@ STAGES = {"Executing graph": "Making the model"}
 @contextmanager
 def plain_bars(*modules: Any) -> Iterator[None]:
     """In a command's log, lines in the place of bars that modules draw with their global `tqdm`; then as it was."""
-    if sys.stderr.isatty() or not _IN_COMMAND.get():
+    if sys.stderr.isatty() or not _commands:
         yield
         return
     originals = [module.tqdm for module in modules]

@@ -133,6 +133,16 @@ def test_a_transplant_in_a_log(base, gemma_style_folder, tmp_path):
     assert "N-gram" not in quiet.stderr
 
 
+def test_learning_in_a_log(tmp_path):
+    (tmp_path / "text.txt").write_text("the end of the river is the end of the river\n" * 20)
+    arguments = ["supertokens", "train", "--text", str(tmp_path / "text.txt"), "--vocab-size", "600"]
+    loud = CliRunner().invoke(main, [*arguments, str(tmp_path / "out")])
+    assert loud.exit_code == 0
+    for stage in ("words", "runs"):  # the first is read by a thread of another library
+        assert f"Reading for {stage}: 100%" in loud.stderr
+    assert not BAR.search(loud.stderr)
+
+
 @pytest.mark.parametrize("command", ["compare", "draft", "heal", "tokenizer"])
 def test_an_evaluation_in_a_log(command, base):
     models = [base] if command in ("heal", "tokenizer") else [base, base]

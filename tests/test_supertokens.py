@@ -802,9 +802,14 @@ def test_dropping_keeps_the_size_and_what_is_needed(zoo, corpus):
             assert new.decode(new.encode(text).ids) == old.decode(old.encode(text).ids)
 
 
-def test_more_than_can_be_dropped_is_refused(zoo, corpus):
+def test_more_than_can_be_dropped_is_refused(zoo, corpus, monkeypatch):
+    base = zoo["byte-level"]
+    made = len({x + y for x, y in merges_of(base.definition)})
     with pytest.raises(TokenAdaptError, match=r"tokens are to be dropped, but only \d+ can be"):
-        extend(zoo["byte-level"], corpus, 700, Rules(), QUIET, drop=True)
+        extend(base, corpus, made, Rules(), QUIET, drop=True)
+    monkeypatch.setattr(Corpus, "pieces", lambda *_: pytest.fail("the text was read"))
+    with pytest.raises(TokenAdaptError, match=rf"{made + 1} tokens are to be dropped, but only {made} can be"):
+        extend(base, corpus, made + 1, Rules(), QUIET, drop=True)
 
 
 def test_lookup_before_merging(zoo, load, corpus):

@@ -57,6 +57,18 @@ def least_used(vocabulary: Vocabulary, model: Mapping[str, Any], usage: np.ndarr
     return dropped
 
 
+def check_number(vocabulary: Vocabulary, model: Mapping[str, Any], number: int) -> None:
+    """Refuse, before anything is learned, to drop more tokens than merges make.
+
+    Raises:
+        TokenAdaptError: there are not so many.
+    """
+    made = {left + right for left, right in merges_of({"model": model})}
+    most = sum(t.kind is TokenKind.ORDINARY and t.spelling in made for t in vocabulary)
+    if number > most:
+        raise TokenAdaptError(f"{number} tokens are to be dropped, but only {most} can be: no merge makes the others")
+
+
 def replace_tokens(model: Mapping[str, Any], dropped: Sequence[Token], spellings: Sequence[str]) -> dict[str, Any]:
     """A copy of a BPE model without the dropped tokens, whose ids the new ones take, lowest id first.
 

@@ -21,7 +21,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.texts.builtin import BUILTIN, builtin_text
 from mergekit_tokenadapt.segmentation import without_dummy_space
 from mergekit_tokenadapt.supertokens.counting import MAX_IDS, Prepare, batches
-from mergekit_tokenadapt.supertokens.dropping import least_used, replace_tokens
+from mergekit_tokenadapt.supertokens.dropping import check_number, least_used, replace_tokens
 from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges
 from mergekit_tokenadapt.supertokens.pretokenizers import Coarsening
 from mergekit_tokenadapt.supertokens.reach import pruned, tell_dropped, unmergeable
@@ -76,6 +76,8 @@ def extend(
     if num_tokens == 0:
         return Extension(base.definition)
     coarse = Coarsening.of(base.definition, rules)
+    if drop:
+        check_number(base.vocabulary, base.definition["model"], num_tokens)
     old = _with_all_ids(_without_shortcut(coarse.definition, base.vocabulary), base.vocabulary)
     _check_cut_as_before(base.definition, old)
     prepare = iter if coarse.seams else _lines
