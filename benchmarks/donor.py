@@ -217,10 +217,11 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# Orthogonal matching pursuit: measured",
         "",
-        f"SmolLM2-135M with the rows of Gemma 3 270M as donor: {setting['shared_tokens']:,} shared tokens of width",
-        f"{setting['width']}, {setting['new_tokens']:,} new ones, k = {setting['k']}. Both on the same {tokens:,} new",
-        f"tokens, drawn at random, in turns of {BATCH}, in one run: `python benchmarks/donor.py`.",
-        f"{setting['threads']} thread; CPU with {setting['cpu']}; our search: `{setting['search']}`. Versions: "
+        f"SmolLM2-135M gets rows with Gemma 3 270M as donor: {setting['shared_tokens']:,} shared tokens of width",
+        f"{setting['width']}, {setting['new_tokens']:,} new tokens, k = {setting['k']}. Both implementations take",
+        f"turns on batches of {BATCH} of the same {tokens:,} new tokens, drawn at random, in one run:",
+        "`python benchmarks/donor.py`. Threads:",
+        f"{setting['threads']}; CPU with {setting['cpu']}; our search: `{setting['search']}`. Versions: "
         + ", ".join(f"{k} {v}" for k, v in setting["packages"].items())
         + ".",
         "",
@@ -236,18 +237,20 @@ def table(results: dict[str, Any]) -> str:
     lines += [
         f"| ratio | {ratio['wall']:.1f} | {ratio['processor']:.1f} | | |",
         "",
-        f"Ours is prepared once, in {results['preparing']['wall']:.1f} s; that is in its hours. mergekit's command",
-        "does more for every batch than what is timed here. The machine had other work at the same time, which is why",
-        "processor time is given, too. Memory is what a batch takes beyond the rows of the two models.",
+        f"Our search is prepared once, in {results['preparing']['wall']:.1f} s, which its hours include.",
+        "mergekit's command does more for every batch than what is timed here. The machine had other work at the same",
+        "time, so processor time is given as well. Memory is what a batch needs beyond the rows of the two models.",
         "",
-        f"Rows made by the two, of SmolLM2's, whose own are {setting['base_row_length']} long: the largest difference",
-        f"in a row is {np.median(differences):.1e} in the median; {np.mean(differences <= TOLERANCE):.2%} of the rows",
-        f"agree to {TOLERANCE:.0e}, and where both take the same atoms, all agree to {same:.1e}. {len(other)} of",
-        f"{tokens:,} tokens take another atom somewhere and go on differently from there, up to",
-        f"{differences.max():.2f} in one number of a row. At the first such step the exact correlations of the two",
-        f"atoms, in float64, differ by a relative {gap:.1e} at most, less than float32 can tell apart in a sum of",
-        f"{setting['width']} products; in {sum(tie['relative_gap'] >= 0 for tie in other)} of these cases ours is the",
-        "larger one.",
+        "The two sets of rows are compared number by number. SmolLM2's own rows have a length of",
+        f"{setting['base_row_length']}. The largest difference in a row has a median of {np.median(differences):.1e}.",
+        f"{np.mean(differences <= TOLERANCE):.2%} of the rows agree to {TOLERANCE:.0e}. If both select the same shared",
+        f"tokens (atoms), all rows agree to {same:.1e}.",
+        "",
+        f"For {len(other)} of {tokens:,} tokens the two select another atom at some step, and the rest of the",
+        f"combination differs, by up to {differences.max():.2f} in one number of a row. At the first such step the",
+        f"exact correlations of the two atoms, in float64, differ by a relative {gap:.1e} at most. This is less than",
+        f"float32 can resolve in a sum of {setting['width']} products. Our atom has the larger correlation in",
+        f"{sum(tie['relative_gap'] >= 0 for tie in other)} of these cases.",
     ]
     return "\n".join(lines) + "\n"
 

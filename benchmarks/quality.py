@@ -113,17 +113,19 @@ EMBEDDINGS = "model.embed_tokens.weight"
 RESAMPLES = 1000
 INTRODUCTION = """# Quality of the rows
 
-Bits per byte after the swap, no training; lower is better. Gap closed: (mean - method) / (mean - base), in bits per
-byte, in brackets with a 95% interval from a paired bootstrap over documents. Made by `python benchmarks/quality.py`,
-which also says what was scored; the figures are in quality.json.
+Figures are bits per byte after the swap, without training; lower is better. In brackets: gap closed = (mean - method) /
+(mean - base), where each term is in bits per byte, with a 95% interval from a paired bootstrap over documents. `mean`
+is the method of that name, and `base` is the original model in its own tokens. `python benchmarks/quality.py` makes
+this page and says what was scored; the figures are in quality.json.
 
-There are two sets of texts, which no fit has seen. One comes from other sources than the calibration text: the
-evaluation's built-in texts (the first documents of each, until there are {max_bytes:,} bytes or more). One comes from
-the same sources: other chapters of the manual, other modules of the library, other sums. It says what those get who
-calibrate on text like what the model is going to read. (Some constants of `calibrated` were chosen on these sources,
-too: [findings.md](findings.md).) Documents are few, so the intervals are rather too narrow.
+There are two sets of texts. No fit has seen either of them. The first set comes from other sources than the calibration
+text: the evaluation's built-in texts (the first documents of each, until there are {max_bytes:,} bytes or more). The
+second set comes from the same sources as the calibration text: other chapters of the manual, other modules of the
+library, other sums. It shows what to expect if the calibration text is like the text that the model will read. Some
+constants of `calibrated` were chosen on these sources: [findings.md](findings.md). There are few documents, so
+the intervals are probably too narrow.
 
-Seconds are the wall time of the whole swap, on one or two cores; the machine had other work at the same time. Versions:
+Seconds are the wall time of the whole swap, on one or two cores. The machine had other work at the same time. Versions:
 {versions}.
 """
 Runs = dict[str, dict[str, Any]]

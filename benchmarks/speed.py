@@ -235,8 +235,8 @@ def tables(results: dict[str, Any]) -> str:
     lines = [
         "# Speed",
         "",
-        "SmolLM2-135M-Instruct onto the 262,144 tokens of Gemma 3. Made by `python benchmarks/speed.py`; one thread,",
-        "one run. Seconds are CPU time, so that other work on the machine hardly matters.",
+        "SmolLM2-135M-Instruct gets the 262,144 tokens of Gemma 3. `python benchmarks/speed.py` makes this page, in",
+        "one run on one thread. Seconds are CPU time, so other work on the machine hardly matters.",
         f"Versions: {', '.join(f'{k} {v}' for k, v in results['packages'].items())}.",
     ]
     if "swaps" in results:
@@ -249,8 +249,9 @@ def tables(results: dict[str, Any]) -> str:
 def _swaps(swaps: dict[str, Any]) -> list[str]:
     reference = swaps["mergekit-tokensurgeon -a subword"]
     lines = [
-        "Memory *held* is anonymous memory; *peak* counts mapped files, too, which the kernel takes back at will.",
-        "`mean` is the like of `subword`: the mean of the pieces. `omp` of both is in [omp.md](omp.md).",
+        "Memory *held* is anonymous memory. *Peak* also counts mapped files, which the kernel can reclaim at any time.",
+        "`mean` is our counterpart of `subword`: both take the mean of the pieces. [omp.md](omp.md) compares the two",
+        "implementations of `omp`.",
         "",
         "| command | CPU seconds | against subword | held, GB | against subword | peak, GB | wall seconds |",
         "|---" * 7 + "|",
@@ -278,17 +279,17 @@ def _steps(found: dict[str, Any]) -> list[str]:
     lines += [
         "",
         f"A plain loop over tokens takes {1000 * found['loop_seconds_per_token']:.1f} ms for each of "
-        f"{found['loop_sample']:,} tokens, vectors at hand: {loop:.0f} s for all {found['new_tokens']:,}. The same "
-        f"here (cut, weigh, apply): {ours:.0f} s, **{loop / ours:.0f} times as fast**. "
-        f"{found['loop_rows_that_differ']} of the loop's rows differ by more than the rounding of bfloat16; "
-        f"{found['loop_rows_with_ties']} of these tokens have a third and a fourth neighbour that are equally near.",
+        f"{found['loop_sample']:,} tokens if their vectors are given: {loop:.0f} s for all {found['new_tokens']:,}. "
+        f"The same work here (cut, weigh, apply) takes {ours:.0f} s, **{loop / ours:.0f} times as fast**. "
+        f"{found['loop_rows_that_differ']} of the loop's rows differ from ours by more than the rounding of bfloat16. "
+        f"{found['loop_rows_with_ties']} of its tokens have a third and a fourth neighbour that are equally near.",
         "",
-        f"The floor: comparing every new token with every old one is {products / 1e12:.1f} tera-operations. As a "
-        f"plain float32 product they take {products / found['products_per_second']:.0f} s here, before the largest are "
-        f"looked for; ours, 8-bit products and exact comparisons of what is near the top, takes {weigh:.0f} s, weights "
-        f"and all. The bytes to move are no matter: the new matrix has {found['matrix_bytes'] / 1e6:.0f} MB. What is "
-        f"above the floor is mostly the n-gram space ({found['seconds']['embed all texts']:.0f} s), and most of that "
-        "is its singular value decomposition.",
+        f"The lower bound: comparing every new token with every old one is {products / 1e12:.1f} tera-operations. A "
+        f"plain float32 product takes {products / found['products_per_second']:.0f} s here, without the search for the "
+        f"largest values. Ours uses 8-bit products and compares only the candidates near the top exactly. It takes "
+        f"{weigh:.0f} s, including the weights. Moving bytes hardly matters: the new matrix has "
+        f"{found['matrix_bytes'] / 1e6:.0f} MB. Most of the remaining time is the n-gram space "
+        f"({found['seconds']['embed all texts']:.0f} s), and most of that is its singular value decomposition.",
     ]
     return lines
 

@@ -333,9 +333,10 @@ def tables(results: dict[str, Any]) -> str:
 def _about(results: dict[str, Any]) -> list[str]:
     packages = ", ".join(f"{k} {v}" for k, v in sorted(results["setting"]["packages"].items()))
     lines = [
-        "Made by `python benchmarks/supertokens_measured.py`; all figures are in supertokens.json. Nothing was",
-        "measured on text that was learned from: whole documents are held out. The machine did other work, too:",
-        "training times are CPU time of all threads, and encoding speed is text per CPU time, the best of five rounds.",
+        "`python benchmarks/supertokens_measured.py` makes this page; all figures are in supertokens.json. All",
+        "measurements use held-out documents, from which nothing was learned. The machine did other work at the same",
+        "time. Training time is therefore CPU time of all threads, and encoding speed is text per CPU time, the best",
+        "of five rounds. [supertokens.md](supertokens.md) explains the results.",
         "",
         f"Versions: {packages}; {results['setting']['cores']} cores.",
         "",
@@ -360,7 +361,7 @@ def _curve(runs: dict[str, Any]) -> list[str]:
         plain, superwords = (runs.get(f"english | 64000 | {mb} MB | {how}") for how in ("plain", "superwords"))
         if plain and superwords:
             lines.append(f"| {plain['bytes'] / 1e6:.0f} | " + " | ".join(_against(plain, superwords, "english")) + " |")
-    return [*lines, "", "Time, memory and encoding speed are those of superwords over those of plain BPE."]
+    return [*lines, "", "Time, memory and encoding speed are ratios: superwords divided by plain BPE."]
 
 
 def _against(plain: dict[str, Any], other: dict[str, Any], text: str) -> list[str]:
@@ -392,7 +393,7 @@ def _variants(runs: dict[str, Any]) -> list[str]:
         if plain and one:
             saved = [f"{fewer(plain['texts'][t], one['texts'][t]):.1%}" for t in ("english", "code")]
             share = f"{one['texts']['english']['supertoken_share']:.0%}"
-            lines.append(f"| {name or 'as it comes: word share 0.5, 4 words'} | {' | '.join(saved)} | {share} |")
+            lines.append(f"| {name or 'defaults: word share 0.5, 4 words'} | {' | '.join(saved)} | {share} |")
     chunks, plain = (runs.get(f"english | 64000 | {VARIANT_MB} MB | {how}") for how in ("chunks", "plain"))
     superwords = runs.get(f"english | 64000 | {VARIANT_MB} MB | superwords")
     if chunks and plain and superwords:
@@ -447,8 +448,9 @@ def _models(runs: dict[str, Any]) -> list[str]:
         return []
     texts = list(base["texts"])
     lines = [
-        "Greedy generation on one thread, per second of its CPU time; the median of three prompts. Text is counted",
-        "twice: what the model wrote by itself, and held-out English at the same number of tokens per second.",
+        "Generation is greedy, on one thread, per second of its CPU time; figures are the median of three prompts.",
+        "Bytes per second are given for two texts: the text that the model wrote by itself, and held-out English at",
+        "the same number of tokens per second.",
         "",
     ]
     lines += ["| vocabulary | rows | " + " | ".join(f"bits per byte, {t} | bytes per token" for t in texts)]
