@@ -95,7 +95,7 @@ def look_at(reference: ModelReference, architecture: ModelArchitecture, options:
     names = _stored_names(reference, files, loader.index.tensor_paths)
     shapes = {name: files.shape(name) for name in names}
     dtypes = {name: files.dtype(name) for name in names}
-    checkpoint = _ask_class(reference, folder, shapes, options)
+    checkpoint = _ask_class(reference, folder, shapes, options, is_defined=bool(architecture.architectures))
     tables = dict(checkpoint.stored) if checkpoint else _defined_tables(architecture.all_weights(config), shapes)
     if not any(len(shapes[name]) > 1 for name in tables):
         raise TokenAdaptError(f"{reference} has no tensor with a vocabulary axis that its class or mergekit knows of")
@@ -180,18 +180,27 @@ def _stored_names(reference: ModelReference, files: TensorFiles, listed: Mapping
 
 
 def _ask_class(
-    reference: ModelReference, folder: Path, shapes: Mapping[str, Shape], options: MergeOptions
+    reference: ModelReference, folder: Path, shapes: Mapping[str, Shape], options: MergeOptions, *, is_defined: bool
 ) -> Checkpoint | None:
-    """What the model's class says; None where there is no class that can be asked."""
+    """What the model's class says; None where there is no class that can be asked.
+
+    Args:
+        is_defined: whether mergekit has a definition of the architecture, which will do instead.
+
+    Raises:
+        TokenAdaptError: there is neither, or it is not clear what a tensor is.
+    """
+    reason = "transformers has no class for it"
     try:
         found = read_checkpoint(folder, shapes, trust_remote_code=options.trust_remote_code)
     except CannotBuild as error:
-        LOG.info("%s: %s; its tensors are known by mergekit's definition only", reference, error)
-        return None
+        found, reason = None, str(error)
     except TokenAdaptError as error:
         raise TokenAdaptError(f"{reference}: {error}") from error
+    if found is None and not is_defined:
+        raise TokenAdaptError(f"{reference}: {reason}, and mergekit has no definition of the architecture")
     if found is None:
-        LOG.info("%s: transformers has no class for it; its tensors are known by mergekit's definition only", reference)
+        LOG.info("%s: %s; its tensors are known by mergekit's definition only", reference, reason)
     return found
 
 

@@ -20,8 +20,11 @@ from tokenizers_zoo import write_tokenizer
 from torch import Tensor
 from transplanting import edit_json, tensors_of, transplant
 
+from mergekit_tokenadapt.distillation.restore import restore
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.checks import Status, run_checks
 from mergekit_tokenadapt.evaluation.model_folder import open_model
+from mergekit_tokenadapt.models import CannotBuild, ModelClass
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.plugin.transplant import run_recipe
 from mergekit_tokenadapt.tokenizer_files import load_tokenizer
@@ -129,6 +132,11 @@ def test_a_table_per_layer_may_be_smaller_than_the_vocabulary(tmp_path, make, by
     was, _ = logits_of(folder, transformers.Gemma3nForCausalLM, ids)
     now, _ = logits_of(out, transformers.Gemma3nForCausalLM, rows - 1 - ids)
     torch.testing.assert_close(now.flip(-1), was)
+    found = {f.check: f for f in run_checks(open_model(str(out)), open_model(str(folder)), run=False)}
+    assert (found["untouched"].status, found["sizes"].status) == (Status.PASSED, Status.PASSED)
+    restore(str(out), str(tmp_path / "back"))
+    before, back = tensors_of(folder), tensors_of(tmp_path / "back")
+    assert all(torch.equal(before[name], back[name]) for name in before)
 
 
 def _reversed(folder: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
@@ -137,6 +145,27 @@ def _reversed(folder: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
     files = load_tokenizer(str(folder))
     last = files.vocabulary.num_ids - 1
     return renumbered(files.definition, lambda i: last - i), files.config
+
+
+def test_without_a_class_mergekits_definition_has_to_do(tmp_path, make, unigram_folder, monkeypatch):
+    known, unknown = make("LlamaForCausalLM", "known"), make("OPTForCausalLM", "unknown")
+    expected = tensors_of(transplant(known, unigram_folder, tmp_path / "expected"))
+
+    def fail(*_: Any) -> None:
+        raise CannotBuild("transformers' class cannot be built: PIL is missing")
+
+    monkeypatch.setattr(ModelClass, "load", fail)
+    found = tensors_of(transplant(known, unigram_folder, tmp_path / "found"))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    with pytest.raises(TokenAdaptError, match=r"PIL is missing, and mergekit has no definition of the architecture"):
+        transplant(unknown, unigram_folder, tmp_path / "out")
+
+
+def test_a_lost_table_is_seen_by_the_check(tmp_path, make, unigram_folder):
+    folder = make("BartForConditionalGeneration", "model")
+    out = with_tensors(transplant(folder, unigram_folder, tmp_path / "out"), {"final_logits_bias": None})
+    found = {f.check: f for f in run_checks(open_model(str(out)), open_model(str(folder)), run=False)}
+    assert "final_logits_bias is only in" in found["untouched"].message
 
 
 def test_counters_and_masks_are_carried_over_whatever_the_dtype(tmp_path, make, unigram_folder):

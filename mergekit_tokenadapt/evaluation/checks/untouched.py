@@ -29,12 +29,19 @@ def check_untouched(model: ModelFolder, origins: RowOrigins | None) -> Finding:
             problems.append(f"{name} is only in {model.name if name in model.tensors else base.name}")
         elif difference := difference_of(_moved(name, base, move), model.tensors.read(name)):
             problems.append(f"{name} {difference}")
+    lost = sorted(base.vocabulary_tensors.keys() - set(model.tensors))
+    problems += [f"{name} is only in {base.name}" for name in lost]
     shared = [n for n in model.vocabulary_tensors if n in base.tensors]
     copied = origins.copied_ids if origins.plan is not None else np.empty(0, dtype=np.int64)
     if len(copied):
         ids, sources = torch.from_numpy(copied), torch.from_numpy(origins.mapping.sources[copied])
         for name in shared:
-            if difference := difference_of(base.rows(name)[sources], model.rows(name)[ids]):
+            old = base.rows(name)
+            # A table per layer may be smaller than the vocabulary: row 0 stands for the ids beyond it.
+            found = (
+                torch.where(sources < len(old), sources, 0) if base.checkpoint.stored[name].is_per_layer else sources
+            )
+            if difference := difference_of(old[found], model.rows(name)[ids]):
                 problems.append(f"{name}, copied rows: {difference}")
     num_tensors = len(model.tensors.names) - len(model.vocabulary_tensors)
     good = f"{num_tensors} tensors bit-identical" + (f", and {len(copied):,} copied rows" if len(copied) else "")
