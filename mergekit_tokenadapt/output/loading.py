@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_tokenadapt.auto_tokenizer import added_tokens, auto_tokenizer, quiet_transformers
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.errors import TokenAdaptError, one_error
 from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
 from mergekit_tokenadapt.output.configs import write_json
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
@@ -25,6 +25,9 @@ def as_loaded(target: TokenizerFiles, base: TokenizerFiles, base_folder: Path) -
     """The target, with the tokens that AutoTokenizer adds to it beside the base model's config.json.
 
     Warns where there are such tokens, where ids change, and where text is cut otherwise than by the target.
+
+    Raises:
+        TokenAdaptError: the target cannot encode text.
     """
     if target is base or not (base_folder / "config.json").is_file():
         return target
@@ -42,7 +45,8 @@ def as_loaded(target: TokenizerFiles, base: TokenizerFiles, base_folder: Path) -
     added, moved = _compare(target, loaded)
     changes = [f"adds {', '.join(repr(entry['content']) for entry in added)} (which get rows)"] if added else []
     changes += [f"gives other ids to {len(moved)} tokens, {moved[0]!r} for one"] if moved else []
-    changes += ["cuts text otherwise"] if _cuts(loaded) != _own_cuts(target) else []
+    with one_error(f"the target tokenizer {target.name} cannot encode text"):
+        changes += ["cuts text otherwise"] if _cuts(loaded) != _own_cuts(target) else []
     if changes:
         LOG.warning(
             "beside the base model's config.json, AutoTokenizer reads the target tokenizer as %s, which %s. "

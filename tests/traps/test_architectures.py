@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
-from tokenizers_zoo import write_tokenizer
+from tokenizers_zoo import added, write_tokenizer
 from transformers import AutoModelForCausalLM
 from transplanting import EMBEDDINGS, HEAD, tensors_of, transplant
 
@@ -213,9 +213,20 @@ def test_encoder_decoders(tmp_path, small_model, unigram_folder, feed_forward, t
     assert said is None, said
 
 
+def with_image_tokens(tokenizer_folder, folder):
+    """The same tokenizer with the tokens that stand for an image, its beginning and its end."""
+    files = load_tokenizer(str(tokenizer_folder))
+    names = [added(spelling, files.vocabulary.num_ids + n) for n, spelling in enumerate(("<image>", "<boi>", "<eoi>"))]
+    definition = {**files.definition, "added_tokens": [*files.definition["added_tokens"], *names]}
+    return write_tokenizer(folder, definition, files.config)
+
+
 def test_a_model_of_several_modules_with_a_nested_config(tmp_path, sentencepiece_bpe_folder, unigram_folder):
     """Gemma 3 with its vision tower: the language model's matrix changes, the tower does not."""
-    files = load_tokenizer(str(sentencepiece_bpe_folder))
+    base = with_image_tokens(sentencepiece_bpe_folder, tmp_path / "base")
+    target = with_image_tokens(unigram_folder, tmp_path / "target")
+    files = load_tokenizer(str(base))
+    index = {name: files.vocabulary.by_spelling[f"<{name}>"].id for name in ("image", "boi", "eoi")}
     config = transformers.Gemma3Config(
         text_config={
             **SIZES,
@@ -227,9 +238,7 @@ def test_a_model_of_several_modules_with_a_nested_config(tmp_path, sentencepiece
         vision_config={**SIZES, "image_size": 28, "patch_size": 14, "vision_use_head": False},
         mm_tokens_per_image=4,
         eos_token_id=[files.vocabulary.roles["eos"]],
-        image_token_index=5,
-        boi_token_index=6,
-        eoi_token_index=7,
+        **{f"{name}_token_index": token_id for name, token_id in index.items()},
     )
     torch.manual_seed(0)
     folder = tmp_path / "model"
@@ -243,10 +252,10 @@ def test_a_model_of_several_modules_with_a_nested_config(tmp_path, sentencepiece
         if not name.startswith("vision_tower.head")
     }
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
-    said = assert_sound_or_refused(folder, unigram_folder, out, transformers.Gemma3ForConditionalGeneration)
+    said = assert_sound_or_refused(folder, target, out, transformers.Gemma3ForConditionalGeneration)
     assert said is None, said
     written = json.loads((out / "config.json").read_text())
-    target = load_tokenizer(str(unigram_folder)).vocabulary
+    target = load_tokenizer(str(target)).vocabulary
     assert written["text_config"]["vocab_size"] == target.num_ids
     assert written["text_config"]["eos_token_id"] == target.roles["eos"]
     assert written["eos_token_id"] == [target.roles["eos"]]
