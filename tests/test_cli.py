@@ -60,7 +60,8 @@ def test_a_bare_group_lists_its_commands_by_their_own_summaries(tool, path, grou
     listed = " ".join(asked.stdout.partition("Commands:")[2].split())
     context = click.Context(group)
     commands = [(name, group.get_command(context, name)) for name in group.list_commands(context)]
-    assert listed == " ".join(f"{name} {command.get_short_help_str(limit=1000)}" for name, command in commands)
+    summaries = [(name, command.get_short_help_str(limit=1000).rstrip(".")) for name, command in commands]
+    assert listed == " ".join(f"{name} {summary}" for name, summary in summaries)
     assert all(command.get_short_help_str() for _, command in commands)
 
 
