@@ -74,16 +74,21 @@ class Rows:
 
 def load() -> Rows:
     """The rows of the two models, as the method `omp` sees them, in float32."""
+    from mergekit_tokenadapt.adapt_config import AdaptConfig
     from mergekit_tokenadapt.donor import Donor
     from mergekit_tokenadapt.evaluation.model_folder import open_model
-    from mergekit_tokenadapt.methods import find_method
     from mergekit_tokenadapt.methods.calibrated import shared_rows
     from mergekit_tokenadapt.transfer import Transfer
 
     base, donor = open_model(str(quality.part(BASE))), Donor(str(quality.part(DONOR)))
     target = open_model(donor.name).tokenizer
-    method = find_method("omp", {})
-    transfer = Transfer(base.tokenizer, target, "omp", method, target.vocabulary.num_ids, base.num_rows, donor=donor)
+    transfer = Transfer.of(
+        AdaptConfig(method="omp", rows="exact"),
+        base=base.tokenizer,
+        target=target,
+        base_rows=base.num_rows,
+        donor=donor,
+    )
     problem = transfer.make_problem()
     shared = shared_rows(problem)
     return Rows(

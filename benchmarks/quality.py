@@ -211,17 +211,15 @@ def put_omp_rows(out: Path, base: Path, target: Path, max_bytes: int) -> int:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from mergekit_tokenadapt.donor import Donor
+    from mergekit_tokenadapt.adapt_config import AdaptConfig
     from mergekit_tokenadapt.matching import Reason
-    from mergekit_tokenadapt.methods import find_method
     from mergekit_tokenadapt.tokenizer_files import load_tokenizer
     from mergekit_tokenadapt.transfer import Transfer
 
     old, new = load_tokenizer(str(base)), load_tokenizer(str(target))
     matrix = load_file(base / "model.safetensors")[EMBEDDINGS]
-    donor = Donor(new.name, False)
-    omp = find_method("omp", {})
-    transfer = Transfer(old, new, "omp", omp, new.vocabulary.num_ids, len(matrix), donor=donor, quiet=True)
+    omp = AdaptConfig(method="omp", rows="exact")
+    transfer = Transfer.of(omp, base=old, target=new, base_rows=len(matrix), quiet=True)
     encoder = new.fast_tokenizer()
     texts = [text for text_set in TEXT_SETS for domain in documents(text_set, max_bytes).values() for text in domain]
     used = {i for text in texts for i in encoder.encode(text).ids}

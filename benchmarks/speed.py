@@ -125,25 +125,26 @@ def steps(base: Path, target: Path) -> dict[str, Any]:
     """CPU seconds of each step of `hybrid`, and of the plain loop for each token."""
     from safetensors.torch import load_file
 
-    from mergekit_tokenadapt.auxiliary.ngram import NgramSpace
-    from mergekit_tokenadapt.matching import match
-    from mergekit_tokenadapt.methods import find_method
+    from mergekit_tokenadapt.adapt_config import AdaptConfig
     from mergekit_tokenadapt.plan import make_plan
-    from mergekit_tokenadapt.problem import TransferProblem
-    from mergekit_tokenadapt.segmentation import Segmenter
     from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+    from mergekit_tokenadapt.transfer import Transfer
 
     torch.set_num_threads(1)
     clock = Clock()
     files = clock("read both tokenizers", lambda: [load_tokenizer(str(f)) for f in (base, target)])
-    old, new = clock("what each token is", lambda: [f.vocabulary for f in files])
-    mapping = clock("match the vocabularies", lambda: match(old, new, num_rows=new.num_ids, base_rows=old.num_ids))
-    segmenter = clock("prepare to cut tokens", lambda: Segmenter(files[0].definition, old, old.num_ids))
-    problem = TransferProblem(old, new, mapping, segmenter, old.num_ids, NgramSpace(), quiet=True)
+    old, _ = clock("what each token is", lambda: [f.vocabulary for f in files])
+    hybrid = AdaptConfig(method="hybrid", rows="exact")
+    transfer = clock(
+        "match the vocabularies",
+        lambda: Transfer.of(hybrid, base=files[0], target=files[1], base_rows=old.num_ids, quiet=True),
+    )
+    problem = clock("prepare to cut tokens", transfer.make_problem)
     clock("cut the new tokens", lambda: problem.pieces)
     clock("embed all texts", lambda: problem.vectors_of(problem.candidates))
-    hybrid = find_method("hybrid", {})
-    plan = clock("weigh, nearest neighbours included", lambda: make_plan(problem, "hybrid", hybrid))
+    plan = clock(
+        "weigh, nearest neighbours included", lambda: make_plan(problem, transfer.method_name, transfer.method)
+    )
     tensors = load_file(str(base / "model.safetensors"))
     matrix = next(t for name, t in sorted(tensors.items()) if "embed" in name)
     rows = clock("apply the plan to a matrix", lambda: plan.apply(matrix))

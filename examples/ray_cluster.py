@@ -19,8 +19,8 @@ from pathlib import Path
 import ray
 import torch
 
+from mergekit_tokenadapt.adapt_config import AdaptConfig
 from mergekit_tokenadapt.calibration_text import CalibrationText, correct_output_rows
-from mergekit_tokenadapt.methods import find_method
 from mergekit_tokenadapt.supertokens.folder import write_tokenizer
 from mergekit_tokenadapt.supertokens.making import TrainOptions, extend_folder, train_folder
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, word_pattern
@@ -53,11 +53,11 @@ def corrected(base: str, target: str, text: CalibrationText) -> torch.Tensor:
     """Random rows for the tokens of TARGET, with the correction that a text gives them for the model BASE."""
     old, new = load_tokenizer(base), load_tokenizer(target)
     config = json.loads(Path(base, "config.json").read_text())
-    rows = new.vocabulary.num_ids
-    transfer = Transfer(old, new, "mean", find_method("mean", {}), rows, config["vocab_size"], quiet=True)
+    mean = AdaptConfig(method="mean", rows="exact")
+    transfer = Transfer.of(mean, base=old, target=new, base_rows=config["vocab_size"], quiet=True)
     plan = transfer.make_plan()
     correction = correct_output_rows(Path(base), transfer, plan, text, stays_tied=False)
-    random = torch.randn(rows, config["hidden_size"], generator=torch.Generator().manual_seed(0))
+    random = torch.randn(plan.num_rows, config["hidden_size"], generator=torch.Generator().manual_seed(0))
     return correction.apply(random, plan.origins)
 
 

@@ -28,9 +28,12 @@ MAX_BLOCK_BYTES = 1 << 29
 """Similarities in memory at a time, at most: with many candidates, blocks are shorter."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TransferProblem:
-    """Old rows are known, new rows are wanted. Everything here is made on first use, and kept."""
+    """Old rows are known, new rows are wanted. Everything here is made on first use, and kept.
+
+    `Transfer.make_problem` makes it, and nothing else does.
+    """
 
     base: Vocabulary
     target: Vocabulary
@@ -62,7 +65,8 @@ class TransferProblem:
     def among(self, ids: Iterable[int]) -> TransferProblem:
         """The same problem for some of the new tokens. Vectors are not made again."""
         part = replace(self, only=frozenset(ids))
-        part.__dict__["_vectors"] = self._vectors
+        if self.auxiliary is not None:
+            part.__dict__["_vectors"] = self._vectors
         return part
 
     @cached_property

@@ -22,7 +22,7 @@ from mergekit_tokenadapt.auto_tokenizer import load_whole, warn_once
 from mergekit_tokenadapt.chat_templates import DEFAULT, NAMED_FOLDER, read_templates, template_files
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
 from mergekit_tokenadapt.input_files import check_own, check_plain
-from mergekit_tokenadapt.vocabulary import Vocabulary
+from mergekit_tokenadapt.vocabulary import Token, Vocabulary
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -117,6 +117,13 @@ class TokenizerFiles:
             )
         added = [entry for entry in self.definition.get("added_tokens") or () if entry["id"] < num_rows]
         return replace(self, definition={**self.definition, "added_tokens": added}, rows=num_rows)
+
+    def with_tokens(self, tokens: Iterable[Token]) -> TokenizerFiles:
+        """The same tokenizer with a larger vocabulary. No text is cut into the further tokens: its rules stay."""
+        larger = replace(self)
+        # `vocabulary` is worked out once and kept: here it is what would be found there.
+        larger.__dict__["vocabulary"] = Vocabulary((*self.vocabulary.tokens, *tokens), self.vocabulary.roles)
+        return larger
 
     def copy_to(self, folder: Path) -> None:
         """Copy the tokenizer's own files into a folder, byte for byte."""

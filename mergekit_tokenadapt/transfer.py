@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from mergekit_tokenadapt.adapt_config import AdaptConfig
 from mergekit_tokenadapt.auxiliary import AuxiliarySpace
 from mergekit_tokenadapt.donor import Donor
 from mergekit_tokenadapt.errors import TokenAdaptError
@@ -20,13 +21,18 @@ from mergekit_tokenadapt.segmentation import Segmenter
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Transfer:
-    """A base tokenizer, a target tokenizer and a method. Compared by identity."""
+    """A base tokenizer, a target tokenizer and a method. Compared by identity.
+
+    `Transfer.of` makes one from the options of a recipe; the matching of the vocabularies, the problem that a method
+    is given and the plan all come from here.
+    """
 
     base: TokenizerFiles
     target: TokenizerFiles
     method_name: str
+    """As it is registered; the plan states it."""
     method: Method
     num_rows: int
     """Rows of the new matrices."""
@@ -38,6 +44,61 @@ class Transfer:
     token_map: Mapping[str, str] = field(default_factory=dict)
     device: torch.device = CPU
     quiet: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        adapt: AdaptConfig,
+        *,
+        base: TokenizerFiles,
+        target: TokenizerFiles,
+        base_rows: int,
+        num_rows: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        auxiliary: AuxiliarySpace | None = None,
+        donor: Donor | None = None,
+        device: torch.device = CPU,
+        quiet: bool = False,
+        trust_remote_code: bool = False,
+    ) -> Transfer:
+        """The transfer that the options of a recipe's ``adapt`` block ask for, checked.
+
+        Args:
+            adapt: the options.
+            base: the model's own tokenizer.
+            target: the tokenizer that the model is to get.
+            base_rows: rows of the model's vocabulary matrices.
+            num_rows: rows of the new ones; None: what `choose_rows` says.
+            pad_to_multiple_of: see `choose_rows`.
+            auxiliary: the embedding space, where several transfers share it; None: the one that `adapt` names.
+            donor: the target's model, for methods that need it; None: the weights at `target.name`.
+            device: where neighbours are searched for.
+            quiet: no progress bars.
+            trust_remote_code: whether a donor's own code may run.
+
+        Raises:
+            TokenAdaptError: see `choose_rows` and `check`.
+        """
+        method = adapt.make_method()
+        if num_rows is None:
+            num_rows = choose_rows(adapt.rows, [(base, base_rows)], target, pad_to_multiple_of)
+        if method.needs_donor and donor is None:
+            donor = Donor(target.name, trust_remote_code)
+        transfer = cls(
+            base=base,
+            target=target.with_rows(num_rows),
+            method_name=adapt.method,
+            method=method,
+            num_rows=num_rows,
+            base_rows=base_rows,
+            auxiliary=auxiliary or adapt.make_auxiliary(),
+            donor=donor,
+            token_map=adapt.token_map,
+            device=device,
+            quiet=quiet,
+        )
+        transfer.check()
+        return transfer
 
     def check(self) -> None:
         """Match the vocabularies, to find out what a plan would stumble over.
@@ -54,19 +115,17 @@ class Transfer:
 
     def make_problem(self, only: frozenset[int] | None = None) -> TransferProblem:
         """Match the vocabularies; with `only`, ask for the rows of these target ids and no others."""
-        base, target, mapping = self.base.vocabulary, self.target.vocabulary, self.mapping
-        segmenter = Segmenter(self.base.definition, base, self.base_rows)
         return TransferProblem(
-            base,
-            target,
-            mapping,
-            segmenter,
-            self.base_rows,
-            self.auxiliary,
-            self.device,
-            self.quiet,
-            self.donor,
-            only,
+            base=self.base.vocabulary,
+            target=self.target.vocabulary,
+            mapping=self.mapping,
+            segmenter=Segmenter(self.base.definition, self.base.vocabulary, self.base_rows),
+            base_rows=self.base_rows,
+            auxiliary=self.auxiliary,
+            device=self.device,
+            quiet=self.quiet,
+            donor=self.donor,
+            only=only,
             without_byte_twins=self.method.mutes_byte_twins,
         )
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from mergekit_tokenadapt.adapt_config import AdaptConfig
 from mergekit_tokenadapt.calibration_text import CalibrationText, correct_output_rows
 from mergekit_tokenadapt.calibration_text.run import SHARD, _Reading
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
-from mergekit_tokenadapt.methods import find_method
 from mergekit_tokenadapt.supertokens.ray_corpus import RayCorpus
 from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 from mergekit_tokenadapt.transfer import Transfer
@@ -95,8 +95,8 @@ def test_a_calibration_text_gives_the_same_rows(
 
     base = tiny_model_folder(byte_level_folder, tmp_path / "base", tied=tied)
     old, new = (load_tokenizer(str(folder)) for folder in (base, gemma_style_folder))
-    num_rows = new.vocabulary.num_ids
-    transfer = Transfer(old, new, "mean", find_method("mean", {}), num_rows, old.vocabulary.num_ids, quiet=True)
+    mean = AdaptConfig(method="mean", rows="exact")
+    transfer = Transfer.of(mean, base=old, target=new, base_rows=old.vocabulary.num_ids, quiet=True)
     plan = transfer.make_plan()
     one = correct_output_rows(base, transfer, plan, some, stays_tied=tied)
     with monkeypatch.context() as patch:  # of this process: workers have modules of their own

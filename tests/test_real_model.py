@@ -58,12 +58,12 @@ def test_the_papers_formulas_hold_on_real_vocabularies(parts_folder):
     new = match(base.vocabulary, target.vocabulary).ids(Reason.NEW)[::1200].tolist()
     segmenter = Segmenter(base.definition, base.vocabulary)
     problem = TransferProblem(
-        base.vocabulary,
-        target.vocabulary,
-        match(base.vocabulary, target.vocabulary),
-        segmenter,
-        49152,
-        NgramSpace(32),
+        base=base.vocabulary,
+        target=target.vocabulary,
+        mapping=match(base.vocabulary, target.vocabulary),
+        segmenter=segmenter,
+        base_rows=49152,
+        auxiliary=NgramSpace(32),
         quiet=True,
         only=frozenset(new),
     )

@@ -330,7 +330,8 @@ def test_gaps_count_as_rows(load: Callable[..., TokenizerFiles]) -> None:
 
 def make_transfer(base: TokenizerFiles, target: TokenizerFiles, **changes: Any) -> Transfer:
     rows = {"num_rows": target.vocabulary.num_ids, "base_rows": base.vocabulary.num_ids}
-    return Transfer(base, target, "mean", find_method("mean", {}), **(rows | changes))
+    method = find_method("mean", {})
+    return Transfer(base=base, target=target, method_name="mean", method=method, **(rows | changes))
 
 
 def test_a_transfer_checks_its_token_map_before_anything_slow(zoo: Mapping[str, TokenizerFiles]) -> None:

@@ -537,4 +537,12 @@ def make_problem(
     base_rows = old.num_ids if base_rows is None else base_rows
     mapping = match(old, new, num_rows=num_rows, base_rows=base_rows, token_map=token_map)
     segmenter = Segmenter(definition, old, base_rows)
-    return TransferProblem(old, new, mapping, segmenter, base_rows, auxiliary, quiet=True)
+    return TransferProblem(
+        base=old,
+        target=new,
+        mapping=mapping,
+        segmenter=segmenter,
+        base_rows=base_rows,
+        auxiliary=auxiliary,
+        quiet=True,
+    )

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergekit_tokenadapt.adapt_config import AdaptConfig
-from mergekit_tokenadapt.donor import Donor
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.output import as_loaded
 from mergekit_tokenadapt.plain_words import did_you_mean
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer, read_json
-from mergekit_tokenadapt.transfer import Transfer, choose_rows
+from mergekit_tokenadapt.transfer import Transfer
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -60,22 +59,9 @@ def make_transfer(
 ) -> Transfer:
     """The transfer from BASE to TARGET that an ``adapt`` block asks for."""
     adapt = AdaptConfig.read(block)
-    method, auxiliary = adapt.make_method(), adapt.make_auxiliary()
     base = load_tokenizer(base_name)
     target = as_loaded(load_tokenizer(target_name), base, base.folder)
     base_rows = sizes_of(base).rows
-    num_rows = choose_rows(adapt.rows, [(base, base_rows)], target, pad_to_multiple_of)
-    transfer = Transfer(
-        base=base,
-        target=target.with_rows(num_rows),
-        method_name=adapt.method,
-        method=method,
-        num_rows=num_rows,
-        base_rows=base_rows,
-        auxiliary=auxiliary,
-        donor=Donor(target_name) if method.needs_donor else None,
-        token_map=adapt.token_map,
-        quiet=quiet,
+    return Transfer.of(
+        adapt, base=base, target=target, base_rows=base_rows, pad_to_multiple_of=pad_to_multiple_of, quiet=quiet
     )
-    transfer.check()
-    return transfer

@@ -20,7 +20,6 @@ from mergekit.plan import MergePlanner
 from mergekit.tokenizer import BuildTokenizer
 
 from mergekit_tokenadapt.calibration_text import CalibrationText
-from mergekit_tokenadapt.donor import Donor
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.matrix_use import MatrixUse
 from mergekit_tokenadapt.models.written import check_written
@@ -180,7 +179,6 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         check_values(adapt, self.config, self.options)
         given = adapt.calibration_text
         text = None if given is None else CalibrationText.read(given, adapt.calibration_bytes)
-        method = adapt.make_method()
         auxiliary = adapt.make_auxiliary()
         models = [look_at(reference, self.arch_info, self.options) for reference in self._references()]
         self._models = {model.reference: model for model in models}
@@ -192,24 +190,20 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         target = target.with_rows(num_rows)
         plans = {
             model.reference: PlanTransfer(
-                transfer=Transfer(
+                transfer=Transfer.of(
+                    adapt,
                     base=model.tokenizer,
                     target=target,
-                    method_name=adapt.method,
-                    method=method,
-                    num_rows=num_rows,
                     base_rows=base_rows,
+                    num_rows=num_rows,
                     auxiliary=auxiliary,
-                    donor=Donor(target.name, self.options.trust_remote_code) if method.needs_donor else None,
-                    token_map=adapt.token_map,
                     device=torch.device(self.options.device or "cpu"),
                     quiet=self.options.quiet,
+                    trust_remote_code=self.options.trust_remote_code,
                 )
             )
             for model, (_, base_rows) in zip(models, rows, strict=True)
         }
-        for plan in plans.values():
-            plan.transfer.check()
         self._plans = ImmutableMap(plans)
         for model in models:
             config = model.reference.config(trust_remote_code=self.options.trust_remote_code)

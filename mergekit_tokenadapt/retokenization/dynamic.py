@@ -16,12 +16,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary import AuxiliarySpace
-from mergekit_tokenadapt.matching import match
 from mergekit_tokenadapt.methods.base import Method
-from mergekit_tokenadapt.plan import make_plan
-from mergekit_tokenadapt.problem import TransferProblem
-from mergekit_tokenadapt.segmentation import Segmenter
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.transfer import Transfer
 from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
 
 
@@ -113,12 +110,18 @@ def input_rows(
     """
     base = tokenizer.vocabulary
     made = [_as_token(batch.first_new + n, ids, base) for n, ids in enumerate(batch.new_tokens)]
-    target = Vocabulary((*base.tokens, *made), base.roles)
-    num_rows = batch.first_new + len(made)
-    mapping = match(base, target, num_rows=num_rows, base_rows=len(matrix_VD))
-    segmenter = Segmenter(tokenizer.definition, base, len(matrix_VD))
-    problem = TransferProblem(base, target, mapping, segmenter, len(matrix_VD), auxiliary, matrix_VD.device, True)
-    rows = make_plan(problem, name, method).apply(matrix_VD)
+    transfer = Transfer(
+        base=tokenizer,
+        target=tokenizer.with_tokens(made),
+        method_name=name,
+        method=method,
+        num_rows=batch.first_new + len(made),
+        base_rows=len(matrix_VD),
+        auxiliary=auxiliary,
+        device=matrix_VD.device,
+        quiet=True,
+    )
+    rows = transfer.make_plan().apply(matrix_VD)
     rows[: batch.first_new] = matrix_VD[: batch.first_new]
     return rows
 

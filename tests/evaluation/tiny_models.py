@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from mergekit_tokenadapt.methods.mean import Mean
+from mergekit_tokenadapt.adapt_config import AdaptConfig
 from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 from mergekit_tokenadapt.transfer import Transfer
 
@@ -89,9 +89,8 @@ def transplant(base: Path, tokenizer: Tokenizer, out: Path) -> Path:
     source, target = load_tokenizer(str(base)), load_tokenizer(str(out))
     tensors = load_file(base / "model.safetensors")
     base_rows = len(tensors["model.embed_tokens.weight"])
-    transfer = Transfer(
-        source, target, "mean", Mean(), num_rows=target.vocabulary.num_ids, base_rows=base_rows, quiet=True
-    )
+    mean = AdaptConfig(method="mean", rows="exact")
+    transfer = Transfer.of(mean, base=source, target=target, base_rows=base_rows, quiet=True)
     plan = transfer.make_plan()
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         if name in tensors:

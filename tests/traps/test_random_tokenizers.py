@@ -240,7 +240,9 @@ def test_random_tokenizers_keep_every_promise(tmp_path: Path, first: int) -> Non
         rng = random.Random(first + n)
         base_rows = base.vocabulary.num_ids + rng.choice([0, 0, 5, -7])
         num_rows = target.vocabulary.num_ids + rng.choice([0, 0, 13])
-        transfer = Transfer(base, target, "mean", method, num_rows=num_rows, base_rows=base_rows)
+        transfer = Transfer(
+            base=base, target=target, method_name="mean", method=method, num_rows=num_rows, base_rows=base_rows
+        )
         plan = transfer.make_plan()
         check_plan(plan, base, target, base_rows)
         check_rows(plan, base_rows)
