@@ -22,6 +22,7 @@ from torch import Tensor
 
 from mergekit_tokenadapt.matrix_use import MatrixUse
 from mergekit_tokenadapt.mixture import Mixture
+from mergekit_tokenadapt.threads import one_thread, total
 
 LOG = logging.getLogger(__name__)
 
@@ -366,7 +367,7 @@ class _Equations:
         return _Equations(
             self.gram_FF + columns_XF.T @ columns_XF,
             self.answers_FD + columns_XF.T @ answers_XD,
-            self.variance + float(answers_XD.square().sum(dtype=torch.float64)),
+            self.variance + float(total(answers_XD.square().double())),
             self.count + len(columns_XF),
         )
 
@@ -374,13 +375,14 @@ class _Equations:
         """The map [F, D]; None where the penalty is too small for the rounding errors."""
         damped = self.gram_FF.clone()
         damped.diagonal().add_(penalty * self.count)
-        factor, failed = torch.linalg.cholesky_ex(damped)
+        with one_thread():
+            factor, failed = torch.linalg.cholesky_ex(damped)
         return None if failed else torch.cholesky_solve(self.answers_FD, factor)
 
     def explained(self, weights_FD: Tensor) -> float:
         """1 - error / variance of these examples under a map."""
-        predicted = (weights_FD * (self.gram_FF @ weights_FD)).sum()
-        agreement = (weights_FD * self.answers_FD).sum()
+        predicted = total(weights_FD * (self.gram_FF @ weights_FD))
+        agreement = total(weights_FD * self.answers_FD)
         return float(2 * agreement - predicted) / self.variance if self.variance else 0.0
 
 
@@ -446,7 +448,9 @@ def principal_directions(matrix_VD: Tensor) -> Tensor | None:
     if matrix_VD.shape[1] <= MAX_DIRECTIONS:
         return None
     vectors_DD: Tensor
-    _, vectors_DD = torch.linalg.eigh(matrix_VD.T @ matrix_VD)
+    gram_DD = matrix_VD.T @ matrix_VD
+    with one_thread():
+        _, vectors_DD = torch.linalg.eigh(gram_DD)
     return vectors_DD[:, -MAX_DIRECTIONS:].clone()  # without the others, which would stay in memory
 
 

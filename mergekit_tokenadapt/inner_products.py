@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mergekit_tokenadapt.threads import one_thread
+
 LOG = logging.getLogger(__name__)
 
 GROUP = 32
@@ -88,7 +90,8 @@ class ScreenedSearch:
         self._atoms_SD = atoms_SD
         self._dense = DenseSearch(atoms_SD)
         generator = torch.Generator().manual_seed(0)
-        self._rotation_DD = torch.linalg.qr(torch.randn((width, width), generator=generator))[0]
+        with one_thread():
+            self._rotation_DD = torch.linalg.qr(torch.randn((width, width), generator=generator))[0]
         num_blocks = -(-num_atoms // BLOCK)
         self._block = -(-num_atoms // (num_blocks * GROUP)) * GROUP
         by_length = atoms_SD.norm(dim=1).argsort(descending=True, stable=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.progress import progress
+from mergekit_tokenadapt.threads import one_thread
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -63,10 +64,16 @@ class NgramSpace(AuxiliarySpace):
         bar.update()
         dimensions = min(self.dimensions, min(weights.shape) - 1)
         # With too little for a decomposition, the weights themselves are the vectors.
-        reduced = weights.toarray() if dimensions < 2 else reduce(weights, dimensions)
+        reduced = weights.toarray() if dimensions < 2 else _reduce_alike(weights, dimensions)
         bar.update()
         bar.close()
         return torch.from_numpy(np.ascontiguousarray(reduced, dtype=np.float32))
+
+
+def _reduce_alike(weights: csr_matrix, dimensions: int) -> np.ndarray:
+    """`reduce`, with the same result for any number of threads. Most of it knows only one, anyway."""
+    with one_thread():
+        return reduce(weights, dimensions)
 
 
 def reduce(weights: csr_matrix, dimensions: int) -> np.ndarray:

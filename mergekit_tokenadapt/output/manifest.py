@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mergekit_tokenadapt.calibration_text import CorrectionReport
 from mergekit_tokenadapt.model_identity import HASHES, vocabulary_hashes
 from mergekit_tokenadapt.plan import TransferPlan
@@ -47,7 +49,8 @@ def input_record(name: str, folder: Path, plan: TransferPlan, correction: Correc
         "options": dict(plan.options),
         "rows_by_reason": plan.counts(),
         "fits": {tensor: asdict(report) for tensor, report in sorted(plan.reports.items())},
-        "correction": asdict(correction) if correction is not None else None,
+        # A fit on a text is the one thing that other numbers of threads make otherwise, in its last digits.
+        "correction": {**asdict(correction), "threads": torch.get_num_threads()} if correction is not None else None,
     }
 
 
