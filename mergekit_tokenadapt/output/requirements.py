@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -121,15 +122,7 @@ def suggest_tokens(spellings: Sequence[str], target: TokenizerFiles, mapping: Vo
     chat templates: of these one whose spelling is much alike, else one that is there for such use
     (``<unused0>``), else the likest.
     """
-    used = "".join(target.chat_templates.values())
-    free = [
-        t
-        for t in target.vocabulary
-        if t.kind is TokenKind.SPECIAL
-        and mapping.sources[t.id] < 0
-        and t.id not in target.vocabulary.roles.values()
-        and t.spelling not in used
-    ]
+    free = list(islice(_unused_tokens(target, mapping), MOST_CANDIDATES))
     chosen: dict[str, str] = {}
     for spelling in dict.fromkeys(spellings):
         if not free:
@@ -138,6 +131,19 @@ def suggest_tokens(spellings: Sequence[str], target: TokenizerFiles, mapping: Vo
         free.remove(best)
         chosen[spelling] = best.spelling
     return chosen
+
+
+MOST_CANDIDATES = 1000
+"""Unused special tokens that are compared: some tokenizers have very many, all alike."""
+
+
+def _unused_tokens(target: TokenizerFiles, mapping: VocabularyMap) -> Iterator[Token]:
+    """Special tokens without a counterpart in the base, a role, or a part in the target's chat templates."""
+    used, roles = "".join(target.chat_templates.values()), set(target.vocabulary.roles.values())
+    for token in target.vocabulary:
+        is_free = token.kind is TokenKind.SPECIAL and mapping.sources[token.id] < 0
+        if is_free and token.id not in roles and token.spelling not in used:
+            yield token
 
 
 def as_token_map(pairs: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mergekit_tokenadapt.chat_templates import DEFAULT, NAMED_FOLDER, write_templates
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.errors import TokenAdaptError, one_error
 from mergekit_tokenadapt.matching import VocabularyMap
 from mergekit_tokenadapt.output.configs import write_json
 from mergekit_tokenadapt.output.requirements import as_token_map, suggest_tokens
@@ -31,7 +31,8 @@ def markers(template: str) -> list[str]:
 def stray_markers(template: str, tokenizer: TokenizerFiles) -> list[str]:
     """Markers in a chat template that the tokenizer does not take for one token, sorted."""
     encoder = tokenizer.fast_tokenizer()
-    return [m for m in markers(template) if len(encoder.encode(m, add_special_tokens=False).ids) != 1]
+    with one_error(f"{tokenizer.name} cannot cut the chat template's markers"):
+        return [m for m in markers(template) if len(encoder.encode(m, add_special_tokens=False).ids) != 1]
 
 
 def choose_templates(choice: str, base: TokenizerFiles, target: TokenizerFiles) -> Templates:
