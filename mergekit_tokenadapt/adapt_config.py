@@ -24,10 +24,10 @@ class AdaptConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    method: str = Field(default="calibrated", description="how rows of new tokens are made")
+    method: str = Field(default="calibrated", description="method that computes the rows of new tokens")
     auxiliary: str = Field(
         default="ngram",
-        description="embedding space in which tokens are compared: ngram, a folder, or a hub id such as "
+        description="embedding space in which token texts are compared: ngram, a folder, or a hub id such as "
         "sentence-transformers/all-MiniLM-L6-v2",
     )
     rows: Literal["exact", "donor"] | PositiveInt | None = Field(
@@ -37,14 +37,14 @@ class AdaptConfig(BaseModel):
     )
     token_map: Mapping[str, str] = Field(
         default_factory=dict,
-        description="special tokens: the target's NEW gets the row of OLD, or is made from a text (NEW=TEXT)",
+        description="special tokens: the target's NEW gets the row of OLD, or is composed from a text (NEW=TEXT)",
     )
     chat_template: str = Field(
-        default="target", description="whose chat template: target, base, or a file with Jinja source"
+        default="target", description="source of the chat template: target, base, or a file with Jinja source"
     )
     calibration_text: str | None = Field(
         default=None,
-        description="text that the output rows are corrected with: a file, a folder, jsonl, or 'default' for the "
+        description="text that corrects the output rows: a file, a folder, jsonl, or 'default' for the "
         "source of Python's own library",
     )
     calibration_bytes: NonNegativeInt = Field(
@@ -56,11 +56,11 @@ class AdaptConfig(BaseModel):
     )
     missing_rows: Literal["made", "base_model"] = Field(
         default="made",
-        description="rows of tokens that an input model does not have: made by the method, or those of the recipe's "
-        "base_model, so that its task vector is zero there",
+        description="rows of tokens that an input model does not have: made by the method, or copied from the recipe's "
+        "base_model, so that the task vector is zero there",
     )
     save_plan: bool = Field(
-        default=True, description="write tokenadapt.plan, which holds how every row was made, into the output folder"
+        default=True, description="write tokenadapt.plan, which says how every row was made, into the output folder"
     )
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ Examples:
 @click.argument("student")
 @click.argument("text", metavar="TEXT")
 @output_argument
-@click.option("--nearest/--no-nearest", default=True, help="Write the nearest tokens, too.")
+@click.option("--nearest/--no-nearest", default=True, help="Also write nearest_tokens.safetensors.")
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
 @click.option("--quiet", is_flag=True, help="No progress bars, no report.")
 def align_command(teacher: str, student: str, text: str, out: str, nearest: bool, force: bool, quiet: bool) -> None:

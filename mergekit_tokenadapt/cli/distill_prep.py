@@ -33,10 +33,10 @@ def distill_prep_command(
     force: bool,
     quiet: bool,
 ) -> None:
-    """Make OUT: the model STUDENT with the exact ids and rows of TEACHER.
+    """Write OUT: the model STUDENT with TEACHER's exact ids and number of rows.
 
-    Ordinary distillation between models of one vocabulary then runs. OUT also holds distillation.json
-    (what became of which tokens) and token_map.safetensors (the same as arrays).
+    Ordinary distillation between models of one vocabulary then works. OUT also holds distillation.json (the
+    origin of every token's row) and token_map.safetensors (the same as arrays).
     """
     from mergekit_tokenadapt.distillation.prepare import REPORT, prepare_student
     from mergekit_tokenadapt.plugin.merge_options import merge_options

@@ -22,7 +22,7 @@ Examples:
 @click.option(
     "--rows",
     type=click.IntRange(min=1),
-    help="Rows of OUT, for an engine whose TARGET has others than the folder.  [default: those of TARGET]",
+    help="Number of rows of OUT, for an engine that pads or trims TARGET.  [default: as TARGET]",
 )
 @output_options
 def draft_command(
@@ -39,9 +39,9 @@ def draft_command(
     force: bool,
     quiet: bool,
 ) -> None:
-    """Make OUT: the model SMALL with the exact ids and rows of TARGET, for speculative decoding.
+    """Write OUT: the model SMALL with TARGET's exact ids and rows, for speculative decoding.
 
-    OUT also holds draft.json: what became of which tokens, and which engines accept the pair.
+    OUT also holds draft.json: the origin of every token's row, and which inference engines accept the pair.
     """
     from mergekit_tokenadapt.one_vocabulary.draft_model import REPORT, make_draft
     from mergekit_tokenadapt.plugin.merge_options import merge_options

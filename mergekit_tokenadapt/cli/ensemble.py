@@ -25,7 +25,7 @@ Examples:
 
 @click.command("ensemble", epilog=EXAMPLES)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL [MODEL ...]")
-@click.option("-o", "--out", type=click.Path(file_okay=False), help="Lockstep: make this model folder.")
+@click.option("-o", "--out", type=click.Path(file_okay=False), help="Lockstep: write this model folder.")
 @click.option("--prompt", help="Byte by byte: continue this text, which may end inside a word.")
 @click.option("--text", metavar="[NAME=]PATH", help="Byte by byte: score this text.")
 @click.option(
@@ -33,29 +33,35 @@ Examples:
     "weights",
     type=FiniteRange(min=0, min_open=True),
     multiple=True,
-    help="Once for each model.  [default: equal]",
+    help="Weight of a model; give one for each.  [default: equal]",
 )
 @click.option(
     "--mean",
     type=click.Choice(["arithmetic", "geometric"]),
     default="arithmetic",
     show_default=True,
-    help="Of the models' probabilities.",
+    help="Kind of mean of the models' probabilities.",
 )
 @click.option(
     "--pivot",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Lockstep: whose vocabulary, counting models from 0.",
+    help="Lockstep: number of the model whose vocabulary is used, counted from 0.",
 )
 @adapt_options
-@click.option("--max-bytes", type=click.IntRange(min=1), default=200, show_default=True, help="To make, or to score.")
-@click.option("--temperature", type=FiniteRange(min=0), default=0.0, show_default=True, help="0: likeliest byte.")
 @click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="With --prompt and --temperature: of the bytes drawn."
+    "--max-bytes", type=click.IntRange(min=1), default=200, show_default=True, help="Bytes to generate, or to score."
 )
-@click.option("--tolerance", type=FiniteRange(min=0), help="Byte by byte: 0 is exact, and slow.  [default: 0.01]")
+@click.option(
+    "--temperature", type=FiniteRange(min=0), default=0.0, show_default=True, help="0 takes the most likely byte."
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the sampling with --temperature.")
+@click.option(
+    "--tolerance",
+    type=FiniteRange(min=0),
+    help="Byte by byte: share of probability that may be approximated; 0 is exact and slow.  [default: 0.01]",
+)
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def ensemble_command(
@@ -79,8 +85,8 @@ def ensemble_command(
 ) -> None:
     """Average the probabilities of several models.
 
-    With --out, in lockstep: all models are put onto the vocabulary of one of them, and OUT is a model folder. With
-    --prompt or --text, byte by byte: the models stay as they are. One model is fine for these.
+    --out averages in lockstep: all models get the vocabulary of one of them, and OUT is a model folder. --prompt and
+    --text average byte by byte: the models stay as they are, and a single model is enough.
     """
     if sum(value is not None for value in (out, prompt, text)) != 1:
         raise click.UsageError("give one of --out (lockstep), --prompt or --text (byte by byte)")

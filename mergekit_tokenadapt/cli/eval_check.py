@@ -16,15 +16,21 @@ Examples:
 
 @click.command("check", epilog=EXAMPLES)
 @click.argument("out")
-@click.option("--base", help="The model that OUT was made from: what should be untouched is compared bit by bit.")
-@click.option("--run/--no-run", default=True, help="Load the model where a check needs its predictions.")
+@click.option(
+    "--base",
+    help="The model that OUT was made from. Tensors and rows that should be unchanged are compared bit by bit.",
+)
+@click.option("--run/--no-run", default=True, help="Load the model if a check needs its predictions.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the model's own code run.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.pass_context
 def check_command(
     context: click.Context, out: str, base: str | None, run: bool, trust_remote_code: bool, as_json: bool
 ) -> None:
-    """Check the model OUT: sizes, special ids, tensors, tokenizer. Exit code 1 where a check failed."""
+    """Check the sizes, special ids, tensors and tokenizer of the model OUT.
+
+    The exit code is 1 if a check failed.
+    """
     from mergekit_tokenadapt.evaluation.checks import run_checks
     from mergekit_tokenadapt.evaluation.model_folder import open_model
     from mergekit_tokenadapt.evaluation.report.check import check_result, print_check

@@ -27,14 +27,28 @@ Examples:
 @click.argument("base")
 @click.argument("outs", nargs=-1, required=True, metavar="OUT [OUT ...]")
 @text_options(max_bytes=2000)
-@click.option("--window", type=click.IntRange(min=2), help="Tokens a model sees at a time.  [default: 1024 or less]")
+@click.option(
+    "--window",
+    type=click.IntRange(min=2),
+    help="Tokens that a model reads at a time.  [default: 1024 or the context length]",
+)
 @click.option("--stride", type=click.IntRange(min=1), help="Tokens scored per window.  [default: half the window]")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Most windows at a time.  [default: by memory]")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Largest number of windows at a time.  [default: by memory]"
+)
 @click.option("--device", type=Device(), help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
-@click.option("--dtype", type=click.Choice(DTYPES), help="To load the weights in.  [default: float32 on a CPU]")
-@click.option("--resamples", type=click.IntRange(min=100), default=1000, show_default=True, help="Of the bootstrap.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the bootstrap and of samples in plots.")
-@click.option("--top", type=click.IntRange(min=0), default=20, show_default=True, help="Excess tokens to list.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Of the loaded weights.  [default: float32 on a CPU]")
+@click.option(
+    "--resamples", type=click.IntRange(min=100), default=1000, show_default=True, help="Resamples of the bootstrap."
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the bootstrap and of samples in plots.")
+@click.option(
+    "--top",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Number of tokens with the largest excess loss to list.",
+)
 @click.option(
     "-o", "--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with tables and plots."
 )
@@ -60,7 +74,7 @@ def compare_command(
     trust_remote_code: bool,
     quiet: bool,
 ) -> None:
-    """Score texts with BASE and each OUT: bits per byte, lengths, and where the loss sits.
+    """Score texts with BASE and each OUT: bits per byte, tokens per byte, and the tokens with the most loss.
 
     Without --text and --builtin, all built-in texts are scored: prose, code, arithmetic, hard
     characters, and the Universal Declaration of Human Rights in 14 languages.

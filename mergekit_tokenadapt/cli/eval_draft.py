@@ -21,10 +21,24 @@ Examples:
 @click.argument("target")
 @click.argument("draft")
 @text_options(max_bytes=0)
-@click.option("--prompts", type=click.IntRange(min=1), default=20, show_default=True, help="Most prompts.")
-@click.option("--prompt-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Of each prompt.")
-@click.option("--new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Made after each prompt.")
-@click.option("--proposed", type=click.IntRange(min=1), default=5, show_default=True, help="Guesses in a round.")
+@click.option("--prompts", type=click.IntRange(min=1), default=20, show_default=True, help="Largest number of prompts.")
+@click.option(
+    "--prompt-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Tokens of each prompt."
+)
+@click.option(
+    "--new-tokens",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Tokens generated after each prompt.",
+)
+@click.option(
+    "--proposed",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Tokens that the draft proposes in a round.",
+)
 @click.option(
     "--temperature",
     type=FiniteRange(min=0, min_open=True),
@@ -33,7 +47,7 @@ Examples:
     help="Of the sampled run.",
 )
 @click.option("--device", type=Device(), help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
-@click.option("--dtype", type=click.Choice(DTYPES), help="To load the weights in.  [default: float32 on a CPU]")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Of the loaded weights.  [default: float32 on a CPU]")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the sampled run.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the models' own code run.")
@@ -58,7 +72,7 @@ def draft_command(
 ) -> None:
     """Measure how many guesses of DRAFT are accepted by TARGET in speculative decoding.
 
-    Prompts are the beginnings of documents; English prose and code where no text is named.
+    Prompts are the beginnings of documents. The default texts are English prose and code.
     """
     from mergekit_tokenadapt.evaluation.draft import NUM_STAGES, DraftOptions, measure_draft
     from mergekit_tokenadapt.evaluation.model_folder import open_model

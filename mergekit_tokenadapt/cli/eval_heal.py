@@ -25,12 +25,16 @@ Examples:
     type=click.Choice(["rows", "all"]),
     default="rows",
     show_default=True,
-    help="Input and output rows with the body frozen, or all weights.",
+    help="rows: train input and output rows, body frozen. all: train all weights.",
 )
 @click.option("--steps", type=click.IntRange(min=1), default=40, show_default=True, help="Of training.")
-@click.option("--every", type=click.IntRange(min=1), default=10, show_default=True, help="Steps between two looks.")
+@click.option(
+    "--every", type=click.IntRange(min=1), default=10, show_default=True, help="Steps between two measurements."
+)
 @click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True, help="Passages in a step.")
-@click.option("--passage-bytes", type=click.IntRange(min=16), default=512, show_default=True, help="Longest passage.")
+@click.option(
+    "--passage-bytes", type=click.IntRange(min=16), default=512, show_default=True, help="Largest passage, in bytes."
+)
 @click.option(
     "--learning-rate",
     type=FiniteRange(min=0, min_open=True),
@@ -41,10 +45,10 @@ Examples:
     type=click.IntRange(min=0),
     default=4000,
     show_default=True,
-    help="Of the held-out tenth, in whole passages; 0 for all.",
+    help="Bytes of the held-out tenth to score, in whole passages; 0 for all.",
 )
 @click.option("--device", type=Device(), help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the order of the passages.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the order of the passages.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the models' own code run.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -66,10 +70,11 @@ def heal_command(
     trust_remote_code: bool,
     quiet: bool,
 ) -> None:
-    """Train each MODEL for a few steps, and watch the bits per byte of held-out text fall.
+    """Train each MODEL for a few steps, and print bits per byte of unseen text.
 
-    A low first loss can mislead: this compares ways to make rows by what training makes of them. All
-    models read the same passages. Nothing is written. Needs four times the model's memory in float32.
+    The loss before training can mislead, so this compares methods after some training. All models read
+    the same passages, and one passage in ten is held out. Nothing is written. Training needs four times the
+    model's memory in float32.
     """
     from mergekit_tokenadapt.evaluation.healing import HealingOptions, Passages, heal
     from mergekit_tokenadapt.evaluation.model_folder import open_model

@@ -30,7 +30,7 @@ Examples:
 @click.option("--limit", type=click.IntRange(min=1), help="Examples of each task.  [default: all]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Requests at a time.")
 @click.option("--device", type=Device(), help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
-@click.option("--dtype", type=click.Choice(DTYPES), help="To load the weights in.  [default: float32 on a CPU]")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Of the loaded weights.  [default: float32 on a CPU]")
 @click.option(
     "--include-path",
     type=click.Path(exists=True, file_okay=False, path_type=Path),

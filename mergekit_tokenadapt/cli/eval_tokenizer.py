@@ -23,11 +23,28 @@ Examples:
 @click.command("tokenizer", epilog=EXAMPLES)
 @click.argument("tokenizers", nargs=-1, required=True, metavar="TOK [TOK ...]")
 @text_options(max_bytes=0)
-@click.option("--reference", default="en", show_default=True, help="Language that parity is measured against.")
-@click.option("--words", multiple=True, metavar="LANG", help="Share of words of this language (needs wordfreq).")
-@click.option("--morphemes", multiple=True, metavar="LANG=FILE", help="Words or morphemes, one a line. Repeatable.")
-@click.option("--mixture", multiple=True, metavar="[NAME=]PATH", help="Sample of a category of the training text.")
-@click.option("--merges", type=click.IntRange(min=1), default=1000, show_default=True, help="Merges for --mixture.")
+@click.option("--reference", default="en", show_default=True, help="Language with a parity of 1.")
+@click.option(
+    "--words",
+    multiple=True,
+    metavar="LANG",
+    help="Also give the share of tokens that are words of this language (needs wordfreq).",
+)
+@click.option(
+    "--morphemes",
+    multiple=True,
+    metavar="LANG=FILE",
+    help="File of words or morphemes of a language, one a line. Repeatable.",
+)
+@click.option(
+    "--mixture",
+    multiple=True,
+    metavar="[NAME=]PATH",
+    help="Sample of a category of training text, whose share is estimated. Repeatable.",
+)
+@click.option(
+    "--merges", type=click.IntRange(min=1), default=1000, show_default=True, help="Number of merges used for --mixture."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the tokenizers' own code run.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -45,7 +62,7 @@ def tokenizer_command(
     trust_remote_code: bool,
     quiet: bool,
 ) -> None:
-    """Measure tokenizers on text: length, words, parity of languages, make-up, habits.
+    """Measure tokenizers on text: tokens per byte, words, parity between languages, kinds of tokens, digits, spaces.
 
     TOK is a folder, a tokenizer.json or a hub id; no weights are needed.
     """

@@ -23,10 +23,10 @@ from mergekit_tokenadapt.cli.lazy import LazyGroup
 )
 @click.version_option(package_name="mergekit-tokenadapt")
 def main() -> None:
-    """Know whether a model with a new tokenizer is sound, and how good it is.
+    """Check whether a model with a new tokenizer is sound, and measure how good it is.
 
-    Works on any model or tokenizer of transformers, by folder or hub id, not only on ours. Exit codes:
-    0; 1 where a check failed; 2 for input that cannot be used.
+    Works on any transformers model or tokenizer, by folder or hub id. Exit codes: 0 for success, 1 if a check
+    failed, 2 for input that cannot be used.
 
     \b
     mergekit-tokenadapt-eval check ./out --base ./model

@@ -39,7 +39,7 @@ MADE = {
 @click.argument("base")
 @click.argument("target")
 @click.option("--token", "texts", multiple=True, help="Text or spelling of a token of TARGET. Repeatable.")
-@click.option("--id", "ids", type=int, multiple=True, help="Its id instead. Repeatable.")
+@click.option("--id", "ids", type=int, multiple=True, help="Id of a token of TARGET. Repeatable.")
 @every_adapt_option
 @folder_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -57,10 +57,10 @@ def explain_command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Show which old tokens, with which weights, make the row of a token of TARGET.
+    """Show the old tokens and weights that make the row of a token of TARGET.
 
-    Takes the options of `transplant`. What is not a token is named, with the nearest ones, and the others are shown
-    all the same; the exit code is then 2.
+    Takes the options of `transplant`. If a text is not a token of TARGET, the nearest tokens are named, the others are
+    shown all the same, and the exit code is 2.
     """
     if not texts and not ids:
         raise click.UsageError("give a --token or an --id")

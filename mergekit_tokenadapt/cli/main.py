@@ -28,7 +28,7 @@ from mergekit_tokenadapt.cli.lazy import LazyGroup
 def main() -> None:
     """Give a language model another tokenizer without training.
 
-    BASE is a model folder or hub id; TARGET is any tokenizer folder or hub id, no weights needed there.
+    BASE is a model folder or hub id. TARGET is a tokenizer folder or hub id; it needs no weights.
 
     \b
     mergekit-tokenadapt plan ./model ./tokenizer
@@ -38,7 +38,7 @@ def main() -> None:
     mergekit-tokenadapt recipes tokenizer_swap
     mergekit-tokenadapt supertokens extend ./model --text ./texts --add 8000 ./tokenizer
 
-    The same as a recipe for stock mergekit: a tokenizer.adapt block, see the README.
+    A recipe for stock mergekit does the same with a tokenizer.adapt block: see the README.
     """
 
 

@@ -40,9 +40,9 @@ def plan_command(
     dtype: str | None,
     as_json: bool,
 ) -> None:
-    """Print what a transplant of TARGET onto BASE would do: tokens by reason, sizes, memory.
+    """Print what `transplant` would do: tokens by reason, sizes, memory.
 
-    Takes the options of `transplant`. Only tokenizers and config.json are read, no weights.
+    Takes the options of `transplant`. Reads only tokenizers and config.json, no weights.
     """
     transfer = make_transfer(base, target, adapt, quiet=True, pad_to_multiple_of=pad_to_multiple_of)
     problem, before = transfer.make_problem(), sizes_of(transfer.base)

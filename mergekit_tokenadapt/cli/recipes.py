@@ -30,7 +30,7 @@ Examples:
 def recipes_command(name: str | None, output: Path | None, force: bool) -> None:
     """Print or write a recipe for mergekit-yaml or mergekit-multi; without NAME, list them all.
 
-    Put your own models in place of ./demo/..., then run it as its first lines say.
+    Replace ./demo/... by your own models, then run the recipe as its first lines say.
     """
     from mergekit_tokenadapt.file_writing import write_file
     from mergekit_tokenadapt.recipes import recipe_names, recipe_summary, recipe_text

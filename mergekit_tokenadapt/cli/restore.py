@@ -21,19 +21,24 @@ Examples:
 @click.option(
     "--manifest",
     type=click.Path(path_type=Path),
-    help="The folder with tokenadapt.json and tokenadapt.plan, where a trainer did not take them along.",
+    help="The folder with tokenadapt.json and tokenadapt.plan, if MODEL lacks them.",
 )
-@click.option("--base", help="The model it was made from.  [default: as the manifest says]")
-@click.option("--input", "input_number", type=click.IntRange(min=0), help="Which of several merged models, from 0.")
+@click.option("--base", help="The model that MODEL was made from.  [default: as the manifest says]")
+@click.option(
+    "--input",
+    "input_number",
+    type=click.IntRange(min=0),
+    help="For a merge: number of the input model whose vocabulary is restored, from 0.",
+)
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
 @click.option("--quiet", is_flag=True, help="Print nothing.")
 def restore_command(
     model: str, out: str, manifest: Path | None, base: str | None, input_number: int | None, force: bool, quiet: bool
 ) -> None:
-    """Make OUT: the transplanted MODEL with the tokenizer, ids and rows that it had before.
+    """Write OUT: the transplanted MODEL with the tokenizer, ids and rows that it had before.
 
-    Rows of tokens that both vocabularies have are those of MODEL, bit for bit. Rows that the transplant dropped
-    come from the base model, as they were: what MODEL learned since, they have not.
+    Rows of tokens that both vocabularies have come from MODEL, bit for bit. Rows that the transplant dropped come
+    from the base model, without what MODEL learned since.
     """
     from mergekit_tokenadapt.distillation.restore import restore
 

@@ -24,5 +24,5 @@ def supertokens_group() -> None:
     mergekit-tokenadapt supertokens extend ./model --text ./texts --add 8000 ./tokenizer
     mergekit-tokenadapt supertokens report ./tokenizer --against ./model
 
-    The result is an ordinary tokenizer folder, and TARGET for `mergekit-tokenadapt transplant`.
+    The result is an ordinary tokenizer folder. Use it as TARGET of `mergekit-tokenadapt transplant`.
     """

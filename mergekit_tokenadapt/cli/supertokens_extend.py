@@ -28,7 +28,9 @@ Examples:
 @click.argument("base")
 @output_argument
 @click.option("--add", "number", type=click.IntRange(min=0), required=True, help="Tokens to add.")
-@click.option("--drop", is_flag=True, help="Drop as many of the tokens that the text uses least: the size stays.")
+@click.option(
+    "--drop", is_flag=True, help="Keep the size: drop as many tokens as are added, those that the text uses least."
+)
 @learning_options
 @onto_options
 def extend_command(
@@ -55,7 +57,7 @@ def extend_command(
 ) -> None:
     """Add tokens to the BPE tokenizer BASE by continuing its merges, and write it to the folder OUT.
 
-    BASE keeps its ids and merges: text in which no new token occurs is cut as before.
+    BASE keeps its ids and merges. Text without new tokens gets the same ids as before.
     """
     from mergekit_tokenadapt.supertokens.making import extend_folder
     from mergekit_tokenadapt.tokenizer_files import load_tokenizer

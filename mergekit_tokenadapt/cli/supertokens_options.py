@@ -49,14 +49,14 @@ def _learning_options() -> list[Callable[[Any], Any]]:
             "crossing",
             multiple=True,
             type=click.Choice(CROSSING),
-            help="Let tokens cross this, which they do not by default. Repeatable.",
+            help="Allow tokens to cross these boundaries. Repeatable.",
         ),
         click.option(
             "--min-frequency",
             type=click.IntRange(min=1),
             default=2,
             show_default=True,
-            help="Nothing rarer becomes a token.",
+            help="Smallest number of occurrences in the text for a new token.",
         ),
         click.option(
             "--max-memory",
@@ -64,7 +64,7 @@ def _learning_options() -> list[Callable[[Any], Any]]:
             default=4.0,
             show_default=True,
             metavar="GB",
-            help="For counts; where it is not enough, rarer things are left out.",
+            help="Memory for counts. If it is not enough, rare pairs and runs are forgotten.",
         ),
         click.option("--force", is_flag=True, help="Replace OUT (and OUT_MODEL) where it exists."),
         click.option("--quiet", is_flag=True, help="No progress bars."),
@@ -77,7 +77,7 @@ def onto_options(command: CommandT) -> CommandT:
         "--onto",
         nargs=2,
         metavar="MODEL OUT_MODEL",
-        help="Then give MODEL this tokenizer, and write OUT_MODEL.",
+        help="Then transplant the new tokenizer onto MODEL, and write OUT_MODEL.",
     )
     recipe = click.option("--print-recipe", is_flag=True, help="With --onto: print the recipe instead of running it.")
     return onto(adapt_options(recipe(command)))

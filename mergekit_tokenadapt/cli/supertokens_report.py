@@ -28,9 +28,9 @@ def report_command(
     max_bytes: int,
     as_json: bool,
 ) -> None:
-    """Measure TOKENIZER: how much it saves, and whether its tokens are safe.
+    """Measure how many tokens TOKENIZER saves, and whether its tokens are safe.
 
-    Give text with --text that nothing was learned from; without it, the built-in texts are measured.
+    Give text with --text from which nothing was learned. The default is the built-in texts.
     """
     from mergekit_tokenadapt.evaluation.report.supertokens import print_supertokens
     from mergekit_tokenadapt.supertokens.report import describe

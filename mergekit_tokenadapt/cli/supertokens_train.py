@@ -31,19 +31,21 @@ Examples:
 
 @click.command("train", epilog=EXAMPLES)
 @output_argument
-@click.option("--vocab-size", type=click.IntRange(min=1), required=True, help="Tokens, special ones included.")
+@click.option(
+    "--vocab-size", type=click.IntRange(min=1), required=True, help="Number of tokens, including special tokens."
+)
 @click.option(
     "--algorithm",
     type=click.Choice(["superwords", "chunks"]),
     default="superwords",
     show_default=True,
-    help="Words first and then across them, or random chunks.",
+    help="superwords: BPE inside words, then across words. chunks: BPE inside random chunks.",
 )
 @learning_options
 @click.option(
     "--like",
     metavar="TOK",
-    help="Special tokens, chat template and, where it can be made coarser, word pre-tokenizer of this tokenizer.  "
+    help="Tokenizer to copy special tokens, chat template and, if possible, word pre-tokenization from.  "
     "[default: MODEL of --onto]",
 )
 @click.option("--special", "special_tokens", multiple=True, metavar="TOKEN", help="A special token. Repeatable.")
@@ -52,14 +54,14 @@ Examples:
     type=click.Choice(["1", "3", "all"]),
     default="3",
     show_default=True,
-    help="Most digits in a token, where the pre-tokenizer is not that of --like.",
+    help="Largest number of digits in a token, unless --like gives the pre-tokenization.",
 )
 @click.option(
     "--word-share",
     type=FiniteRange(min=0, max=1, min_open=True),
     default=0.5,
     show_default=True,
-    help="superwords: share of the vocabulary that is learned inside words.",
+    help="superwords: share of the vocabulary that is learned inside words, before the rest.",
 )
 @click.option(
     "--words-from",
@@ -67,16 +69,16 @@ Examples:
     default=1.0,
     show_default=True,
     metavar="GB",
-    help="Text that words (or chunks) are learned from: their trainer holds every distinct one; 0 for all.",
+    help="GB of text from which words or chunks are learned; their trainer holds all of them in memory. 0 for all.",
 )
 @click.option(
     "--chunk-length",
     "lengths",
     multiple=True,
     metavar="LENGTH=PROBABILITY",
-    help="chunks: one length of chunks in characters. Repeatable; they add up to 1.  [default: bell-shaped, 4 to 23]",
+    help="chunks: probability of a length in characters. Repeatable; the sum is 1.  [default: bell-shaped, 4 to 23]",
 )
-@click.option("--seed", type=SEED, default=0, show_default=True, help="chunks: of the random cuts.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="chunks: seed of the random chunk lengths.")
 @onto_options
 def train_command(
     out: str,

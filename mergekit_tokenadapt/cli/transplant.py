@@ -51,7 +51,7 @@ def transplant_command(
     force: bool,
     print_recipe: bool,
 ) -> None:
-    """Make OUT: the model BASE with the tokenizer TARGET, all other weights untouched.
+    """Write OUT: the model BASE with the tokenizer TARGET, all other weights unchanged.
 
     BASE is a model folder or hub id, TARGET a folder or hub id with a tokenizer: no weights are needed there. OUT
     appears when it is complete, or not at all, and a report says what became of the tokens.

@@ -57,14 +57,16 @@ class Calibrated(Method):
     vocabulary of words has no example, are made by `Hybrid`.
     """
 
-    summary: ClassVar[str] = "a map from pieces and neighbours to rows, fitted on the model's own vocabulary"
+    summary: ClassVar[str] = (
+        "rows predicted from pieces and neighbours by a regression fitted on the model's own vocabulary"
+    )
     source: ClassVar[str] = "this project"
     needs_auxiliary: ClassVar[bool] = True
     calibrates: ClassVar[bool] = True
     mutes_byte_twins: ClassVar[bool] = True
 
     top_k: Annotated[int, OF_TOKENS] = Field(default=8, ge=1, description="neighbours of a token")
-    donor: bool = Field(default=False, description="TARGET is a model: use its rows as one more fact")
+    donor: bool = Field(default=False, description="also predict from the rows of TARGET, which must be a model")
 
     @property
     def needs_donor(self) -> bool:

@@ -16,12 +16,14 @@ from mergekit_tokenadapt.problem import TransferProblem
 class Hybrid(Method):
     """``(1 - global_weight) * local + global_weight * global``; where one has nothing, the other alone."""
 
-    summary: ClassVar[str] = "local and global estimates, mixed: the paper's method"
+    summary: ClassVar[str] = "weighted average of the local and global estimates: the paper's method"
     source: ClassVar[str] = "TokenAdapt, arXiv 2505.09738, section 3.4"
     needs_auxiliary: ClassVar[bool] = True
 
     temperature: float = Field(
-        default=0.3, ge=LEAST_TEMPERATURE, description="of both estimates; below 1 sharpens the weights"
+        default=0.3,
+        ge=LEAST_TEMPERATURE,
+        description="for both estimates; below 1 sharpens the weights, above 1 flattens them",
     )
     top_k: Annotated[int, OF_TOKENS] = Field(default=3, ge=1, description="neighbours of a new token")
     global_weight: float = Field(default=0.3, ge=0, le=1, description="share of the global estimate")

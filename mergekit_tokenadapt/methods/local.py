@@ -20,7 +20,7 @@ class Local(Method):
     ``c = (u + l) / 2``; ``w = softmax(c / temperature)``; row = ``sum_j w_j E[j]``.
     """
 
-    summary: ClassVar[str] = "old pieces, weighted by similarity of meaning and by length"
+    summary: ClassVar[str] = "weighted mean of the rows of the old pieces, by similarity of meaning and by length"
     source: ClassVar[str] = "TokenAdapt, arXiv 2505.09738, section 3.2"
     needs_auxiliary: ClassVar[bool] = True
 

@@ -19,7 +19,7 @@ class Global(Method):
     `threshold` is given, neighbours with ``a_i < threshold`` are left out and the rest renormalised.
     """
 
-    summary: ClassVar[str] = "nearest old tokens in the auxiliary space"
+    summary: ClassVar[str] = "weighted mean of the rows of the nearest old tokens in the auxiliary space"
     source: ClassVar[str] = "TokenAdapt, arXiv 2505.09738, section 3.3"
     needs_auxiliary: ClassVar[bool] = True
 

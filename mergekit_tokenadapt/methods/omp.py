@@ -22,11 +22,15 @@ class Omp(Method):
     `batch_omp`; how it is made fast is told in `pursuit`.
     """
 
-    summary: ClassVar[str] = "sparse combinations of shared tokens, as in the target model; TARGET must be a model"
+    summary: ClassVar[str] = (
+        "sparse combinations of shared tokens that are fitted in the target model; TARGET must be a model"
+    )
     source: ClassVar[str] = "Goddard and Fernandes Neto, arXiv 2506.06607; mergekit's tokensurgeon"
     mutes_byte_twins: ClassVar[bool] = True
 
-    k: Annotated[int, OF_TOKENS] = Field(default=64, ge=1, description="shared tokens that make a new one")
+    k: Annotated[int, OF_TOKENS] = Field(
+        default=64, ge=1, description="shared tokens in the combination for a new token"
+    )
 
     @property
     def needs_donor(self) -> bool:
