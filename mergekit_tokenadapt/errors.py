@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,12 +30,35 @@ class TokenAdaptError(click.ClickException, ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's exception says, on one line; its type where it says nothing.
+    """The first line of another library's exception that gives a reason; its type where it says nothing.
+
+    Many libraries put a heading, a status or a whole config before it.
 
     >>> first_line(OSError("no such model\\nsee the documentation")), first_line(KeyboardInterrupt())
     ('no such model', 'KeyboardInterrupt')
+    >>> first_line(RuntimeError("Error(s) in loading:\\n\\tsize mismatch for lm_head.weight"))
+    'size mismatch for lm_head.weight'
     """
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = _DUMP.sub("{...}", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) < 2:
+        return lines[0] if lines else type(error).__name__
+    # The error below this one, or the last line of another process's traceback: it is the most exact.
+    causes = [line for line in lines[1:] if _CAUSE.match(line)]
+    if causes:
+        return causes[-1]
+    if _COUNT.match(lines[0]) and len(lines) > 2:  # pydantic: where on one line, what on the next
+        return f"{lines[1]}: {lines[2]}"
+    told = [line for line in lines if not _NO_REASON.search(line)]
+    return told[0] if told else lines[0]
+
+
+_DUMP = re.compile(r"\{\n.*?\n\}\n*", re.DOTALL)
+"""A config written out (``Config LlamaConfig {...} has no attribute x``)."""
+_CAUSE = re.compile(r"([\w.]+(Error|Exception)|\w+ error): \S")
+_COUNT = re.compile(r"\d+ validation errors? for ")
+_NO_REASON = re.compile(r":$|^\d{3} (Client|Server) Error|^\(\d+\) |^Traceback |^File \"|^Weights only load failed")
+"""A heading, a status of the hub, an item of a list that the heading is for, a place in a program."""
 
 
 @contextmanager

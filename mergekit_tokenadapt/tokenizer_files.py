@@ -22,7 +22,9 @@ from mergekit_tokenadapt.auto_tokenizer import load_whole, warn_once
 from mergekit_tokenadapt.chat_templates import DEFAULT, NAMED_FOLDER, read_templates, template_files
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
 from mergekit_tokenadapt.input_files import check_own, check_plain
+from mergekit_tokenadapt.tokenizer_conversion import convert
 from mergekit_tokenadapt.vocabulary import Token, Vocabulary
+from mergekit_tokenadapt.whole_files import check_exists, check_fetched, file_is_no_tokenizer
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -171,14 +173,11 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
     Raises:
         TokenAdaptError: there is no tokenizer at `name`, or it cannot be read.
     """
-    path = Path(name)
-    if path.is_file():
-        path = path.parent
-    folder = path if path.is_dir() else _download(name, revision)
+    folder = _find(name, revision)
     check_plain(folder)
     temporary = None
     if not (folder / "tokenizer.json").is_file():
-        temporary = _convert(name, folder, trust_remote_code)
+        temporary = convert(name, folder, trust_remote_code=trust_remote_code)
         _copy_companions(folder, Path(temporary.name))
         folder = Path(temporary.name)
     file = folder / "tokenizer.json"
@@ -192,6 +191,19 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
     return TokenizerFiles(name, folder, whole.definition, config, whole.roles, _temporary=temporary)
 
 
+def _find(name: str, revision: str | None) -> Path:
+    """The folder of a tokenizer: as named, around a `tokenizer.json`, or fetched."""
+    path = Path(name).expanduser()
+    if path.is_file() and path.name != "tokenizer.json":
+        raise file_is_no_tokenizer(path)
+    if path.is_file():
+        return path.parent
+    if path.is_dir():
+        return path
+    check_exists(name, "tokenizer")
+    return _download(name, revision)
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is no such file.
 
@@ -203,6 +215,7 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
+        check_fetched(file)
         raise TokenAdaptError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise TokenAdaptError(f"{file} should hold a JSON object, not a {type(content).__name__}")
@@ -244,27 +257,6 @@ def _download(name: str, revision: str | None) -> Path:
         raise TokenAdaptError(
             f"no tokenizer found at {name!r}: it is not a folder, and could not be fetched as a hub id ({reason})"
         ) from error
-
-
-def _convert(name: str, folder: Path, trust_remote_code: bool) -> tempfile.TemporaryDirectory[str]:
-    """Let transformers convert a tokenizer without `tokenizer.json` into a temporary folder."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-    except Exception as error:
-        reason = first_line(error)
-        raise TokenAdaptError(
-            f"{name!r} holds no tokenizer.json, and transformers cannot make one from its other files: {reason}"
-        ) from error
-    if not getattr(tokenizer, "is_fast", False):
-        raise TokenAdaptError(
-            f"{name!r} has only a slow tokenizer ({type(tokenizer).__name__}), whose vocabulary cannot be read; "
-            "convert it to a tokenizer.json first"
-        )
-    temporary = tempfile.TemporaryDirectory(prefix="tokenadapt-")
-    tokenizer.save_pretrained(temporary.name)
-    return temporary
 
 
 def _copy_companions(source: Path, destination: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_base_that_is_not_there(tmp_path, unigram_folder):
 
 def test_a_base_without_weights(tmp_path, base, unigram_folder):
     (base / "model.safetensors").unlink()
-    assert_one_line(run("transplant", base, unigram_folder, tmp_path / "out"), "Unable to find model files")
+    assert_one_line(run("transplant", base, unigram_folder, tmp_path / "out"), "holds no weights")
 
 
 def test_a_truncated_base(tmp_path, base, unigram_folder):

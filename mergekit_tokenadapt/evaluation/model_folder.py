@@ -18,6 +18,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
 from mergekit_tokenadapt.input_files import check_plain
 from mergekit_tokenadapt.models import Checkpoint, find_class, read_checkpoint
 from mergekit_tokenadapt.tokenizer_files import TOKENIZER_FILES, TokenizerFiles, load_tokenizer, read_json
+from mergekit_tokenadapt.whole_files import check_fetched, check_listed, what_is_there
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def open_model(name: str, *, trust_remote_code: bool = False) -> ModelFolder:
         folder = _download(name)
     check_plain(folder)
     if not (folder / "config.json").is_file():
-        raise TokenAdaptError(f"{name!r} is not a model folder: it has no config.json")
+        raise TokenAdaptError(f"{name!r} is not a model folder: it has no config.json{what_is_there(folder)}")
     tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
     return ModelFolder(name, folder, tokenizer, trust_remote_code)
 
@@ -250,13 +251,19 @@ class TensorFiles:
                 raise TokenAdaptError(f"{self.folder / index}: weight_map is not an object")
             if listed:
                 check_names(listed.values())
+                check_listed(self.folder, index)
             files = sorted(set(listed.values())) if listed else [f.name for f in sorted(self.folder.glob(pattern))]
             if files:
                 return [self.folder / file for file in files]
-        raise TokenAdaptError(f"{self.folder} holds no weights: neither model*.safetensors nor pytorch_model*.bin")
+        raise TokenAdaptError(
+            f"{self.folder} holds no weights: neither model*.safetensors nor pytorch_model*.bin"
+            f"{what_is_there(self.folder)}"
+        )
 
     def _open(self, file: Path) -> Any:
         if file not in self._opened:
+            if file.is_file():
+                check_fetched(file)
             try:
                 if file.suffix == ".safetensors":
                     self._opened[file] = safe_open(str(file), framework="pt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -39,9 +40,13 @@ def next_commands(out: str, base: str) -> list[str]:
 
     >>> next_commands("./my out", "./model")[0]
     "mergekit-tokenadapt-eval check './my out' --base ./model"
+    >>> next_commands("out", "./model+./adapter")[0]  # what is compared with is nowhere on the disk
+    'mergekit-tokenadapt-eval check out'
     """
-    out, base = shlex.quote(out), shlex.quote(base)
-    return [f"mergekit-tokenadapt-eval check {out} --base {base}", f"mergekit-tokenadapt-eval compare {base} {out}"]
+    model, _, adapter = (base, "", "") if os.path.exists(base) else base.partition("+")
+    out, model = shlex.quote(out), shlex.quote(model)
+    against = "" if adapter else f" --base {model}"
+    return [f"mergekit-tokenadapt-eval check {out}{against}", f"mergekit-tokenadapt-eval compare {model} {out}"]
 
 
 def as_text(report: Mapping[str, Any], title: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pydantic
 import yaml
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
+from mergekit.io import ShardedTensorIndex
 from mergekit.io.tasks import LoaderCache
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
@@ -30,6 +33,7 @@ from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.reporting import Listener, reporting_to
 from mergekit_tokenadapt.progress import plain_bars
 from mergekit_tokenadapt.staging import check_output, staged_folder
+from mergekit_tokenadapt.whole_files import check_adapter, check_model_folder
 
 LOG = logging.getLogger(__name__)
 
@@ -42,11 +46,19 @@ def make_recipe(
     dtype: str | None = None,
     pad_to_multiple_of: int | None = None,
 ) -> dict[str, Any]:
-    """The mergekit recipe that gives the model `base` the tokenizer `target`."""
-    tokenizer: dict[str, Any] = {"source": _as_path(target)}
+    """The mergekit recipe that gives the model `base` the tokenizer `target`.
+
+    Args:
+        base: folder or hub id of a model; with a LoRA adapter as ``BASE+ADAPTER``.
+        target: folder, `tokenizer.json` or hub id of a tokenizer.
+        adapt: the ``adapt`` block.
+        dtype: of the output; None for that of the base.
+        pad_to_multiple_of: round the number of rows up to a multiple of this.
+    """
+    tokenizer: dict[str, Any] = {"source": _as_reference(target)}
     if pad_to_multiple_of:
         tokenizer["pad_to_multiple_of"] = pad_to_multiple_of
-    recipe: dict[str, Any] = {"merge_method": "passthrough", "models": [{"model": _as_path(base)}]}
+    recipe: dict[str, Any] = {"merge_method": "passthrough", "models": [{"model": _as_reference(base)}]}
     if dtype:
         recipe["dtype"] = dtype
     return recipe | {"tokenizer": tokenizer | {"adapt": dict(adapt)}}
@@ -81,7 +93,11 @@ def run_recipe(
     with staged_folder(out, force=force) as staged:
         source = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
         try:
-            with reporting_to(listener), plain_bars(mergekit.graph, mergekit.merge, mergekit.multigpu_executor):
+            with (
+                _merging_adapters(configuration, options, staged.parent) as options,
+                reporting_to(listener),
+                plain_bars(mergekit.graph, mergekit.merge, mergekit.multigpu_executor),
+            ):
                 run_merge(configuration, str(staged), options, config_source=source)
         except (TokenAdaptError, OSError):
             raise
@@ -105,6 +121,21 @@ def _read(recipe: Mapping[str, Any]) -> MergeConfiguration:
         raise TokenAdaptError(f"the recipe is wrong: {describe_errors(error)}") from error
 
 
+@contextmanager
+def _merging_adapters(configuration: MergeConfiguration, options: MergeOptions, near: Path) -> Iterator[MergeOptions]:
+    """Give mergekit a folder to merge adapters into, for as long as it needs it, where the options name none."""
+    merged = [reference for reference in configuration.referenced_models() if reference.lora is not None]
+    if not merged or options.lora_merge_cache:
+        yield options
+        return
+    with tempfile.TemporaryDirectory(prefix=".merged-", dir=near) as folder:
+        try:
+            yield options.model_copy(update={"lora_merge_cache": folder})
+        finally:
+            for reference in merged:  # mergekit keeps what it has opened, for the whole process
+                LoaderCache().loaders.pop(reference, None)
+
+
 def _read_by(configuration: MergeConfiguration) -> tuple[list[str], list[str]]:
     """What a recipe reads: models, tokenizers and files; and texts. Words that stand for no path are left out."""
     inputs = []
@@ -121,23 +152,32 @@ def _read_by(configuration: MergeConfiguration) -> tuple[list[str], list[str]]:
     return inputs, [adapt.calibration_text] if adapt.calibration_text not in (None, "default") else []
 
 
+def _as_reference(name: str) -> str | dict[str, Any]:
+    """How a recipe names a model: mergekit takes what follows a ``+`` for an adapter, in a path too."""
+    if "+" in name and os.path.exists(os.path.expanduser(name)):
+        return {"model": {"path": _as_path(name)}}
+    return "+".join(map(_as_path, name.split("+")))
+
+
 def _as_path(name: str) -> str:
     """A local folder written so that nothing takes it for a hub id."""
+    if name.startswith("~"):
+        name = os.path.expanduser(name)
     is_local = os.path.exists(name) and not os.path.isabs(name) and not name.startswith(".")
     return os.path.join(".", name) if is_local else name
 
 
 def _check_model(reference: ModelReference, options: MergeOptions) -> None:
     """Fail in one line where there is no model, before mergekit does it in many."""
-    path = Path(reference.model.path)
-    for folder in (path, *([Path(reference.lora.path)] if reference.lora is not None else [])):
-        if folder.is_dir():
-            check_plain(folder)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise TokenAdaptError(f"{path} is not a model folder: it has no config.json")
+    for part in (reference.model, reference.lora):
+        if part is not None and Path(part.path).is_dir():
+            check_plain(Path(part.path))
+    check_model_folder(reference.model.path)
+    if reference.lora is not None:
+        check_adapter(reference.lora.path)
     try:
         reference.config(trust_remote_code=options.trust_remote_code)
-        index = reference.tensor_index(options.transformers_cache)
+        index = ShardedTensorIndex.from_disk(reference.local_path(options.transformers_cache, ignore_lora=True))
         check_names(index.tensor_paths.values())
     except TokenAdaptError:
         raise
