@@ -129,6 +129,20 @@ def check_together(models: list[InputModel]) -> None:
         raise TokenAdaptError(f"models of different hidden sizes cannot be merged ({listed})")
 
 
+def check_hashes(model: InputModel) -> None:
+    """Refuse a model that looks up hashes of token ids, which are others where tokens have other ids.
+
+    Raises:
+        TokenAdaptError: it holds a table for such hashes.
+    """
+    name = next((name for name in model.shapes if HASHED.search(name)), None)
+    if name is not None:
+        raise TokenAdaptError(
+            f"{model.reference}: {name} is looked up by hashes of token ids, which mean nothing in another vocabulary: "
+            "such a model cannot be adapted"
+        )
+
+
 def check_tied(model: InputModel, output: WeightInfo) -> None:
     """Refuse to untie a model whose checkpoint holds an output matrix that its config says is not there.
 
@@ -153,6 +167,8 @@ def is_tied(config: Any) -> bool:
     return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
 
 
+HASHED = re.compile(r"(^|\.)(ngram_embedding|\w*hash\w*embed\w*)\.", re.IGNORECASE)
+"""Tables of hashes of one or several token ids: Qwen 4's `ngram_embedding`, BLT's `encoder_hash_tok_embedding`."""
 OUTPUT_MATRIX = re.compile(r"(^|\.)(lm_head|embed_out|output|output_layer|cls\.predictions\.decoder)\.weight$")
 """What architectures call their output matrix, for models that transformers has no class for."""
 

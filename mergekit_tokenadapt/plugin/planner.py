@@ -25,7 +25,7 @@ from mergekit_tokenadapt.matrix_use import MatrixUse
 from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import MANIFEST, OutputFolder, as_loaded
 from mergekit_tokenadapt.pad_positions import PadMove
-from mergekit_tokenadapt.plugin.inputs import InputModel, check_tied, check_together, look_at, names_of
+from mergekit_tokenadapt.plugin.inputs import InputModel, check_hashes, check_tied, check_together, look_at, names_of
 from mergekit_tokenadapt.plugin.positions import GatherMoved, move_of
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.reporting import report
@@ -204,6 +204,9 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             )
             for model, (_, base_rows) in zip(models, rows, strict=True)
         }
+        for model in models:
+            if not plans[model.reference].transfer.mapping.is_identity:
+                check_hashes(model)
         self._plans = ImmutableMap(plans)
         for model in models:
             config = model.reference.config(trust_remote_code=self.options.trust_remote_code)

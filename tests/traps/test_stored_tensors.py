@@ -112,6 +112,16 @@ def test_a_tensor_that_may_or_may_not_be_a_table_is_refused(tmp_path, make, unig
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["layers.0.ple.ple_embedding.ngram_embedding.weight", "encoder_hash_tok_embedding.weight"]
+)
+def test_a_table_of_hashed_ids_is_refused_where_ids_change(tmp_path, make, unigram_folder, byte_level_folder, name):
+    folder = with_tensors(make("LlamaForCausalLM", "model"), {f"model.{name}": torch.rand(7, 3)})
+    with pytest.raises(TokenAdaptError, match=rf"model.{name} is looked up by hashes of token ids"):
+        transplant(folder, unigram_folder, tmp_path / "out")
+    transplant(folder, byte_level_folder, tmp_path / "same")
+
+
 def test_as_many_positions_as_tokens_are_no_vocabulary(tmp_path, make, unigram_folder):
     folder = make("GPT2LMHeadModel", "model", n_positions="rows")
     rows = len(tensors_of(folder)["transformer.wte.weight"])
