@@ -206,4 +206,4 @@ def test_plan_follows_rows_padding_untying_and_dtype(base, gemma_style_folder):
     assert report("--dtype", "float64")["bytes_after"] == 2 * plain["bytes_after"]
     result = run("plan", base, gemma_style_folder, "--dtype", "bfloat61")
     assert result.exit_code == 2
-    assert "did you mean 'bfloat16'?" in result.output
+    assert "is not one of 'float32'" in result.output

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergekit_tokenadapt.adapt_config import AdaptConfig
-from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.output import as_loaded
-from mergekit_tokenadapt.plain_words import did_you_mean
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer, read_json
 from mergekit_tokenadapt.transfer import Transfer
 
@@ -36,17 +34,6 @@ def sizes_of(base: TokenizerFiles) -> BaseSizes:
         matrices=1 if text.get("tie_word_embeddings", True) else 2,
         bytes_per_number=BYTES.get(str(text.get("dtype") or text.get("torch_dtype")), 4),
     )
-
-
-def bytes_per_number(dtype: str) -> int:
-    """Of an output dtype.
-
-    Raises:
-        TokenAdaptError: its name is not known.
-    """
-    if dtype not in BYTES:
-        raise TokenAdaptError(f"dtype: takes {', '.join(BYTES)}, not {dtype!r}{did_you_mean(dtype, BYTES)}")
-    return BYTES[dtype]
 
 
 def make_transfer(

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from mergekit_tokenadapt.cli.base_model import BaseSizes, bytes_per_number, make_transfer, sizes_of
+from mergekit_tokenadapt.cli.base_model import BYTES, BaseSizes, make_transfer, sizes_of
 from mergekit_tokenadapt.cli.options import every_adapt_option, folder_options
 from mergekit_tokenadapt.evaluation.report.tables import plain, quoted, say
 from mergekit_tokenadapt.matching import Reason
@@ -49,7 +49,7 @@ def plan_command(
     after = replace(
         before,
         matrices=2 if adapt.get("untie") else before.matrices,
-        bytes_per_number=bytes_per_number(dtype) if dtype else before.bytes_per_number,
+        bytes_per_number=BYTES[dtype] if dtype else before.bytes_per_number,
     )
     report = {**_tokens(problem), **_sizes(problem, before, after)}
     if as_json:
