@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tokenizers_zoo import BYTE_LEVEL, PAIR_IDS, PAIRS, RandomSpace, make_problem, plain_definition
+from tokenizers_zoo import BYTE_LEVEL, PAIR_IDS, PAIRS, RandomSpace, added, make_problem, plain_definition
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.ngram import NgramSpace
@@ -138,6 +138,18 @@ def test_a_row_from_a_text_is_the_mean_of_its_pieces(zoo: Mapping[str, Tokenizer
     row = target.vocabulary.by_spelling["<start_of_turn>"].id
     explained = [(base.vocabulary.by_id[i].bytes, w) for i, w in made.explain(row)]
     assert explained == [(b" the", pytest.approx(2 / 3)), (b" river", pytest.approx(1 / 3))]
+
+
+def test_a_row_from_one_piece_is_that_piece() -> None:
+    """One weight is enough for a row: only tokens without any are mean rows."""
+    definition = plain_definition(["a", "b"], decoder=BYTE_LEVEL)
+    base = Vocabulary.from_definition(definition)
+    wanted = plain_definition(["b"], [added("<t>", 1, special=False)], decoder=BYTE_LEVEL)
+    target = Vocabulary.from_definition(wanted)
+    made = plan_of(make_problem((definition, base), target, RandomSpace(), token_map={"<t>": "a"}), "mean")
+    assert made.explain(1) == [(0, 1.0)]
+    old = random_tensor(2, 4)
+    assert torch.equal(made.apply(old), old[[1, 0]])
 
 
 def test_asking_for_some_rows_only_gives_the_same_rows(zoo: Mapping[str, TokenizerFiles]) -> None:
