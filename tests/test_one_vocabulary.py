@@ -8,6 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
+from transplanting import edit_json, tensors_of, transplant
 
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.distillation.prepare import ORIGINS
@@ -17,6 +18,7 @@ from mergekit_tokenadapt.evaluation.draft import check_same_vocabulary
 from mergekit_tokenadapt.evaluation.model_folder import open_model
 from mergekit_tokenadapt.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.mixture import Mixture
+from mergekit_tokenadapt.model_identity import HASHES
 from mergekit_tokenadapt.one_vocabulary.draft_model import accepted_by, make_draft
 from mergekit_tokenadapt.plan import TransferPlan
 
@@ -170,8 +172,26 @@ def edit_manifest(out, change):
             lambda out: edit_manifest(out, lambda m: m["inputs"][0].update(correction={"strength": 0.5})),
             "calibration_text or untie",
         ),
+        (lambda out: edit_manifest(out, lambda m: m.update(inputs=5)), "is not a manifest of mergekit-tokenadapt"),
+        (lambda out: edit_manifest(out, lambda m: m.update(inputs=[])), "is not a manifest of mergekit-tokenadapt"),
+        (lambda out: edit_manifest(out, lambda m: m["inputs"][0].pop("name")), "is not a manifest"),
+        (lambda out: edit_manifest(out, lambda m: m["inputs"][0].update(files=1)), "is not a manifest"),
+        (lambda out: edit_manifest(out, lambda m: m["inputs"][0].update(correction=1)), "is not a manifest"),
+        (lambda out: edit_manifest(out, lambda m: m.pop("adapt")), "is not a manifest of mergekit-tokenadapt"),
+        (lambda out: edit_manifest(out, lambda m: m["inputs"].append(m["inputs"][0])), r"choose one .*\(0: .*, 1: "),
     ],
-    ids=["no manifest", "no plan", "untied", "corrected"],
+    ids=[
+        *("no manifest", "no plan", "untied", "corrected"),
+        *(
+            "inputs: a number",
+            "no inputs",
+            "no name",
+            "files: a number",
+            "correction: a number",
+            "no adapt",
+            "two inputs",
+        ),
+    ],
 )
 def test_what_cannot_be_restored_is_refused(folders, tmp_path, change, message):
     out = shutil.copytree(folders["out"], tmp_path / "out")
@@ -181,11 +201,67 @@ def test_what_cannot_be_restored_is_refused(folders, tmp_path, change, message):
     assert not (tmp_path / "back").exists()
 
 
+def with_tensors(folder, change):
+    """Changes the weights of a model's folder."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def forget_hashes(manifest):
+    """As an earlier version wrote it."""
+    del manifest["inputs"][0][HASHES]
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["hashes", "a manifest of an earlier version"])
+def test_a_model_whose_vocabulary_was_changed_is_refused(folders, tmp_path, earlier):
+    """After a resize nobody knows which rows are whose."""
+    out = shutil.copytree(folders["out"], tmp_path / "out")
+    edit_json(out / "config.json", vocab_size=100)
+    with_tensors(out, lambda t: t.update({name: t[name][:100].clone() for name in (INPUT, "lm_head.weight")}))
+    if earlier:
+        edit_manifest(out, forget_hashes)
+    with pytest.raises(TokenAdaptError, match=r"its vocabulary was changed|other weights"):
+        restore(str(out), str(tmp_path / "back"))
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_model_that_lost_a_tensor_is_refused(folders, tmp_path):
+    out = shutil.copytree(folders["out"], tmp_path / "out")
+    with_tensors(out, lambda t: t.pop("model.norm.weight"))
+    with pytest.raises(TokenAdaptError, match=r"model\.norm\.weight"):
+        restore(str(out), str(tmp_path / "back"))
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_model_that_was_untied_gets_the_tied_rows_of_its_base(tmp_path, zoo_folders, tiny_model_folder):
+    """Training may untie: the base model has its output rows under the name of the input rows."""
+    from transformers import AutoModelForCausalLM
+
+    base = tiny_model_folder(zoo_folders["byte-level"], tmp_path / "base")
+    out = transplant(base, zoo_folders["gemma-style"], tmp_path / "out", method="mean")
+    edit_json(out / "config.json", tie_word_embeddings=False)
+    with_tensors(out, lambda t: t.update({"lm_head.weight": t[INPUT] + 1}))
+    done = restore(str(out), str(tmp_path / "back"))
+    old, back = tensors_of(base)[INPUT], tensors_of(tmp_path / "back")
+    assert torch.equal(back[INPUT], old)
+    kept = (back["lm_head.weight"] == old + 1).all(dim=1)
+    assert int(kept.sum()) == done.from_model
+    assert torch.equal(back["lm_head.weight"][~kept], old[~kept])
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "back")
+    assert torch.equal(loaded.get_output_embeddings().weight, back["lm_head.weight"])
+
+
 def test_another_base_is_refused(folders, tmp_path):
     result = run("restore", folders["out"], tmp_path / "back", "--base", folders["teacher"])
     assert result.exit_code == 2
     assert "is not the model that the manifest describes" in result.output
     assert len(result.output.strip().splitlines()) == 1
+
+
+def test_an_input_that_is_not_there_is_refused(folders, tmp_path):
+    with pytest.raises(TokenAdaptError, match=r"--input 1: .* was made from 1 model"):
+        restore(str(folders["out"]), str(tmp_path / "back"), input_number=1)
 
 
 def test_an_existing_folder_is_kept(folders, tmp_path):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.model_identity import is_described_by
 from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes, write_json
+from mergekit_tokenadapt.output.configs import set_nested
 from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.staging import check_output, staged_folder
 from mergekit_tokenadapt.tensor_writing import save_tensors
@@ -249,7 +251,14 @@ def _same_tensor(name: str, adapted: ModelFolder, original: ModelFolder) -> str:
 
 
 def _write_configs(adapted: ModelFolder, original: ModelFolder, out: Path) -> None:
-    """The base's configs and tokenizer files; how the weights were saved is the model's own."""
+    """The base's configs and tokenizer files; how the weights were saved, and if they are tied, is the model's own."""
     saved = {key: adapted.config[key] for key in SAVED_BY_TRAINING if key in adapted.config}
-    (out / "config.json").write_text(json.dumps({**original.config, **saved}, indent=2) + "\n", encoding="utf-8")
+    config = deepcopy({**original.config, **saved})
+    is_tied = adapted.checkpoint.tables.is_tied
+    if is_tied != original.checkpoint.tables.is_tied:
+        # Training untied it. By the base's config, the output rows that it learned would not be looked at.
+        nested = ("text_config.",) if isinstance(config.get("text_config"), dict) else ()
+        for section in ("", *nested):
+            set_nested(config, f"{section}tie_word_embeddings", is_tied)
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     copy_files(original.folder, out, COPIED)
