@@ -1,9 +1,9 @@
-"""Rows predicted from what is known of a token, by a map fitted on the old vocabulary itself.
+"""Rows predicted from features of a token, by a regression fitted on the old vocabulary itself.
 
-The dense half of a plan: where a `Mixture` says which old rows make a new one, a `Calibration` holds
-facts about the new tokens, and about old tokens whose rows are known: the examples. The map from facts
-to rows is a ridge regression, fitted anew to every matrix that the plan is applied to, so that input
-and output matrices of an untied model get one each. All of it is closed form; nothing is random.
+This is the dense half of a plan. A `Mixture` says which old rows make a new row. A `Calibration` holds features
+("facts") of the new tokens, and of old tokens whose rows are known: the training tokens ("examples"). A ridge
+regression from features to rows is fitted to every matrix that the plan is applied to, so the input and output
+matrices of an untied model get one each. The solution has a closed form; nothing is random.
 
 Letters: T tokens, X examples, N new rows, V rows of the old matrix, D its width, P principal directions,
 K neighbours, S scalars, F columns of the regression.
@@ -28,19 +28,20 @@ LOG = logging.getLogger(__name__)
 
 NO_EXAMPLES = "too few old tokens to calibrate on: new rows are means of their pieces"
 PENALTIES = (1e-6, 1e-2, 0.1, 0.3, 1.0, 3.0)
-"""Tried, in units of the number of examples; the held-out examples choose."""
+"""L2 penalties that are tried, in units of the number of examples. The held-out examples choose one."""
 MIN_EXAMPLES = 4
-"""Fewer examples than this to fit, or to hold out, and there is no map."""
+"""With fewer examples than this to fit, or to hold out, nothing is predicted."""
 CHUNK = 8192
 """Tokens whose columns are in memory at a time."""
 MAX_DIRECTIONS = 768
 """Columns are made from at most so many principal directions of the matrix: bounds time and memory."""
 PIECES_SHARE = {MatrixUse.INPUT: 0.0, MatrixUse.TIED: 0.25, MatrixUse.OUTPUT: 0.5}
-"""How much of a row is the method's mixture of its pieces, the rest being what the map predicts.
+"""Share of a row that is the weighted mean of its pieces' rows. The rest is the prediction.
 
-The examples are tokens whose probability was taken out of their pieces' rows when the model was trained;
-that of a new token is still in them. The map cannot learn that, and would leave new tokens too unlikely.
-Chosen on text, see docs/findings.md.
+The model should predict a new token wherever it used to predict the token's first piece, so that piece's output
+row still holds the new token's probability. The examples cannot teach this: the model was trained with them, and
+their probability is no longer in the rows of their pieces. Pure predictions would make new tokens too unlikely.
+The shares were chosen on text: docs/findings.md.
 """
 SHARPNESS = 0.1
 """Temperature of the weights of the neighbours beside the nearest; the regression scales their sum."""
@@ -48,7 +49,7 @@ SHARPNESS = 0.1
 
 @runtime_checkable  # pydantic asks: plans are fields of mergekit's tasks
 class TokenFacts(Protocol):
-    """What is known of T tokens, as columns of a regression."""
+    """Features of T tokens, as columns of a regression."""
 
     def __len__(self) -> int: ...
 
@@ -65,7 +66,7 @@ class TokenFacts(Protocol):
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of T tokens: their pieces, their neighbours among other old tokens, and scalars."""
+    """Features of T tokens: their pieces, their nearest other old tokens, and scalars."""
 
     pieces: Mixture
     """T mixtures of equal weights, in the order of the text."""
@@ -161,7 +162,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class DonorFacts:
-    """What a donor knows of T tokens: their rows there. Too large to be stored with a plan."""
+    """Features of T tokens from a donor: their rows in it. They are too large to be stored with a plan."""
 
     rows_TG: Tensor
     """float32"""
@@ -185,7 +186,7 @@ class DonorFacts:
 
 @dataclass(frozen=True)
 class JointFacts:
-    """Two kinds of facts about the same T tokens, side by side."""
+    """Two kinds of features of the same T tokens, side by side."""
 
     first: TokenFacts
     second: TokenFacts
@@ -209,7 +210,7 @@ class JointFacts:
 
 @dataclass(frozen=True)
 class FitReport:
-    """How well the map predicts old rows that it has not seen."""
+    """How well the regression predicts held-out old rows."""
 
     examples: int
     held_out: int
@@ -234,7 +235,7 @@ class Map:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a calibration learned from one matrix."""
+    """The result of a calibration on one matrix."""
 
     directions_DP: Tensor | None
     """Along which columns are made of old rows; None: of the rows as they are."""
@@ -244,7 +245,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Old tokens as examples, and new tokens, both by the facts known of them."""
+    """Features of old tokens with known rows (the examples), and of the new tokens."""
 
     example_ids: Tensor
     """int64 [X]: the old rows that are the examples' answers."""
@@ -260,12 +261,12 @@ class Calibration:
     """Maps by the matrix that they were fitted to: `untie` and `calibration_text` need the same one again."""
 
     def share_of_pieces(self, use: MatrixUse) -> float:
-        """How much of a row is the plan's mixture of its pieces, the rest being what is predicted."""
+        """Return the share of a row that is the weighted mean of its pieces' rows; the rest is the prediction."""
         return PIECES_SHARE[use] if self.keeps_pieces else 0.0
 
     @property
     def can_be_stored(self) -> bool:
-        """Whether it is small enough to be kept with a plan: a donor's rows are not."""
+        """Whether the features are small enough to be stored with a plan. A donor's rows are not."""
         return isinstance(self.examples, Facts)
 
     @property

@@ -1,4 +1,4 @@
-"""Base vocabulary + target vocabulary -> one reason for every target row."""
+"""Match a base and a target vocabulary: give every target row a reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
 
 
 class Reason(IntEnum):
-    """Why a target row is what it is."""
+    """How a target row is made."""
 
     COPIED = 0
     """A base token stands for the same bytes."""
@@ -66,14 +66,14 @@ def match(
 ) -> VocabularyMap:
     """Give every target row its reason.
 
-    Ordinary, byte and added tokens match by bytes. Among base tokens with equal bytes, one that its tokenizer
-    produces comes first, for a token that is produced; then one of the same kind and spelling, then one of the same
-    kind, then the lowest id. Special tokens match by what the user says, then by string, then by role; a string that
-    is text in the base comes last.
+    Ordinary, byte and added tokens match by bytes. If several base tokens have these bytes, the order of preference
+    is: a token that the base tokenizer produces (for a target token that is produced), the same kind and spelling,
+    the same kind, the lowest id. Special tokens match by `token_map`, then by string, then by role. A string that is
+    ordinary text in the base comes last.
 
     Args:
         base: the model's own vocabulary.
-        target: the vocabulary it is to speak.
+        target: the vocabulary that the model gets.
         num_rows: rows of the output matrices; the target's highest id + 1 by default.
         base_rows: rows of the base matrices; base tokens with ids beyond them are not used.
         token_map: see `read_token_map`.

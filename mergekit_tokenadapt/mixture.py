@@ -21,8 +21,8 @@ CHUNK_BYTES = 1 << 25
 class Mixture:
     """N rows, each a weighted sum of rows of a V x D matrix, in compressed sparse rows.
 
-    Row n is ``sum(weights[j] * matrix[ids[j]] for j in range(indptr[n], indptr[n + 1]))``. It can be
-    empty: the method found nothing to make it from.
+    Row n is ``sum(weights[j] * matrix[ids[j]] for j in range(indptr[n], indptr[n + 1]))``. A row is
+    empty if the method found nothing to compose it from.
     """
 
     indptr: Tensor
@@ -36,7 +36,7 @@ class Mixture:
         return len(self.indptr) - 1
 
     def check(self) -> None:
-        """For mixtures from a file.
+        """Check a mixture that was read from a file.
 
         Raises:
             ValueError: the three tensors do not fit together.

@@ -24,7 +24,7 @@ LEAST_TEMPERATURE = 1e-6
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a reader of a new token's weights has to know."""
+    """What the weights of a new token mean, for `explain`."""
 
     weights_are: str = "the row is the sum of these old rows, times their weights"
     neighbours: Sequence[tuple[int, float]] = ()
@@ -32,10 +32,10 @@ class Explanation:
 
 
 class Method(pydantic.BaseModel, ABC):
-    """One way to make rows for new tokens. Its fields are its options in the recipe.
+    """One way to compute rows for new tokens. Its fields are its options in the recipe.
 
     Implementations register under the entry-point group ``mergekit_tokenadapt.methods``. A method is
-    arithmetic: it gets tokens, ids and vectors, and returns weights; it reads no files.
+    pure arithmetic: it gets tokens, ids and vectors, and returns weights. It reads no files.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -54,11 +54,11 @@ class Method(pydantic.BaseModel, ABC):
 
     @property
     def needs_donor(self) -> bool:
-        """Whether the rows of the target's model are used: TARGET must then have weights."""
+        """Whether the method uses the rows of the target's model. TARGET must then have weights."""
         return False
 
     def check(self, num_tokens: int) -> None:
-        """Refuse options that the base vocabulary is too small for, before any slow step.
+        """Refuse, before any slow step, options that ask for more tokens than the base vocabulary has.
 
         Args:
             num_tokens: tokens of the base vocabulary.
@@ -76,22 +76,22 @@ class Method(pydantic.BaseModel, ABC):
 
     @abstractmethod
     def weigh(self, problem: TransferProblem) -> Mixture:
-        """How each of the N new tokens is made of old rows: N mixtures, no weights of the model needed.
+        """Return the weights of old rows for each of the N new tokens. This needs no weights of the model.
 
-        A token that the method has nothing for gets an empty mixture.
+        A token for which the method finds nothing gets an empty mixture; its row is then the mean row.
         """
 
     def explain(self, problem: TransferProblem) -> dict[int, Explanation]:
-        """What the weights of `weigh` are, by target id, and what else makes the rows of the new tokens."""
+        """Return, by target id, what the weights of `weigh` mean and what else a new row is predicted from."""
         return dict.fromkeys(problem.new_ids.tolist(), Explanation())
 
     def calibrate(self, problem: TransferProblem) -> Calibration | None:
-        """A map to be fitted on each matrix, whose predictions take the place of the mixtures; or None."""
+        """Return a regression to fit on each matrix, whose predictions replace the mixtures; None for no regression."""
         return None
 
 
 def find_method(name: str, options: Mapping[str, Any], beside: Sequence[str] = ()) -> Method:
-    """The method that a recipe names, with its options.
+    """Return the method that a recipe names, with its options.
 
     Args:
         name: under which it is registered.

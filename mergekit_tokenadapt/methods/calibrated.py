@@ -1,4 +1,4 @@
-"""Rows that calibrate themselves on the base model's own vocabulary."""
+"""Rows predicted by a regression that is fitted on the base model's own vocabulary."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ PREDICTED = (
 
 
 class Calibrated(Method):
-    """Learn from the old tokens how this model's rows follow from a token's pieces and neighbours.
+    """Predict rows from a token's pieces and neighbours, by a regression fitted on the old tokens.
 
-    Every old token that can be cut into smaller ones is an example: its row is the answer. Examples are
-    made to look like the new tokens: cut into as many pieces, and with neighbours no nearer than theirs.
-    The map is a ridge regression whose penalty is chosen on held-out examples. Supertokens, of which a
-    vocabulary of words has no example, are made by `Hybrid`.
+    Every old token that can be split into smaller ones is an example, and its row is the response. Examples
+    are made as hard as the new tokens: they are split into as many pieces, and their neighbours are no nearer.
+    The regression is a ridge regression whose L2 penalty is chosen on held-out examples. `Hybrid` makes
+    supertokens, because a vocabulary of words has no examples of them.
     """
 
     summary: ClassVar[str] = (
@@ -70,14 +70,14 @@ class Calibrated(Method):
 
     @property
     def needs_donor(self) -> bool:
-        """Where the option says so."""
+        """True if the option `donor` is set."""
         return self.donor
 
     def weigh(self, problem: TransferProblem) -> Mixture:
-        """The pieces, what there is without examples and what predicted rows keep; of supertokens, the paper's hybrid.
+        """Return the weights used when no regression can be fitted, and blended into predicted output rows.
 
-        Words are no examples of supertokens: a map learned from words makes worse rows for them than any
-        method that learns nothing (docs/supertokens.md).
+        Supertokens use `Hybrid`: the base vocabulary has too few to fit on, and a regression fitted on words
+        makes worse rows for supertokens than any method that fits nothing (docs/supertokens.md).
         """
         beyond = unlike_any_example(problem)
         if not beyond.any():
@@ -88,7 +88,7 @@ class Calibrated(Method):
         return parts.select(torch.from_numpy(order))
 
     def explain(self, problem: TransferProblem) -> dict[int, Explanation]:
-        """Pieces and neighbours that the map predicts from; supertokens are those of `Hybrid`."""
+        """Return the pieces and neighbours that the regression uses; for supertokens, the weights of `Hybrid`."""
         beyond = unlike_any_example(problem)
         told = dict.fromkeys(problem.new_ids[beyond].tolist(), Explanation(f"a supertoken: {Explanation.weights_are}"))
         if beyond.all():
@@ -101,7 +101,7 @@ class Calibrated(Method):
         return told
 
     def calibrate(self, problem: TransferProblem) -> Calibration | None:
-        """Facts about examples and new tokens; None where there is nothing to predict, or no old token can be cut."""
+        """Return features of examples and new tokens; None without new tokens, or if no old token can be split."""
         beyond = unlike_any_example(problem)
         if beyond.all():
             return None
@@ -139,10 +139,11 @@ class Calibrated(Method):
 
 
 def front_weighted(problem: TransferProblem) -> Mixture:
-    """Each new token's pieces, in the ratio 1, 1/2, 1/3, ... as they come; no white space where there is anything else.
+    """Return weights of each new token's pieces in the ratio 1, 1/2, 1/3, ..., without pieces of white space only.
 
-    A new token is due where its first piece was: that piece's row knows most of when, and the last one's least.
-    White space is due in too many other places to say anything.
+    The model should predict a new token wherever it used to predict the token's first piece. Earlier pieces
+    therefore get larger weights. White space gets none (unless there is nothing else), because it is predicted
+    in too many other places.
     """
     pieces = problem.pieces
     by_place = 1 / (1 + np.arange(len(pieces.ids)) - pieces.indptr[pieces.rows])
@@ -156,21 +157,21 @@ def front_weighted(problem: TransferProblem) -> Mixture:
 
 
 def unlike_any_example(problem: TransferProblem) -> np.ndarray:
-    """The new tokens that span words where hardly any old token does, bool [N]."""
+    """Return which new tokens span words, bool [N]; all False if enough old tokens span words, too."""
     if sum(t.spans_words for t in problem.candidates) >= ENOUGH_SUPERTOKENS:
         return np.zeros(len(problem.new_tokens), dtype=bool)
     return np.array([t.spans_words for t in problem.new_tokens], dtype=bool)
 
 
 def is_held_out(token: Token) -> bool:
-    """Whether an example is one of the tenth that judges; the same in every run, whatever the token's id."""
+    """Whether an example is in the held-out tenth. It depends on the token's bytes only, so runs agree."""
     return _fraction(token, salt=3) < HELD_OUT
 
 
 def shared_rows(problem: TransferProblem) -> dict[int, int]:
-    """Old id to target id of the copied tokens that stand for text, by ascending target id.
+    """Return old id -> target id of the copied tokens that stand for text, by ascending target id.
 
-    Byte twins are left out: a token that is never produced has a row that no training has seen.
+    Byte twins are left out: a token that is never produced has an untrained row.
     """
     usable = {token.id for token in problem.candidates}
     found: dict[int, int] = {}

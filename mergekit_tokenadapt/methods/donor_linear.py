@@ -1,4 +1,4 @@
-"""New rows mapped over from a model that has them."""
+"""New rows by a linear map from the rows of a model that has the new tokens."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ MAPPED = (
 class DonorLinear(Method):
     """Fit a linear map from the donor's rows to the base model's, on the tokens that both have.
 
-    Every copied token is an example: its row in the donor is the fact, its row in the base model the
-    answer. A ridge regression whose penalty is chosen on held-out examples maps the other tokens over.
+    Every copied token is an example: its row in the donor is the feature vector, its row in the base model the
+    response. The L2 penalty of this ridge regression is chosen on held-out examples.
     """
 
     summary: ClassVar[str] = (
@@ -42,15 +42,15 @@ class DonorLinear(Method):
         return True
 
     def weigh(self, problem: TransferProblem) -> Mixture:
-        """The plain mean of the pieces: what there is without enough shared tokens."""
+        """Return the plain mean of the pieces, which is used if there are too few shared tokens to fit on."""
         return uniform(problem.pieces)
 
     def explain(self, problem: TransferProblem) -> dict[int, Explanation]:
-        """The pieces are there for models with too few shared tokens only."""
+        """Return that the weights are used only if there are too few shared tokens."""
         return dict.fromkeys(problem.new_ids.tolist(), Explanation(MAPPED))
 
     def calibrate(self, problem: TransferProblem) -> Calibration | None:
-        """Shared tokens as examples; None where there are none."""
+        """Return the regression with the shared tokens as examples; None if there are none."""
         shared = shared_rows(problem)
         if not shared:
             LOG.warning(NO_EXAMPLES)

@@ -1,4 +1,4 @@
-"""TokenAdapt itself: local and global estimates, mixed (arXiv 2505.09738, 3.4)."""
+"""TokenAdapt's method: a weighted average of the local and global estimates (arXiv 2505.09738, 3.4)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mergekit_tokenadapt.problem import TransferProblem
 
 
 class Hybrid(Method):
-    """``(1 - global_weight) * local + global_weight * global``; where one has nothing, the other alone."""
+    """``(1 - global_weight) * local + global_weight * global``; if one is empty, the other alone."""
 
     summary: ClassVar[str] = "weighted average of the local and global estimates: the paper's method"
     source: ClassVar[str] = "TokenAdapt, arXiv 2505.09738, section 3.4"
@@ -30,7 +30,7 @@ class Hybrid(Method):
     threshold: float = Field(default=0.0, ge=-1, le=1, description="least cosine similarity of a neighbour")
 
     def weigh(self, problem: TransferProblem) -> Mixture:
-        """The local mixture plus the global one."""
+        """Return the weighted average of the local and the global weights."""
         local = Local(temperature=self.temperature).weigh(problem)
         nearest = Global(temperature=self.temperature, top_k=self.top_k, threshold=self.threshold).weigh(problem)
         return local.plus(nearest, self.global_weight)

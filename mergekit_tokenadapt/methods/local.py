@@ -29,7 +29,7 @@ class Local(Method):
     )
 
     def weigh(self, problem: TransferProblem) -> Mixture:
-        """The pieces with weights w."""
+        """Return the weights w of the pieces."""
         pieces, device = problem.pieces, problem.device
         rows, ids = torch.from_numpy(pieces.rows).to(device), torch.from_numpy(pieces.ids).to(device)
         num_new = len(pieces)

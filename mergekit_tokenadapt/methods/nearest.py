@@ -15,8 +15,8 @@ from mergekit_tokenadapt.problem import TransferProblem
 class Global(Method):
     """The `top_k` old tokens nearest to a new one in the auxiliary space:
 
-    ``a_i = phi . phi_i``; ``w = softmax(a / temperature)``; row = ``sum_i w_i E[i]``. Where
-    `threshold` is given, neighbours with ``a_i < threshold`` are left out and the rest renormalised.
+    ``a_i = phi . phi_i``; ``w = softmax(a / temperature)``; row = ``sum_i w_i E[i]``.
+    Neighbours with ``a_i < threshold`` are left out, and the remaining weights are renormalised.
     """
 
     summary: ClassVar[str] = "weighted mean of the rows of the nearest old tokens in the auxiliary space"
@@ -30,7 +30,7 @@ class Global(Method):
     threshold: float = Field(default=0.0, ge=-1, le=1, description="least cosine similarity of a neighbour")
 
     def weigh(self, problem: TransferProblem) -> Mixture:
-        """The neighbours with weights w; no neighbour above the threshold gives an empty mixture."""
+        """Return the weights w of the neighbours. A token without neighbours above the threshold gets none."""
         similarities_NK, ids_NK = problem.neighbours(self.top_k)
         kept_NK = similarities_NK >= self.threshold
         weights_NK = torch.where(kept_NK, similarities_NK / self.temperature, -torch.inf).softmax(dim=1)

@@ -1,4 +1,4 @@
-"""New rows as the combination of shared tokens that they are in the target's model."""
+"""New rows as sparse combinations of shared tokens, fitted in the target's model."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mergekit_tokenadapt.pursuit import matching_pursuit
 
 
 class Omp(Method):
-    """Orthogonal matching pursuit: write a token's donor row with few shared tokens, and do the same with base rows.
+    """Orthogonal matching pursuit: combine few shared tokens into the donor's row, and combine base rows likewise.
 
     The atoms are the donor's rows of the copied tokens that stand for text. The mathematics is that of mergekit's
-    `batch_omp`; how it is made fast is told in `pursuit`.
+    `batch_omp`. The module `pursuit` explains what makes it fast.
     """
 
     summary: ClassVar[str] = (
@@ -38,7 +38,7 @@ class Omp(Method):
         return True
 
     def weigh(self, problem: TransferProblem) -> Mixture:
-        """The combinations, the same ones for input and output rows; none for a token whose donor row is zero.
+        """Return the combinations, one for both input and output rows; none for a token whose donor row is zero.
 
         Raises:
             TokenAdaptError: no token is shared.
