@@ -19,6 +19,7 @@ from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 from mergekit.tokenizer import BuildTokenizer
 
+from mergekit_tokenadapt.auxiliary import AuxiliarySpace
 from mergekit_tokenadapt.calibration_text import CalibrationText
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.matrix_use import MatrixUse
@@ -188,30 +189,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         self._num_rows = num_rows = choose_rows(adapt.rows, rows, target, self.config.tokenizer.pad_to_multiple_of)
         check_memory(models[0], num_rows)
         target = target.with_rows(num_rows)
-        plans = {
-            model.reference: PlanTransfer(
-                transfer=Transfer.of(
-                    adapt,
-                    base=model.tokenizer,
-                    target=target,
-                    base_rows=base_rows,
-                    num_rows=num_rows,
-                    auxiliary=auxiliary,
-                    device=torch.device(self.options.device or "cpu"),
-                    quiet=self.options.quiet,
-                    trust_remote_code=self.options.trust_remote_code,
-                )
-            )
-            for model, (_, base_rows) in zip(models, rows, strict=True)
-        }
-        for model in models:
-            if not plans[model.reference].transfer.mapping.is_identity:
-                check_hashes(model)
-        self._plans = ImmutableMap(plans)
-        for model in models:
-            config = model.reference.config(trust_remote_code=self.options.trust_remote_code)
-            if move := move_of(model.reference, config, plans[model.reference].transfer):
-                self._moves[model.reference] = move
+        self._plans = plans = self._plan_transfers(adapt, models, target, auxiliary)
         self._choose_names(models)
         self._untied_name = self._untie(models) if adapt.untie else None
         self._output_name = self._untied_name or models[0].output_name
@@ -248,6 +226,37 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             fields = {name: getattr(stock, name) for name in type(stock).model_fields}
             moved = GatherMoved(**fields, moves=ImmutableMap(moves))
             self._tensors[-1] = (weight, merge.model_copy(update={"gather_tensors": moved}))
+
+    def _plan_transfers(
+        self, adapt: AdaptConfig, models: list[InputModel], target: TokenizerFiles, auxiliary: AuxiliarySpace | None
+    ) -> ImmutableMap[ModelReference, PlanTransfer]:
+        """A plan for each model, and how its positions move.
+
+        Raises:
+            TokenAdaptError: a model cannot be brought to the target, whatever is done with its rows.
+        """
+        plans = {}
+        for model in models:
+            transfer = Transfer.of(
+                adapt,
+                base=model.tokenizer,
+                target=target,
+                base_rows=model.rows,
+                num_rows=self._num_rows,
+                auxiliary=auxiliary,
+                device=torch.device(self.options.device or "cpu"),
+                quiet=self.options.quiet,
+                trust_remote_code=self.options.trust_remote_code,
+            )
+            plans[model.reference] = PlanTransfer(transfer=transfer)
+        for model in models:
+            transfer = plans[model.reference].transfer
+            if not transfer.mapping.is_identity:
+                check_hashes(model)
+            config = model.reference.config(trust_remote_code=self.options.trust_remote_code)
+            if move := move_of(model.reference, config, transfer):
+                self._moves[model.reference] = move
+        return ImmutableMap(plans)
 
     def _choose_names(self, models: list[InputModel]) -> None:
         """Whether mergekit's names of tensors are planned or the stored ones, and what else there is to plan.
