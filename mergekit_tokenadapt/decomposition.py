@@ -1,8 +1,7 @@
-"""Cutting old tokens into smaller old tokens: the worked examples that a model's own vocabulary holds.
+"""Split old tokens into smaller old tokens: the training tokens of `calibrated`.
 
-Every multi-piece old token shows how this model's rows follow from their parts: its row is known, and
-so are those of its pieces. To look like the new tokens, which are cut into two pieces or into ten, an
-old token is cut to a wanted number of pieces.
+The rows of an old token and of its parts are known, so they show how this model's rows follow from their parts.
+New tokens have two pieces or ten. An old token is therefore split into a requested number of pieces.
 """
 
 from __future__ import annotations

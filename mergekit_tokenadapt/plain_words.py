@@ -1,4 +1,4 @@
-"""What a wrong key or value is told: one line in plain words, the known names, and the nearest of them."""
+"""Messages about a wrong key or value: one line in plain words with the known names and the nearest one."""
 
 from __future__ import annotations
 

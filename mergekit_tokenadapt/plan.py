@@ -1,14 +1,14 @@
 """The transfer plan: how every row of the new matrices is made of old rows.
 
-A plan is data. It is made without loading any weights, and can be saved, explained and tested on
-its own. Every row has one of three origins:
+A plan is data. It is made without the weights of the model, and can be saved, explained and tested on its own. Every
+row has one of three origins:
 
-- copied: COPIED and SPECIAL rows with a source; bit for bit the old row;
-- mixed: NEW rows, and SPECIAL rows made from a text; a weighted sum of old rows, or, with a method that
-  calibrates, what a map fitted on the matrix itself predicts;
-- mean: PADDING rows, NEW special tokens, NEW tokens that the method found nothing for, and muted rows;
-  the mean of all copied and mixed rows. Its logit is the mean of their logits, so it is never the highest
-  one: such a token cannot be generated, where a row of zeros (logit 0) could.
+- copied: COPIED and SPECIAL rows with a source. The row is the old row, bit for bit.
+- mixed (composed): NEW rows, and SPECIAL rows made from a text. The row is a weighted sum of old rows, or the
+  prediction of a regression that is fitted on the matrix itself.
+- mean: PADDING rows, NEW special tokens, NEW tokens for which the method found nothing, and muted rows. The row is
+  the mean of all copied and mixed rows. Its logit is the mean of their logits and never the highest, so such a
+  token is never generated. A row of zeros (logit 0) could be.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a method is given: two vocabularies, how they match, and what is known of the new tokens.
+"""The input of a method: two vocabularies, how they match, and the features of the new tokens.
 
 Letters: N new tokens, C candidate old tokens, A dimensions of the auxiliary space.
 """

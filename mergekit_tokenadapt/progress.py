@@ -1,8 +1,8 @@
-"""How far the work has come: bars on a terminal, plain lines in a command's log, nothing where it is to be quiet.
+"""Report progress: bars on a terminal, plain lines in a command's log, nothing with `quiet`.
 
-A bar that goes to a file is thousands of lines, and its time left is a guess from the first, quick steps. The log of
-one of our commands gets a line when a stage begins, one with the share done now and then, and one when it is over.
-Other programs that use this package, stock mergekit among them, get no lines that they did not ask for.
+A bar that goes to a file is thousands of lines, and its remaining time is a guess from the first, quick steps. The log
+of one of our commands gets a line when a stage begins, lines with the share done from time to time, and a line when the
+stage is over. Other programs that use this package, such as stock mergekit, get no lines that they did not ask for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Long runs keep what they have made in shards on disk, so that one that was stopped goes on where it was."""
+"""Keep the results of long runs in shards on disk, so that an interrupted run continues where it stopped."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Folders that appear when they are complete, or not at all, and never in the place of what is not ours.
+"""Write a folder that appears when it is complete, or not at all, and that never replaces what is not ours.
 
-What is at OUT is looked at twice: before the work, so that nothing is done in vain, and at the end, because
-hours may lie between. The end is one rename, which a folder that has appeared meanwhile makes fail.
+OUT is checked twice: before the work, so that no work is wasted, and at the end, because hours may lie between. The
+last step is one rename, which fails if a folder has appeared in the meantime.
 """
 
 from __future__ import annotations

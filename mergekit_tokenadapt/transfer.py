@@ -155,7 +155,7 @@ def choose_rows(
     Args:
         rows: what the recipe asks for, see `AdaptConfig.rows`.
         bases: tokenizer and rows of each input model.
-        target: the tokenizer that the output is to speak.
+        target: the tokenizer of the output.
         pad_to_multiple_of: round up to a multiple of this.
 
     Raises:

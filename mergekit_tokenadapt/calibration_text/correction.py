@@ -1,14 +1,14 @@
-"""Moving output rows until they say what the base model would have said.
+"""Output rows changed until their predictions match the base model's.
 
-The last step of a language model is linear: logits are hidden states times output rows. With hidden
-states fixed, fitting the rows to target distributions is a convex problem, a multinomial regression.
-Two things are fitted: a map for all copied rows and one for all made ones, which carry over to tokens that
-the text never shows, and a shift for each token that the targets or the model often give probability to. All
-are held back towards zero, shifts the more the less the text says of their token, and what is found is scaled
-down, to nothing if need be, by what held-out passages say.
+The last step of a language model is linear: logits are hidden states times output rows. With fixed hidden
+states, fitting the rows to target distributions is a convex problem, a multinomial regression. Two things are
+fitted. One linear map for all copied rows and one for all composed rows transfer to tokens that the text does
+not contain. A shift is fitted for each token to which the targets or the model often give probability. An L2
+penalty shrinks all of them towards zero. Shifts shrink more if the text has less evidence of their token. At the
+end the change is scaled by a strength that held-out passages choose; 0 means no change.
 
-Rows are told apart by their origin (`TransferPlan.origins`): those of an origin share a map, and those of
-origin -1 are the mean of all others, and take no part.
+Rows have the origins of `TransferPlan.origins`. Rows of one origin share a map. Rows of origin -1 are the mean
+of all others and take no part.
 
 Letters: R new rows, O origins, A active tokens, P positions, B positions in a batch, D width.
 """
@@ -29,7 +29,7 @@ from mergekit_tokenadapt.plan import mean_row
 from mergekit_tokenadapt.progress import progress
 
 MAX_ACTIVE = 40_960
-"""Most tokens with a shift of their own: bounds time and memory."""
+"""Largest number of tokens with a shift of their own. It bounds time and memory."""
 RESTING = 4096
 """Tokens that stand for all others in the normalisation."""
 NUM_ORIGINS = 2
@@ -41,7 +41,7 @@ STEP_ROWS = 0.016
 STEP_MAP = 0.01
 """First step of Adam for the maps, over the square root of the width."""
 HOLD_BACK = 10.0
-"""Penalty on squared shifts and maps, in units where hidden states have root mean square 1; summed over positions."""
+"""L2 penalty on shifts and maps, in units where hidden states have root mean square 1; summed over positions."""
 ENOUGH = 1.0
 """Expected occurrences of a token at which it gets half of a shift. Without that, tokens of which a text has none all
 become less likely, and another text may well have them."""
@@ -50,21 +50,21 @@ STRENGTHS = (0.0, 0.25, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Positions:
-    """What the transplanted model meets in the text: P places where a token is to be predicted."""
+    """P positions of the text at which the transplanted model predicts a token."""
 
     states_PD: Tensor
-    """float [P, D]: its hidden states."""
+    """float [P, D]: the model's hidden states."""
     next_ids: Tensor
-    """int64 [P]: the tokens that the text goes on with."""
+    """int64 [P]: the next token of the text."""
     targets: Mixture
-    """What the base model would say, P distributions."""
+    """The base model's predictions: P distributions over new tokens."""
     is_held_out: Tensor
     """bool [P]"""
 
 
 @dataclass(frozen=True)
 class CorrectionReport:
-    """What was read and what came of it; the three figures are bits per byte of the held-out passages."""
+    """The text that was read, and the result. The three figures are bits per byte of the held-out passages."""
 
     text: Mapping[str, Any]
     """What was read."""
@@ -72,7 +72,7 @@ class CorrectionReport:
     """Tokens of it, in the new tokenization."""
     shifted_rows: int
     strength: float
-    """By how much the fitted correction was scaled; 0 is none."""
+    """Factor by which the fitted correction was scaled; 0 is no correction."""
     base: float
     """The base model, in its own tokens."""
     before: float
@@ -115,7 +115,7 @@ class RowChange:
 
 @dataclass(frozen=True)
 class Correction:
-    """What is done to the output rows, and why."""
+    """The change of the output rows, and the report on it."""
 
     change: RowChange
     report: CorrectionReport
@@ -126,7 +126,7 @@ class Correction:
 
 
 def fit_change(rows_RD: Tensor, origins_R: Tensor, positions: Positions, *, quiet: bool = False) -> FittedChange:
-    """Fit a change of output rows. Deterministic.
+    """Fit a change of output rows. The result is deterministic.
 
     Args:
         rows_RD: the output rows to change, float32, on the device to compute on.
@@ -139,7 +139,7 @@ def fit_change(rows_RD: Tensor, origins_R: Tensor, positions: Positions, *, quie
 
 
 def choose_strength(held_out_bits: Callable[[float], float]) -> tuple[float, float, float]:
-    """Scale the change by what the held-out positions say: strength, and bits before and after."""
+    """Choose the strength by the held-out positions. Returns strength, and bits before and after."""
     tried = [(held_out_bits(strength), strength) for strength in STRENGTHS]
     after, strength = min(tried)
     return strength, tried[0][0], after

@@ -1,7 +1,7 @@
-"""From a text and a plan to a correction: read the text twice, shard by shard, and fit.
+"""Compute a correction from a text and a plan: read the text twice, shard by shard, and fit.
 
-What a shard gives is kept on disk until the fit is done, so that a run that was stopped goes on where
-it was.
+The results of each shard are kept on disk until the fit is complete, so an interrupted run continues where it
+stopped.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""What the base model would say, put into new tokens.
+"""The base model's predictions, converted into distributions over new tokens.
 
-Where both tokenizers have a boundary, the base model's distribution over old tokens is turned into one
-over new tokens by shares: how often each new token starts where the old one did, counted in the text
-and smoothed towards the first new token of the old token's bytes. Where the new tokenizer stops inside
-an old token (after the spaces of `` def``), only old tokens that start with the bytes already passed
-are possible; what is left of their bytes is cut with the new tokenizer, and its first token is meant.
-The old token that the text really goes on with always stands for the new token that it goes on with.
+At a common boundary of both tokenizers, the base model's distribution over old tokens becomes one over new tokens
+by shares: how often each new token starts where the old token did, counted in the text and smoothed towards the
+first new token of the old token's bytes. If the new tokenizer stops inside an old token (after the spaces of
+`` def``), only old tokens that start with the bytes already passed are possible. The rest of their bytes is
+encoded with the new tokenizer, and its first token is the prediction. The old token with which the text really
+continues always stands for the new token with which it continues.
 
-Letters: P positions, K old tokens that are looked at, V old rows, D width.
+Letters: P positions, K old tokens that are examined, V old rows, D width.
 """
 
 from __future__ import annotations

@@ -2,12 +2,11 @@
 
 Every row of the old vocabulary comes from one of two places:
 
-- where the transplant had copied it, it is the row that the model has now for that token, trained
-  or not: untouched rows come back bit for bit. Of several tokens that got the same row (a special
-  token by its role, for instance), the one that stands for the same bytes goes first, then the one
-  with the lowest id;
-- rows that the transplant dropped, because the target had no such token, are not in the model any
-  more: they come from the base model, as they were. If the model was trained in between, they were not.
+- If the transplant copied the row, it is the model's present row for that token, trained or not. Unchanged
+  rows return bit for bit. If several tokens got the same row (a special token by its role, for instance),
+  the token with the same bytes is used, else the one with the lowest id.
+- If the transplant dropped the row, because the target had no such token, the row comes from the base model.
+  If the model was trained in between, this row was not.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""How fast a model heals: bits per byte of held-out text during a few steps of training.
+"""Measure how fast a model heals: bits per byte of held-out text during a few steps of training.
 
-A low first loss alone can mislead: of two ways to make rows, the one that starts higher may be the one
-that training mends at once. Every model reads the same passages in the same order, each in its own
-tokens, and the loss is counted per byte, so that a step is the same step for all of them. Nothing is
-kept: this is a measurement, not a way to train.
+The loss before training can mislead: training may repair the worse of two initialisations faster. Every model
+reads the same passages in the same order, each in its own tokens. The loss is counted per byte, so steps are
+comparable between models. Nothing is written: this is a measurement, not a way to train a model.
 
 Letters: B passages in a batch, T positions, V logits.
 """

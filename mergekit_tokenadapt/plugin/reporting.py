@@ -1,4 +1,4 @@
-"""What a finished transplant says of itself: to the command that ran it, or else in mergekit's log."""
+"""The report of a finished transplant, for the command that ran it, or else for mergekit's log."""
 
 from __future__ import annotations
 

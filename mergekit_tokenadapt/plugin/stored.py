@@ -1,8 +1,8 @@
-"""Planning tensors by the names that the checkpoint holds them under.
+"""Plan tensors by their names in the checkpoint.
 
-mergekit plans by a definition of the architecture. Where it has none it infers one, which leaves out tensors
-that are not in every layer; where it has one, a checkpoint may hold more than that. What a checkpoint holds is
-the better plan wherever layers stay where they are: each tensor is merged with those of the same name.
+mergekit plans by a definition of the architecture. If it has no definition, it infers one, which leaves out tensors
+that are not in every layer. If it has one, a checkpoint may still contain more tensors. If layers keep their places,
+the checkpoint itself is therefore the better plan: each tensor is merged with the tensors of the same name.
 """
 
 from __future__ import annotations
