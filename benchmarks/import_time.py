@@ -18,6 +18,7 @@ REPEATS = 15
 PROGRAMS = {
     "pydantic, one model": "import pydantic\nclass A(pydantic.BaseModel): x: int = 1\nA()",
     "mergekit.config": "import mergekit.config",
+    "mergekit_tokenadapt": "import mergekit_tokenadapt",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from mergekit_tokenadapt.cli.eval_options import check_page, read_texts, text_options
+from mergekit_tokenadapt.cli.eval_options import COMPARED_BYTES, check_page, read_texts, text_options
 from mergekit_tokenadapt.cli.types import DTYPES, SEED, Device
 from mergekit_tokenadapt.file_writing import write_file
 from mergekit_tokenadapt.progress import Stages
@@ -26,7 +26,7 @@ Examples:
 @click.command("compare", epilog=EXAMPLES)
 @click.argument("base")
 @click.argument("outs", nargs=-1, required=True, metavar="OUT [OUT ...]")
-@text_options(max_bytes=2000)
+@text_options(max_bytes=COMPARED_BYTES)
 @click.option(
     "--window",
     type=click.IntRange(min=2),

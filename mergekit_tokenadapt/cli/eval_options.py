@@ -15,6 +15,9 @@ from mergekit_tokenadapt.staging import paths_of
 if TYPE_CHECKING:
     from mergekit_tokenadapt.evaluation.texts import TextSet
 
+COMPARED_BYTES = 2000
+"""Bytes of each text that `compare` scores, by default."""
+
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 

@@ -11,10 +11,8 @@ from mergekit_tokenadapt.cli.base_model import make_transfer
 from mergekit_tokenadapt.cli.options import every_adapt_option, folder_options
 from mergekit_tokenadapt.cli.token_lookup import find_id, find_token
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.report.tables import quoted
-from mergekit_tokenadapt.matching import Reason
-from mergekit_tokenadapt.methods.base import Explanation
-from mergekit_tokenadapt.plan import TransferPlan, make_plan
+from mergekit_tokenadapt.front_door.explanation import RowExplanation
+from mergekit_tokenadapt.plan import make_plan
 from mergekit_tokenadapt.transfer import Transfer
 from mergekit_tokenadapt.visible import json_text
 
@@ -24,15 +22,6 @@ Examples:
   mergekit-tokenadapt explain ./model ./tokenizer --token " nation" --token "進" --method mean
   mergekit-tokenadapt explain ./model ./tokenizer --id 3 --token "<|im_end|>" --json
 """
-
-MADE = {
-    "copied": "copied: the old row of the same bytes, bit for bit",
-    "special": "special: the row of its counterpart",
-    "new": "new",
-    "padding": "padding: a row without a token",
-    "muted": "muted: another token of TARGET stands for the same byte, and this one is never produced",
-}
-"""What is said of each reason."""
 
 
 @click.command("explain", epilog=EXAMPLES)
@@ -68,10 +57,10 @@ def explain_command(
     rows, errors = _rows_of(transfer, texts, ids)
     reports = list(_explain(transfer, rows))
     if as_json:
-        click.echo(json_text(reports))
+        click.echo(json_text([report.as_dict() for report in reports]))
     else:
         for report in reports:
-            _print(report)
+            click.echo(str(report))
     for error in errors:
         error.show()
     if errors:
@@ -98,48 +87,11 @@ def _rows_of(
     return rows, errors
 
 
-def _explain(transfer: Transfer, rows: list[int]) -> Iterator[dict[str, Any]]:
+def _explain(transfer: Transfer, rows: list[int]) -> Iterator[RowExplanation]:
     if not rows:
         return
     problem = transfer.make_problem(only=frozenset(rows))
     plan = make_plan(problem, transfer.method_name, transfer.method)
     told = transfer.method.explain(problem)
     for row in rows:
-        yield _report(row, plan, transfer, told.get(row, Explanation()))
-
-
-def _report(row: int, plan: TransferPlan, transfer: Transfer, told: Explanation) -> dict[str, Any]:
-    token, old = transfer.target.vocabulary.by_id.get(row), transfer.base.vocabulary.by_id
-    made_of = [{"id": i, "text": old[i].label, "weight": round(w, 6)} for i, w in plan.explain(row)]
-    neighbours = [{"id": i, "text": old[i].label, "similarity": round(s, 6)} for i, s in told.neighbours]
-    reason = Reason(int(plan.mapping.reasons[row])).name.lower()
-    is_mixed = bool(made_of) and int(plan.mapping.sources[row]) < 0
-    return {
-        "id": row,
-        "text": None if token is None else token.label,
-        "kind": None if token is None else token.kind.value,
-        "reason": "muted" if bool((plan.muted_ids == row).any()) else reason,
-        "method": plan.method if is_mixed and reason == "new" else None,
-        "made_of": made_of,
-        "weights_are": told.weights_are if is_mixed else None,
-        "neighbours": neighbours if made_of else [],
-        "calibrated": reason == "new" and transfer.method.calibrates and bool(made_of),
-    }
-
-
-def _print(report: dict[str, Any]) -> None:
-    name = "no token" if report["text"] is None else quoted(report["text"])
-    by = f", made by {report['method']}" if report["method"] else ""
-    click.echo(f"{name} (id {report['id']}): {MADE[report['reason']]}{by}")
-    if not report["made_of"]:
-        click.echo("  the mean of all other new rows, which is never the most likely")
-    if report["weights_are"]:
-        click.echo("  weight of the old row")
-    for part in report["made_of"]:
-        click.echo(f"  {part['weight']:7.4f}  {quoted(part['text'])} (old id {part['id']})")
-    if report["neighbours"]:
-        click.echo("  similarity of the neighbours among the old tokens")
-    for part in report["neighbours"]:
-        click.echo(f"  {part['similarity']:7.4f}  {quoted(part['text'])} (old id {part['id']})")
-    if report["weights_are"]:
-        click.echo(f"  ({report['weights_are']})")
+        yield RowExplanation.of(row, plan, transfer, told.get(row))

@@ -15,6 +15,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.classes import CannotBuild, Loading, ModelClass, Shape, nested_configs
 
@@ -144,6 +147,12 @@ def stored_tables(
             table = _of_no_class(name, shapes[name], tables, set(_numbers(model.config.to_dict())))
             found |= {name: table} if table is not None else {}
     return found
+
+
+def with_first_row(table: Tensor, rows: int) -> Tensor:
+    """A table per layer (`VocabularyTables.per_layer`) with its first row for the ids that are beyond it."""
+    missing = max(0, rows - len(table))
+    return torch.cat([table, table[:1].expand(missing, *table.shape[1:])]) if missing else table
 
 
 # --- sizes in the config --------------------------------------------------------------------------

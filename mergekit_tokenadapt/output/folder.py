@@ -17,7 +17,7 @@ from mergekit_tokenadapt.chat_templates import DEFAULT
 from mergekit_tokenadapt.input_files import check_own
 from mergekit_tokenadapt.matching import VocabularyMap
 from mergekit_tokenadapt.output.card import CardInput, extend_model_card
-from mergekit_tokenadapt.output.configs import foreign_sections, set_nested, write_json
+from mergekit_tokenadapt.output.configs import write_json
 from mergekit_tokenadapt.output.ids import SpecialIds
 from mergekit_tokenadapt.output.limits import model_max_length
 from mergekit_tokenadapt.output.loading import minimal_config
@@ -31,7 +31,7 @@ from mergekit_tokenadapt.output.templates import (
     warn_of_templates,
     with_mapped_markers,
 )
-from mergekit_tokenadapt.output.translation import Translation, translate, warn_of
+from mergekit_tokenadapt.output.translation import Translation, translate, translate_model, warn_of
 from mergekit_tokenadapt.pad_positions import PadMove
 from mergekit_tokenadapt.permissions import like_new_files
 from mergekit_tokenadapt.plan import TransferPlan
@@ -129,9 +129,7 @@ class OutputFolder:
     def _translated(self, config: dict[str, Any], ids: SpecialIds) -> Translation:
         """The model's config with the target's ids, the new number of rows, and positions where pad is now."""
         sizes = [tuple(key.split(".")) for key in self.vocab_size_keys]
-        translation = translate(config, ids, foreign_sections(config, sizes))
-        for key in self.vocab_size_keys:
-            set_nested(translation.config, key, self.num_rows)
+        translation = translate_model(config, ids, sizes, self.num_rows)
         if self.pad_move is not None:
             self.pad_move.change(translation.config)
         return translation

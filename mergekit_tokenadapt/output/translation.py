@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mergekit_tokenadapt.errors import one_error
-from mergekit_tokenadapt.output.configs import Path
+from mergekit_tokenadapt.output.configs import Path, foreign_sections, set_nested
 from mergekit_tokenadapt.output.id_keys import Shape, role_of, shape_of
 from mergekit_tokenadapt.output.ids import NO_FALLBACK, SpecialIds
 
@@ -75,6 +75,21 @@ def translate(config: Mapping[str, Any], ids: SpecialIds, foreign: Collection[Pa
     """
     work = _Work(ids, frozenset(foreign))
     return Translation(work.section(config, ()), tuple(work.lost), work.places)
+
+
+def translate_model(config: Mapping[str, Any], ids: SpecialIds, sizes: Collection[Path], num_rows: int) -> Translation:
+    """Translate a model's config, and let it say how many rows there are now.
+
+    Args:
+        config: the content of config.json.
+        ids: old ids to new ones.
+        sizes: the keys that state the number of rows, as paths.
+        num_rows: rows of the new matrices.
+    """
+    translation = translate(config, ids, foreign_sections(config, sizes))
+    for path in sizes:
+        set_nested(translation.config, ".".join(path), num_rows)
+    return translation
 
 
 @dataclass

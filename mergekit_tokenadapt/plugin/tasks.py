@@ -15,6 +15,7 @@ from pydantic import ConfigDict
 
 from mergekit_tokenadapt.calibration_text import CalibrationText, Correction, correct_output_rows
 from mergekit_tokenadapt.matrix_use import MatrixUse
+from mergekit_tokenadapt.models.vocabulary_axes import with_first_row
 from mergekit_tokenadapt.output import AdaptedTokenizer, OutputFolder
 from mergekit_tokenadapt.plan import NotFiniteError, TransferPlan
 from mergekit_tokenadapt.transfer import Transfer
@@ -107,7 +108,7 @@ class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
             weight = self.gather_tensors.weight_info[model].name
             plan: TransferPlan = made[f"plan:{model}"]
             if self.is_per_layer:
-                view = _filled_up(view, self.plans[model].transfer.base_rows)
+                view = with_first_row(view, self.plans[model].transfer.base_rows)
             rows = self._new_rows(model, view, weight, plan, made.get(f"correction:{model}"))
             adapted[model] = rows.to(dtype)
         if self.fill_from in adapted:
@@ -143,12 +144,6 @@ class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
         """Stay with the tensors that are adapted."""
         label: str | None = self.gather_tensors.group_label()
         return label
-
-
-def _filled_up(table: torch.Tensor, rows: int) -> torch.Tensor:
-    """A table with its first row for the ids that are beyond it."""
-    missing = max(0, rows - len(table))
-    return torch.cat([table, table[:1].expand(missing, *table.shape[1:])]) if missing else table
 
 
 class AdaptedTokenizerInfo(TokenizerInfo):  # type: ignore[misc]

@@ -9,10 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mergekit_tokenadapt.auxiliary import AuxiliarySpace
-from mergekit_tokenadapt.methods import Method
-from mergekit_tokenadapt.mixture import Mixture
-from mergekit_tokenadapt.problem import TransferProblem
+from mergekit_tokenadapt import AuxiliarySpace, Method, Mixture, TransferProblem
 
 
 class LastPiece(Method):

@@ -1,0 +1,178 @@
+"""A loaded model of transformers with another tokenizer, in place."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.front_door.loading import load_tokenizer, read_options, saved
+from mergekit_tokenadapt.front_door.plan import Plan, planned
+from mergekit_tokenadapt.matrix_use import MatrixUse
+from mergekit_tokenadapt.models.in_memory import Change, LoadedModel, set_values, untying
+from mergekit_tokenadapt.models.vocabulary_axes import with_first_row
+from mergekit_tokenadapt.output import SpecialIds, as_loaded
+from mergekit_tokenadapt.output.configs import value_at
+from mergekit_tokenadapt.output.requirements import check_needed, check_offsets, config_content
+from mergekit_tokenadapt.output.translation import Translation, translate, translate_model, warn_of
+from mergekit_tokenadapt.pad_positions import find_pad_positions, pad_of
+from mergekit_tokenadapt.problem import CPU
+from mergekit_tokenadapt.transfer import Transfer
+
+OF_FOLDERS = ("calibration_text", "calibration_bytes", "chat_template", "missing_rows", "save_plan")
+"""Keys of the ``adapt`` block that need a model on disk, or say what is written there."""
+
+
+def adapt(
+    model: Any,
+    tokenizer: Any,
+    target: Any,
+    *,
+    pad_to_multiple_of: int | None = None,
+    device: str | torch.device = CPU,
+    trust_remote_code: bool = False,
+    quiet: bool = False,
+    **options: Any,
+) -> Plan:
+    """Give a loaded model another tokenizer, in place.
+
+    Vocabulary matrices and biases get new rows; tied ones stay tied, unless `untie` is set. The config and the
+    generation config get the new sizes and ids. The rows are bit for bit those that `transplant` writes on the same
+    device. Nothing is changed where an error is raised. An optimizer made before still holds the old matrices.
+
+    Args:
+        model: a model that transformers has loaded; changed in place.
+        tokenizer: its own tokenizer: loaded by transformers, or a folder or hub id.
+        target: the tokenizer that it is to get, in the same ways. Use it with the model from then on.
+        pad_to_multiple_of: round the number of new rows up to a multiple of this.
+        device: where neighbours are searched for. Rows are made where the model is.
+        trust_remote_code: whether code of hub repositories may run.
+        quiet: no progress bars.
+        options: the keys of the recipe's ``adapt`` block (see `AdaptConfig`), and the options of the method. Not
+            those that need a folder: `calibration_text`, `chat_template`, `missing_rows`, `save_plan`.
+
+    Returns:
+        The plan, which explains each row.
+
+    Raises:
+        TokenAdaptError: an option is wrong, or only `transplant` can do it; or the model is quantised, is not whole
+            in memory, or counts positions from its pad token's id, which would change.
+
+    Examples:
+        >>> import mergekit_tokenadapt as ta
+        >>> plan = ta.adapt(model, tokenizer, target_tokenizer)  # doctest: +SKIP
+    """
+    block = read_options(options)
+    for key in OF_FOLDERS:
+        if key in block.model_fields_set:
+            raise TokenAdaptError(f"{key}: adapt() has no folder to read or write; use transplant()")
+    loaded = LoadedModel.of(model)
+    is_name = isinstance(tokenizer, str | os.PathLike)
+    base = load_tokenizer(tokenizer) if is_name else saved(tokenizer, model.config)
+    plan = planned(
+        Transfer.of(
+            block,
+            base=base,
+            target=_beside(model.config, load_tokenizer(target, trust_remote_code=trust_remote_code), base),
+            base_rows=loaded.rows,
+            pad_to_multiple_of=pad_to_multiple_of,
+            device=torch.device(device),
+            quiet=quiet,
+            trust_remote_code=trust_remote_code,
+        )
+    )
+    is_untied = block.untie and loaded.tables.is_tied
+    configs = _new_configs(loaded, plan, is_untied=is_untied)
+    groups, made = _new_tensors(loaded, plan, is_untied=is_untied)
+    loaded.change(configs.model, made, groups)
+    if model.can_generate():
+        set_values(model.generation_config, configs.generation)
+    warn_of(*configs.translations)
+    return plan
+
+
+def _beside(config: Any, target: Any, base: Any) -> Any:
+    """The target as it is read beside the model's config.json."""
+    with tempfile.TemporaryDirectory(prefix="tokenadapt-") as folder:
+        config.save_pretrained(folder)
+        return as_loaded(target, base, Path(folder))
+
+
+def _new_tensors(loaded: LoadedModel, plan: Plan, *, is_untied: bool) -> tuple[list[list[str]], dict[str, Tensor]]:
+    """The names that share a tensor from now on, and the new tensor by the first of them."""
+    output, groups = loaded.tables.output, loaded.groups()
+    if is_untied:
+        assert output is not None
+        groups = [[name for name in group if name != output] for group in groups] + [[output]]
+    made = {}
+    for group in groups:
+        name, axis = group[0], loaded.tables.axes[group[0]]
+        use = MatrixUse.INPUT
+        if output in group:
+            use = MatrixUse.TIED if loaded.tables.is_tied and not is_untied else MatrixUse.OUTPUT
+        old = loaded.tensors[name].detach().movedim(axis, 0)
+        if name in loaded.tables.per_layer:
+            old = with_first_row(old, plan.transfer.base_rows)
+        with torch.no_grad():
+            made[name] = plan.apply_as(old, name, use).movedim(0, axis).contiguous()
+    return groups, made
+
+
+@dataclass(frozen=True)
+class _Configs:
+    """What changes in the model's config and in its generation config."""
+
+    model: list[Change]
+    generation: list[Change]
+    translations: tuple[Translation, Translation]
+
+
+def _new_configs(loaded: LoadedModel, plan: Plan, *, is_untied: bool) -> _Configs:
+    """The new ids and sizes.
+
+    Raises:
+        TokenAdaptError: the model does not run without a token that the target lacks, or with its pad token elsewhere.
+    """
+    transfer, config = plan.transfer, loaded.config
+    ids = SpecialIds(transfer.base.vocabulary, transfer.target.vocabulary, transfer.mapping)
+    _check_positions(loaded, ids)
+    content = config_content(config)
+    translation = translate_model(content, ids, loaded.size_keys, plan.num_rows)
+    check_offsets(content, transfer.mapping)
+    check_needed(config, translation, transfer.target, transfer.mapping)
+    changes = _changes(content, translation) + [(key, plan.num_rows) for key in loaded.size_keys]
+    if is_untied:
+        changes += untying(config)
+    if content.get("tokenizer_class") is not None:
+        changes.append((("tokenizer_class",), transfer.target.config.get("tokenizer_class")))
+    if not loaded.model.can_generate():
+        return _Configs(changes, [], (translation, Translation({})))
+    before = json.loads(loaded.model.generation_config.to_json_string())
+    generation = translate(before, ids)
+    generating = _changes(before, generation)
+    eos = generation.config.get("eos_token_id", translation.config.get("eos_token_id"))
+    if (stops := ids.with_twins(eos)) != eos:
+        generating.append((("eos_token_id",), stops))
+    return _Configs(changes, generating, (translation, generation))
+
+
+def _changes(before: dict[str, Any], translation: Translation) -> list[Change]:
+    return [(path, value) for path, value in translation.places.items() if value_at(before, path) != value]
+
+
+def _check_positions(loaded: LoadedModel, ids: SpecialIds) -> None:
+    """Refuse a model that counts positions from its pad token's id, where that changes."""
+    old = pad_of(loaded.config)
+    if old is None or ids.target.roles.get("pad") == old:
+        return
+    if find_pad_positions(loaded.config, loaded.model.state_dict().keys()) is not None:
+        raise TokenAdaptError(
+            "the model counts positions from its pad token's id, which changes: use transplant(), which moves its table"
+        )

@@ -1,0 +1,99 @@
+"""Models side by side, from Python."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mergekit_tokenadapt.cli.eval_options import COMPARED_BYTES, read_texts
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.file_writing import write_file
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The result of `compare`. `str` of it is what the command `compare` prints."""
+
+    result: dict[str, Any]
+    """The report's content, see docs/evaluation.md."""
+
+    def save(self, file: str | os.PathLike[str]) -> Path:
+        """Write it into a file: a web page (``.html``) or data (``.json``).
+
+        Raises:
+            TokenAdaptError: the name ends in neither.
+        """
+        path = Path(file)
+        if path.suffix not in _WRITERS:
+            raise TokenAdaptError(f"{path}: a comparison is saved as {' or '.join(_WRITERS)}")
+        write_file(path, _WRITERS[path.suffix](self.result))
+        return path
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        from mergekit_tokenadapt.evaluation.report.compare import print_compare
+
+        text = io.StringIO()
+        print_compare(Console(file=text, width=120), self.result)
+        return text.getvalue()
+
+
+def compare(
+    base: str | os.PathLike[str],
+    *outs: str | os.PathLike[str],
+    texts: Sequence[str] = (),
+    builtin: Sequence[str] = (),
+    max_bytes: int = COMPARED_BYTES,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> Comparison:
+    """Score texts with several models: bits per byte, lengths, and where the loss sits.
+
+    Args:
+        base: a model folder or hub id, which the others are compared with.
+        outs: further ones.
+        texts: a file, a folder or jsonl each, as the command's ``--text`` takes them (``[NAME=]PATH``).
+        builtin: names of built-in texts. Without `texts` and `builtin`, all built-in texts.
+        max_bytes: bytes of each text, in whole documents; 0 for all.
+        trust_remote_code: whether the models' own code may run.
+        options: the fields of `evaluation.compare.CompareOptions`: window, stride, batch_size, device, dtype, ...
+
+    Raises:
+        TokenAdaptError: a model cannot be loaded, or a text or an option is wrong.
+
+    Examples:
+        >>> import mergekit_tokenadapt as ta
+        >>> ta.compare("./model", "./out").save("report.html")  # doctest: +SKIP
+        PosixPath('report.html')
+    """
+    from mergekit_tokenadapt.evaluation import compare as comparing
+    from mergekit_tokenadapt.evaluation.model_folder import open_model
+
+    try:
+        chosen = comparing.CompareOptions(**{"rows": True, **options})
+    except TypeError as error:
+        known = ", ".join(comparing.CompareOptions.__dataclass_fields__)
+        raise TokenAdaptError(f"compare: {error}; options are {known}") from error
+    sets = read_texts(tuple(texts), tuple(builtin), max_bytes)
+    folders = [open_model(os.fspath(name), trust_remote_code=trust_remote_code) for name in (base, *outs)]
+    return Comparison(comparing.compare(folders, sets, chosen))
+
+
+def _page(result: dict[str, Any]) -> str:
+    from mergekit_tokenadapt.evaluation.report.html import compare_page
+
+    return compare_page(result)
+
+
+def _data(result: dict[str, Any]) -> str:
+    from mergekit_tokenadapt.visible import json_text
+
+    return json_text(result) + "\n"
+
+
+_WRITERS = {".html": _page, ".json": _data}

@@ -1,0 +1,114 @@
+"""What one new row is made of, in words and as data: for `Plan.explain` and the command `explain`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mergekit_tokenadapt.evaluation.report.tables import quoted
+from mergekit_tokenadapt.matching import Reason
+from mergekit_tokenadapt.methods.base import Explanation
+from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.transfer import Transfer
+
+MADE = {
+    "copied": "copied: the old row of the same bytes, bit for bit",
+    "special": "special: the row of its counterpart",
+    "new": "new",
+    "padding": "padding: a row without a token",
+    "muted": "muted: another token of TARGET stands for the same byte, and this one is never produced",
+}
+"""What is said of each reason."""
+
+
+@dataclass(frozen=True)
+class WeightedToken:
+    """An old token and the weight of its row."""
+
+    id: int
+    text: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class SimilarToken:
+    """An old token and its cosine similarity in the auxiliary space."""
+
+    id: int
+    text: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class RowExplanation:
+    """Which old tokens, with which weights, make a new row. `str` of it is what the command `explain` prints."""
+
+    id: int
+    """The row: an id of the target tokenizer."""
+    text: str | None
+    """The token's text; None for a row without a token."""
+    kind: str | None
+    """What kind of token it is."""
+    reason: str
+    """copied, special, new, padding or muted."""
+    method: str | None
+    """The method that made it; None where none had to."""
+    made_of: tuple[WeightedToken, ...]
+    """Heaviest first; empty for the mean of all other rows."""
+    weights_are: str | None
+    """What the weights mean, with this method."""
+    neighbours: tuple[SimilarToken, ...]
+    """Most similar first, where a map predicts the row from them."""
+    calibrated: bool
+    """Whether a map that is fitted on each matrix predicts the row, in place of the weighted sum."""
+
+    @classmethod
+    def of(cls, row: int, plan: TransferPlan, transfer: Transfer, told: Explanation | None) -> RowExplanation:
+        """Explain a row of a plan.
+
+        Args:
+            row: the row.
+            plan: the plan.
+            transfer: what it was made from.
+            told: what the method says of the row; None where it says nothing.
+        """
+        told = told or Explanation()
+        token, old = transfer.target.vocabulary.by_id.get(row), transfer.base.vocabulary.by_id
+        made_of = tuple(WeightedToken(i, old[i].label, round(w, 6)) for i, w in plan.explain(row))
+        neighbours = tuple(SimilarToken(i, old[i].label, round(s, 6)) for i, s in told.neighbours)
+        reason = Reason(int(plan.mapping.reasons[row])).name.lower()
+        is_mixed = bool(made_of) and int(plan.mapping.sources[row]) < 0
+        return cls(
+            id=row,
+            text=None if token is None else token.label,
+            kind=None if token is None else token.kind.value,
+            reason="muted" if bool((plan.muted_ids == row).any()) else reason,
+            method=plan.method if is_mixed and reason == "new" else None,
+            made_of=made_of,
+            weights_are=told.weights_are if is_mixed else None,
+            neighbours=neighbours if made_of else (),
+            calibrated=reason == "new" and transfer.method.calibrates and bool(made_of),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> list[str]:
+        name = "no token" if self.text is None else quoted(self.text)
+        by = f", made by {self.method}" if self.method else ""
+        lines = [f"{name} (id {self.id}): {MADE[self.reason]}{by}"]
+        if not self.made_of:
+            lines.append("  the mean of all other new rows, which is never the most likely")
+        if self.weights_are:
+            lines.append("  weight of the old row")
+        lines += [f"  {part.weight:7.4f}  {quoted(part.text)} (old id {part.id})" for part in self.made_of]
+        if self.neighbours:
+            lines.append("  similarity of the neighbours among the old tokens")
+        lines += [f"  {part.similarity:7.4f}  {quoted(part.text)} (old id {part.id})" for part in self.neighbours]
+        if self.weights_are:
+            lines.append(f"  ({self.weights_are})")
+        return lines

@@ -1,0 +1,69 @@
+"""Tokenizers by name or by object."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mergekit_tokenadapt import tokenizer_files
+from mergekit_tokenadapt.adapt_config import AdaptConfig
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+
+
+def load_tokenizer(tokenizer: Any, *, trust_remote_code: bool = False) -> TokenizerFiles:
+    """Read a tokenizer, with what it says of itself: its vocabulary in bytes, roles, chat templates.
+
+    Args:
+        tokenizer: a folder, a ``tokenizer.json`` file or a hub id; or a tokenizer that transformers has loaded.
+        trust_remote_code: whether code of a hub repository may run.
+
+    Raises:
+        TokenAdaptError: there is no tokenizer, or its vocabulary cannot be read.
+
+    Examples:
+        >>> import mergekit_tokenadapt as ta
+        >>> ta.load_tokenizer("./tokenizer").vocabulary.find(" example").id  # doctest: +SKIP
+        1246
+    """
+    if isinstance(tokenizer, TokenizerFiles):
+        return tokenizer
+    if isinstance(tokenizer, str | os.PathLike):
+        return tokenizer_files.load_tokenizer(os.fspath(tokenizer), trust_remote_code=trust_remote_code)
+    return saved(tokenizer)
+
+
+def saved(tokenizer: Any, config: Any = None) -> TokenizerFiles:
+    """A tokenizer of transformers, as it is read from the folder that it is saved into.
+
+    Args:
+        tokenizer: the tokenizer; not changed.
+        config: of its model, where that is known: which class reads the files may depend on it.
+
+    Raises:
+        TokenAdaptError: it is no tokenizer of transformers, or its vocabulary cannot be read.
+    """
+    if not hasattr(tokenizer, "save_pretrained") or not hasattr(tokenizer, "get_vocab"):
+        raise TokenAdaptError(
+            f"a tokenizer is a folder, a hub id, or a tokenizer that transformers has loaded, not {tokenizer!r:.80}"
+        )
+    temporary = tempfile.TemporaryDirectory(prefix="tokenadapt-")
+    tokenizer.save_pretrained(temporary.name)
+    if config is not None:
+        config.save_pretrained(temporary.name)
+    files = tokenizer_files.load_tokenizer(str(Path(temporary.name)))
+    name = getattr(tokenizer, "name_or_path", None) or type(tokenizer).__name__
+    return replace(files, name=str(name), _temporary=temporary)
+
+
+def read_options(options: Mapping[str, Any]) -> AdaptConfig:
+    """Keyword arguments as `AdaptConfig` reads them from a recipe; paths may be objects.
+
+    Raises:
+        TokenAdaptError: a key or a value is wrong.
+    """
+    return AdaptConfig.read({key: os.fspath(v) if isinstance(v, os.PathLike) else v for key, v in options.items()})

@@ -1,0 +1,154 @@
+"""A transfer plan as a program uses it: made, read, and applied to tensors in memory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt import plan as plans
+from mergekit_tokenadapt.cli.token_lookup import find_id, find_token
+from mergekit_tokenadapt.front_door.explanation import RowExplanation
+from mergekit_tokenadapt.front_door.loading import load_tokenizer, read_options
+from mergekit_tokenadapt.matrix_use import MatrixUse
+from mergekit_tokenadapt.output import as_loaded
+from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.problem import CPU, TransferProblem
+from mergekit_tokenadapt.transfer import Transfer
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How every row of the new vocabulary matrices is made of old rows. `make_plan` makes it."""
+
+    transfer: Transfer
+    """The two tokenizers and the method."""
+
+    @cached_property
+    def _problem(self) -> TransferProblem:
+        return self.transfer.make_problem()
+
+    @cached_property
+    def rows(self) -> TransferPlan:
+        """The plan as data: copied, composed and mean rows, by id."""
+        return plans.make_plan(self._problem, self.transfer.method_name, self.transfer.method)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the new matrices."""
+        return self.transfer.num_rows
+
+    def counts(self) -> dict[str, int]:
+        """How many rows there are of each kind: copied, special, new, padding; and muted and unresolved ones."""
+        return self.rows.counts()
+
+    def explain(self, token: str | int) -> RowExplanation:
+        """Which old tokens, with which weights, make the row of a token of the target.
+
+        Args:
+            token: its text, its spelling, or its id.
+
+        Returns:
+            An object that prints as the command `explain` does.
+
+        Raises:
+            TokenAdaptError: the target has no such token; the message names the nearest ones.
+        """
+        if isinstance(token, int):
+            find_id(self.transfer.target, token, self.num_rows)
+            row = token
+        else:
+            row = find_token(self.transfer.target, token).id
+        told = self.transfer.method.explain(self._problem.among([row]))
+        return RowExplanation.of(row, self.rows, self.transfer, told.get(row))
+
+    def apply(self, matrix: Tensor, *, use: Literal["input", "output", "tied"] = "input") -> Tensor:
+        """The new rows of a vocabulary tensor.
+
+        Args:
+            matrix: [old rows, ...], vocabulary axis first, any floating dtype; not changed. One-dimensional for a bias.
+            use: what the model does with it. Only `calibrated` tells them apart.
+
+        Returns:
+            [`num_rows`, ...], same dtype and device, without gradient.
+
+        Raises:
+            TokenAdaptError: the matrix has fewer rows than the plan uses, or new rows are not finite.
+        """
+        with torch.no_grad():
+            return self.apply_as(matrix.detach(), "", MatrixUse(use))
+
+    def apply_as(self, matrix: Tensor, name: str, use: MatrixUse) -> Tensor:
+        """As `apply`, with the tensor's name for messages."""
+        try:
+            return self.rows.apply(matrix, name, use)
+        except plans.NotFiniteError as error:
+            token = self.transfer.target.vocabulary.by_id.get(int(error.rows[0]))
+            raise error if token is None else error.with_token(token.spelling) from error
+
+    def save(self, file: str | os.PathLike[str]) -> None:
+        """Write the plan into a file: safetensors content with a JSON header. Same plan, same bytes."""
+        self.rows.save(Path(file))
+
+
+def make_plan(
+    base: Any,
+    target: Any,
+    *,
+    base_rows: int | None = None,
+    pad_to_multiple_of: int | None = None,
+    device: str | torch.device = CPU,
+    trust_remote_code: bool = False,
+    quiet: bool = False,
+    **options: Any,
+) -> Plan:
+    """Plan the swap of a model's tokenizer. No weights are read, except those of a donor where a method asks for one.
+
+    Args:
+        base: the model: a folder or hub id; or its tokenizer, loaded by transformers.
+        target: the tokenizer that it is to get: a folder or hub id, or a tokenizer loaded by transformers.
+        base_rows: rows of the model's vocabulary matrices. None: `vocab_size` in its config.json, or the tokenizer's
+            highest id + 1 where there is no config.
+        pad_to_multiple_of: round the number of new rows up to a multiple of this.
+        device: where neighbours are searched for.
+        trust_remote_code: whether code of hub repositories may run.
+        quiet: no progress bars.
+        options: the keys of the recipe's ``adapt`` block (see `AdaptConfig`), and the options of the method.
+
+    Raises:
+        TokenAdaptError: a tokenizer cannot be read, or an option is wrong.
+
+    Examples:
+        >>> import mergekit_tokenadapt as ta
+        >>> plan = ta.make_plan("./model", "./tokenizer", method="hybrid")  # doctest: +SKIP
+        >>> print(plan.explain(" example"))  # doctest: +SKIP
+    """
+    adapt = read_options(options)
+    old = load_tokenizer(base, trust_remote_code=trust_remote_code)
+    new = as_loaded(load_tokenizer(target, trust_remote_code=trust_remote_code), old, old.folder)
+    if base_rows is None:
+        base_rows = old.model_rows or old.vocabulary.num_ids
+    return planned(
+        Transfer.of(
+            adapt,
+            base=old,
+            target=new,
+            base_rows=base_rows,
+            pad_to_multiple_of=pad_to_multiple_of,
+            device=torch.device(device),
+            quiet=quiet,
+            trust_remote_code=trust_remote_code,
+        )
+    )
+
+
+def planned(transfer: Transfer) -> Plan:
+    """The plan of a transfer, worked out now: what is wrong is said now."""
+    plan = Plan(transfer)
+    _ = plan.rows
+    return plan
