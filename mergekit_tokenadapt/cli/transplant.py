@@ -53,8 +53,9 @@ def transplant_command(
 ) -> None:
     """Write OUT: the model BASE with the tokenizer TARGET, all other weights unchanged.
 
-    BASE is a model folder or hub id, with a LoRA adapter as BASE+ADAPTER; TARGET is a folder or hub id with a
-    tokenizer: no weights are needed there. OUT appears when it is complete, or not at all, and a report says what became of the tokens.
+    BASE is a model folder or hub id, with a LoRA adapter as BASE+ADAPTER. TARGET is a folder or hub id with a
+    tokenizer: no weights are needed there. OUT appears when it is complete, or not at all, and a report says what
+    became of the tokens.
     """
     from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 
