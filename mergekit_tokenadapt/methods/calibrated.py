@@ -37,8 +37,8 @@ LOG = logging.getLogger(__name__)
 HELD_OUT = 0.1
 """Share of the examples that choose the penalty and measure the error."""
 MAX_EXAMPLES = 2**17
-"""Most examples that are used. Each is compared with every old token, to find its neighbours. With all of 250,000 pieces
-(XLM-R, mT5) this takes most of the time, while the map has only a few hundred features to fit."""
+"""Most examples that are used. Each is compared with every old token, to find its neighbours. With all of 250,000
+pieces (XLM-R, mT5) this takes most of the time, while the map has only a few hundred features to fit."""
 ENOUGH_SUPERTOKENS = 1000
 """Old tokens that span words from which the map can learn how their rows follow from words'."""
 SPARE_NEIGHBOURS = 4
