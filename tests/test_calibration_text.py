@@ -2,6 +2,8 @@
 
 import json
 from functools import partial
+from operator import add, floordiv, mul, sub
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from tokenizers_zoo import plain_definition
 from mergekit_tokenadapt.calibration_text import CalibrationText
 from mergekit_tokenadapt.calibration_text import run as run_module
 from mergekit_tokenadapt.calibration_text import states as states_module
+from mergekit_tokenadapt.calibration_text import text as text_module
 from mergekit_tokenadapt.calibration_text.alignment import Encoded, standing_at
 from mergekit_tokenadapt.calibration_text.correction import Positions, choose_strength, fit_change
 from mergekit_tokenadapt.calibration_text.states import Reader
@@ -92,6 +95,24 @@ def test_one_passage_in_ten_is_held_out_and_the_others_are_fitted():
     }
     positions, _ = run_module._join([part], text)
     assert positions.is_held_out.tolist() == [False, False, True, True, False, True]
+
+
+def test_the_default_sample_does_not_depend_on_the_order_of_a_folder(tmp_path, monkeypatch):
+    """Python's library by name, whatever its bytes, and sums that are right."""
+    (tmp_path / "b.py").write_text("b = 2\n")
+    (tmp_path / "a.py").write_bytes(b"# caf\xe9\n")
+    monkeypatch.setattr(text_module.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda *arguments: sorted(glob(*arguments), reverse=True))
+    *sources, sums = text_module._default_sample()
+    assert sources == ["# caf\ufffd\n", "b = 2\n"]
+    lines = sums.splitlines()
+    assert len(lines) == 2000
+    assert sums == "\n".join(lines) + "\n"
+    for line in lines:
+        a, operation, b, equals, result = line.split(" ")
+        assert equals == "="
+        assert {"+": add, "-": sub, "*": mul, "/": floordiv}[operation](int(a), int(b)) == int(result)
 
 
 def test_jsonl_fields_and_the_default_sample(tmp_path):
