@@ -126,6 +126,8 @@ def check_listed(folder: Path, index: str) -> None:
         listed = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return  # whoever reads it says what is wrong with it
+    if any(".." in Path(str(file)).parts for file in listed):
+        return  # likewise: it leads out of the folder
     missing = sorted(str(file) for file in listed if not (folder / str(file)).is_file())
     if missing:
         raise TokenAdaptError(
