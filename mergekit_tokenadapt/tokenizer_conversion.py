@@ -13,13 +13,14 @@ from typing import Any
 
 from mergekit_tokenadapt.auto_tokenizer import quiet_transformers
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
+from mergekit_tokenadapt.temporary_folder import TemporaryFolder
 from mergekit_tokenadapt.whole_files import check_fetched, what_is_there
 
 SUFFIXES = frozenset((".model", ".spm", ".txt", ".tiktoken", ".bpe", ".codes", ".vocab"))
 """Of files that vocabularies are kept in, as far as they are not JSON."""
 
 
-def convert(name: str, folder: Path, *, trust_remote_code: bool = False) -> tempfile.TemporaryDirectory[str]:
+def convert(name: str, folder: Path, *, trust_remote_code: bool = False) -> TemporaryFolder:
     """Convert a tokenizer without `tokenizer.json` into a temporary folder.
 
     Args:
@@ -45,7 +46,7 @@ def convert(name: str, folder: Path, *, trust_remote_code: bool = False) -> temp
         )
     # `save_pretrained` would write the source's vocabulary under a name that means another format.
     tokenizer.vocab_file = None
-    temporary = tempfile.TemporaryDirectory(prefix="tokenadapt-")
+    temporary = TemporaryFolder()
     tokenizer.save_pretrained(temporary.name)
     return temporary
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,6 +21,7 @@ from mergekit_tokenadapt.auto_tokenizer import load_whole, warn_once
 from mergekit_tokenadapt.chat_templates import DEFAULT, NAMED_FOLDER, read_templates, template_files
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
 from mergekit_tokenadapt.input_files import check_own, check_plain
+from mergekit_tokenadapt.temporary_folder import TemporaryFolder
 from mergekit_tokenadapt.tokenizer_conversion import convert
 from mergekit_tokenadapt.vocabulary import Token, Vocabulary
 from mergekit_tokenadapt.whole_files import check_exists, check_fetched, file_is_no_tokenizer
@@ -59,7 +59,7 @@ class TokenizerFiles:
     """Role to spelling (``{"eos": "</s>"}``); roles that the tokenizer does not set are missing."""
     rows: int | None = None
     """Rows of the model that it is to serve: tokens beyond them are left out; None for all tokens."""
-    _temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+    _temporary: TemporaryFolder | None = field(default=None, repr=False)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

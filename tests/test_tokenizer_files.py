@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,13 @@ def test_a_tokenizer_without_tokenizer_json_is_converted(tmp_path: Path) -> None
     assert files.name == str(tmp_path)
     assert sorted(f.name for f in tmp_path.iterdir()) == before, "the source folder is not written to"
     assert (files.folder / "tokenizer.json").is_file(), "the converted files live as long as the object"
+    folder = files.folder
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del files
+        gc.collect()
+    assert not folder.exists()
+    assert [str(one.message) for one in caught if one.category is ResourceWarning] == []
 
 
 # --- broken files --------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from mergekit_tokenadapt import tokenizer_files
 from mergekit_tokenadapt.adapt_config import AdaptConfig
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.temporary_folder import TemporaryFolder
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
 
 
@@ -51,7 +51,7 @@ def saved(tokenizer: Any, config: Any = None) -> TokenizerFiles:
         raise TokenAdaptError(
             f"a tokenizer is a folder, a hub id, or a tokenizer that transformers has loaded, not {tokenizer!r:.80}"
         )
-    temporary = tempfile.TemporaryDirectory(prefix="tokenadapt-")
+    temporary = TemporaryFolder()
     tokenizer.save_pretrained(temporary.name)
     if config is not None:
         config.save_pretrained(temporary.name)
