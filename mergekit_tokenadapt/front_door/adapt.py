@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +73,11 @@ def adapt(
         if key in block.model_fields_set:
             raise TokenAdaptError(f"{key}: adapt() has no folder to read or write; use transplant()")
     loaded = LoadedModel.of(model)
-    is_name = isinstance(tokenizer, str | os.PathLike)
-    base = load_tokenizer(tokenizer) if is_name else saved(tokenizer, model.config)
+    base = (
+        saved(tokenizer, model.config)
+        if hasattr(tokenizer, "save_pretrained")
+        else load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
+    )
     plan = planned(
         Transfer.of(
             block,

@@ -22,12 +22,16 @@ from mergekit_tokenadapt.problem import CPU, TransferProblem
 from mergekit_tokenadapt.transfer import Transfer
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """How every row of the new vocabulary matrices is made of old rows. `make_plan` makes it."""
 
     transfer: Transfer
     """The two tokenizers and the method."""
+
+    def __repr__(self) -> str:
+        names = f"{self.transfer.base.name!r}, {self.transfer.target.name!r}"
+        return f"<Plan({names}): {self.num_rows} rows, method {self.transfer.method_name}>"
 
     @cached_property
     def _problem(self) -> TransferProblem:
