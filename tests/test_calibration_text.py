@@ -411,6 +411,17 @@ def test_the_fit_gets_closer_to_planted_rows(num_copied: int) -> None:
     assert bits(rows) - bits(corrected) > 0.5 * (bits(rows) - bits(true))
 
 
+def test_the_scale_of_hidden_states_does_not_matter():
+    """States eight times as large and rows an eighth: the same logits, so the same model."""
+    rows, _, positions = planted()
+    plain = fit_change(rows, MADE, positions, quiet=True)
+    larger = fit_change(rows / 8, MADE, replace(positions, states_PD=positions.states_PD * 8), quiet=True)
+    for strength in (0, 0.5, 1):
+        assert larger.held_out_bits(strength) == pytest.approx(plain.held_out_bits(strength), rel=1e-5)
+    torch.testing.assert_close(larger.change().maps_ODD, plain.change().maps_ODD)
+    torch.testing.assert_close(larger.change().shifts_AD, plain.change().shifts_AD / 8)
+
+
 def test_what_does_not_help_is_not_done():
     rows, _, positions = planted(opposite=True)
     strength, before, after = choose_strength(fit_change(rows, MADE, positions, quiet=True).held_out_bits)
@@ -480,10 +491,14 @@ def test_rows_that_are_no_tokens_do_not_choose_the_active_ones(monkeypatch: pyte
     # Of the targets and of the text only ten tokens are left: for the others, what the model says has to decide.
     few = Mixture.from_triplets(torch.arange(600), torch.arange(600) % 10, torch.ones(600), 600)
     positions = replace(positions, targets=few, next_ids=torch.arange(600) % 10)
+    copied = torch.zeros(60, dtype=torch.int64)
+    exact = fit_change(rows, copied, positions, quiet=True).held_out_bits(0)
     monkeypatch.setattr(correction, "MAX_ACTIVE", 30)
-    plain = fit_change(rows, torch.zeros(60, dtype=torch.int64), positions, quiet=True).change()
+    fitted = fit_change(rows, copied, positions, quiet=True)
+    assert fitted.held_out_bits(0) == pytest.approx(exact, rel=1e-6), "the others, all of one origin, rest"
+    plain = fitted.change()
     padded = torch.cat([rows, torch.full((5, rows.shape[1]), 50.0)])
-    origins = torch.cat([torch.zeros(60, dtype=torch.int64), torch.full((5,), -1)])
+    origins = torch.cat([copied, torch.full((5,), -1)])
     assert torch.equal(fit_change(padded, origins, positions, quiet=True).change().ids, plain.ids)
 
 
