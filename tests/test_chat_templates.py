@@ -92,7 +92,7 @@ def test_a_lost_template_is_said_with_the_option_that_keeps_it(
     text = said(caplog, {}, "target", chatty, silent)
     assert "the base model has a chat template" in text
     assert "--chat-template base" in text
-    assert "<start_of_turn>" in text, "a token_map to paste"
+    assert "token_map: {" in text, "ready to paste"
     assert said(caplog, {}, "target", silent, zoo["unigram"]) == "", "nothing is lost"
     assert said(caplog, {}, "target", chatty, chatty) != "", "the same tokenizer, its template taken out"
 
@@ -116,6 +116,17 @@ def test_the_advised_token_map_mends_the_template(
         assert old not in made.chat_template
         assert new in made.chat_template
         assert len(made.fast_tokenizer().encode(new, add_special_tokens=False).ids) == 1
+
+
+def test_a_marker_with_a_role_is_advised_the_token_that_has_its_row(
+    chatty: TokenizerFiles, zoo: Mapping[str, TokenizerFiles], caplog: pytest.LogCaptureFixture
+) -> None:
+    """<|im_end|> is the base's eos: the target's eos has its row already, and an unused token has not."""
+    target = zoo["gemma-style"]
+    text = said(caplog, {}, "target", chatty, target)
+    pairs = json.JSONDecoder().raw_decode(text.split("token_map: ")[1])[0]
+    assert chatty.role_tokens["eos"] == "<|im_end|>"
+    assert pairs["<|im_end|>"] == target.role_tokens["eos"]
 
 
 def test_a_marker_that_the_target_has_stays(chatty: TokenizerFiles, load: Callable[..., TokenizerFiles]) -> None:

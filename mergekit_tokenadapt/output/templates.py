@@ -14,6 +14,7 @@ from mergekit_tokenadapt.matching import VocabularyMap
 from mergekit_tokenadapt.output.configs import write_json
 from mergekit_tokenadapt.output.requirements import as_token_map, suggest_tokens
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, read_json
+from mergekit_tokenadapt.vocabulary import TokenKind
 
 LOG = logging.getLogger(__name__)
 
@@ -96,13 +97,31 @@ def _mending(stray: Iterable[str], base: TokenizerFiles, target: TokenizerFiles,
     known = [marker for marker in stray if marker in base.vocabulary.by_spelling]
     if not known:
         return ""
-    pairs = suggest_tokens(known, target, mapping)
+    counterparts = _counterparts(known, base, target, mapping)
+    pairs = suggest_tokens([marker for marker in known if marker not in counterparts], target, mapping)
     if pairs is None:
         return (
             f"; the target has too few unused special tokens to stand for {', '.join(map(repr, known))}: "
             "add tokens of these spellings to its tokenizer.json"
         )
-    return f"; to let tokens of the target stand for markers, in the template as well: {as_token_map(pairs)}"
+    advice = as_token_map(counterparts | pairs)
+    return f"; to let tokens of the target stand for markers, in the template as well: {advice}"
+
+
+def _counterparts(
+    spellings: Iterable[str], base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap
+) -> dict[str, str]:
+    """Base tokens whose row a special token of the target gets already, by its role, and that token's spelling.
+
+    Several target tokens may get one base row (eos and pad): eos comes first, it is the one that is predicted.
+    """
+    vocabulary = target.vocabulary
+    special = [t for t in vocabulary if t.kind is TokenKind.SPECIAL and mapping.sources[t.id] >= 0]
+    by_source: dict[int, str] = {}
+    for token in sorted(special, key=lambda t: (t.id != vocabulary.roles.get("eos"), t.id)):
+        by_source.setdefault(int(mapping.sources[token.id]), token.spelling)
+    ids = {spelling: base.vocabulary.by_spelling[spelling].id for spelling in spellings}
+    return {spelling: by_source[i] for spelling, i in ids.items() if i in by_source}
 
 
 def replace_templates(out: Path, templates: Templates) -> None:
