@@ -28,7 +28,7 @@ def load_tokenizer(tokenizer: Any, *, trust_remote_code: bool = False) -> Tokeni
     Examples:
         >>> import mergekit_tokenadapt as ta
         >>> ta.load_tokenizer("./tokenizer").vocabulary.find(" example").id  # doctest: +SKIP
-        1246
+        2511
     """
     if isinstance(tokenizer, TokenizerFiles):
         return tokenizer
