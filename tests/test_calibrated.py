@@ -415,23 +415,6 @@ def test_examples_are_all_old_tokens_that_can_be_cut_and_a_tenth_is_held_out(
     assert pieces_of(made.new) == [problem.pieces[n].tolist() for n in range(len(problem.pieces))], "in their order"
 
 
-def test_of_many_examples_some_are_looked_at_whatever_their_ids(
-    zoo: Mapping[str, TokenizerFiles], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As those of a Unigram base of 250,000 pieces: each is compared with all old tokens."""
-    old, target = zoo["byte-level"], zoo["unigram"]
-    every = set(calibration_of(plan_of(make_problem(old, target, RandomSpace()))).example_ids.tolist())
-    monkeypatch.setattr(calibrated, "MAX_EXAMPLES", 100)
-    some = calibration_of(plan_of(make_problem(old, target, RandomSpace())))
-    assert len(some.example_ids) == len(some.examples) == len(set(some.example_ids.tolist()) & every) == 100
-    assert some.is_held_out.any()
-    ids = tokenizers_zoo.permutation(old.vocabulary.num_ids, seed=5)
-    moved = tokenizers_zoo.renumbered(dict(old.definition), ids.__getitem__)
-    others = make_problem((moved, Vocabulary.from_definition(moved, old.role_tokens)), target, RandomSpace())
-    chosen = calibration_of(plan_of(others)).example_ids.tolist()
-    assert sorted(chosen) == sorted(ids[i] for i in some.example_ids.tolist())
-
-
 def test_special_tokens_and_tokens_without_a_row_are_in_no_facts(zoo: Mapping[str, TokenizerFiles]) -> None:
     base = zoo["byte-level"]
     made = calibration_of(plan_between(base, zoo["unigram"], base_rows=450))

@@ -36,9 +36,6 @@ LOG = logging.getLogger(__name__)
 
 HELD_OUT = 0.1
 """Share of the examples that choose the penalty and measure the error."""
-MAX_EXAMPLES = 2**17
-"""Most examples that are used. Each is compared with every old token, to find its neighbours. With all of 250,000
-pieces (XLM-R, mT5) this takes most of the time, while the map has only a few hundred features to fit."""
 ENOUGH_SUPERTOKENS = 1000
 """Old tokens that span words from which the map can learn how their rows follow from words'."""
 SPARE_NEIGHBOURS = 4
@@ -118,7 +115,6 @@ class Calibrated(Method):
         if not places:
             LOG.warning(NO_EXAMPLES)
             return None
-        places = _fewer(places, problem.candidates)
         tokens = [problem.candidates[n] for n in places]
         similarities, neighbours = (part.cpu() for part in problem.neighbours(self.top_k))
         spare = problem.candidate_neighbours(SPARE_NEIGHBOURS * self.top_k, among=places)
@@ -170,14 +166,6 @@ def unlike_any_example(problem: TransferProblem) -> np.ndarray:
 def is_held_out(token: Token) -> bool:
     """Whether an example is in the held-out tenth. It depends on the token's bytes only, so runs agree."""
     return _fraction(token, salt=3) < HELD_OUT
-
-
-def _fewer(places: list[int], tokens: list[Token]) -> list[int]:
-    """At most `MAX_EXAMPLES` of these places, chosen by the tokens' bytes only, in their order."""
-    if len(places) <= MAX_EXAMPLES:
-        return places
-    by_chance = sorted(places, key=lambda n: (_fraction(tokens[n], salt=4), tokens[n].bytes))
-    return sorted(by_chance[:MAX_EXAMPLES])
 
 
 def shared_rows(problem: TransferProblem) -> dict[int, int]:
