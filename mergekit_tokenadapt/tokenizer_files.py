@@ -200,6 +200,8 @@ def _find(name: str, revision: str | None) -> Path:
         return path.parent
     if path.is_dir():
         return path
+    if "+" in name:  # a model with an adapter speaks the model's tokenizer
+        return _find(name.split("+")[0], revision)
     check_exists(name, "tokenizer")
     return _download(name, revision)
 

@@ -181,6 +181,8 @@ def test_an_adapter_is_merged_as_recipes_do_it(
     assert changed
     assert all("q_proj" in name for name in changed)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["adapter", "base", "out"]
+    shown = CliRunner().invoke(main, ["explain", "base+adapter", str(byte_level_folder), "--token", "ing"])
+    assert shown.exit_code == 0, shown.output
 
 
 def test_an_adapter_by_itself(tmp_path: Path, base: Path, adapter: Path, unigram_folder: Path) -> None:

@@ -183,4 +183,7 @@ def _check_model(reference: ModelReference, options: MergeOptions) -> None:
         raise
     except Exception as error:  # whatever can be wrong with a config, an index or a pickle
         kind = "" if isinstance(error, (OSError, ValueError, RuntimeError)) else f"{type(error).__name__}: "
-        raise TokenAdaptError(f"no model found at {str(reference)!r}: {kind}{first_line(error)}") from error
+        where = (
+            "" if Path(reference.model.path).exists() else "it is not a folder, and could not be fetched as a hub id: "
+        )
+        raise TokenAdaptError(f"no model found at {str(reference)!r}: {where}{kind}{first_line(error)}") from error
