@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,8 @@ from mergekit_tokenadapt.plan import TransferPlan, make_plan
 from mergekit_tokenadapt.problem import CPU, TransferProblem
 from mergekit_tokenadapt.segmentation import Segmenter
 from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -176,11 +179,8 @@ def choose_rows(
         num_rows = same[0] if same else needed
     else:
         num_rows = rows
-    if num_rows < target.vocabulary.num_text_ids:
-        raise TokenAdaptError(
-            f"rows: {rows} means {num_rows} rows, but the target's highest token id is {needed - 1}: "
-            f"at least {needed} are needed"
-        )
+    if num_rows < needed:
+        _check_tokens_without_rows(rows, num_rows, target)
     multiple = pad_to_multiple_of or 1
     num_rows = -(-num_rows // multiple) * multiple
     if num_rows > max(MANY, MANY_PER_ID * needed):
@@ -189,3 +189,20 @@ def choose_rows(
             f"tokenizer of {needed:,} ids"
         )
     return num_rows
+
+
+def _check_tokens_without_rows(rows: str | int | None, num_rows: int, target: TokenizerFiles) -> None:
+    """Tell of added tokens that are left without a row, as in published models that never see an image.
+
+    Raises:
+        TokenAdaptError: a token that text is made of, or one with a role, would have none.
+    """
+    vocabulary = target.vocabulary
+    beyond = [token for token in vocabulary if token.id >= num_rows]
+    if num_rows < vocabulary.num_text_ids or any(token.id in vocabulary.roles.values() for token in beyond):
+        raise TokenAdaptError(
+            f"rows: {rows} means {num_rows} rows, but the target's highest token id is {vocabulary.num_ids - 1}: "
+            f"at least {vocabulary.num_ids} are needed"
+        )
+    shown = ", ".join(repr(token.spelling) for token in beyond[:3]) + (", ..." if len(beyond) > 3 else "")
+    LOG.warning("rows: %s leaves %d added tokens of %s without a row: %s", rows, len(beyond), target.name, shown)

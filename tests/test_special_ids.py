@@ -299,7 +299,7 @@ def test_a_number_of_rows_is_taken_as_it_is(target: TokenizerFiles) -> None:
     assert choose_rows(777, [(target, 640)], target) == 777
 
 
-@pytest.mark.parametrize("rows", [600, 1, 0, -5])
+@pytest.mark.parametrize("rows", [590, 1, 0, -5])
 def test_too_few_rows_are_refused(rows: int, target: TokenizerFiles) -> None:
     with pytest.raises(TokenAdaptError, match=f"rows: {rows} means {rows} rows.*at least 601 are needed"):
         choose_rows(rows, [], target)
@@ -317,7 +317,18 @@ def test_rows_are_rounded_up_to_a_multiple(
 
 def test_too_few_rows_are_not_rounded_into_enough(target: TokenizerFiles) -> None:
     with pytest.raises(TokenAdaptError, match="at least 601"):
-        choose_rows(600, [], target, 64)
+        choose_rows(590, [], target, 64)
+
+
+def test_an_added_token_may_lack_a_row_unless_it_has_a_role(
+    target: TokenizerFiles, load: Callable[..., TokenizerFiles], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last token is <tool>, which the tokenizer's model does not make."""
+    assert choose_rows(600, [], target) == 600
+    assert "leaves 1 added tokens" in caplog.text
+    assert "'<tool>'" in caplog.text
+    with pytest.raises(TokenAdaptError, match="at least 601"):
+        choose_rows(600, [], load(target.definition, {**target.config, "pad_token": "<tool>"}))
 
 
 def test_gaps_count_as_rows(load: Callable[..., TokenizerFiles]) -> None:
