@@ -55,8 +55,7 @@ def infer_mixture(tokenizer: TokenizerFiles, samples: Sequence[TextSet], num_mer
     Raises:
         TokenAdaptError: not a BPE tokenizer, fewer than two categories, or no merge occurs in the samples.
     """
-    if len(samples) < 2:
-        raise TokenAdaptError("a mixture has two or more categories: give --mixture NAME=PATH for each")
+    check_samples(samples)
     merges = read_merges(tokenizer)[:num_merges]
     words = count_words(tokenizer.fast_tokenizer(), samples)
     history = replay(words, merges, np.array([sample.num_bytes for sample in samples], dtype=np.float64))
@@ -69,6 +68,16 @@ def infer_mixture(tokenizer: TokenizerFiles, samples: Sequence[TextSet], num_mer
         "unseen": int((~history.seen).sum()),
         "violation": violation,
     }
+
+
+def check_samples(samples: Sequence[TextSet]) -> None:
+    """Refuse samples that leave nothing to tell apart.
+
+    Raises:
+        TokenAdaptError: there are fewer than two.
+    """
+    if len(samples) < 2:
+        raise TokenAdaptError("a mixture has two or more categories: give --mixture NAME=PATH for each")
 
 
 def read_merges(tokenizer: TokenizerFiles) -> list[Pair]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.lost_text import lost_text, sentence
-from mergekit_tokenadapt.evaluation.mixture_inference import infer_mixture
+from mergekit_tokenadapt.evaluation.mixture_inference import check_samples, infer_mixture
 from mergekit_tokenadapt.evaluation.texts import LANGUAGES, TextSet, parallel_texts
 from mergekit_tokenadapt.evaluation.tokenizer_quality.habits import habits
 from mergekit_tokenadapt.evaluation.tokenizer_quality.make_up import make_up
@@ -49,6 +49,8 @@ class QualityOptions:
             raise TokenAdaptError(f"there is no built-in text in {language!r}; there is {', '.join(LANGUAGES)}")
         for file in self.units.values():
             read_units(file)
+        if self.mixture:
+            check_samples(self.mixture)
 
 
 def describe_tokenizers(
