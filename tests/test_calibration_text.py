@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tokenizers_zoo import plain_definition
 
 from mergekit_tokenadapt.calibration_text import CalibrationText
+from mergekit_tokenadapt.calibration_text import correction as correction_module
 from mergekit_tokenadapt.calibration_text import run as run_module
 from mergekit_tokenadapt.calibration_text import states as states_module
 from mergekit_tokenadapt.calibration_text import text as text_module
@@ -388,6 +389,13 @@ def planted(num_positions=3000, num_rows=40, width=12, *, seed=0, opposite=False
     return rows, true, Positions(states, next_ids, targets, held_out)
 
 
+def bits_of(matrix, positions):
+    """Bits of the held-out positions by plain arithmetic."""
+    states, chosen = positions.states_PD[positions.is_held_out], positions.next_ids[positions.is_held_out]
+    losses = torch.nn.functional.cross_entropy(states @ matrix.T, chosen, reduction="sum")
+    return float(losses / torch.tensor(2.0).log())
+
+
 MADE = torch.ones(40, dtype=torch.int64)
 """The origins of planted rows."""
 
@@ -398,12 +406,7 @@ def test_the_fit_gets_closer_to_planted_rows(num_copied: int) -> None:
     origins = (torch.arange(40) >= num_copied).long()[torch.randperm(40, generator=torch.Generator().manual_seed(0))]
     fitted = fit_change(rows, origins, positions, quiet=True)
     strength, before, after = choose_strength(fitted.held_out_bits)
-    states, chosen = positions.states_PD[positions.is_held_out], positions.next_ids[positions.is_held_out]
-
-    def bits(matrix):
-        losses = torch.nn.functional.cross_entropy(states @ matrix.T, chosen, reduction="sum")
-        return float(losses / torch.tensor(2.0).log())
-
+    bits = partial(bits_of, positions=positions)
     corrected = fitted.change().scaled(strength).apply(rows, origins)
     assert strength > 0
     assert before == pytest.approx(bits(rows), rel=1e-4)
@@ -411,8 +414,19 @@ def test_the_fit_gets_closer_to_planted_rows(num_copied: int) -> None:
     assert bits(rows) - bits(corrected) > 0.5 * (bits(rows) - bits(true))
 
 
-def test_the_scale_of_hidden_states_does_not_matter():
+def test_the_maps_do_their_share():
+    """They are what carries over to tokens that the text never shows."""
+    rows, true, positions = planted(20_000)
+    change = fit_change(rows, MADE, positions, quiet=True).change()
+    mapped = replace(change, shifts_AD=torch.zeros_like(change.shifts_AD)).apply(rows, MADE)
+    before, after, best = (bits_of(matrix, positions) for matrix in (rows, mapped, true))
+    assert before - after > 0.2 * (before - best)
+
+
+@pytest.mark.parametrize("max_active", [40, 39], ids=["all active", "one rests"])
+def test_the_scale_of_hidden_states_does_not_matter(monkeypatch, max_active):
     """States eight times as large and rows an eighth: the same logits, so the same model."""
+    monkeypatch.setattr(correction_module, "MAX_ACTIVE", max_active)
     rows, _, positions = planted()
     plain = fit_change(rows, MADE, positions, quiet=True)
     larger = fit_change(rows / 8, MADE, replace(positions, states_PD=positions.states_PD * 8), quiet=True)
@@ -470,33 +484,46 @@ def test_few_active_tokens_with_others_resting(
     monkeypatch: pytest.MonkeyPatch, num_resting: int, tolerance: float
 ) -> None:
     """With the cap on active tokens below the vocabulary, the normalisation is about right, exact where all rest."""
-    from mergekit_tokenadapt.calibration_text import correction
-
     rows, _, positions = planted(4000, num_rows=300)
     origins = torch.arange(300) % 2
     exact = fit_change(rows, origins, positions, quiet=True).held_out_bits(0)
-    monkeypatch.setattr(correction, "MAX_ACTIVE", 290)
-    monkeypatch.setattr(correction, "RESTING", num_resting)
+    monkeypatch.setattr(correction_module, "MAX_ACTIVE", 290)
+    monkeypatch.setattr(correction_module, "RESTING", num_resting)
     some = fit_change(rows, origins, positions, quiet=True)
     assert len(some.change().ids) == 290
     assert some.held_out_bits(0) == pytest.approx(exact, rel=tolerance)
     assert some.held_out_bits(1) < some.held_out_bits(0)
+    # Those that rest get the map of their origin, too.
+    changed = bits_of(some.change().apply(rows, origins), positions)
+    assert some.held_out_bits(1) == pytest.approx(changed, rel=tolerance)
+
+
+def test_a_text_with_more_kinds_of_tokens_than_may_be_active(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that the held-out part goes on with are active all the same: their loss is asked for."""
+    rows, _, positions = planted(300, num_rows=60)
+    judged = positions.next_ids[positions.is_held_out].unique()
+    monkeypatch.setattr(correction_module, "MAX_ACTIVE", len(judged) - 5)
+    fitted = fit_change(rows, torch.zeros(60, dtype=torch.int64), positions, quiet=True)
+    assert torch.equal(fitted.change().ids, judged)
+    assert len(judged) < len(positions.next_ids.unique())
+    assert fitted.held_out_bits(0) == pytest.approx(bits_of(rows, positions), rel=1e-6)
 
 
 def test_rows_that_are_no_tokens_do_not_choose_the_active_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a padding row would win, the model's probabilities of tokens would count for nothing."""
-    from mergekit_tokenadapt.calibration_text import correction
-
     rows, _, positions = planted(600, num_rows=60)
     # Of the targets and of the text only ten tokens are left: for the others, what the model says has to decide.
     few = Mixture.from_triplets(torch.arange(600), torch.arange(600) % 10, torch.ones(600), 600)
     positions = replace(positions, targets=few, next_ids=torch.arange(600) % 10)
     copied = torch.zeros(60, dtype=torch.int64)
     exact = fit_change(rows, copied, positions, quiet=True).held_out_bits(0)
-    monkeypatch.setattr(correction, "MAX_ACTIVE", 30)
+    monkeypatch.setattr(correction_module, "MAX_ACTIVE", 30)
     fitted = fit_change(rows, copied, positions, quiet=True)
     assert fitted.held_out_bits(0) == pytest.approx(exact, rel=1e-6), "the others, all of one origin, rest"
     plain = fitted.change()
+    mass = (positions.states_PD @ rows.T).softmax(dim=1).sum(0)
+    mass[:10] = torch.inf
+    assert plain.ids.tolist() == sorted(mass.topk(30).indices.tolist())
     padded = torch.cat([rows, torch.full((5, rows.shape[1]), 50.0)])
     origins = torch.cat([copied, torch.full((5,), -1)])
     assert torch.equal(fit_change(padded, origins, positions, quiet=True).change().ids, plain.ids)

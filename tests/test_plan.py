@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -152,9 +153,16 @@ def test_a_row_from_one_piece_is_that_piece() -> None:
     assert torch.equal(made.apply(old), old[[1, 0]])
 
 
-def test_asking_for_some_rows_only_gives_the_same_rows(zoo: Mapping[str, TokenizerFiles]) -> None:
-    import dataclasses
+def test_rows_asked_for_are_explained_without_a_calibration(zoo: Mapping[str, TokenizerFiles]) -> None:
+    """A map would have to be fitted for all new tokens."""
+    problem = make_problem(zoo["byte-level"], zoo["gemma-style"], NgramSpace())
+    whole = plan_of(problem, "calibrated")
+    assert whole.calibration is not None
+    some = dataclasses.replace(problem, only=frozenset(whole.mixed_ids[:3].tolist()))
+    assert plan_of(some, "calibrated").calibration is None
 
+
+def test_asking_for_some_rows_only_gives_the_same_rows(zoo: Mapping[str, TokenizerFiles]) -> None:
     problem = make_problem(zoo["gemma-style"], zoo["byte-level"], NgramSpace())
     whole = plan_of(problem)
     wanted = whole.mixed_ids[::50].tolist()

@@ -29,7 +29,7 @@ from mergekit_tokenadapt.plan import mean_row
 from mergekit_tokenadapt.progress import progress
 
 MAX_ACTIVE = 40_960
-"""Largest number of tokens with a shift of their own. It bounds time and memory."""
+"""Largest number of tokens with a shift of their own, unless held-out text has more. It bounds time and memory."""
 RESTING = 4096
 """Tokens that stand for all others in the normalisation."""
 NUM_ORIGINS = 2
@@ -179,7 +179,7 @@ class _Regression:
     resting_weight: float
     """Logarithm of how many tokens each resting one stands for."""
     next_P: Tensor
-    """Places among the active tokens."""
+    """Places among the active tokens. Outside held-out passages a token may have none: -1."""
     targets: Mixture
     """Over places among the active tokens."""
     is_held_out: Tensor
@@ -192,8 +192,11 @@ class _Regression:
         mass_R = _probability_mass(rows_RD, live, positions, generator)
         mass_R.index_add_(0, positions.targets.ids, positions.targets.weights)
         mass_R[~live] = -1
-        mass_R[positions.next_ids] = torch.inf
-        chosen = mass_R.topk(min(MAX_ACTIVE, int((mass_R >= 0).sum()))).indices.sort().values
+        # The held-out loss asks for these tokens, so they are active whatever MAX_ACTIVE says.
+        judged = positions.next_ids[positions.is_held_out].unique()  # type: ignore[no-untyped-call]
+        mass_R[judged] = torch.inf
+        num_active = max(len(judged), min(MAX_ACTIVE, int((mass_R >= 0).sum())))
+        chosen = mass_R.topk(num_active).indices.sort().values
         by_origin = [chosen[origins_R[chosen] == origin] for origin in range(NUM_ORIGINS)]
         active = torch.cat(by_origin)
         place_R = torch.full((len(rows_RD),), -1)
