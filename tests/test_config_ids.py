@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers_zoo import BYTE_LEVEL, added, make_problem, plain_definition
+from tokenizers_zoo import BYTE_LEVEL, added, byte_level, make_problem, plain_definition, write_tokenizer
+from transplanting import transplant
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.output.id_keys import shape_of
@@ -25,6 +28,7 @@ from mergekit_tokenadapt.output.requirements import (
 )
 from mergekit_tokenadapt.output.side_files import translate_spellings, write_processors
 from mergekit_tokenadapt.output.translation import Translation, translate, warn_of
+from mergekit_tokenadapt.tokenizer_files import load_tokenizer
 from mergekit_tokenadapt.vocabulary import Vocabulary
 
 SPELLINGS = [*"abcdefghij", "<s>", "</s>", "<pad>", "<mask>", "<image>", "<|en|>", "<|de|>", "<|transcribe|>"]
@@ -305,3 +309,31 @@ def test_mergekit_copies_no_file_of_the_old_tokenizer(
     recipe = SimpleNamespace(tokenizer=SimpleNamespace(adapt=object() if adapt else None))
     mergekit.merge._copy_tagalong_files(recipe, str(out), ["vocab.json", "normalizer.json"], options=None)
     assert {file.name for file in out.iterdir()} == expected
+
+
+def test_a_model_that_looks_at_values_is_not_refused_for_that(tmp_path: Path) -> None:
+    """GPT-2 with a pad token asks whether ids are pad, which the meta device cannot tell: no reason to refuse."""
+    definition, config = byte_level()
+    tokenizer = write_tokenizer(tmp_path / "base-tokenizer", definition, config)
+    no_bos = {key: value for key, value in config.items() if key != "bos_token"}
+    target = write_tokenizer(tmp_path / "target", definition, {**no_bos, "pad_token": "<|endoftext|>"})
+    roles = load_tokenizer(str(tokenizer)).vocabulary.roles
+    base = tmp_path / "base"
+    transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=load_tokenizer(str(tokenizer)).vocabulary.num_ids,
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            n_positions=64,
+            bos_token_id=roles["bos"],
+            eos_token_id=roles["eos"],
+            pad_token_id=None,
+        )
+    ).save_pretrained(base)
+    for file in tokenizer.iterdir():
+        shutil.copy(file, base)
+    out = transplant(base, target, tmp_path / "out")
+    made = json.loads((out / "config.json").read_text())
+    assert made.get("bos_token_id") is None
+    assert made["pad_token_id"] == load_tokenizer(str(target)).vocabulary.roles["pad"]
