@@ -82,7 +82,9 @@ def test_a_training_that_is_told_to_end(run: Callable[..., Any], tmp_path: Path)
 def test_the_process_ends_as_a_shell_expects(tmp_path: Path) -> None:
     """From outside: a command that waits in the middle of its work, and `kill`."""
     code = (
-        "import time, click\n"
+        "import signal, time, click\n"
+        # A shell's job in the background (a CI's, say) inherits SIGINT ignored, and what is ignored stays so.
+        "signal.signal(signal.SIGINT, signal.default_int_handler); signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "from pathlib import Path\n"
         "from mergekit_tokenadapt.cli.lazy import LazyGroup\n"
         "from mergekit_tokenadapt.staging import staged_folder\n"
