@@ -14,6 +14,7 @@ import transformers
 from mergekit.config import MergeConfiguration
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
+from packaging.version import Version
 from safetensors.torch import save_file
 from small_models import logits_of, small_config, small_model
 from tokenizers_zoo import write_tokenizer
@@ -139,6 +140,8 @@ def test_a_table_per_layer_may_be_smaller_than_the_vocabulary(tmp_path, make, by
     config = json.loads((out / "config.json").read_text())
     assert config["vocab_size"] == config["vocab_size_per_layer_input"] == rows
     ids = torch.tensor([[5, rows - 1, 41, rows - 39, 1, 120, rows - 41]])
+    if Version(transformers.__version__) < Version("5.21"):
+        ids = ids[ids < rows - 40][None]  # there, ids beyond the table end in an IndexError
     was, _ = logits_of(folder, transformers.Gemma3nForCausalLM, ids)
     now, _ = logits_of(out, transformers.Gemma3nForCausalLM, rows - 1 - ids)
     torch.testing.assert_close(now.flip(-1), was)
