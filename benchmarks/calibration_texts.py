@@ -15,8 +15,8 @@ from pathlib import Path
 
 from supertokens_texts import CACHE, fetch, texts_in_package
 
-from mergekit_tokenadapt.calibration_text import CalibrationText
-from mergekit_tokenadapt.evaluation.texts import cut_passages
+from mergekit_tokenadapt.correction import CalibrationText
+from mergekit_tokenadapt.texts import cut_passages
 
 LANGUAGES = {"prose": "en", "de": "de", "zh": "zh-cn"}
 """By the names of the built-in texts of the same kind."""

@@ -36,7 +36,7 @@ sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
 
 import quality  # noqa: E402
 
-from mergekit_tokenadapt.inner_products import Search, choose_search  # noqa: E402
+from mergekit_tokenadapt.numerics.inner_products import Search, choose_search  # noqa: E402
 
 RESULTS, TABLES = ROOT / "docs" / "omp.json", ROOT / "docs" / "omp.md"
 BASE, DONOR = "smollm2", "gemma"
@@ -74,11 +74,11 @@ class Rows:
 
 def load() -> Rows:
     """The rows of the two models, as the method `omp` sees them, in float32."""
-    from mergekit_tokenadapt.adapt_config import AdaptConfig
-    from mergekit_tokenadapt.donor import Donor
-    from mergekit_tokenadapt.evaluation.model_folder import open_model
     from mergekit_tokenadapt.methods.calibrated import shared_rows
-    from mergekit_tokenadapt.transfer import Transfer
+    from mergekit_tokenadapt.models.donor import Donor
+    from mergekit_tokenadapt.models.folder import open_model
+    from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
+    from mergekit_tokenadapt.transfer.transfer import Transfer
 
     base, donor = open_model(str(quality.part(BASE))), Donor(str(quality.part(DONOR)))
     target = open_model(donor.name).tokenizer
@@ -155,7 +155,7 @@ def run(side: str, targets: Tensor, atoms: Tensor, k: int, search: Search | None
 
         ids, weights = batch_omp(targets, atoms, k)
         return ids, weights
-    from mergekit_tokenadapt.pursuit import matching_pursuit
+    from mergekit_tokenadapt.numerics.matching_pursuit import matching_pursuit
 
     found = matching_pursuit(targets, atoms, k, quiet=True, search=search)
     return found.ids.view(len(targets), k), found.weights.view(len(targets), k)

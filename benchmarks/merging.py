@@ -205,7 +205,7 @@ def fine_tune(
             say(f"{out.name}: step {step + 1}, loss {loss.item():.3f}, {time.perf_counter() - started:.0f} s")
     stage = out.with_name(f".{out.name}")
     model.to(torch.bfloat16).save_pretrained(stage)
-    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
     for file in load_tokenizer(str(model_folder)).files():
         shutil.copy(file, stage)

@@ -211,10 +211,10 @@ def put_omp_rows(out: Path, base: Path, target: Path, max_bytes: int) -> int:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from mergekit_tokenadapt.adapt_config import AdaptConfig
-    from mergekit_tokenadapt.matching import Reason
-    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
-    from mergekit_tokenadapt.transfer import Transfer
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+    from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
+    from mergekit_tokenadapt.transfer.matching import Reason
+    from mergekit_tokenadapt.transfer.transfer import Transfer
 
     old, new = load_tokenizer(str(base)), load_tokenizer(str(target))
     matrix = load_file(base / "model.safetensors")[EMBEDDINGS]
@@ -237,10 +237,10 @@ def train_rows(folder: Path, max_bytes: int) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from mergekit_tokenadapt.calibration_text import CalibrationText
-    from mergekit_tokenadapt.evaluation.documents import start_token
+    from mergekit_tokenadapt.correction import CalibrationText
     from mergekit_tokenadapt.evaluation.healing import trained_parameters
-    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+    from mergekit_tokenadapt.tokenizer.encoded_text import start_token
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
     tokenizer = load_tokenizer(str(folder))
     encoder, start = tokenizer.fast_tokenizer(), start_token(tokenizer.vocabulary)
@@ -266,7 +266,7 @@ def train_rows(folder: Path, max_bytes: int) -> None:
 
 def documents(text_set: str, max_bytes: int) -> dict[str, list[str]]:
     """The documents that are scored, by domain."""
-    from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
+    from mergekit_tokenadapt.texts.builtin import builtin_text
 
     if text_set == "alike":
         return calibration_texts.alike()
@@ -292,11 +292,11 @@ def run_tokensurgeon(base: Path, target: Path, options: list[str], max_bytes: in
 
 def score(folder: Path, max_bytes: int) -> dict[str, dict[str, list[tuple[float, int]]]]:
     """(bits, bytes) of each document, by text set and domain."""
-    from mergekit_tokenadapt.evaluation.documents import score_documents
-    from mergekit_tokenadapt.evaluation.loading import load_model
-    from mergekit_tokenadapt.evaluation.losses import Scorer
-    from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
-    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+    from mergekit_tokenadapt.models.documents import score_documents
+    from mergekit_tokenadapt.models.folder import ModelFolder
+    from mergekit_tokenadapt.models.loading import load_model
+    from mergekit_tokenadapt.models.losses import Scorer
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
     model_folder = ModelFolder(folder.name, folder, load_tokenizer(str(folder)))
     scorer = Scorer(load_model(model_folder))

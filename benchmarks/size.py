@@ -217,7 +217,7 @@ def _vocabulary_runs(done: dict[str, Any], scratch: Path) -> Iterator[tuple[str,
 
 def _texts() -> list[str]:
     """Real words and parts of words of many languages, the most frequent first: Gemma's tokens."""
-    from mergekit_tokenadapt.vocabulary import TokenKind
+    from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
 
     gemma = _load(parts.gemma3(ROOT / "demo" / "gemma-3-270m"))
     return [t.text for t in gemma.vocabulary if t.kind is TokenKind.ORDINARY and t.text]
@@ -228,7 +228,7 @@ def _smollm2() -> Path:
 
 
 def _load(folder: Path) -> Any:
-    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
     return load_tokenizer(str(folder))
 

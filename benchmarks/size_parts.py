@@ -113,7 +113,7 @@ def write_tokenizer(folder: Path, num_tokens: int, texts: Sequence[str]) -> None
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    from mergekit_tokenadapt.vocabulary import byte_alphabet
+    from mergekit_tokenadapt.tokenizer.vocabulary import byte_alphabet
 
     alphabet = byte_alphabet()
     vocab: dict[str, int] = {spelling: n for n, spelling in enumerate(alphabet)}

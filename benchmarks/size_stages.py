@@ -21,12 +21,12 @@ from mergekit.io.tensor_writer import TensorWriter
 
 import mergekit_tokenadapt.plugin.inputs as inputs
 import mergekit_tokenadapt.plugin.planner as planner
-import mergekit_tokenadapt.transfer as transfer
+import mergekit_tokenadapt.transfer.transfer as transfer
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.output import OutputFolder
-from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.problem import TransferProblem
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.problem import TransferProblem
 
 STEPS: dict[str, list[tuple[Any, str]]] = {
     "tokenizers": [(planner, "load_tokenizer"), (inputs, "load_tokenizer"), (TokenizerFiles, "vocabulary")],

@@ -125,10 +125,10 @@ def steps(base: Path, target: Path) -> dict[str, Any]:
     """CPU seconds of each step of `hybrid`, and of the plain loop for each token."""
     from safetensors.torch import load_file
 
-    from mergekit_tokenadapt.adapt_config import AdaptConfig
-    from mergekit_tokenadapt.plan import make_plan
-    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
-    from mergekit_tokenadapt.transfer import Transfer
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+    from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
+    from mergekit_tokenadapt.transfer.plan import make_plan
+    from mergekit_tokenadapt.transfer.transfer import Transfer
 
     torch.set_num_threads(1)
     clock = Clock()

@@ -167,7 +167,7 @@ def existing(key: str) -> dict[str, Any]:
 
 
 def _load(folder: Path) -> Any:
-    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
     return load_tokenizer(str(folder))
 
@@ -253,7 +253,7 @@ def _vocabulary_for_the_model(vocabulary: str, base: Path) -> Path:
 
 def _texts_to_score() -> dict[str, list[str]]:
     """Texts that no vocabulary was learned from: held-out documents, and the prose built into the evaluation."""
-    from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
+    from mergekit_tokenadapt.texts.builtin import builtin_text
 
     held_out = [d[:2000] for d in supertokens_texts.corpus("english")[1][:3]]
     return {"held-out English": held_out, "built-in prose": list(builtin_text("prose").limited(12_000).documents)}
@@ -261,10 +261,10 @@ def _texts_to_score() -> dict[str, list[str]]:
 
 def scored(folder: Path) -> dict[str, Any]:
     """Bits per byte and tokens per byte of each text."""
-    from mergekit_tokenadapt.evaluation.documents import score_documents
-    from mergekit_tokenadapt.evaluation.loading import load_model
-    from mergekit_tokenadapt.evaluation.losses import Scorer
-    from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
+    from mergekit_tokenadapt.models.documents import score_documents
+    from mergekit_tokenadapt.models.folder import ModelFolder
+    from mergekit_tokenadapt.models.loading import load_model
+    from mergekit_tokenadapt.models.losses import Scorer
 
     model_folder = ModelFolder(folder.name, folder, _load(folder))
     scorer = Scorer(load_model(model_folder))

@@ -54,7 +54,7 @@ def gemma() -> Path:
 
 def smollm2_on_gemma(method: str) -> Path:
     """SmolLM2 on Gemma's ids and rows."""
-    from mergekit_tokenadapt.one_vocabulary.draft_model import make_draft
+    from mergekit_tokenadapt.two_models.draft_model import make_draft
 
     out = DEMO / f"SmolLM2-gemma-{method}"
     if not out.is_dir():
@@ -158,7 +158,7 @@ def byte_by_byte(num_bytes: int, tolerance: float) -> None:
     from mergekit_tokenadapt.ensemble.byte_ensemble import ByteEnsemble
     from mergekit_tokenadapt.ensemble.byte_model import ByteModel
     from mergekit_tokenadapt.evaluation import bits_per_byte
-    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
     text = TEXT.encode()[:num_bytes].decode("utf-8", "ignore")
     size = len(text.encode())
@@ -194,7 +194,7 @@ def healing(num_bytes: int) -> None:
 
     from mergekit_tokenadapt.ensemble.byte_ensemble import ByteEnsemble
     from mergekit_tokenadapt.ensemble.byte_model import ByteModel
-    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
     model, tokenizer = load(smollm2()), AutoTokenizer.from_pretrained(str(smollm2()))
     files = load_tokenizer(str(smollm2()))

@@ -36,7 +36,7 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
+    from mergekit_tokenadapt.texts.builtin import builtin_text
 
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()

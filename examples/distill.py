@@ -37,7 +37,7 @@ DEMO = ROOT / "demo"
 @click.option("--test-bytes", default=6000, show_default=True)
 def main(method: str, steps: int, batch_size: int, length: int, test_bytes: int) -> None:
     """Prepare, measure, train, measure."""
-    from mergekit_tokenadapt.distillation.prepare import prepare_student
+    from mergekit_tokenadapt.two_models.prepare import prepare_student
 
     torch.manual_seed(0)
     teacher = parts.gemma3(DEMO / "gemma-3-270m")

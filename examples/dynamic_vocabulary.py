@@ -40,10 +40,10 @@ def main(
     from transformers import AutoModelForCausalLM
 
     from mergekit_tokenadapt.auxiliary import find_auxiliary
-    from mergekit_tokenadapt.evaluation.texts import builtin_text
     from mergekit_tokenadapt.methods import find_method
     from mergekit_tokenadapt.retokenization.dynamic import input_rows, merge_frequent_pairs
-    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+    from mergekit_tokenadapt.texts import builtin_text
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
     folder = parts.smollm2(DEMO / "SmolLM2-135M-Instruct")
     files, model = load_tokenizer(str(folder)), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

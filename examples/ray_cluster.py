@@ -19,8 +19,7 @@ from pathlib import Path
 import ray
 import torch
 
-from mergekit_tokenadapt.adapt_config import AdaptConfig
-from mergekit_tokenadapt.calibration_text import CalibrationText, correct_output_rows
+from mergekit_tokenadapt.correction import CalibrationText, correct_output_rows
 from mergekit_tokenadapt.supertokens.folder import write_tokenizer
 from mergekit_tokenadapt.supertokens.making import TrainOptions, extend_folder, train_folder
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, word_pattern
@@ -28,8 +27,9 @@ from mergekit_tokenadapt.supertokens.ray_corpus import RayCorpus
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.superwords import Limits, train_words
 from mergekit_tokenadapt.supertokens.texts import Corpus
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
-from mergekit_tokenadapt.transfer import Transfer
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 WORKERS, BLOCKS = 2, 4
 CALIBRATION_BYTES = 40_000

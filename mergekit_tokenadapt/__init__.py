@@ -17,7 +17,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mergekit_tokenadapt.adapt_config import AdaptConfig
     from mergekit_tokenadapt.auxiliary import AuxiliarySpace
     from mergekit_tokenadapt.errors import TokenAdaptError
     from mergekit_tokenadapt.front_door.adapt import adapt
@@ -27,10 +26,11 @@ if TYPE_CHECKING:
     from mergekit_tokenadapt.front_door.plan import Plan, make_plan
     from mergekit_tokenadapt.front_door.transplant import transplant
     from mergekit_tokenadapt.methods import Method
-    from mergekit_tokenadapt.mixture import Mixture
+    from mergekit_tokenadapt.numerics.sparse_rows import Mixture
     from mergekit_tokenadapt.plugin import activate
-    from mergekit_tokenadapt.problem import TransferProblem
-    from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+    from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+    from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
+    from mergekit_tokenadapt.transfer.problem import TransferProblem
 
     __version__: str
 
@@ -55,16 +55,16 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AdaptConfig": "adapt_config",
+    "AdaptConfig": "transfer.adapt_config",
     "AuxiliarySpace": "auxiliary",
     "Comparison": "front_door.compare",
-    "Method": "methods",
-    "Mixture": "mixture",
+    "Method": "transfer.method",
+    "Mixture": "numerics.sparse_rows",
     "Plan": "front_door.plan",
     "RowExplanation": "front_door.explanation",
     "TokenAdaptError": "errors",
-    "TokenizerFiles": "tokenizer_files",
-    "TransferProblem": "problem",
+    "TokenizerFiles": "tokenizer.files",
+    "TransferProblem": "transfer.problem",
     "activate": "plugin",
     "adapt": "front_door.adapt",
     "compare": "front_door.compare",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import click
 
-from mergekit_tokenadapt.visible import visible
+from mergekit_tokenadapt.terminal.visible import visible
 
 
 class TokenAdaptError(click.ClickException, ValueError):

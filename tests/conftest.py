@@ -22,8 +22,8 @@ import tokenizers_zoo
 import torch
 from tokenizers_zoo import FAMILIES, OTHER_SPELLINGS, Definition
 
-from mergekit_tokenadapt import inner_products
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
+from mergekit_tokenadapt.numerics import inner_products
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
 
 hypothesis.settings.register_profile(
     "repeatable",

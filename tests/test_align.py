@@ -12,13 +12,13 @@ from tokenizers_zoo import CORPUS, PAIRS
 from transformers import AutoModelForCausalLM
 
 from mergekit_tokenadapt.cli.main import main
-from mergekit_tokenadapt.distillation.align import align, align_texts, read_spans, write_spans
-from mergekit_tokenadapt.distillation.aligned_files import read_nearest
-from mergekit_tokenadapt.distillation.nearest_tokens import NearestTokens, nearest_tokens
-from mergekit_tokenadapt.distillation.reference_losses import alm_loss, carry_over, span_log_probabilities
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.documents import byte_ends
-from mergekit_tokenadapt.vocabulary import TokenKind
+from mergekit_tokenadapt.tokenizer.encoded_text import byte_ends
+from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
+from mergekit_tokenadapt.two_models.align import align, align_texts, read_spans, write_spans
+from mergekit_tokenadapt.two_models.aligned_files import read_nearest
+from mergekit_tokenadapt.two_models.nearest_tokens import NearestTokens, nearest_tokens
+from mergekit_tokenadapt.two_models.reference_losses import alm_loss, carry_over, span_log_probabilities
 
 TEXTS = st.one_of(st.sampled_from(CORPUS), st.text(min_size=1, max_size=30).filter(str.strip))
 

@@ -14,15 +14,15 @@ from tokenizers_zoo import BYTE_LEVEL, added, plain_definition, tiny_model_folde
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 from transplanting import EMBEDDINGS, tensors_of, transplant
 
-from mergekit_tokenadapt.auto_tokenizer import ROLES, auto_tokenizer, quiet_transformers
 from mergekit_tokenadapt.output import as_loaded
-from mergekit_tokenadapt.segmentation import Segmenter
 from mergekit_tokenadapt.supertokens.making import extend_folder
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.superwords import Limits
 from mergekit_tokenadapt.supertokens.texts import Corpus
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer, tokenizer_of
-from mergekit_tokenadapt.vocabulary import TokenKind
+from mergekit_tokenadapt.tokenizer.auto_tokenizer import ROLES, auto_tokenizer, quiet_transformers
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer, tokenizer_of
+from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
+from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
 
 SMALL = plain_definition(
     ["a", "b", "<s>", "Ġthe"], [added("<s>", 2), added("<t>", 4, special=False)], decoder=BYTE_LEVEL

@@ -12,7 +12,7 @@ from mergekit_tokenadapt.auxiliary import cached, find_auxiliary
 from mergekit_tokenadapt.auxiliary.cached import CachedSpace
 from mergekit_tokenadapt.auxiliary.transformer import TransformerSpace
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.resuming import CACHE_VARIABLE
+from mergekit_tokenadapt.storage.shards import CACHE_VARIABLE
 
 TEXTS = ["a", " and the", "hello", "the longest of all these texts", "é", "🙂"]
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def encoder(tmp_path, wordpiece_folder):
     """A tiny BERT folder."""
     from transformers import BertConfig, BertModel
 
-    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
     folder = tmp_path / "encoder"
     torch.manual_seed(0)

@@ -95,7 +95,7 @@ def test_options_that_cannot_be(tmp_path, base, unigram_folder, options, says):
 def test_an_extra_that_is_not_installed_is_named(
     tmp_path, base, unigram_folder, monkeypatch, package, auxiliary, extra
 ):
-    import mergekit_tokenadapt.auxiliary.extras as extras
+    import mergekit_tokenadapt.extensions.extras as extras
 
     real = extras.find_spec
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == package else real(name))

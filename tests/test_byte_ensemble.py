@@ -15,7 +15,7 @@ from mergekit_tokenadapt.ensemble.byte_ensemble import ByteEnsemble
 from mergekit_tokenadapt.ensemble.byte_model import EOS, ByteModel
 from mergekit_tokenadapt.ensemble.canonical import Canonical, endings
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("error::FutureWarning")  # names that transformers is to drop
 

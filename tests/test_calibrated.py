@@ -16,20 +16,20 @@ from tokenizers_zoo import BYTE_LEVEL, RandomSpace, added, make_problem, plain_d
 from torch import Tensor
 from transplanting import EMBEDDINGS, HEAD, tensors_of, transplant
 
-from mergekit_tokenadapt import calibration as calibration_module
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
 from mergekit_tokenadapt.auxiliary.ngram import NgramSpace
-from mergekit_tokenadapt.calibration import Calibration, Facts
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.matching import Reason
-from mergekit_tokenadapt.matrix_use import MatrixUse
 from mergekit_tokenadapt.methods import calibrated, find_method
-from mergekit_tokenadapt.methods.mean import uniform
-from mergekit_tokenadapt.mixture import Mixture
-from mergekit_tokenadapt.plan import TransferPlan, make_plan
-from mergekit_tokenadapt.problem import TransferProblem
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
-from mergekit_tokenadapt.vocabulary import TokenKind, Vocabulary
+from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
+from mergekit_tokenadapt.transfer import row_regression as calibration_module
+from mergekit_tokenadapt.transfer.matching import Reason
+from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
+from mergekit_tokenadapt.transfer.piece_weights import uniform
+from mergekit_tokenadapt.transfer.plan import TransferPlan, make_plan
+from mergekit_tokenadapt.transfer.problem import TransferProblem
+from mergekit_tokenadapt.transfer.row_regression import Calibration, Facts
 
 ATOMS, EXAMPLES, NEW, WIDTH = 150, 900, 60, 8
 """Of the worlds made by hand."""

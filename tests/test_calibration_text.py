@@ -16,24 +16,24 @@ from mergekit.options import MergeOptions
 from safetensors.torch import load_file
 from tokenizers_zoo import plain_definition
 
-from mergekit_tokenadapt.calibration_text import CalibrationText
-from mergekit_tokenadapt.calibration_text import correction as correction_module
-from mergekit_tokenadapt.calibration_text import run as run_module
-from mergekit_tokenadapt.calibration_text import states as states_module
-from mergekit_tokenadapt.calibration_text import text as text_module
-from mergekit_tokenadapt.calibration_text.alignment import Encoded, standing_at
-from mergekit_tokenadapt.calibration_text.correction import Positions, choose_strength, fit_change
-from mergekit_tokenadapt.calibration_text.states import Reader
-from mergekit_tokenadapt.calibration_text.targets import LIKELIEST, SMOOTHING, TargetMaker
+from mergekit_tokenadapt.correction import CalibrationText
+from mergekit_tokenadapt.correction import correction as correction_module
+from mergekit_tokenadapt.correction import run as run_module
+from mergekit_tokenadapt.correction import states as states_module
+from mergekit_tokenadapt.correction import text as text_module
+from mergekit_tokenadapt.correction.correction import Positions, choose_strength, fit_change
+from mergekit_tokenadapt.correction.states import Reader
+from mergekit_tokenadapt.correction.targets import LIKELIEST, SMOOTHING, TargetMaker
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.documents import score_documents
-from mergekit_tokenadapt.evaluation.losses import Scorer
-from mergekit_tokenadapt.matching import match
-from mergekit_tokenadapt.mixture import Mixture
-from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.models.documents import score_documents
+from mergekit_tokenadapt.models.losses import Scorer
+from mergekit_tokenadapt.numerics.sparse_rows import Mixture
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
-from mergekit_tokenadapt.segmentation import Segmenter
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.alignment import Encoded, standing_at
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
+from mergekit_tokenadapt.transfer.matching import match
+from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 LINES = [
@@ -469,7 +469,7 @@ def test_a_token_that_the_text_is_silent_about_is_not_shifted():
 
 
 def test_trust_grows_with_the_fitted_evidence_and_not_with_the_held_out() -> None:
-    from mergekit_tokenadapt.calibration_text.correction import ENOUGH, _trust
+    from mergekit_tokenadapt.correction.correction import ENOUGH, _trust
 
     targets = Mixture.from_triplets(
         torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 0, 2]), torch.tensor([0.25, 0.75, 1.0, 1.0]), 3
@@ -603,11 +603,11 @@ def test_fits_are_reported_by_tensor(tmp_path, byte_level_folder, gemma_style_fo
 def test_correction_and_merge_fit_a_tied_matrix_once(
     tmp_path, byte_level_folder, gemma_style_folder, tiny_model_folder, text_file, monkeypatch
 ):
-    from mergekit_tokenadapt import calibration
+    from mergekit_tokenadapt.transfer import row_regression
 
     solved = []
-    solve = calibration._Regression.solve
-    monkeypatch.setattr(calibration._Regression, "solve", lambda self: solved.append(self) or solve(self))
+    solve = row_regression._Regression.solve
+    monkeypatch.setattr(row_regression._Regression, "solve", lambda self: solved.append(self) or solve(self))
     base = tiny_model_folder(byte_level_folder, tmp_path / "base", tied=True, dtype=torch.bfloat16)
     settings = {"method": "calibrated", "untie": True, "calibration_text": str(text_file)}
     transplant(base, gemma_style_folder, tmp_path / "out", **settings)

@@ -11,11 +11,11 @@ import pytest
 from tokenizers_zoo import CHAT_TEMPLATE, added, write_tokenizer
 from transplanting import edit_json, transplant
 
-from mergekit_tokenadapt.chat_templates import read_templates, write_templates
 from mergekit_tokenadapt.output.limits import model_max_length
 from mergekit_tokenadapt.output.templates import warn_of_templates, with_mapped_markers
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
-from mergekit_tokenadapt.transfer import match
+from mergekit_tokenadapt.tokenizer.chat_templates import read_templates, write_templates
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
+from mergekit_tokenadapt.transfer.transfer import match
 
 NAMED = {"default": "{{ 'D' }}", "tool_use": "{{ 'T' }}", "rag": "{{ 'R\r\n' }}"}
 

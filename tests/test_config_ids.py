@@ -28,8 +28,8 @@ from mergekit_tokenadapt.output.requirements import (
 )
 from mergekit_tokenadapt.output.side_files import translate_spellings, write_processors
 from mergekit_tokenadapt.output.translation import Translation, translate, warn_of
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
-from mergekit_tokenadapt.vocabulary import Vocabulary
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 
 SPELLINGS = [*"abcdefghij", "<s>", "</s>", "<pad>", "<mask>", "<image>", "<|en|>", "<|de|>", "<|transcribe|>"]
 FIRST_ADDED = 10

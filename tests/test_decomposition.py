@@ -10,9 +10,9 @@ import tokenizers_zoo
 from tokenizers import models
 from tokenizers_zoo import METASPACE, added, plain_definition
 
-from mergekit_tokenadapt.decomposition import Decomposer
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
-from mergekit_tokenadapt.vocabulary import Definition, Token, TokenKind, Vocabulary
+from mergekit_tokenadapt.tokenizer.decomposition import Decomposer
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.vocabulary import Definition, Token, TokenKind, Vocabulary
 
 WANTED = (2, 3, 4, 6, 10, 50)
 

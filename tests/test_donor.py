@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.plan import TransferPlan
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 

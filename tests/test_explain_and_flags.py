@@ -6,14 +6,14 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from mergekit_tokenadapt.adapt_config import AdaptConfig
 from mergekit_tokenadapt.cli.explain import explain_command
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.cli.plan import plan_command
-from mergekit_tokenadapt.cli.token_lookup import find_token, nearest_tokens
 from mergekit_tokenadapt.cli.transplant import transplant_command
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.token_lookup import find_token, nearest_tokens
+from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_the_nearest_tokens_are_offered(zoo):
 def test_what_explain_prints_can_be_asked_for_again(zoo):
     for family in ("byte-level", "gemma-style", "wordpiece", "unigram"):
         for token in list(zoo[family].vocabulary)[::7]:
-            from mergekit_tokenadapt.evaluation.report.tables import quoted
+            from mergekit_tokenadapt.terminal.tables import quoted
 
             printed = quoted(token.label)[1:-1]
             found = find_token(zoo[family], printed)
@@ -101,7 +101,7 @@ def test_a_part_of_a_character_and_a_control_character_are_found(zoo):
 
 def test_calibrated_names_the_neighbours_and_what_the_weights_are(base, gemma_style_folder):
     from mergekit_tokenadapt.cli.base_model import make_transfer
-    from mergekit_tokenadapt.plan import make_plan
+    from mergekit_tokenadapt.transfer.plan import make_plan
 
     transfer = make_transfer(str(base), str(gemma_style_folder), {"method": "calibrated"}, quiet=True)
     problem = transfer.make_problem()

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from mergekit_tokenadapt.auxiliary.extras import importing
 from mergekit_tokenadapt.auxiliary.model2vec import Model2VecSpace
 from mergekit_tokenadapt.auxiliary.sentence_transformers import SentenceTransformersSpace
-from mergekit_tokenadapt.distillation.align import read_spans
-from mergekit_tokenadapt.distillation.nearest_tokens import nearest_tokens
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.tasks import run_tasks
-from mergekit_tokenadapt.evaluation.texts import read_text
 from mergekit_tokenadapt.evaluation.tokenizer_quality import describe_tokenizers
 from mergekit_tokenadapt.evaluation.tokenizer_quality.words import words_of
-from mergekit_tokenadapt.ray_datasets import open_dataset
-from mergekit_tokenadapt.vocabulary import Vocabulary
+from mergekit_tokenadapt.extensions.extras import importing
+from mergekit_tokenadapt.texts import read_text
+from mergekit_tokenadapt.texts.ray_datasets import open_dataset
+from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
+from mergekit_tokenadapt.two_models.align import read_spans
+from mergekit_tokenadapt.two_models.nearest_tokens import nearest_tokens
 
 
 def vocabulary_of(word: str) -> Vocabulary:

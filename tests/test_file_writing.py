@@ -14,7 +14,7 @@ import pytest
 
 from mergekit_tokenadapt.cli.eval_options import check_page
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.file_writing import write_file
+from mergekit_tokenadapt.storage.file_writing import write_file
 
 
 def write_on_a_full_disk(file: Path) -> subprocess.CompletedProcess[str]:
@@ -26,7 +26,7 @@ def write_on_a_full_disk(file: Path) -> subprocess.CompletedProcess[str]:
 
     code = f"""
 from pathlib import Path
-from mergekit_tokenadapt.file_writing import write_file
+from mergekit_tokenadapt.storage.file_writing import write_file
 write_file(Path({str(file)!r}), "x" * 9999)
 """
     return subprocess.run([sys.executable, "-c", code], preexec_fn=full, capture_output=True, text=True)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from atoms import embedding_like, normal
 
-from mergekit_tokenadapt import inner_products
-from mergekit_tokenadapt.inner_products import DenseSearch, ScreenedSearch
+from mergekit_tokenadapt.numerics import inner_products
+from mergekit_tokenadapt.numerics.inner_products import DenseSearch, ScreenedSearch
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mergekit_tokenadapt.cli.evaluate import main as evaluate
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.ensemble.build import make_lockstep
-from mergekit_tokenadapt.ensemble.lockstep import LockstepForCausalLM
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.models.lockstep import LockstepForCausalLM
 
 pytestmark = pytest.mark.filterwarnings("error::FutureWarning")  # names that transformers is to drop
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tokenizers_zoo import BYTE_LEVEL, PAIR_IDS, PAIRS, added, plain_definition
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.matching import Reason, VocabularyMap, match, read_token_map
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
-from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
+from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap, match, read_token_map
 
 
 def token(token_id: int, content: bytes, kind: TokenKind = TokenKind.ORDINARY, spelling: str | None = None) -> Token:

@@ -14,10 +14,10 @@ from tokenizers_zoo import BYTE_LEVEL, RandomSpace, make_problem, plain_definiti
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.methods import Method, find_method
 from mergekit_tokenadapt.methods.local import segment_softmax
-from mergekit_tokenadapt.mixture import Mixture
-from mergekit_tokenadapt.problem import TransferProblem
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
-from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
+from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
+from mergekit_tokenadapt.transfer.problem import TransferProblem
 
 Weights = dict[int, float]
 """Old id -> weight: one row."""

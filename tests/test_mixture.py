@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergekit_tokenadapt import mixture as mixture_module
-from mergekit_tokenadapt.mixture import Mixture
+from mergekit_tokenadapt.numerics import sparse_rows as mixture_module
+from mergekit_tokenadapt.numerics.sparse_rows import Mixture
 
 Triplets = list[tuple[int, int, float]]
 OLD_ROWS = 7

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transplanting import edit_json, tensors_of, transplant
 
-from mergekit_tokenadapt.distillation.restore import restore
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.model_identity import HASHES, is_described_by, vocabulary_hashes
+from mergekit_tokenadapt.models.identity import HASHES, is_described_by, vocabulary_hashes
+from mergekit_tokenadapt.two_models.restore import restore
 
 INPUT, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 

@@ -16,11 +16,11 @@ from tokenizers_zoo import added, byte_level, renumbered, write_tokenizer
 from transplanting import transplant
 
 from mergekit_tokenadapt.evaluation.checks.sizes import stale_sizes
-from mergekit_tokenadapt.evaluation.model_folder import open_model
 from mergekit_tokenadapt.models.classes import ModelClass
+from mergekit_tokenadapt.models.folder import open_model
 from mergekit_tokenadapt.models.vocabulary_axes import copies_of_sizes, find_tables
 from mergekit_tokenadapt.output.configs import foreign_sections
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 TOKENS = ["<image>", "<video>", "<vstart>", "<vend>"]
 IDS = {"image_token_id": 0, "image_token_index": 0, "video_token_id": 1, "vision_start_token_id": 2}

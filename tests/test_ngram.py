@@ -17,7 +17,7 @@ from mergekit_tokenadapt.auxiliary import find_auxiliary
 from mergekit_tokenadapt.auxiliary.ngram import SEED, NgramSpace, ngrams, reduce
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.methods import find_method
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 
 CPU = torch.device("cpu")
 

@@ -10,14 +10,14 @@ from mergekit.tokensurgeon import batch_omp
 from safetensors.torch import load_file, save_file
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.inner_products import DenseSearch, ScreenedSearch
-from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.methods import omp
 from mergekit_tokenadapt.methods.calibrated import shared_rows
-from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.numerics import matching_pursuit as pursuit_module
+from mergekit_tokenadapt.numerics.inner_products import DenseSearch, ScreenedSearch
+from mergekit_tokenadapt.numerics.matching_pursuit import matching_pursuit
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
-from mergekit_tokenadapt.pursuit import matching_pursuit
-from mergekit_tokenadapt.pursuit import omp as pursuit_omp
+from mergekit_tokenadapt.transfer.matching import Reason
+from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -76,7 +76,7 @@ def test_a_token_does_not_depend_on_those_beside_it(small_blocks):
 
 def test_a_run_that_was_stopped_goes_on(monkeypatch, tmp_path):
     monkeypatch.setenv("MERGEKIT_TOKENADAPT_CACHE", str(tmp_path))
-    monkeypatch.setattr(pursuit_omp, "SHARD", 4)
+    monkeypatch.setattr(pursuit_module, "SHARD", 4)
     atoms, targets = normal(100, 16), normal(10, 16, seed=1)
     whole = matching_pursuit(targets, atoms, 4, quiet=True)
 

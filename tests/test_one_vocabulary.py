@@ -11,16 +11,16 @@ from safetensors.torch import load_file, save_file
 from transplanting import edit_json, tensors_of, transplant
 
 from mergekit_tokenadapt.cli.main import main
-from mergekit_tokenadapt.distillation.prepare import ORIGINS
-from mergekit_tokenadapt.distillation.restore import restore, row_sources
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.draft import check_same_vocabulary
-from mergekit_tokenadapt.evaluation.model_folder import open_model
-from mergekit_tokenadapt.matching import Reason, VocabularyMap
-from mergekit_tokenadapt.mixture import Mixture
-from mergekit_tokenadapt.model_identity import HASHES
-from mergekit_tokenadapt.one_vocabulary.draft_model import accepted_by, make_draft
-from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.models.folder import open_model
+from mergekit_tokenadapt.models.identity import HASHES
+from mergekit_tokenadapt.models.same_vocabulary import check_same_vocabulary
+from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap
+from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.two_models.draft_model import accepted_by, make_draft
+from mergekit_tokenadapt.two_models.prepare import ORIGINS
+from mergekit_tokenadapt.two_models.restore import restore, row_sources
 
 INPUT = "model.embed_tokens.weight"
 

@@ -15,8 +15,8 @@ from tokenizers_zoo import BYTE_LEVEL, added, plain_definition, write_tokenizer
 from transplanting import edit_json, tensors_of, transplant
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.pad_positions import PadMove, PadPositions, find_pad_positions, plan_move
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.models.pad_positions import PadMove, PadPositions, find_pad_positions, plan_move
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 SPELLINGS = [*SPECIALS, *(chr(0x4E00 + n) for n in range(55))]

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.ngram import NgramSpace
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.methods import find_method
-from mergekit_tokenadapt.plan import FORMAT, TransferPlan, make_plan, mean_row
-from mergekit_tokenadapt.problem import TransferProblem
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
-from mergekit_tokenadapt.vocabulary import Vocabulary
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
+from mergekit_tokenadapt.transfer.matching import Reason
+from mergekit_tokenadapt.transfer.plan import FORMAT, TransferPlan, make_plan, mean_row
+from mergekit_tokenadapt.transfer.problem import TransferProblem
 
 OLD_ROWS = 474
 """Of the base of `plan`."""

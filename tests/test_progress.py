@@ -9,10 +9,10 @@ import pytest
 import tqdm
 from click.testing import CliRunner
 
-from mergekit_tokenadapt import progress as progress_module
 from mergekit_tokenadapt.cli.evaluate import main as evaluate
 from mergekit_tokenadapt.cli.main import main
-from mergekit_tokenadapt.progress import Stages, lines_in_logs, plain_bars, progress, without_bars
+from mergekit_tokenadapt.terminal import progress as progress_module
+from mergekit_tokenadapt.terminal.progress import Stages, lines_in_logs, plain_bars, progress, without_bars
 
 
 class Terminal(io.StringIO):

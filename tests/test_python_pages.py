@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mergekit_tokenadapt.evaluation import texts
+from mergekit_tokenadapt.texts import selection
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,7 +27,7 @@ def test_the_snippets_run(
     tiny_model_folder(byte_level_folder, tmp_path / "model")
     (tmp_path / "tokenizer").symlink_to(gemma_style_folder)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(texts, "BUILTIN", {"en": texts.BUILTIN["en"]})  # one text in place of all
+    monkeypatch.setattr(selection, "BUILTIN", {"en": selection.BUILTIN["en"]})  # one text in place of all
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     assert snippets
     names: dict[str, Any] = {"__name__": "page"}

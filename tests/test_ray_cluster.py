@@ -9,19 +9,19 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from mergekit_tokenadapt.adapt_config import AdaptConfig
-from mergekit_tokenadapt.calibration_text import CalibrationText, correct_output_rows
-from mergekit_tokenadapt.calibration_text.run import SHARD, _Reading
 from mergekit_tokenadapt.cli.main import main
+from mergekit_tokenadapt.correction import CalibrationText, correct_output_rows
+from mergekit_tokenadapt.correction.run import SHARD, _Reading
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
 from mergekit_tokenadapt.supertokens.ray_corpus import RayCorpus
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
-from mergekit_tokenadapt.transfer import Transfer
+from mergekit_tokenadapt.texts.builtin import builtin_text
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 
 def test_without_ray_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("mergekit_tokenadapt.auxiliary.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("mergekit_tokenadapt.extensions.extras.find_spec", lambda name: None)
     with pytest.raises(TokenAdaptError, match=r"pip install 'mergekit-tokenadapt\[ray\]'"):
         RayCorpus.read("ray:texts.parquet")
 

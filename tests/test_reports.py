@@ -12,10 +12,11 @@ from mergekit.scripts import run_yaml
 from transformers import AutoTokenizer
 
 from mergekit_tokenadapt.cli.main import main
-from mergekit_tokenadapt.evaluation.texts import LANGUAGES, builtin_text
-from mergekit_tokenadapt.one_vocabulary import report as reports
-from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.output import change_report as reports
+from mergekit_tokenadapt.plugin import reporting
+from mergekit_tokenadapt.texts import LANGUAGES, builtin_text
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_a_tokenizer_that_loses_text_is_not_called_shorter(zoo):
     assert set(texts) >= {"prose", "code", *LANGUAGES}
     assert all(text["before"]["is_exact"] for text in texts.values())
     assert not texts["ja"]["after"]["is_exact"]
-    from mergekit_tokenadapt.one_vocabulary.report_text import _change, _row
+    from mergekit_tokenadapt.output.change_report_text import _change, _row
 
     assert _change(texts["ja"]) is None
     assert _row("x", texts["ja"])[2].endswith("(loses text)")
@@ -131,7 +132,7 @@ def test_a_report_that_fails_does_not_cost_the_model(tmp_path, base, gemma_style
     def fail(*_args):
         raise ValueError("strange tokenizer")
 
-    monkeypatch.setattr(reports, "change_report", fail)
+    monkeypatch.setattr(reporting, "change_report", fail)
     transplant(base, gemma_style_folder, tmp_path / "out")
     assert (tmp_path / "out" / "tokenadapt.json").is_file()
     assert "no report on out: strange tokenizer" in caplog.text

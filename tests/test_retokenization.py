@@ -14,7 +14,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.methods.mean import Mean
 from mergekit_tokenadapt.retokenization.dynamic import input_rows, merge_frequent_pairs
 from mergekit_tokenadapt.retokenization.stochastic import StochasticSplitter
-from mergekit_tokenadapt.vocabulary import TokenKind
+from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
 
 
 def content(vocabulary, ids):

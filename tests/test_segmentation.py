@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers_zoo import BYTE_LEVEL, LOSSLESS, METASPACE, added, plain_definition
 
-from mergekit_tokenadapt.segmentation import Pieces, Segmenter
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
-from mergekit_tokenadapt.vocabulary import TokenKind, Vocabulary
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.segmentation import Pieces, Segmenter
+from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,10 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.methods import find_method
 from mergekit_tokenadapt.output import MANIFEST, PLAN, OutputFolder, SpecialIds, stray_markers
 from mergekit_tokenadapt.output.translation import translate, warn_of
-from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
-from mergekit_tokenadapt.transfer import Transfer, choose_rows
-from mergekit_tokenadapt.vocabulary import Vocabulary
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
+from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
+from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.transfer import Transfer, choose_rows
 
 # Base: five letters, then control tokens as chat models have them.
 BASE = plain_definition(

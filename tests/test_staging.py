@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.ownership import is_ours, mark
-from mergekit_tokenadapt.staging import check_output, staged_folder
+from mergekit_tokenadapt.storage.ownership import is_ours, mark
+from mergekit_tokenadapt.storage.staging import check_output, staged_folder
 
 
 def make(out: Path, content: str = "new", meanwhile: Callable[[], Any] = lambda: None, **options: Any) -> None:

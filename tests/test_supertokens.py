@@ -17,8 +17,6 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers_zoo import BYTE_LEVEL, CORPUS, make_problem, plain_definition, write_tokenizer
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.texts.builtin import BUILTIN, builtin_text
-from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.supertokens import pretokenizers, superwords
 from mergekit_tokenadapt.supertokens.chunks import ChunkLengths, chunked, train_chunks
 from mergekit_tokenadapt.supertokens.counting import (
@@ -39,8 +37,10 @@ from mergekit_tokenadapt.supertokens.reach import pruned, unreachable
 from mergekit_tokenadapt.supertokens.rules import Crossing, Joints, Rules, crossed
 from mergekit_tokenadapt.supertokens.superwords import Limits, train_superwords
 from mergekit_tokenadapt.supertokens.texts import Corpus, cut
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
-from mergekit_tokenadapt.vocabulary import TokenKind, Vocabulary
+from mergekit_tokenadapt.texts.builtin import BUILTIN, builtin_text
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
+from mergekit_tokenadapt.transfer.matching import Reason
 
 QUIET = Limits(quiet=True)
 SENTENCES = [

@@ -10,8 +10,8 @@ from test_supertokens import SENTENCES
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergekit_tokenadapt.cli.main import main
-from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 
 def run(*arguments, code=0):

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transplanting import EMBEDDINGS, tensors_of, transplant
 
-from mergekit_tokenadapt import resuming
-from mergekit_tokenadapt.pursuit import omp
-from mergekit_tokenadapt.tensor_writing import sealed, unsealed
+from mergekit_tokenadapt.numerics import matching_pursuit as omp
+from mergekit_tokenadapt.storage import shards as shard_storage
+from mergekit_tokenadapt.storage.tensor_writing import sealed, unsealed
 
 TENSORS = {
     "floats": torch.arange(12, dtype=torch.float32).reshape(3, 4),
@@ -70,12 +70,12 @@ def test_a_damaged_shard_is_made_again(
     damage: str,
 ) -> None:
     """What an earlier run left, stopped before its end, has changed on the disk since."""
-    monkeypatch.setenv(resuming.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(shard_storage.CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(omp, "SHARD", 40)
     base = tiny_model_folder(zoo_folders["byte-level"], tmp_path / "base")
     donor = tiny_model_folder(zoo_folders["gemma-style"], tmp_path / "donor", seed=3)
     with monkeypatch.context() as stopped:
-        stopped.setattr(resuming, "shutil", SimpleNamespace(rmtree=lambda _folder: None))
+        stopped.setattr(shard_storage, "shutil", SimpleNamespace(rmtree=lambda _folder: None))
         expected = tensors_of(transplant(base, donor, tmp_path / "one", method="omp", k=4))
     shards = sorted((tmp_path / "cache").rglob("*.safetensors"))
     assert len(shards) > 1
@@ -101,7 +101,7 @@ def test_a_full_disk_is_an_os_error(tmp_path: Path) -> None:
     code = f"""
 import torch
 from pathlib import Path
-from mergekit_tokenadapt.tensor_writing import save_tensors
+from mergekit_tokenadapt.storage.tensor_writing import save_tensors
 try:
     save_tensors({{"x": torch.ones(5000)}}, Path({str(tmp_path / "x.safetensors")!r}))
 except OSError as error:

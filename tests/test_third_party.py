@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mergekit_tokenadapt import registry
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.extensions import entry_points
 from mergekit_tokenadapt.methods import Method
 
 PACKAGE = Path(__file__).parent.parent / "examples" / "third_party"
@@ -71,10 +71,10 @@ class _Entry:
     ],
 )
 def test_broken_packages_are_named(monkeypatch, entries, says):
-    monkeypatch.setattr(registry, "entry_points", lambda group: entries)
-    registry._entries.cache_clear()
+    monkeypatch.setattr(entry_points, "entry_points", lambda group: entries)
+    entry_points._entries.cache_clear()
     try:
         with pytest.raises(TokenAdaptError, match=says):
-            registry.load(registry.METHODS, "m", Method)
+            entry_points.load(entry_points.METHODS, "m", Method)
     finally:
-        registry._entries.cache_clear()
+        entry_points._entries.cache_clear()

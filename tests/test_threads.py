@@ -7,10 +7,10 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from mergekit_tokenadapt import calibration
 from mergekit_tokenadapt.auxiliary import ngram
-from mergekit_tokenadapt.inner_products import ScreenedSearch
-from mergekit_tokenadapt.threads import one_thread
+from mergekit_tokenadapt.numerics.inner_products import ScreenedSearch
+from mergekit_tokenadapt.numerics.threads import one_thread
+from mergekit_tokenadapt.transfer import row_regression
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -20,7 +20,7 @@ def random(*shape: int) -> torch.Tensor:
 def ridge() -> torch.Tensor:
     columns = random(2000, 700)
     zeros = torch.zeros((), dtype=torch.float64)
-    equations = calibration._Equations(zeros, zeros, 0.0, 0).plus(columns, random(2000, 64))
+    equations = row_regression._Equations(zeros, zeros, 0.0, 0).plus(columns, random(2000, 64))
     weights = equations.ridge(0.1)
     assert weights is not None
     return torch.cat([weights.flatten(), torch.tensor([equations.variance, equations.explained(weights)])])
@@ -30,7 +30,7 @@ def ridge() -> torch.Tensor:
     "work",
     [
         ridge,
-        lambda: calibration.principal_directions(random(1500, 800)),
+        lambda: row_regression.principal_directions(random(1500, 800)),
         lambda: ScreenedSearch(random(4000, 300))._rotation_DD,
     ],
     ids=["ridge", "principal directions", "rotation"],

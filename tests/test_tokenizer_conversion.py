@@ -14,9 +14,9 @@ from transformers import AutoTokenizer
 from transplanting import EMBEDDINGS, tensors_of, transplant
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.tokenizer_conversion import TEKKEN_SPECIALS, TIKTOKENS, Tiktoken
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
-from mergekit_tokenadapt.vocabulary import TokenKind
+from mergekit_tokenadapt.tokenizer.conversion import TEKKEN_SPECIALS, TIKTOKENS, Tiktoken
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
+from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
 
 PATTERN = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 TEXT = "the river of 42 stones: größe   and more\n"

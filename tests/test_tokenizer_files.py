@@ -13,8 +13,8 @@ import pytest
 from tokenizers_zoo import BYTE_LEVEL, CHAT_TEMPLATE, METASPACE, added, plain_definition, write_tokenizer
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer, read_json
-from mergekit_tokenadapt.vocabulary import TokenKind
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer, read_json
+from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
 
 SMALL = plain_definition(["a", "b", "<s>", "</s>"], [added("<s>", 2), added("</s>", 3)], decoder=BYTE_LEVEL)
 

@@ -16,8 +16,8 @@ from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.checks.finding import Status
 from mergekit_tokenadapt.evaluation.checks.sizes import check_sizes
-from mergekit_tokenadapt.evaluation.model_folder import open_model
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.models.folder import open_model
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 BEYOND = ["<image>", "<tool>s"]
 

@@ -13,12 +13,12 @@ from transplanting import EMBEDDINGS, tensors_of, transplant
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.checks.finding import Status
 from mergekit_tokenadapt.evaluation.checks.untouched import check_untouched
-from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.origins import find_origins
-from mergekit_tokenadapt.ownership import mark
-from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.plugin.transplant import run_recipe
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.storage.ownership import mark
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 
 @pytest.fixture(scope="module")

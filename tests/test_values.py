@@ -10,10 +10,10 @@ from click.testing import CliRunner
 from mergekit_tokenadapt.cli.evaluate import main as evaluate
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.texts import parse_text, read_text
 from mergekit_tokenadapt.plugin import planner
 from mergekit_tokenadapt.plugin.merge_options import merge_options
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
+from mergekit_tokenadapt.texts import parse_text, read_text
 
 NO_MODEL = "./there/is/no/model"
 TRANSPLANT = ("transplant", NO_MODEL, NO_MODEL, "out")

@@ -17,7 +17,7 @@ from tokenizers_zoo import added, byte_level, gemma_style, tiny_model_folder, wr
 from mergekit_tokenadapt.cli.evaluate import main as evaluate
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.visible import HIDDEN, json_text, visible
+from mergekit_tokenadapt.terminal.visible import HIDDEN, json_text, visible
 
 BAD = ["\u202eesrever", "\x1b[31mred", "\x9b31mred", "a\u2066b\u2069", "\u200b", "\ufeff", "\x7f", "[/bold]", "[red]"]
 

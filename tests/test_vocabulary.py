@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers_zoo import BYTE_LEVEL, METASPACE, added, plain_definition
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
-from mergekit_tokenadapt.vocabulary import MAX_TOKEN_ID, Token, TokenKind, Vocabulary, byte_alphabet
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.vocabulary import MAX_TOKEN_ID, Token, TokenKind, Vocabulary, byte_alphabet
 
 SENTENCEPIECE_DECODER = {
     "type": "Sequence",

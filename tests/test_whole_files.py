@@ -19,8 +19,8 @@ from mergekit_tokenadapt.cli.evaluate import main as evaluate
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.plugin.transplant import make_recipe
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
-from mergekit_tokenadapt.whole_files import POINTER
+from mergekit_tokenadapt.storage.whole_files import POINTER
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 PULL = "is a Git LFS pointer, not the file itself: run `git lfs pull`"
 

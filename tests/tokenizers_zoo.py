@@ -22,11 +22,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
-from mergekit_tokenadapt.matching import match
-from mergekit_tokenadapt.problem import TransferProblem
-from mergekit_tokenadapt.segmentation import Segmenter
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
-from mergekit_tokenadapt.vocabulary import Vocabulary
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
+from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
+from mergekit_tokenadapt.transfer.matching import match
+from mergekit_tokenadapt.transfer.problem import TransferProblem
 
 Definition = dict[str, Any]
 Built = tuple[Definition, dict[str, Any]]
@@ -422,7 +422,7 @@ def tiny_model_folder(
 
 
 def _files_of(folder: Path) -> TokenizerFiles:
-    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
     return load_tokenizer(str(folder))
 

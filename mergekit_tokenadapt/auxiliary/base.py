@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mergekit_tokenadapt import registry
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.plain_words import did_you_mean
+from mergekit_tokenadapt.extensions import entry_points
+from mergekit_tokenadapt.terminal.plain_words import did_you_mean
 
 
 class AuxiliarySpace(ABC):
@@ -61,7 +61,7 @@ def check_auxiliary_name(name: str) -> None:
 def _kind_and_argument(name: str) -> tuple[str, str | None]:
     """The registered name of a space, and its argument."""
     head, colon, argument = name.partition(":")
-    known = registry.names(registry.AUXILIARY)
+    known = entry_points.names(entry_points.AUXILIARY)
     if head in known:
         return head, argument or None
     if Path(name).is_dir():
@@ -75,7 +75,7 @@ def _kind_and_argument(name: str) -> tuple[str, str | None]:
 
 
 def _load(name: str) -> type[AuxiliarySpace]:
-    return registry.load(registry.AUXILIARY, name, AuxiliarySpace)
+    return entry_points.load(entry_points.AUXILIARY, name, AuxiliarySpace)
 
 
 def _kind_of_folder(folder: Path) -> str:

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
-from mergekit_tokenadapt.input_files import check_plain
-from mergekit_tokenadapt.resuming import cache_folder, read_sealed, resumed, shard_folder
-from mergekit_tokenadapt.tensor_writing import save_tensors, sealed
+from mergekit_tokenadapt.storage.input_files import check_plain
+from mergekit_tokenadapt.storage.shards import cache_folder, read_sealed, resumed, shard_folder
+from mergekit_tokenadapt.storage.tensor_writing import save_tensors, sealed
 
 LOG = logging.getLogger(__name__)
 

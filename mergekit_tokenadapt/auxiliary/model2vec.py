@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.cached import CachedSpace
-from mergekit_tokenadapt.auxiliary.extras import importing, require
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.progress import shows_progress
+from mergekit_tokenadapt.extensions.extras import importing, require
+from mergekit_tokenadapt.terminal.progress import shows_progress
 
 
 class Model2VecSpace(CachedSpace):

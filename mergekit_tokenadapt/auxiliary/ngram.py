@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.progress import progress
-from mergekit_tokenadapt.threads import one_thread
+from mergekit_tokenadapt.numerics.threads import one_thread
+from mergekit_tokenadapt.terminal.progress import progress
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mergekit_tokenadapt.auto_tokenizer import without_dropout
 from mergekit_tokenadapt.auxiliary.cached import CachedSpace
-from mergekit_tokenadapt.auxiliary.extras import importing, require
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.progress import shows_progress, without_loading_bar
+from mergekit_tokenadapt.extensions.extras import importing, require
+from mergekit_tokenadapt.terminal.progress import shows_progress, without_loading_bar
+from mergekit_tokenadapt.tokenizer.auto_tokenizer import without_dropout
 
 BATCH_SIZE = 256
 """Token texts are a few tokens long: large batches are cheap."""

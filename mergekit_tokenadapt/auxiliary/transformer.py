@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mergekit_tokenadapt.auto_tokenizer import without_dropout
 from mergekit_tokenadapt.auxiliary.cached import CachedSpace
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.progress import progress, without_loading_bar
+from mergekit_tokenadapt.terminal.progress import progress, without_loading_bar
+from mergekit_tokenadapt.tokenizer.auto_tokenizer import without_dropout
 
 BATCH_SIZE = 256
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from mergekit_tokenadapt.cli.options import output_argument
-from mergekit_tokenadapt.visible import json_text
+from mergekit_tokenadapt.terminal.visible import json_text
 
 EXAMPLES = """\b
 Examples:
@@ -28,9 +28,9 @@ def align_command(teacher: str, student: str, text: str, out: str, nearest: bool
     TEXT is PATH or NAME=PATH: a file, a folder, or .jsonl (,field=NAME). OUT/nearest_tokens.safetensors holds, for
     every id of both, the token of the other vocabulary that is nearest by edit distance.
     """
-    from mergekit_tokenadapt.distillation.aligned_files import write_aligned
-    from mergekit_tokenadapt.evaluation.texts import read_text
-    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+    from mergekit_tokenadapt.texts import read_text
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+    from mergekit_tokenadapt.two_models.aligned_files import write_aligned
 
     report = write_aligned(
         read_text(text),

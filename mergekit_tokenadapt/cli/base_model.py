@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mergekit_tokenadapt.adapt_config import AdaptConfig
 from mergekit_tokenadapt.output import as_loaded
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer, read_json
-from mergekit_tokenadapt.transfer import Transfer
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer, read_json
+from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 

@@ -38,9 +38,9 @@ def distill_prep_command(
     Ordinary distillation between models of one vocabulary then works. OUT also holds distillation.json (the
     origin of every token's row) and token_map.safetensors (the same as arrays).
     """
-    from mergekit_tokenadapt.distillation.prepare import REPORT, prepare_student
     from mergekit_tokenadapt.plugin.merge_options import merge_options
-    from mergekit_tokenadapt.tokenizer_files import read_json
+    from mergekit_tokenadapt.tokenizer.files import read_json
+    from mergekit_tokenadapt.two_models.prepare import REPORT, prepare_student
 
     adapt = adapt_block(method, auxiliary, options, token_map, chat_template=chat_template)
     folder = prepare_student(teacher, student, out, adapt, dtype=dtype, options=merge_options(quiet=quiet), force=force)

@@ -43,9 +43,9 @@ def draft_command(
 
     OUT also holds draft.json: the origin of every token's row, and which inference engines accept the pair.
     """
-    from mergekit_tokenadapt.one_vocabulary.draft_model import REPORT, make_draft
     from mergekit_tokenadapt.plugin.merge_options import merge_options
-    from mergekit_tokenadapt.tokenizer_files import read_json
+    from mergekit_tokenadapt.tokenizer.files import read_json
+    from mergekit_tokenadapt.two_models.draft_model import REPORT, make_draft
 
     adapt = adapt_block(method, auxiliary, options, token_map, chat_template=chat_template)
     folder = make_draft(

@@ -115,7 +115,7 @@ def ensemble_command(
 def _check(models: tuple[str, ...], weights: tuple[float, ...], text: str | None) -> None:
     """Refuse wrong weights and texts before models are loaded."""
     from mergekit_tokenadapt.ensemble.build import normalised_weights
-    from mergekit_tokenadapt.evaluation.texts import parse_text
+    from mergekit_tokenadapt.texts import parse_text
 
     normalised_weights(weights or None, len(models))
     if text is not None:
@@ -128,8 +128,8 @@ def _byte_ensemble(
     from mergekit_tokenadapt.ensemble.byte_ensemble import ByteEnsemble
     from mergekit_tokenadapt.ensemble.byte_model import TOLERANCE, ByteModel
     from mergekit_tokenadapt.ensemble.canonical import check_supported
-    from mergekit_tokenadapt.evaluation.loading import load_model
-    from mergekit_tokenadapt.evaluation.model_folder import open_model
+    from mergekit_tokenadapt.models.folder import open_model
+    from mergekit_tokenadapt.models.loading import load_model
 
     tolerance = TOLERANCE if tolerance is None else tolerance
     folders = [open_model(model) for model in models]
@@ -140,7 +140,7 @@ def _byte_ensemble(
 
 
 def _score(ensemble: ByteEnsemble, models: tuple[str, ...], text: str, max_bytes: int) -> None:
-    from mergekit_tokenadapt.evaluation.texts import read_text
+    from mergekit_tokenadapt.texts import read_text
 
     document = "\n\n".join(read_text(text).documents).encode("utf-8")[:max_bytes].decode("utf-8", errors="ignore")
     if not document:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from rich.console import Console
 
-from mergekit_tokenadapt.visible import json_text
+from mergekit_tokenadapt.terminal.visible import json_text
 
 EXAMPLES = """\b
 Examples:
@@ -32,8 +32,8 @@ def check_command(
     The exit code is 1 if a check failed.
     """
     from mergekit_tokenadapt.evaluation.checks import run_checks
-    from mergekit_tokenadapt.evaluation.model_folder import open_model
     from mergekit_tokenadapt.evaluation.report.check import check_result, print_check
+    from mergekit_tokenadapt.models.folder import open_model
 
     model = open_model(out, trust_remote_code=trust_remote_code)
     origin = open_model(base, trust_remote_code=trust_remote_code) if base else None

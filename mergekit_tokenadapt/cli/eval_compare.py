@@ -8,11 +8,12 @@ from typing import Any
 import click
 from rich.console import Console
 
-from mergekit_tokenadapt.cli.eval_options import COMPARED_BYTES, check_page, read_texts, text_options
+from mergekit_tokenadapt.cli.eval_options import check_page, text_options
 from mergekit_tokenadapt.cli.types import DTYPES, SEED, Device
-from mergekit_tokenadapt.file_writing import write_file
-from mergekit_tokenadapt.progress import Stages
-from mergekit_tokenadapt.visible import json_text
+from mergekit_tokenadapt.storage.file_writing import write_file
+from mergekit_tokenadapt.terminal.progress import Stages
+from mergekit_tokenadapt.terminal.visible import json_text
+from mergekit_tokenadapt.texts.selection import COMPARED_BYTES, read_texts
 
 EXAMPLES = """\b
 Examples:
@@ -80,7 +81,7 @@ def compare_command(
     characters, and the Universal Declaration of Human Rights in 14 languages.
     """
     from mergekit_tokenadapt.evaluation.compare import CompareOptions, compare
-    from mergekit_tokenadapt.evaluation.model_folder import open_model
+    from mergekit_tokenadapt.models.folder import open_model
 
     check_page(html, texts)
     options = CompareOptions(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 from rich.console import Console
 
-from mergekit_tokenadapt.cli.eval_options import read_texts, text_options
+from mergekit_tokenadapt.cli.eval_options import text_options
 from mergekit_tokenadapt.cli.types import DTYPES, SEED, Device, FiniteRange
-from mergekit_tokenadapt.progress import Stages
-from mergekit_tokenadapt.visible import json_text
+from mergekit_tokenadapt.terminal.progress import Stages
+from mergekit_tokenadapt.terminal.visible import json_text
+from mergekit_tokenadapt.texts.selection import read_texts
 
 EXAMPLES = """\b
 Examples:
@@ -75,8 +76,8 @@ def draft_command(
     Prompts are the beginnings of documents. The default texts are English prose and code.
     """
     from mergekit_tokenadapt.evaluation.draft import NUM_STAGES, DraftOptions, measure_draft
-    from mergekit_tokenadapt.evaluation.model_folder import open_model
     from mergekit_tokenadapt.evaluation.report.draft import print_draft
+    from mergekit_tokenadapt.models.folder import open_model
 
     options = DraftOptions(
         num_proposed=proposed,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 from rich.console import Console
 
-from mergekit_tokenadapt.cli.eval_options import read_texts, text_options
+from mergekit_tokenadapt.cli.eval_options import text_options
 from mergekit_tokenadapt.cli.types import SEED, Device, FiniteRange
-from mergekit_tokenadapt.progress import Stages
-from mergekit_tokenadapt.visible import json_text
+from mergekit_tokenadapt.terminal.progress import Stages
+from mergekit_tokenadapt.terminal.visible import json_text
+from mergekit_tokenadapt.texts.selection import read_texts
 
 EXAMPLES = """\b
 Examples:
@@ -77,8 +78,8 @@ def heal_command(
     model's memory in float32.
     """
     from mergekit_tokenadapt.evaluation.healing import HealingOptions, Passages, heal
-    from mergekit_tokenadapt.evaluation.model_folder import open_model
     from mergekit_tokenadapt.evaluation.report.healing import print_healing
+    from mergekit_tokenadapt.models.folder import open_model
 
     options = HealingOptions(
         train="rows" if train == "rows" else "all",

@@ -5,18 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.staging import paths_of
-
-if TYPE_CHECKING:
-    from mergekit_tokenadapt.evaluation.texts import TextSet
-
-COMPARED_BYTES = 2000
-"""Bytes of each text that `compare` scores, by default."""
+from mergekit_tokenadapt.storage.staging import paths_of
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -50,19 +44,6 @@ def _text_options(max_bytes: int) -> list[Callable[[Any], Any]]:
             help="Bytes of each text, in whole documents; 0 for all.",
         ),
     ]
-
-
-def read_texts(texts: tuple[str, ...], builtin: tuple[str, ...], max_bytes: int) -> list[TextSet]:
-    """The texts that the options name; all built-in ones where they name none."""
-    from mergekit_tokenadapt.evaluation.texts import BUILTIN, builtin_text, check_names, parse_text, read_text
-
-    names = builtin or (() if texts else tuple(BUILTIN))
-    places = [parse_text(argument) for argument in texts]
-    check_names([*names, *(place.name for place in places)])
-    for place in places:  # all of them, before the first one, which may be long, is read
-        place.check("--text")
-    sets = [builtin_text(name) for name in names] + [read_text(argument) for argument in texts]
-    return [text.limited(max_bytes) for text in sets]
 
 
 def check_page(html: Path | None, inputs: Sequence[str] = ()) -> None:

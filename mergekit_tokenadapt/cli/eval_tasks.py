@@ -11,9 +11,9 @@ from rich.console import Console
 from mergekit_tokenadapt.cli.eval_options import check_page
 from mergekit_tokenadapt.cli.types import DTYPES, Device
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.file_writing import write_file
-from mergekit_tokenadapt.progress import Stages, shows_progress, without_bars
-from mergekit_tokenadapt.visible import json_text
+from mergekit_tokenadapt.storage.file_writing import write_file
+from mergekit_tokenadapt.terminal.progress import Stages, shows_progress, without_bars
+from mergekit_tokenadapt.terminal.visible import json_text
 
 EXAMPLES = """\b
 Examples:
@@ -59,11 +59,11 @@ def tasks_command(
     quiet: bool,
 ) -> None:
     """Run tasks of lm-evaluation-harness on each MODEL."""
-    from mergekit_tokenadapt.evaluation.model_folder import open_model
     from mergekit_tokenadapt.evaluation.report.compare import print_compare
     from mergekit_tokenadapt.evaluation.report.html import compare_page
     from mergekit_tokenadapt.evaluation.report.tasks import print_tasks
     from mergekit_tokenadapt.evaluation.tasks import TaskOptions, add_to_report, run_tasks
+    from mergekit_tokenadapt.models.folder import open_model
 
     if html is not None and report is None:
         raise TokenAdaptError("--html needs --report: a page is made of the JSON of compare and the scores")

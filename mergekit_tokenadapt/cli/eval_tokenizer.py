@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from mergekit_tokenadapt.cli.eval_options import read_texts, text_options
+from mergekit_tokenadapt.cli.eval_options import text_options
 from mergekit_tokenadapt.cli.options import read_pairs
-from mergekit_tokenadapt.progress import Stages
-from mergekit_tokenadapt.visible import json_text
+from mergekit_tokenadapt.terminal.progress import Stages
+from mergekit_tokenadapt.terminal.visible import json_text
+from mergekit_tokenadapt.texts.selection import read_texts
 
 EXAMPLES = """\b
 Examples:
@@ -67,9 +68,9 @@ def tokenizer_command(
     TOK is a folder, a tokenizer.json or a hub id; no weights are needed.
     """
     from mergekit_tokenadapt.evaluation.report.tokenizer import print_tokenizers
-    from mergekit_tokenadapt.evaluation.texts import read_text
     from mergekit_tokenadapt.evaluation.tokenizer_quality import QualityOptions, describe_tokenizers
-    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+    from mergekit_tokenadapt.texts import read_text
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
     options = QualityOptions(
         reference=reference,

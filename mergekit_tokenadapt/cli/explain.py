@@ -9,12 +9,12 @@ import click
 
 from mergekit_tokenadapt.cli.base_model import make_transfer
 from mergekit_tokenadapt.cli.options import every_adapt_option, folder_options
-from mergekit_tokenadapt.cli.token_lookup import find_id, find_token
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.front_door.explanation import RowExplanation
-from mergekit_tokenadapt.plan import make_plan
-from mergekit_tokenadapt.transfer import Transfer
-from mergekit_tokenadapt.visible import json_text
+from mergekit_tokenadapt.terminal.visible import json_text
+from mergekit_tokenadapt.tokenizer.token_lookup import find_id, find_token
+from mergekit_tokenadapt.transfer.plan import make_plan
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 EXAMPLES = """\b
 Examples:

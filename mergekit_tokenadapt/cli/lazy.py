@@ -15,7 +15,7 @@ import click
 import pydantic
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.interruption import signal_of, signals_interrupt
+from mergekit_tokenadapt.storage.interruption import signal_of, signals_interrupt
 
 LONGEST_SUMMARY = 200
 """Characters: no first sentence of a command is cut."""
@@ -56,7 +56,7 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        from mergekit_tokenadapt.progress import lines_in_logs
+        from mergekit_tokenadapt.terminal.progress import lines_in_logs
 
         try:
             with lines_in_logs():
@@ -68,7 +68,7 @@ class LazyGroup(click.Group):
             click.echo(f"Stopped by {signal.name}: nothing is left half written.", err=True)
             raise click.exceptions.Exit(128 + signal) from error
         except pydantic.ValidationError as error:
-            from mergekit_tokenadapt.plain_words import describe_errors
+            from mergekit_tokenadapt.terminal.plain_words import describe_errors
 
             raise TokenAdaptError(describe_errors(error)) from error
         except (OSError, MemoryError) as error:

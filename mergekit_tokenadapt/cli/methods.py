@@ -8,11 +8,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from mergekit_tokenadapt import registry
 from mergekit_tokenadapt.auxiliary import AuxiliarySpace
-from mergekit_tokenadapt.evaluation.report.tables import plain
+from mergekit_tokenadapt.extensions import entry_points
 from mergekit_tokenadapt.methods import Method
-from mergekit_tokenadapt.visible import json_text
+from mergekit_tokenadapt.terminal.tables import plain
+from mergekit_tokenadapt.terminal.visible import json_text
 
 EXAMPLES = """\b
 Examples:
@@ -29,10 +29,10 @@ def methods_command(as_json: bool) -> None:
     Other packages add to both through the entry-point groups mergekit_tokenadapt.methods and
     mergekit_tokenadapt.auxiliary.
     """
-    methods = [_describe(name) for name in registry.names(registry.METHODS)]
+    methods = [_describe(name) for name in entry_points.names(entry_points.METHODS)]
     spaces = [
-        {"name": name, "summary": _first_line(registry.load(registry.AUXILIARY, name, AuxiliarySpace))}
-        for name in registry.names(registry.AUXILIARY)
+        {"name": name, "summary": _first_line(entry_points.load(entry_points.AUXILIARY, name, AuxiliarySpace))}
+        for name in entry_points.names(entry_points.AUXILIARY)
     ]
     if as_json:
         click.echo(json_text({"methods": methods, "auxiliary": spaces}))
@@ -52,7 +52,7 @@ def methods_command(as_json: bool) -> None:
 
 
 def _describe(name: str) -> dict[str, Any]:
-    method = registry.load(registry.METHODS, name, Method)
+    method = entry_points.load(entry_points.METHODS, name, Method)
     return {
         "name": name,
         "summary": method.summary,

@@ -9,8 +9,8 @@ from typing import Any, TypeVar, cast
 import click
 import yaml
 
-from mergekit_tokenadapt.adapt_config import AdaptConfig
 from mergekit_tokenadapt.cli.types import OUTPUT_DTYPE
+from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 

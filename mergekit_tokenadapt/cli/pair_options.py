@@ -33,7 +33,7 @@ def output_options(command: CommandT) -> CommandT:
 
 def print_report(report: Mapping[str, Any], title: str) -> None:
     """The report of `change_report` on standard output, its warning on standard error."""
-    from mergekit_tokenadapt.one_vocabulary.report_text import print_report
+    from mergekit_tokenadapt.output.change_report_text import print_report
 
     print_report(report, title)
     if report["digits"]["warning"]:
@@ -47,7 +47,7 @@ def report_printer(model: str, tokenizer: str) -> Listener:
 
 def say_what_next(out: Path, base: str) -> None:
     """The last lines of a transplant."""
-    from mergekit_tokenadapt.one_vocabulary.report_text import next_commands
+    from mergekit_tokenadapt.output.change_report_text import next_commands
 
     click.echo(f"Wrote {out}", err=True)
     for command, asks in zip(next_commands(str(out), base), ("is it sound?", "how good is it?"), strict=True):

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from mergekit_tokenadapt.cli.base_model import BYTES, BaseSizes, make_transfer, sizes_of
 from mergekit_tokenadapt.cli.options import every_adapt_option, folder_options
-from mergekit_tokenadapt.evaluation.report.tables import plain, quoted, say
-from mergekit_tokenadapt.matching import Reason
-from mergekit_tokenadapt.problem import TransferProblem
-from mergekit_tokenadapt.visible import json_text
+from mergekit_tokenadapt.terminal.tables import plain, quoted, say
+from mergekit_tokenadapt.terminal.visible import json_text
+from mergekit_tokenadapt.transfer.matching import Reason
+from mergekit_tokenadapt.transfer.problem import TransferProblem
 
 EXAMPLES = """\b
 Examples:

@@ -32,8 +32,8 @@ def recipes_command(name: str | None, output: Path | None, force: bool) -> None:
 
     Replace ./demo/... by your own models, then run the recipe as its first lines say.
     """
-    from mergekit_tokenadapt.file_writing import write_file
-    from mergekit_tokenadapt.recipes import recipe_names, recipe_summary, recipe_text
+    from mergekit_tokenadapt.cli.recipe_files import recipe_names, recipe_summary, recipe_text
+    from mergekit_tokenadapt.storage.file_writing import write_file
 
     if name is None:
         if output is not None:

@@ -40,7 +40,7 @@ def restore_command(
     Rows of tokens that both vocabularies have come from MODEL, bit for bit. Rows that the transplant dropped come
     from the base model, without what MODEL learned since.
     """
-    from mergekit_tokenadapt.distillation.restore import restore
+    from mergekit_tokenadapt.two_models.restore import restore
 
     done = restore(model, out, manifest=manifest, base=base, input_number=input_number, force=force)
     if not quiet:

@@ -60,7 +60,7 @@ def extend_command(
     BASE keeps its ids and merges. Text without new tokens gets the same ids as before.
     """
     from mergekit_tokenadapt.supertokens.making import extend_folder
-    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
     goes_on = check_outputs(out, onto, force=force, inputs=[base], texts=texts)
     corpus, adapt = open_corpus(texts, max_bytes), (method, auxiliary, options, token_map)

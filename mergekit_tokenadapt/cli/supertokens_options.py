@@ -104,8 +104,8 @@ def open_corpus(texts: tuple[str, ...], max_bytes: int) -> Corpus:
         TokenAdaptError: there is no such text, or ``ray:`` is combined with something that it does not go with.
     """
     from mergekit_tokenadapt.errors import TokenAdaptError
-    from mergekit_tokenadapt.evaluation.texts import parse_text
     from mergekit_tokenadapt.supertokens.texts import Corpus
+    from mergekit_tokenadapt.texts import parse_text
 
     places = [parse_text(text) for text in texts]
     if not any(text.place.startswith("ray:") for text in places):
@@ -130,8 +130,8 @@ def check_outputs(
     Raises:
         TokenAdaptError: see `check_output`.
     """
-    from mergekit_tokenadapt.ownership import is_ours
-    from mergekit_tokenadapt.staging import check_apart, check_output
+    from mergekit_tokenadapt.storage.ownership import is_ours
+    from mergekit_tokenadapt.storage.staging import check_apart, check_output
 
     inputs = [*inputs, *(onto[:1] if onto else ())]
     if onto:
@@ -150,8 +150,8 @@ def check_onto(onto: tuple[str, str] | None, adapt: tuple[str, str, tuple[str, .
     """
     if onto is None:
         return
-    from mergekit_tokenadapt.adapt_config import AdaptConfig
-    from mergekit_tokenadapt.evaluation.model_folder import open_model
+    from mergekit_tokenadapt.models.folder import open_model
+    from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
     config = AdaptConfig.read(adapt_block(*adapt))
     model = open_model(onto[0])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 from rich.console import Console
 
-from mergekit_tokenadapt.cli.eval_options import read_texts, text_options
-from mergekit_tokenadapt.visible import json_text
+from mergekit_tokenadapt.cli.eval_options import text_options
+from mergekit_tokenadapt.terminal.visible import json_text
+from mergekit_tokenadapt.texts.selection import read_texts
 
 EXAMPLES = """\b
 Examples:
@@ -34,7 +35,7 @@ def report_command(
     """
     from mergekit_tokenadapt.evaluation.report.supertokens import print_supertokens
     from mergekit_tokenadapt.supertokens.report import describe
-    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
     text_sets = read_texts(texts, builtin, max_bytes)
     loaded = [load_tokenizer(name) for name in (tokenizer, *against)]

@@ -111,7 +111,7 @@ def train_command(
     """Learn a new tokenizer from text, and write it to the folder OUT."""
     from mergekit_tokenadapt.supertokens.chunks import ChunkLengths
     from mergekit_tokenadapt.supertokens.making import TrainOptions, train_folder
-    from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
     goes_on = check_outputs(out, onto, force=force, inputs=[like] if like else [], texts=texts)
     corpus, adapt = open_corpus(texts, max_bytes), (method, auxiliary, options, token_map)

@@ -6,11 +6,10 @@ from typing import Any
 
 import click
 import yaml
-from mergekit.options import MergeOptions, PrettyPrintHelp, add_merge_options
 
 from mergekit_tokenadapt.cli.options import CommandT, Positional, every_adapt_option, folder_options, output_argument
 from mergekit_tokenadapt.cli.pair_options import report_printer, say_what_next
-from mergekit_tokenadapt.plugin.merge_options import OUT_SHARD_SIZE
+from mergekit_tokenadapt.plugin.merge_options import OUT_SHARD_SIZE, MergeOptions, PrettyPrintHelp, add_merge_options
 
 EXAMPLES = """\b
 Examples:

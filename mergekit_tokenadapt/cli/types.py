@@ -35,7 +35,7 @@ class Device(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The same name; torch is asked for a number on that device."""
-        from mergekit_tokenadapt.evaluation.loading import choose_device
+        from mergekit_tokenadapt.models.loading import choose_device
 
         choose_device(value)
         return value

@@ -7,16 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergekit.options import MergeOptions
-
-from mergekit_tokenadapt.ensemble.lockstep import MODEL_TYPE  # and with it, transformers knows the type
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.compare import context_length
-from mergekit_tokenadapt.evaluation.model_folder import ModelFolder, open_model
-from mergekit_tokenadapt.input_files import check_own
-from mergekit_tokenadapt.one_vocabulary import put_onto
+from mergekit_tokenadapt.models.folder import ModelFolder, context_length, open_model
+from mergekit_tokenadapt.models.lockstep import MODEL_TYPE  # and with it, transformers knows the type
 from mergekit_tokenadapt.output import write_json
-from mergekit_tokenadapt.staging import check_output, staged_folder
+from mergekit_tokenadapt.plugin.merge_options import MergeOptions
+from mergekit_tokenadapt.storage.input_files import check_own
+from mergekit_tokenadapt.storage.staging import check_output, staged_folder
+from mergekit_tokenadapt.two_models import put_onto
 
 
 def normalised_weights(weights: Sequence[float] | None, num_members: int) -> list[float]:

@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from mergekit_tokenadapt.cache_names import cache_argument
 from mergekit_tokenadapt.ensemble.canonical import Canonical
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.documents import start_token
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.models.cache_names import cache_argument
+from mergekit_tokenadapt.tokenizer.encoded_text import start_token
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 
 EOS = 256
 """The outcome that follows the 256 bytes: the end of the text."""

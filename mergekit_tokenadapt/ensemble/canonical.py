@@ -21,9 +21,9 @@ import numpy as np
 from tokenizers import Encoding
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.segmentation import plain_tokenizer
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
-from mergekit_tokenadapt.vocabulary import TokenKind, components
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.segmentation import plain_tokenizer
+from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, components
 
 PROBES = ("a", "1", ".", "\n", " ")
 """What may follow white space: a letter, a digit, punctuation, a line end, more of it."""

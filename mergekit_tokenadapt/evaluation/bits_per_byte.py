@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mergekit_tokenadapt.evaluation.losses import Scorer
+from mergekit_tokenadapt.models.losses import Scorer
 
 
 def bits_per_byte(model: Any, tokenizer: Any, text: str) -> float:

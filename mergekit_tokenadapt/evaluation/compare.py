@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 
 from mergekit_tokenadapt.evaluation.bootstrap import interval, resample_counts
-from mergekit_tokenadapt.evaluation.documents import ScoredDocument, score_documents, start_token
 from mergekit_tokenadapt.evaluation.excess import loss_shares, top_excess
-from mergekit_tokenadapt.evaluation.loading import choose_device, choose_dtype, load_model
-from mergekit_tokenadapt.evaluation.losses import STRIDE, WINDOW, Scorer, check_stride
 from mergekit_tokenadapt.evaluation.lost_text import LostText, lost_text, sentence
-from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.origins import find_origins
 from mergekit_tokenadapt.evaluation.row_views import view_rows
-from mergekit_tokenadapt.evaluation.texts import TextSet, check_names
+from mergekit_tokenadapt.models.documents import ScoredDocument, score_documents
+from mergekit_tokenadapt.models.folder import ModelFolder, context_length
+from mergekit_tokenadapt.models.loading import choose_device, choose_dtype, load_model
+from mergekit_tokenadapt.models.losses import STRIDE, WINDOW, Scorer, check_stride
+from mergekit_tokenadapt.texts import TextSet, check_names
+from mergekit_tokenadapt.tokenizer.encoded_text import start_token
 
 PERPLEXITY_NOTE = (
     "Perplexity ratios are per token, as the TokenAdapt paper reports them (arXiv 2505.09738); "
@@ -127,12 +128,6 @@ def _best(reports: Sequence[dict[str, Any]], text: str) -> str | None:
     """The model with the fewest bits per byte of a text, of those whose tokenizer loses nothing of it."""
     sound = [(r["all"] if text == "all" else r["domains"][text], r["name"]) for r in reports]
     return min(((d["bits_per_byte"], name) for d, name in sound if not d["loses_text"]), default=(0, None))[1]
-
-
-def context_length(folder: ModelFolder) -> int | None:
-    """Positions that the model was made for, as its config says; None where it does not."""
-    config = folder.text_config
-    return next((int(config[k]) for k in ("max_position_embeddings", "n_positions") if config.get(k)), None)
 
 
 def _model_reports(scores: Sequence[ModelScores], options: CompareOptions) -> list[dict[str, Any]]:

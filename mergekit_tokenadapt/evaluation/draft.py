@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mergekit_tokenadapt.cache_names import cache_argument, cache_of
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.documents import start_token
-from mergekit_tokenadapt.evaluation.loading import choose_device, choose_dtype, load_model
-from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
-from mergekit_tokenadapt.evaluation.texts import TextSet
-from mergekit_tokenadapt.vocabulary import Vocabulary
+from mergekit_tokenadapt.models.cache_names import cache_argument, cache_of
+from mergekit_tokenadapt.models.folder import ModelFolder
+from mergekit_tokenadapt.models.loading import choose_device, choose_dtype, load_model
+from mergekit_tokenadapt.models.same_vocabulary import check_same_vocabulary
+from mergekit_tokenadapt.texts import TextSet
+from mergekit_tokenadapt.tokenizer.encoded_text import start_token
 
 NUM_STAGES = 4
 """Two models to load, and two modes."""
@@ -60,32 +60,6 @@ class DraftOptions:
                 f"{self.num_tokens} new tokens cannot hold a round of {self.num_proposed} proposed ones: "
                 "set --new-tokens higher"
             )
-
-
-def check_same_vocabulary(target: ModelFolder, draft: ModelFolder) -> None:
-    """Refuse models whose ids do not mean the same.
-
-    Raises:
-        TokenAdaptError: some id is another token; says which.
-    """
-    ours, theirs = (folder.tokenizer.vocabulary.with_rows(folder.num_rows) for folder in (target, draft))
-    different = [i for i in sorted(ours.by_id.keys() | theirs.by_id.keys()) if _meaning(ours, i) != _meaning(theirs, i)]
-    if different:
-        i = different[0]
-        raise TokenAdaptError(
-            f"{draft.name} cannot draft for {target.name}: {len(different):,} ids are different tokens; "
-            f"id {i} is {_say(theirs, i)} in the draft and {_say(ours, i)} in the target"
-        )
-
-
-def _meaning(vocabulary: Vocabulary, token_id: int) -> tuple[bytes, str] | None:
-    token = vocabulary.by_id.get(token_id)
-    return None if token is None else (token.bytes, token.spelling)
-
-
-def _say(vocabulary: Vocabulary, token_id: int) -> str:
-    token = vocabulary.by_id.get(token_id)
-    return "no token" if token is None else repr(token.label)
 
 
 def measure_draft(

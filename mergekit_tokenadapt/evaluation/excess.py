@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from mergekit_tokenadapt.evaluation.documents import ScoredDocument
 from mergekit_tokenadapt.evaluation.origins import RowOrigins
-from mergekit_tokenadapt.matching import Reason
+from mergekit_tokenadapt.models.documents import ScoredDocument
+from mergekit_tokenadapt.transfer.matching import Reason
 
 Pair = tuple[ScoredDocument, ScoredDocument]
 """A document scored by a model, and by the base."""

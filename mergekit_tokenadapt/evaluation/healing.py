@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.documents import score_documents, start_token
-from mergekit_tokenadapt.evaluation.loading import load_model
-from mergekit_tokenadapt.evaluation.losses import Scorer
-from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
-from mergekit_tokenadapt.evaluation.texts import TextSet, cut_passages
+from mergekit_tokenadapt.models.documents import score_documents
+from mergekit_tokenadapt.models.folder import ModelFolder
+from mergekit_tokenadapt.models.loading import load_model
+from mergekit_tokenadapt.models.losses import Scorer
+from mergekit_tokenadapt.texts import TextSet, cut_passages
+from mergekit_tokenadapt.tokenizer.encoded_text import start_token
 
 HELD_OUT_EVERY = 10
 """One passage in so many is held out."""

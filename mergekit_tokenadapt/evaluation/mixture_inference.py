@@ -25,8 +25,8 @@ from scipy.sparse import coo_matrix
 from tokenizers import Tokenizer
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.texts import TextSet
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.texts import TextSet
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 
 UNIT = 10_000
 """Counts are per this many bytes: of the size that the solver's tolerances (1e-7) are made for."""

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
-from mergekit_tokenadapt.evaluation.tensor_math import row_norms
-from mergekit_tokenadapt.matching import Reason, VocabularyMap, match
-from mergekit_tokenadapt.model_identity import is_described_by
+from mergekit_tokenadapt.models.folder import ModelFolder
+from mergekit_tokenadapt.models.identity import is_described_by
+from mergekit_tokenadapt.numerics.row_math import row_norms
 from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes
-from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.tokenizer_files import read_json
+from mergekit_tokenadapt.tokenizer.files import read_json
+from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap, match
+from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.evaluation.origins import RowOrigins
-from mergekit_tokenadapt.evaluation.tensor_math import row_norms
+from mergekit_tokenadapt.numerics.row_math import row_norms
 
 NUM_BINS = 40
 NUM_POINTS = 600

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergekit_tokenadapt.auxiliary.extras import importing
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
-from mergekit_tokenadapt.evaluation.loading import choose_device, choose_dtype
-from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
-from mergekit_tokenadapt.tokenizer_files import read_json
+from mergekit_tokenadapt.extensions.extras import importing
+from mergekit_tokenadapt.models.folder import ModelFolder
+from mergekit_tokenadapt.models.loading import choose_device, choose_dtype
+from mergekit_tokenadapt.tokenizer.files import read_json
 
 
 @dataclass(frozen=True)

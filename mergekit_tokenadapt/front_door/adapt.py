@@ -14,16 +14,16 @@ from torch import Tensor
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.front_door.loading import load_tokenizer, read_options, saved
 from mergekit_tokenadapt.front_door.plan import Plan, planned
-from mergekit_tokenadapt.matrix_use import MatrixUse
 from mergekit_tokenadapt.models.in_memory import Change, LoadedModel, set_values, untying
+from mergekit_tokenadapt.models.pad_positions import find_pad_positions, pad_of
 from mergekit_tokenadapt.models.vocabulary_axes import with_first_row
 from mergekit_tokenadapt.output import SpecialIds, as_loaded
 from mergekit_tokenadapt.output.configs import value_at
 from mergekit_tokenadapt.output.requirements import check_needed, check_offsets, config_content
 from mergekit_tokenadapt.output.translation import Translation, translate, translate_model, warn_of
-from mergekit_tokenadapt.pad_positions import find_pad_positions, pad_of
-from mergekit_tokenadapt.problem import CPU
-from mergekit_tokenadapt.transfer import Transfer
+from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
+from mergekit_tokenadapt.transfer.problem import CPU
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 OF_FOLDERS = ("calibration_text", "calibration_bytes", "chat_template", "missing_rows", "save_plan")
 """Keys of the ``adapt`` block that need a model on disk, or say what is written there."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergekit_tokenadapt.cli.eval_options import COMPARED_BYTES, read_texts
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.file_writing import write_file
+from mergekit_tokenadapt.storage.file_writing import write_file
+from mergekit_tokenadapt.texts.selection import COMPARED_BYTES, read_texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +72,14 @@ def compare(
         PosixPath('report.html')
     """
     from mergekit_tokenadapt.evaluation import compare as comparing
-    from mergekit_tokenadapt.evaluation.model_folder import open_model
+    from mergekit_tokenadapt.models.folder import open_model
 
     try:
         chosen = comparing.CompareOptions(**{"rows": True, **options})
     except TypeError as error:
         known = ", ".join(comparing.CompareOptions.__dataclass_fields__)
         raise TokenAdaptError(f"compare: {error}; options are {known}") from error
-    sets = read_texts(tuple(texts), tuple(builtin), max_bytes)
+    sets = read_texts(texts, builtin, max_bytes)
     folders = [open_model(os.fspath(name), trust_remote_code=trust_remote_code) for name in (base, *outs)]
     return Comparison(comparing.compare(folders, sets, chosen))
 
@@ -91,7 +91,7 @@ def _page(result: dict[str, Any]) -> str:
 
 
 def _data(result: dict[str, Any]) -> str:
-    from mergekit_tokenadapt.visible import json_text
+    from mergekit_tokenadapt.terminal.visible import json_text
 
     return json_text(result) + "\n"
 

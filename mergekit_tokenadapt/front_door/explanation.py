@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mergekit_tokenadapt.evaluation.report.tables import quoted
-from mergekit_tokenadapt.matching import Reason
-from mergekit_tokenadapt.methods.base import Explanation
-from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.transfer import Transfer
+from mergekit_tokenadapt.terminal.tables import quoted
+from mergekit_tokenadapt.transfer.matching import Reason
+from mergekit_tokenadapt.transfer.method import Explanation
+from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 MADE = {
     "copied": "copied: the old row of the same bytes, bit for bit",

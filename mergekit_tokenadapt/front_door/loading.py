@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mergekit_tokenadapt import tokenizer_files
-from mergekit_tokenadapt.adapt_config import AdaptConfig
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.temporary_folder import TemporaryFolder
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.storage.temporary_folder import TemporaryFolder
+from mergekit_tokenadapt.tokenizer import files as tokenizer_files
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
 
 def load_tokenizer(tokenizer: Any, *, trust_remote_code: bool = False) -> TokenizerFiles:

@@ -11,15 +11,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mergekit_tokenadapt import plan as plans
-from mergekit_tokenadapt.cli.token_lookup import find_id, find_token
 from mergekit_tokenadapt.front_door.explanation import RowExplanation
 from mergekit_tokenadapt.front_door.loading import load_tokenizer, read_options
-from mergekit_tokenadapt.matrix_use import MatrixUse
 from mergekit_tokenadapt.output import as_loaded
-from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.problem import CPU, TransferProblem
-from mergekit_tokenadapt.transfer import Transfer
+from mergekit_tokenadapt.tokenizer.token_lookup import find_id, find_token
+from mergekit_tokenadapt.transfer import plan as plans
+from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
+from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.problem import CPU, TransferProblem
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 
 @dataclass(frozen=True, eq=False, repr=False)

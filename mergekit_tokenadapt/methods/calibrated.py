@@ -13,7 +13,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mergekit_tokenadapt.calibration import (
+from mergekit_tokenadapt.methods.hybrid import Hybrid
+from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.tokenizer.decomposition import Decomposer
+from mergekit_tokenadapt.tokenizer.segmentation import Pieces
+from mergekit_tokenadapt.tokenizer.vocabulary import Token
+from mergekit_tokenadapt.transfer.matching import Reason
+from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
+from mergekit_tokenadapt.transfer.method import OF_TOKENS, Explanation, Method
+from mergekit_tokenadapt.transfer.problem import TransferProblem
+from mergekit_tokenadapt.transfer.row_regression import (
     NO_EXAMPLES,
     PIECES_SHARE,
     Calibration,
@@ -22,15 +31,6 @@ from mergekit_tokenadapt.calibration import (
     JointFacts,
     TokenFacts,
 )
-from mergekit_tokenadapt.decomposition import Decomposer
-from mergekit_tokenadapt.matching import Reason
-from mergekit_tokenadapt.matrix_use import MatrixUse
-from mergekit_tokenadapt.methods.base import OF_TOKENS, Explanation, Method
-from mergekit_tokenadapt.methods.hybrid import Hybrid
-from mergekit_tokenadapt.mixture import Mixture
-from mergekit_tokenadapt.problem import TransferProblem
-from mergekit_tokenadapt.segmentation import Pieces
-from mergekit_tokenadapt.vocabulary import Token
 
 LOG = logging.getLogger(__name__)
 

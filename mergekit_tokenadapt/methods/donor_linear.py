@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import torch
 
-from mergekit_tokenadapt.calibration import NO_EXAMPLES, Calibration, DonorFacts
-from mergekit_tokenadapt.methods.base import Explanation, Method
 from mergekit_tokenadapt.methods.calibrated import is_held_out, shared_rows
-from mergekit_tokenadapt.methods.mean import uniform
-from mergekit_tokenadapt.mixture import Mixture
-from mergekit_tokenadapt.problem import TransferProblem
+from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.transfer.method import Explanation, Method
+from mergekit_tokenadapt.transfer.piece_weights import uniform
+from mergekit_tokenadapt.transfer.problem import TransferProblem
+from mergekit_tokenadapt.transfer.row_regression import NO_EXAMPLES, Calibration, DonorFacts
 
 LOG = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from mergekit_tokenadapt.methods.base import LEAST_TEMPERATURE, OF_TOKENS, Method
 from mergekit_tokenadapt.methods.local import Local
 from mergekit_tokenadapt.methods.nearest import Global
-from mergekit_tokenadapt.mixture import Mixture
-from mergekit_tokenadapt.problem import TransferProblem
+from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.transfer.method import LEAST_TEMPERATURE, OF_TOKENS, Method
+from mergekit_tokenadapt.transfer.problem import TransferProblem
 
 
 class Hybrid(Method):

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mergekit_tokenadapt.methods.base import LEAST_TEMPERATURE, Method
-from mergekit_tokenadapt.mixture import Mixture
-from mergekit_tokenadapt.problem import TransferProblem
+from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.transfer.method import LEAST_TEMPERATURE, Method
+from mergekit_tokenadapt.transfer.problem import TransferProblem
 
 
 class Local(Method):

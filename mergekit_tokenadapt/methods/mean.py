@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
-
-from mergekit_tokenadapt.methods.base import Method
-from mergekit_tokenadapt.mixture import Mixture
-from mergekit_tokenadapt.problem import TransferProblem
-from mergekit_tokenadapt.segmentation import Pieces
+from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.transfer.method import Method
+from mergekit_tokenadapt.transfer.piece_weights import uniform
+from mergekit_tokenadapt.transfer.problem import TransferProblem
 
 
 class Mean(Method):
@@ -21,10 +19,3 @@ class Mean(Method):
     def weigh(self, problem: TransferProblem) -> Mixture:
         """Return equal weights for all pieces of a token. A piece that occurs twice counts twice."""
         return uniform(problem.pieces)
-
-
-def uniform(pieces: Pieces) -> Mixture:
-    """Return equal weights for the pieces of each text; they add up to 1."""
-    rows = torch.from_numpy(pieces.rows)
-    weights = 1 / torch.from_numpy(pieces.counts).float()[rows]
-    return Mixture.from_triplets(rows, torch.from_numpy(pieces.ids), weights, len(pieces))

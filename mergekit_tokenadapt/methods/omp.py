@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.methods.base import OF_TOKENS, Method
 from mergekit_tokenadapt.methods.calibrated import shared_rows
-from mergekit_tokenadapt.mixture import Mixture
-from mergekit_tokenadapt.problem import TransferProblem
-from mergekit_tokenadapt.pursuit import matching_pursuit
+from mergekit_tokenadapt.numerics.matching_pursuit import matching_pursuit
+from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.transfer.method import OF_TOKENS, Method
+from mergekit_tokenadapt.transfer.problem import TransferProblem
 
 
 class Omp(Method):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
-from mergekit_tokenadapt.progress import without_loading_bar
+from mergekit_tokenadapt.terminal.progress import without_loading_bar
 
 LOG = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def _own_class(folder: Path, config: Any, names: list[str]) -> ModelClass | None
 
 
 def _needs_its_own_code(folder: Path) -> bool:
-    from mergekit_tokenadapt.tokenizer_files import read_json
+    from mergekit_tokenadapt.tokenizer.files import read_json
 
     return bool(read_json(folder / "config.json").get("auto_map"))
 

@@ -12,8 +12,8 @@ from typing import Any
 from huggingface_hub import metadata_load, metadata_save
 
 from mergekit_tokenadapt.output.manifest import package_version
-from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.tokenizer_files import read_json
+from mergekit_tokenadapt.tokenizer.files import read_json
+from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 LOG = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path as File
 from typing import Any
 
-from mergekit_tokenadapt.file_writing import write_file
+from mergekit_tokenadapt.storage.file_writing import write_file
 
 VOCAB_SIZE = "vocab_size"
 Path = tuple[str, ...]

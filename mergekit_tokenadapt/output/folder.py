@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mergekit_tokenadapt.calibration_text import CorrectionReport
-from mergekit_tokenadapt.chat_templates import DEFAULT
-from mergekit_tokenadapt.input_files import check_own
-from mergekit_tokenadapt.matching import VocabularyMap
+from mergekit_tokenadapt.correction import CorrectionReport
+from mergekit_tokenadapt.models.pad_positions import PadMove
 from mergekit_tokenadapt.output.card import CardInput, extend_model_card
 from mergekit_tokenadapt.output.configs import write_json
 from mergekit_tokenadapt.output.ids import SpecialIds
@@ -32,10 +30,12 @@ from mergekit_tokenadapt.output.templates import (
     with_mapped_markers,
 )
 from mergekit_tokenadapt.output.translation import Translation, translate, translate_model, warn_of
-from mergekit_tokenadapt.pad_positions import PadMove
-from mergekit_tokenadapt.permissions import like_new_files
-from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, read_json
+from mergekit_tokenadapt.storage.input_files import check_own
+from mergekit_tokenadapt.storage.permissions import like_new_files
+from mergekit_tokenadapt.tokenizer.chat_templates import DEFAULT
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, read_json
+from mergekit_tokenadapt.transfer.matching import VocabularyMap
+from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 LOG = logging.getLogger(__name__)
 

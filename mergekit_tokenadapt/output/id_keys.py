@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from typing import Any
 
-from mergekit_tokenadapt.auto_tokenizer import ROLES
-from mergekit_tokenadapt.vocabulary import TokenKind, Vocabulary
+from mergekit_tokenadapt.tokenizer.auto_tokenizer import ROLES
+from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
 
 
 class Shape(Enum):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mergekit_tokenadapt.matching import Reason, VocabularyMap
-from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
+from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
+from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap
 
 NO_FALLBACK = ("bos", "pad")
 """Roles that a model does without: where the target tokenizer has no such token, the config names none either."""

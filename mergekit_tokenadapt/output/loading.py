@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mergekit_tokenadapt.auto_tokenizer import added_tokens, auto_tokenizer, quiet_transformers
 from mergekit_tokenadapt.errors import TokenAdaptError, one_error
-from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
 from mergekit_tokenadapt.output.configs import write_json
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.texts.builtin import builtin_text
+from mergekit_tokenadapt.tokenizer.auto_tokenizer import added_tokens, auto_tokenizer, quiet_transformers
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 
 LOG = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from mergekit_tokenadapt.calibration_text import CorrectionReport
-from mergekit_tokenadapt.model_identity import HASHES, vocabulary_hashes
-from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.correction import CorrectionReport
+from mergekit_tokenadapt.models.identity import HASHES, vocabulary_hashes
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 MANIFEST = "tokenadapt.json"
 PLAN = "tokenadapt.plan"

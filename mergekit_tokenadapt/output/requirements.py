@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
-from mergekit_tokenadapt.matching import Reason, VocabularyMap
-from mergekit_tokenadapt.meta_models import forward_error
+from mergekit_tokenadapt.models.meta_models import forward_error
 from mergekit_tokenadapt.output.configs import nested_sections
 from mergekit_tokenadapt.output.id_keys import role_of
 from mergekit_tokenadapt.output.translation import Lost, Translation
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
-from mergekit_tokenadapt.vocabulary import Token, TokenKind
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind
+from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap
 
 
 def config_content(config: Any) -> dict[str, Any]:

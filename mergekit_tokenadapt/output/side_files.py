@@ -10,7 +10,7 @@ from typing import Any
 from mergekit_tokenadapt.output.configs import write_json
 from mergekit_tokenadapt.output.ids import SpecialIds
 from mergekit_tokenadapt.output.translation import Lost, Translation, translate
-from mergekit_tokenadapt.tokenizer_files import read_json
+from mergekit_tokenadapt.tokenizer.files import read_json
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 

@@ -8,13 +8,13 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from mergekit_tokenadapt.chat_templates import DEFAULT, NAMED_FOLDER, write_templates
 from mergekit_tokenadapt.errors import TokenAdaptError, one_error
-from mergekit_tokenadapt.matching import VocabularyMap
 from mergekit_tokenadapt.output.configs import write_json
 from mergekit_tokenadapt.output.requirements import as_token_map, suggest_tokens
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, read_json
-from mergekit_tokenadapt.vocabulary import TokenKind
+from mergekit_tokenadapt.tokenizer.chat_templates import DEFAULT, NAMED_FOLDER, write_templates
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, read_json
+from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
+from mergekit_tokenadapt.transfer.matching import VocabularyMap
 
 LOG = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.output.side_files import PROCESSOR_FILES
 from mergekit_tokenadapt.plugin.multimerge import finish_half_finished_merges
-from mergekit_tokenadapt.tokenizer_files import TOKENIZER_FILES
+from mergekit_tokenadapt.tokenizer.files import TOKENIZER_FILES
 
 SEAMS = (
     (mergekit.config, "MergeConfiguration"),

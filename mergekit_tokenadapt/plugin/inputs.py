@@ -16,10 +16,10 @@ from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.model_folder import TensorFiles
 from mergekit_tokenadapt.models import CannotBuild, Checkpoint, StoredTable, read_checkpoint
 from mergekit_tokenadapt.models.classes import Shape
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
+from mergekit_tokenadapt.models.folder import TensorFiles
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
 
 LOG = logging.getLogger(__name__)
 

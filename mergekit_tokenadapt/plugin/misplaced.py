@@ -11,9 +11,9 @@ from typing import Any
 from mergekit.config import MergeConfiguration
 from mergekit.tokenizer.config import TokenizerConfig
 
-from mergekit_tokenadapt.adapt_config import AdaptConfig
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.plain_words import did_you_mean
+from mergekit_tokenadapt.terminal.plain_words import did_you_mean
+from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
 LOG = logging.getLogger(__name__)
 

@@ -20,12 +20,11 @@ from mergekit.plan import MergePlanner
 from mergekit.tokenizer import BuildTokenizer
 
 from mergekit_tokenadapt.auxiliary import AuxiliarySpace
-from mergekit_tokenadapt.calibration_text import CalibrationText
+from mergekit_tokenadapt.correction import CalibrationText
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.matrix_use import MatrixUse
+from mergekit_tokenadapt.models.pad_positions import PadMove
 from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import MANIFEST, OutputFolder, as_loaded
-from mergekit_tokenadapt.pad_positions import PadMove
 from mergekit_tokenadapt.plugin.inputs import InputModel, check_hashes, check_tied, check_together, look_at, names_of
 from mergekit_tokenadapt.plugin.positions import GatherMoved, move_of
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
@@ -34,8 +33,9 @@ from mergekit_tokenadapt.plugin.space import check_disk, check_memory
 from mergekit_tokenadapt.plugin.stored import StoredTensors, all_stored, left_over, places, unneeded
 from mergekit_tokenadapt.plugin.tasks import AdaptVocabulary, FinishWithTokenizer, FitOutputRows, PlanTransfer
 from mergekit_tokenadapt.plugin.values import check_values
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
-from mergekit_tokenadapt.transfer import Transfer, choose_rows
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
+from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
+from mergekit_tokenadapt.transfer.transfer import Transfer, choose_rows
 
 LOG = logging.getLogger(__name__)
 

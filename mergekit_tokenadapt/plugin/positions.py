@@ -10,9 +10,9 @@ from mergekit.common import ImmutableMap, ModelReference
 from mergekit.io.tasks import GatherTensors, LoaderCache
 from pydantic import ConfigDict
 
+from mergekit_tokenadapt.models.pad_positions import PadMove, find_pad_positions, pad_of, plan_move
 from mergekit_tokenadapt.output.ids import SpecialIds
-from mergekit_tokenadapt.pad_positions import PadMove, find_pad_positions, pad_of, plan_move
-from mergekit_tokenadapt.transfer import Transfer
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 LOG = logging.getLogger(__name__)
 

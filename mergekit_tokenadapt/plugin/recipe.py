@@ -16,9 +16,9 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from mergekit_tokenadapt.adapt_config import AdaptConfig
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.plain_words import describe_errors
+from mergekit_tokenadapt.terminal.plain_words import describe_errors
+from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
 __all__ = ["AdaptConfig", "AdaptingTokenizerConfig"]
 

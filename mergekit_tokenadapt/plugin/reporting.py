@@ -9,9 +9,11 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from mergekit_tokenadapt.chat_templates import DEFAULT
 from mergekit_tokenadapt.errors import first_line
 from mergekit_tokenadapt.output import OutputFolder
+from mergekit_tokenadapt.output.change_report import change_report, token_counts
+from mergekit_tokenadapt.output.change_report_text import as_text, next_commands
+from mergekit_tokenadapt.tokenizer.chat_templates import DEFAULT
 
 LOG = logging.getLogger(__name__)
 
@@ -35,8 +37,6 @@ def reporting_to(listener: Listener | None) -> Iterator[None]:
 
 def report(folder: OutputFolder, out: Path) -> None:
     """Report on a folder that was just finished. A report that fails is a warning: the model is there."""
-    from mergekit_tokenadapt.one_vocabulary.report import change_report, token_counts
-
     listener = _LISTENER.get()
     if listener is _nobody:
         return
@@ -56,8 +56,6 @@ def report(folder: OutputFolder, out: Path) -> None:
 
 
 def _log(found: Mapping[str, Any], folder: OutputFolder, out: Path) -> None:
-    from mergekit_tokenadapt.one_vocabulary.report_text import as_text, next_commands
-
     base = folder.inputs[0][0]
     LOG.info("%s", as_text(found, f"{base} with the tokenizer {folder.target.name}"))
     LOG.info("next: %s; %s", *next_commands(str(out), base))

@@ -13,12 +13,12 @@ from mergekit.tokenizer.build import TokenizerInfo
 from mergekit.vocabulary import vocabulary_views
 from pydantic import ConfigDict
 
-from mergekit_tokenadapt.calibration_text import CalibrationText, Correction, correct_output_rows
-from mergekit_tokenadapt.matrix_use import MatrixUse
+from mergekit_tokenadapt.correction import CalibrationText, Correction, correct_output_rows
 from mergekit_tokenadapt.models.vocabulary_axes import with_first_row
 from mergekit_tokenadapt.output import AdaptedTokenizer, OutputFolder
-from mergekit_tokenadapt.plan import NotFiniteError, TransferPlan
-from mergekit_tokenadapt.transfer import Transfer
+from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
+from mergekit_tokenadapt.transfer.plan import NotFiniteError, TransferPlan
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 
 class PlanTransfer(Task[TransferPlan]):  # type: ignore[misc]

@@ -22,18 +22,18 @@ from mergekit.io.tasks import LoaderCache
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 
-from mergekit_tokenadapt import registry
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
-from mergekit_tokenadapt.evaluation.model_folder import check_names
-from mergekit_tokenadapt.input_files import check_plain
-from mergekit_tokenadapt.plain_words import describe_errors
+from mergekit_tokenadapt.extensions import entry_points
+from mergekit_tokenadapt.models.folder import check_names
 from mergekit_tokenadapt.plugin import activate
 from mergekit_tokenadapt.plugin.misplaced import check_recipe
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.reporting import Listener, reporting_to
-from mergekit_tokenadapt.progress import plain_bars
-from mergekit_tokenadapt.staging import check_output, staged_folder
-from mergekit_tokenadapt.whole_files import check_adapter, check_model_folder
+from mergekit_tokenadapt.storage.input_files import check_plain
+from mergekit_tokenadapt.storage.staging import check_output, staged_folder
+from mergekit_tokenadapt.storage.whole_files import check_adapter, check_model_folder
+from mergekit_tokenadapt.terminal.plain_words import describe_errors
+from mergekit_tokenadapt.terminal.progress import plain_bars
 
 LOG = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def run_recipe(
     """Run a recipe with mergekit into a temporary folder, and rename that to `out` when it is complete.
 
     `finish` gets the folder before it is renamed; what it raises leaves `out` as it was. `listener` gets the report
-    of what was done (`one_vocabulary.report.change_report`), unless the options are quiet.
+    of what was done (`output.change_report`), unless the options are quiet.
 
     Raises:
         TokenAdaptError: `out` may not be written (see `check_output`), or the recipe or its input is wrong.
@@ -148,7 +148,7 @@ def _read_by(configuration: MergeConfiguration) -> tuple[list[str], list[str]]:
     if adapt is None:
         return inputs, []
     inputs += [adapt.chat_template] if adapt.chat_template not in ("target", "base") else []
-    inputs += [adapt.auxiliary] if adapt.auxiliary not in registry.names(registry.AUXILIARY) else []
+    inputs += [adapt.auxiliary] if adapt.auxiliary not in entry_points.names(entry_points.AUXILIARY) else []
     return inputs, [adapt.calibration_text] if adapt.calibration_text not in (None, "default") else []
 
 

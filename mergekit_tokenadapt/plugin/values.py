@@ -8,9 +8,9 @@ from mergekit.common import dtype_from_name
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
-from mergekit_tokenadapt.adapt_config import AdaptConfig
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.loading import choose_device
+from mergekit_tokenadapt.models.loading import choose_device
+from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
 
 def check_values(adapt: AdaptConfig, config: MergeConfiguration, options: MergeOptions) -> None:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary import AuxiliarySpace
-from mergekit_tokenadapt.methods.base import Method
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
-from mergekit_tokenadapt.transfer import Transfer
-from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
+from mergekit_tokenadapt.transfer.method import Method
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 
 @dataclass(frozen=True)

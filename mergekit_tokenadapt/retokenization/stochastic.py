@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.vocabulary import TokenKind, Vocabulary
+from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
 
 
 class StochasticSplitter:

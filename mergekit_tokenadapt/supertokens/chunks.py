@@ -23,7 +23,7 @@ from mergekit_tokenadapt.supertokens.reach import whole_pieces
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.superwords import Limits, check_size, with_progress
 from mergekit_tokenadapt.supertokens.texts import Corpus
-from mergekit_tokenadapt.vocabulary import Vocabulary
+from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 
 MARK = "\ufdd0"
 """Put between chunks. Unicode keeps it free for such uses: it is no character of any text."""

@@ -22,8 +22,8 @@ from tokenizers import Tokenizer
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.supertokens.rules import Joints, Rules
-from mergekit_tokenadapt.tokenizer_files import tokenizer_of
-from mergekit_tokenadapt.vocabulary import Definition, Vocabulary
+from mergekit_tokenadapt.tokenizer.files import tokenizer_of
+from mergekit_tokenadapt.tokenizer.vocabulary import Definition, Vocabulary
 
 BATCH_BYTES = 4_000_000
 """Text that is encoded at once."""

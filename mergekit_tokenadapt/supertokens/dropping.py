@@ -11,7 +11,7 @@ import numpy as np
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.supertokens.pretokenizers import merges_of
-from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
+from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
 
 
 def least_used(vocabulary: Vocabulary, model: Mapping[str, Any], usage: np.ndarray, number: int) -> list[Token]:

@@ -18,8 +18,6 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.texts.builtin import BUILTIN, builtin_text
-from mergekit_tokenadapt.segmentation import without_dummy_space
 from mergekit_tokenadapt.supertokens.counting import MAX_IDS, Prepare, batches
 from mergekit_tokenadapt.supertokens.dropping import check_number, least_used, replace_tokens
 from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges
@@ -33,8 +31,10 @@ from mergekit_tokenadapt.supertokens.superwords import (
     watching,
 )
 from mergekit_tokenadapt.supertokens.texts import Corpus
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, tokenizer_of
-from mergekit_tokenadapt.vocabulary import Definition, Token, TokenKind, Vocabulary
+from mergekit_tokenadapt.texts.builtin import BUILTIN, builtin_text
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, tokenizer_of
+from mergekit_tokenadapt.tokenizer.segmentation import without_dummy_space
+from mergekit_tokenadapt.tokenizer.vocabulary import Definition, Token, TokenKind, Vocabulary
 
 
 @dataclass(frozen=True)

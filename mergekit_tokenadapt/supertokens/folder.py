@@ -10,13 +10,13 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from mergekit_tokenadapt.auto_tokenizer import auto_tokenizer
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.texts.builtin import builtin_text
-from mergekit_tokenadapt.file_writing import write_file
 from mergekit_tokenadapt.output import write_json
-from mergekit_tokenadapt.staging import staged_folder
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, copy_files, load_tokenizer, read_json
+from mergekit_tokenadapt.storage.file_writing import write_file
+from mergekit_tokenadapt.storage.staging import staged_folder
+from mergekit_tokenadapt.texts.builtin import builtin_text
+from mergekit_tokenadapt.tokenizer.auto_tokenizer import auto_tokenizer
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, copy_files, load_tokenizer, read_json
 
 MANIFEST = "supertokens.json"
 COPIED = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json")

@@ -22,7 +22,7 @@ from mergekit_tokenadapt.supertokens.counting import (
     count_runs,
 )
 from mergekit_tokenadapt.supertokens.rules import Rules
-from mergekit_tokenadapt.vocabulary import Vocabulary
+from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 
 FEED_CHARACTERS = 1 << 18
 """The trainer gets the runs in lines of about this length."""

@@ -16,8 +16,8 @@ from mergekit_tokenadapt.supertokens.reach import merged_spellings, pruned, tell
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.superwords import Limits, train_superwords
 from mergekit_tokenadapt.supertokens.texts import Corpus
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
-from mergekit_tokenadapt.vocabulary import TokenKind, Vocabulary
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
 
 LOG = logging.getLogger(__name__)
 

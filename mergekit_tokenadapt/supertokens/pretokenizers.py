@@ -34,7 +34,7 @@ from mergekit_tokenadapt.supertokens.rules import (
     first_character,
     last_character,
 )
-from mergekit_tokenadapt.vocabulary import Definition, components, speller
+from mergekit_tokenadapt.tokenizer.vocabulary import Definition, components, speller
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """What the ByteLevel pre-tokenizer of `tokenizers` cuts with (``use_regex``)."""

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mergekit_tokenadapt.auxiliary.extras import require
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.texts.sources import split_settings
-from mergekit_tokenadapt.ray_datasets import open_dataset, text_column
+from mergekit_tokenadapt.extensions.extras import require
 from mergekit_tokenadapt.supertokens.counting import (
     Encode,
     PairCounts,
@@ -31,6 +29,8 @@ from mergekit_tokenadapt.supertokens.counting import (
 )
 from mergekit_tokenadapt.supertokens.learning import packed, unpacked
 from mergekit_tokenadapt.supertokens.texts import Corpus, PartT, Watch, cut, without_surrogates
+from mergekit_tokenadapt.texts.ray_datasets import open_dataset, text_column
+from mergekit_tokenadapt.texts.sources import split_settings
 
 if TYPE_CHECKING:
     import pyarrow

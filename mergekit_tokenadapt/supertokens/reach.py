@@ -9,9 +9,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from mergekit_tokenadapt.segmentation import Segmenter
 from mergekit_tokenadapt.supertokens.pretokenizers import merges_of
-from mergekit_tokenadapt.vocabulary import Definition, Token, TokenKind, Vocabulary
+from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
+from mergekit_tokenadapt.tokenizer.vocabulary import Definition, Token, TokenKind, Vocabulary
 
 LOG = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from mergekit_tokenadapt.evaluation.texts import LANGUAGES, TextSet, parallel_texts
-from mergekit_tokenadapt.evaluation.tokenizer_quality.on_text import renyi_efficiency, tokenize
 from mergekit_tokenadapt.supertokens.reach import unreachable
 from mergekit_tokenadapt.supertokens.rules import crossed
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
-from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
+from mergekit_tokenadapt.texts import LANGUAGES, TextSet, parallel_texts
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.text_measures import renyi_efficiency, tokenize
+from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
 
 SAMPLES = 8
 """Tokens shown of each kind."""

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.tokenizer_quality.make_up import script
-from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary
+from mergekit_tokenadapt.tokenizer.scripts import script
+from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
 
 STOPS = ".!?…‽"
 """Ends of sentences, where white space follows."""

@@ -18,15 +18,15 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.progress import progress, shows_progress
 from mergekit_tokenadapt.supertokens.counting import MAX_IDS, Encode, PairCounts, Prepare, readable
 from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges, learn_merges
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, coarsened, seams, word_pattern
 from mergekit_tokenadapt.supertokens.reach import merged_spellings, pruned, tell_dropped, whole_pieces
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.texts import Corpus
-from mergekit_tokenadapt.tokenizer_files import tokenizer_of
-from mergekit_tokenadapt.vocabulary import Definition, TokenKind, Vocabulary
+from mergekit_tokenadapt.terminal.progress import progress, shows_progress
+from mergekit_tokenadapt.tokenizer.files import tokenizer_of
+from mergekit_tokenadapt.tokenizer.vocabulary import Definition, TokenKind, Vocabulary
 
 PAIR_BYTES = 64
 """Memory that a counted pair takes while counts are added up."""

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import IO, TypeVar, cast
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
-from mergekit_tokenadapt.evaluation.texts.sources import (
+from mergekit_tokenadapt.supertokens.counting import REPLACED, Encode, TokenRuns, batches
+from mergekit_tokenadapt.supertokens.learning import spooled
+from mergekit_tokenadapt.texts.sources import (
     BINARY_PROBE,
     dataset_texts,
     files_below,
     json_lines,
     parse_text,
 )
-from mergekit_tokenadapt.supertokens.counting import REPLACED, Encode, TokenRuns, batches
-from mergekit_tokenadapt.supertokens.learning import spooled
 
 LOG = logging.getLogger(__name__)
 

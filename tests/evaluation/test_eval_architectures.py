@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 
 from mergekit_tokenadapt.evaluation.checks import Status, run_checks
 from mergekit_tokenadapt.evaluation.compare import CompareOptions, compare
-from mergekit_tokenadapt.evaluation.model_folder import open_model
-from mergekit_tokenadapt.evaluation.texts import TextSet
+from mergekit_tokenadapt.models.folder import open_model
+from mergekit_tokenadapt.texts import TextSet
 
 SMALL = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
 FAMILIES = {

@@ -16,9 +16,9 @@ from tiny_models import byte_level_tokenizer, edit_json, edit_tensors, write_mod
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.checks import Status, run_checks
 from mergekit_tokenadapt.evaluation.checks.tokens import round_trip, unreachable_tokens
-from mergekit_tokenadapt.evaluation.model_folder import open_model
-from mergekit_tokenadapt.evaluation.tensor_math import difference_of
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.models.folder import open_model
+from mergekit_tokenadapt.numerics.row_math import difference_of
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 EMBEDDING = "model.embed_tokens.weight"
 

@@ -14,8 +14,8 @@ from tokenizers_zoo import renumbered, tiny_model_folder, write_tokenizer
 from transplanting import transplant
 
 from mergekit_tokenadapt.evaluation.checks import Finding, Status, run_checks
-from mergekit_tokenadapt.evaluation.model_folder import open_model
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.models.folder import open_model
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 
 def findings(out: Path, base: Path | None = None) -> dict[str, Finding]:

@@ -21,15 +21,16 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.bits_per_byte import bits_per_byte
 from mergekit_tokenadapt.evaluation.bootstrap import interval, resample_counts
 from mergekit_tokenadapt.evaluation.compare import CompareOptions, compare, domain_report
-from mergekit_tokenadapt.evaluation.documents import ScoredDocument, byte_ends, score_documents
 from mergekit_tokenadapt.evaluation.excess import excess_losses, loss_shares, token_classes
-from mergekit_tokenadapt.evaluation.loading import load_model
-from mergekit_tokenadapt.evaluation.losses import Scorer, token_losses, windows
-from mergekit_tokenadapt.evaluation.model_folder import open_model
 from mergekit_tokenadapt.evaluation.origins import find_origins
-from mergekit_tokenadapt.evaluation.texts import TextSet
+from mergekit_tokenadapt.models.documents import ScoredDocument, score_documents
+from mergekit_tokenadapt.models.folder import open_model
+from mergekit_tokenadapt.models.loading import load_model
+from mergekit_tokenadapt.models.losses import Scorer, token_losses, windows
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.texts import TextSet
+from mergekit_tokenadapt.tokenizer.encoded_text import byte_ends
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 Run = Callable[..., Result]
 DOCUMENTS = (
@@ -251,7 +252,7 @@ def test_byte_ends_with_a_normalizer_follow_the_original_text() -> None:
 
 
 def vocabulary_of(tokenizer: Any) -> Any:
-    from mergekit_tokenadapt.vocabulary import Vocabulary
+    from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 
     return Vocabulary.from_definition(json.loads(tokenizer.to_str()))
 

@@ -19,15 +19,15 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.draft import (
     DraftOptions,
     accepted_tokens,
-    check_same_vocabulary,
     continue_prompt,
     measure_draft,
     next_token_logits,
     rounds,
 )
-from mergekit_tokenadapt.evaluation.loading import load_model
-from mergekit_tokenadapt.evaluation.model_folder import open_model
-from mergekit_tokenadapt.evaluation.texts import builtin_text
+from mergekit_tokenadapt.models.folder import open_model
+from mergekit_tokenadapt.models.loading import load_model
+from mergekit_tokenadapt.models.same_vocabulary import check_same_vocabulary
+from mergekit_tokenadapt.texts import builtin_text
 
 pytestmark = pytest.mark.filterwarnings("error::FutureWarning")  # names that transformers is to drop
 

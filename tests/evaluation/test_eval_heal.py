@@ -15,12 +15,12 @@ from click.testing import Result
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation import healing
-from mergekit_tokenadapt.evaluation.documents import score_documents
 from mergekit_tokenadapt.evaluation.healing import HealingOptions, Passages, heal
-from mergekit_tokenadapt.evaluation.loading import load_model
-from mergekit_tokenadapt.evaluation.losses import Scorer
-from mergekit_tokenadapt.evaluation.model_folder import open_model
-from mergekit_tokenadapt.evaluation.texts import TextSet
+from mergekit_tokenadapt.models.documents import score_documents
+from mergekit_tokenadapt.models.folder import open_model
+from mergekit_tokenadapt.models.loading import load_model
+from mergekit_tokenadapt.models.losses import Scorer
+from mergekit_tokenadapt.texts import TextSet
 
 TEXT = TextSet("english", tuple(tiny_models.ENGLISH) * 20, "test")
 SMALL = HealingOptions(steps=6, every=3, batch_size=3, passage_bytes=100, learning_rate=1e-2)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from mergekit_tokenadapt.evaluation.lost_text import LostText, lost_text
-from mergekit_tokenadapt.evaluation.texts import builtin_text
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
+from mergekit_tokenadapt.texts import builtin_text
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
 
 Run = Callable[..., Result]
 

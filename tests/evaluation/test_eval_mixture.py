@@ -20,8 +20,8 @@ from mergekit_tokenadapt.evaluation.mixture_inference import (
     replay,
     solve,
 )
-from mergekit_tokenadapt.evaluation.texts import TextSet, builtin_text
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.texts import TextSet, builtin_text
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 LANGUAGES = ("en", "de", "sw", "tr")
 

@@ -14,9 +14,9 @@ from click.testing import Result
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.compare import CompareOptions, compare
-from mergekit_tokenadapt.evaluation.model_folder import open_model
 from mergekit_tokenadapt.evaluation.tasks import TaskOptions, read_scores, run_tasks
-from mergekit_tokenadapt.evaluation.texts import TextSet
+from mergekit_tokenadapt.models.folder import open_model
+from mergekit_tokenadapt.texts import TextSet
 
 ANSWER = {
     "results": {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.texts import BUILTIN, LANGUAGES, TextSet, builtin_text, parallel_texts, read_text
+from mergekit_tokenadapt.texts import BUILTIN, LANGUAGES, TextSet, builtin_text, parallel_texts, read_text
 
 
 def test_built_in_texts_cover_languages_and_scripts() -> None:
@@ -103,7 +103,7 @@ def test_a_missing_datasets_package_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_sources_file_names_every_text() -> None:
-    from mergekit_tokenadapt.evaluation.texts.builtin import FOLDER
+    from mergekit_tokenadapt.texts.builtin import FOLDER
 
     words = (FOLDER / "SOURCES.md").read_text()
     files = [f for f in FOLDER.iterdir() if f.suffix in (".txt", ".json")]

@@ -16,9 +16,11 @@ from click.testing import Result
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.tokenizer_quality.habits import digit_grouping, habits
-from mergekit_tokenadapt.evaluation.tokenizer_quality.make_up import KINDS, kind_of, make_up, script_of
-from mergekit_tokenadapt.evaluation.tokenizer_quality.on_text import (
+from mergekit_tokenadapt.evaluation.tokenizer_quality.words import read_units, share_in, words_of
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.habits import digit_grouping, habits
+from mergekit_tokenadapt.tokenizer.scripts import KINDS, kind_of, make_up, script_of
+from mergekit_tokenadapt.tokenizer.text_measures import (
     TokenizedDocument,
     boundaries_inside_characters,
     measure,
@@ -27,9 +29,7 @@ from mergekit_tokenadapt.evaluation.tokenizer_quality.on_text import (
     tokens_per_word,
     word_spans,
 )
-from mergekit_tokenadapt.evaluation.tokenizer_quality.words import read_units, share_in, words_of
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
-from mergekit_tokenadapt.vocabulary import Token, TokenKind
+from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind
 
 
 def cut(*pieces: bytes) -> TokenizedDocument:

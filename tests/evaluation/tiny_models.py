@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from mergekit_tokenadapt.adapt_config import AdaptConfig
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
-from mergekit_tokenadapt.transfer import Transfer
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 ENGLISH = [
     "the river runs past the old mill and the miller counts the stones one by one",

@@ -104,8 +104,8 @@ def serve() -> None:
     import transformers.models.auto.modeling_auto
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    import mergekit_tokenadapt.calibration_text
     import mergekit_tokenadapt.cli.main
+    import mergekit_tokenadapt.correction
     import mergekit_tokenadapt.plugin.planner
     import mergekit_tokenadapt.plugin.transplant
     import mergekit_tokenadapt.supertokens.making  # noqa: F401

@@ -13,10 +13,10 @@ import tokenizers_zoo
 import torch
 from transplanting import EMBEDDINGS, tensors_of, transplant
 
-from mergekit_tokenadapt import resuming
-from mergekit_tokenadapt.ownership import mark
-from mergekit_tokenadapt.resuming import CACHE_VARIABLE
-from mergekit_tokenadapt.staging import staged_folder
+from mergekit_tokenadapt.storage import shards
+from mergekit_tokenadapt.storage.ownership import mark
+from mergekit_tokenadapt.storage.shards import CACHE_VARIABLE
+from mergekit_tokenadapt.storage.staging import staged_folder
 
 
 @pytest.mark.parametrize("largest_file", [1, 100, 3_000, 20_000, 60_000])
@@ -136,7 +136,7 @@ def test_a_cache_that_is_full_is_done_without(
         Path(file).write_bytes(b"half a file")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(resuming, "save_file", full_disk)
+    monkeypatch.setattr(shards, "save_file", full_disk)
     found = tensors_of(transplant(base, gemma_style_folder, tmp_path / "other", calibration_text=str(text)))
     assert "No space left" in caplog.text
     assert torch.equal(found[EMBEDDINGS], expected[EMBEDDINGS])
@@ -154,11 +154,11 @@ def test_two_calibrations_that_share_a_cache(
 
     def work(name: str) -> None:
         nonlocal most
-        with resuming.shard_folder("same") as folder:
+        with shards.shard_folder("same") as folder:
             inside.append(name)
             most = max(most, len(inside))
-            made = resuming.resumed(folder, "a", lambda: {"x": torch.ones(3)})
-            again = resuming.resumed(folder, "a", lambda: pytest.fail("made twice"))
+            made = shards.resumed(folder, "a", lambda: {"x": torch.ones(3)})
+            again = shards.resumed(folder, "a", lambda: pytest.fail("made twice"))
             assert torch.equal(made["x"], again["x"])
             inside.remove(name)
 

@@ -15,12 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transplanting import transplant
 
-from mergekit_tokenadapt.distillation.restore import restore
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.matching import match
-from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.segmentation import Segmenter
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
+from mergekit_tokenadapt.transfer.matching import match
+from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.two_models.restore import restore
 
 ROUNDS = [pytest.param(4, id="seconds"), pytest.param(80, id="minutes", marks=pytest.mark.slow)]
 

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from transplanting import edit_json, transplant
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.model_folder import open_model
+from mergekit_tokenadapt.models.folder import open_model
 
 MEMORY = 6 * 2**30
 """Far more than any of these needs, and far less than what they ask for."""

@@ -15,9 +15,9 @@ from transplanting import transplant
 from mergekit_tokenadapt.cli.evaluate import main as evaluate
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.model_folder import open_model
-from mergekit_tokenadapt.input_files import check_own, check_plain
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.models.folder import open_model
+from mergekit_tokenadapt.storage.input_files import check_own, check_plain
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import tokenizers_zoo
 from safetensors.torch import load_file
 
 from mergekit_tokenadapt.evaluation.checks import Status, run_checks
-from mergekit_tokenadapt.evaluation.model_folder import open_model
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.models.folder import open_model
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 MOMENTS = [pytest.param(6, id="6 moments"), pytest.param(50, id="50 moments", marks=pytest.mark.slow)]
 WEIGHTS = "model.safetensors"

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import tokenizers_zoo
 
-from mergekit_tokenadapt.interruption import Interrupted, signal_of, signals_interrupt, signals_wait
-from mergekit_tokenadapt.staging import staged_folder
+from mergekit_tokenadapt.storage.interruption import Interrupted, signal_of, signals_interrupt, signals_wait
+from mergekit_tokenadapt.storage.staging import staged_folder
 
 ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 
@@ -87,7 +87,7 @@ def test_the_process_ends_as_a_shell_expects(tmp_path: Path) -> None:
         "signal.signal(signal.SIGINT, signal.default_int_handler); signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "from pathlib import Path\n"
         "from mergekit_tokenadapt.cli.lazy import LazyGroup\n"
-        "from mergekit_tokenadapt.staging import staged_folder\n"
+        "from mergekit_tokenadapt.storage.staging import staged_folder\n"
         "group = LazyGroup('group', commands_in={'work': '__main__:work'})\n"
         "@click.command()\n"
         "def work():\n"

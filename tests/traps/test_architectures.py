@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from transplanting import EMBEDDINGS, HEAD, tensors_of, transplant
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 
 def test_untied_matrices_share_the_plan_and_all_else_is_untouched(tmp_path, untied_base, unigram_folder):

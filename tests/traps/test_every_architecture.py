@@ -14,7 +14,7 @@ from small_models import logits_of, small_config, small_model
 from tokenizers_zoo import added, byte_level, permutation, renumbered, write_tokenizer
 from transplanting import tensors_of, transplant
 
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 MEDIA = {f"{kind}_token_{end}": f"<{kind}>" for kind in ("image", "video", "audio") for end in ("id", "index")} | {
     "boi_token_index": "<boi>",

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from tokenizers_zoo import CORPUS, FAMILIES, renumbered, write_tokenizer
 from transplanting import HEAD, tensors_of, transplant
 
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 
 def test_sharded_output_and_pickled_input(tmp_path, untied_base, gemma_style_folder):

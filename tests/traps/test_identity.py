@@ -12,10 +12,10 @@ from tokenizers_zoo import LOSSLESS, write_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transplanting import EMBEDDINGS, HEAD, tensors_of, transplant
 
-from mergekit_tokenadapt.matching import match
-from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
-from mergekit_tokenadapt.vocabulary import TokenKind
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
+from mergekit_tokenadapt.transfer.matching import match
+from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 
 def test_the_same_tokenizer_is_bit_identical(tmp_path, base):

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 from transplanting import EMBEDDINGS, HEAD, tensors_of, transplant
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.matching import Reason
-from mergekit_tokenadapt.plan import TransferPlan
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.transfer.matching import Reason
+from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 
 def test_rows_and_padding_are_what_was_asked_for(tmp_path, base, gemma_style_folder, tiny_model_folder):

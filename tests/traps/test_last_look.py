@@ -14,11 +14,11 @@ from mergekit.io.tensor_writer import TensorWriter
 from safetensors.torch import save_file
 from transplanting import EMBEDDINGS, edit_json, tensors_of, transplant
 
-from mergekit_tokenadapt.distillation.restore import restore
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.methods.hybrid import Hybrid
 from mergekit_tokenadapt.models.written import check_written
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.two_models.restore import restore
 
 
 def rewrite(folder: Path, **changes: torch.Tensor | None) -> Path:

@@ -15,13 +15,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers_zoo import BYTE_TOKENS, Definition, added, make_problem, write_tokenizer
 
-from mergekit_tokenadapt.matching import Reason
 from mergekit_tokenadapt.methods import find_method
 from mergekit_tokenadapt.output import OutputFolder
-from mergekit_tokenadapt.plan import TransferPlan, make_plan
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
-from mergekit_tokenadapt.transfer import Transfer
-from mergekit_tokenadapt.vocabulary import TokenKind, byte_alphabet
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
+from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, byte_alphabet
+from mergekit_tokenadapt.transfer.matching import Reason
+from mergekit_tokenadapt.transfer.plan import TransferPlan, make_plan
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 NUM_TOKENIZERS = 1000
 BATCH = 50

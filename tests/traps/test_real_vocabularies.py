@@ -20,9 +20,9 @@ import pytest
 from parts import deepseek_tokenizer, gemma3, minilm, mistral_tokenizer, smollm2, tekken, unigram_tokenizer
 from tokenizers_zoo import BYTE_LEVEL, added, plain_definition
 
-from mergekit_tokenadapt.matching import Reason, match
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, load_tokenizer
-from mergekit_tokenadapt.vocabulary import TokenKind, Vocabulary
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
+from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
+from mergekit_tokenadapt.transfer.matching import Reason, match
 
 pytestmark = pytest.mark.slow
 

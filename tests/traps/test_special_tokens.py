@@ -14,7 +14,7 @@ from tokenizers_zoo import CHAT_TEMPLATE, added, write_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transplanting import EMBEDDINGS, HEAD, edit_json, tensors_of, transplant
 
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tokenizers_zoo import BYTE_LEVEL, METASPACE, added, make_problem, plain_definition
 
 from mergekit_tokenadapt.auxiliary.ngram import NgramSpace
-from mergekit_tokenadapt.matching import Reason, match
 from mergekit_tokenadapt.methods import find_method
-from mergekit_tokenadapt.plan import make_plan
-from mergekit_tokenadapt.vocabulary import Token, TokenKind, Vocabulary, byte_alphabet
+from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary, byte_alphabet
+from mergekit_tokenadapt.transfer.matching import Reason, match
+from mergekit_tokenadapt.transfer.plan import make_plan
 
 ALPHABET = byte_alphabet()
 DECODER = {

@@ -21,14 +21,14 @@ from tokenizers_zoo import write_tokenizer
 from torch import Tensor
 from transplanting import edit_json, tensors_of, transplant
 
-from mergekit_tokenadapt.distillation.restore import restore
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.checks import Status, run_checks
-from mergekit_tokenadapt.evaluation.model_folder import open_model
 from mergekit_tokenadapt.models import CannotBuild, ModelClass
-from mergekit_tokenadapt.plan import TransferPlan
+from mergekit_tokenadapt.models.folder import open_model
 from mergekit_tokenadapt.plugin.transplant import run_recipe
-from mergekit_tokenadapt.tokenizer_files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.two_models.restore import restore
 
 Make = Callable[..., Path]
 

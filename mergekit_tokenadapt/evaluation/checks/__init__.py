@@ -13,8 +13,8 @@ from mergekit_tokenadapt.evaluation.checks.tokens import (
     check_unreachable,
 )
 from mergekit_tokenadapt.evaluation.checks.untouched import check_untouched
-from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.origins import find_origins
+from mergekit_tokenadapt.models.folder import ModelFolder
 
 __all__ = ["Finding", "Status", "run_checks"]
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status, passed_unless
-from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.origins import RowOrigins
-from mergekit_tokenadapt.matching import match
+from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.output.configs import VOCAB_SIZE, Path, foreign_sections, nested_sections, value_at
 from mergekit_tokenadapt.output.id_keys import role_of
 from mergekit_tokenadapt.output.ids import SpecialIds
 from mergekit_tokenadapt.output.limits import TURNING, limit_of, positions_of
 from mergekit_tokenadapt.output.translation import Lost, translate
+from mergekit_tokenadapt.transfer.matching import match
 
 _TABLE = re.compile(r"(^|\.)(wpe|pos\w*emb\w*|embed_positions|position_embeddings)\.weight$")
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status, passed_unless
-from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.origins import RowOrigins
-from mergekit_tokenadapt.evaluation.tensor_math import row_norms
+from mergekit_tokenadapt.models.folder import ModelFolder
+from mergekit_tokenadapt.numerics.row_math import row_norms
 
 NORM_MARGIN = 2.0
 """New rows may be this many times shorter or longer than the old ones. A weighted mean of rows is
@@ -91,8 +91,8 @@ def check_padding(model: ModelFolder, *, run: bool) -> Finding:
 
 def _winners(model: ModelFolder) -> Tensor:
     """The most likely next id at positions of built-in text, int64 [T]."""
-    from mergekit_tokenadapt.evaluation.loading import load_model
-    from mergekit_tokenadapt.evaluation.texts import builtin_text
+    from mergekit_tokenadapt.models.loading import load_model
+    from mergekit_tokenadapt.texts import builtin_text
 
     network = load_model(model)
     tokenizer = model.tokenizer.fast_tokenizer()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status, passed_unless
-from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
-from mergekit_tokenadapt.evaluation.tensor_math import difference_of
 from mergekit_tokenadapt.models import read_checkpoint
+from mergekit_tokenadapt.models.folder import ModelFolder
+from mergekit_tokenadapt.numerics.row_math import difference_of
 from mergekit_tokenadapt.output.configs import value_at
-from mergekit_tokenadapt.vocabulary import Token, TokenKind
+from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind
 
 SHARED_ROLES = ("bos", "eos", "pad")
 """Roles that config.json, generation_config.json and the tokenizer may all name."""

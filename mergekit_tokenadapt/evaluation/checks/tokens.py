@@ -8,15 +8,15 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from mergekit_tokenadapt.auto_tokenizer import auto_tokenizer
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status, passed_unless
-from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
-from mergekit_tokenadapt.evaluation.texts import builtin_text
+from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.output import MANIFEST, markers, stray_markers
-from mergekit_tokenadapt.segmentation import Segmenter
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles, read_json
-from mergekit_tokenadapt.vocabulary import Definition, Token, TokenKind, components
+from mergekit_tokenadapt.texts import builtin_text
+from mergekit_tokenadapt.tokenizer.auto_tokenizer import auto_tokenizer
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, read_json
+from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
+from mergekit_tokenadapt.tokenizer.vocabulary import Definition, Token, TokenKind, components
 
 MAX_EXAMPLES = 20
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status, passed_unless
-from mergekit_tokenadapt.evaluation.model_folder import ModelFolder
 from mergekit_tokenadapt.evaluation.origins import RowOrigins
-from mergekit_tokenadapt.evaluation.tensor_math import difference_of
-from mergekit_tokenadapt.pad_positions import PadMove, find_pad_positions, pad_of, plan_move
+from mergekit_tokenadapt.models.folder import ModelFolder
+from mergekit_tokenadapt.models.pad_positions import PadMove, find_pad_positions, pad_of, plan_move
+from mergekit_tokenadapt.numerics.row_math import difference_of
 
 
 def check_untouched(model: ModelFolder, origins: RowOrigins | None) -> Finding:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status
-from mergekit_tokenadapt.evaluation.report.tables import plain, say
+from mergekit_tokenadapt.terminal.tables import plain, say
 
 STYLES = {Status.PASSED: "green", Status.FAILED: "bold red", Status.NOTED: "yellow", Status.SKIPPED: "dim"}
 

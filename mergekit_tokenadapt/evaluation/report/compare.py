@@ -6,19 +6,9 @@ from typing import Any
 
 from rich.console import Console
 
-from mergekit_tokenadapt.evaluation.report.tables import (
-    add_table,
-    lost_notes,
-    marked,
-    percent,
-    print_texts,
-    quoted,
-    say,
-    short_names,
-    signed,
-    with_interval,
-)
+from mergekit_tokenadapt.evaluation.report.tables import lost_notes, marked, print_texts, with_interval
 from mergekit_tokenadapt.evaluation.report.tasks import print_tasks
+from mergekit_tokenadapt.terminal.tables import add_table, percent, quoted, say, short_names, signed
 
 
 def print_compare(console: Console, result: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from mergekit_tokenadapt.evaluation.report.tables import add_table, percent, print_texts, say
+from mergekit_tokenadapt.evaluation.report.tables import print_texts
+from mergekit_tokenadapt.terminal.tables import add_table, percent, say
 
 
 def print_draft(console: Console, result: dict[str, Any]) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from mergekit_tokenadapt.evaluation.report import charts
 from mergekit_tokenadapt.evaluation.report.compare import best_line, made_of, origin_note
-from mergekit_tokenadapt.evaluation.report.tables import lost_notes, marked, percent, quoted, short_names, signed
+from mergekit_tokenadapt.evaluation.report.tables import lost_notes, marked
 from mergekit_tokenadapt.evaluation.report.tasks import score_table, title_of
-from mergekit_tokenadapt.evaluation.texts import LANGUAGES
+from mergekit_tokenadapt.terminal.tables import percent, quoted, short_names, signed
+from mergekit_tokenadapt.texts import LANGUAGES
 
 STYLE = """
 :root { --ink: #1c2127; --soft: #5c6670; --line: #d9dee3; --paper: #ffffff; --card: #f6f8fa; }

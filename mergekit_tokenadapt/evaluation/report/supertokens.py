@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from mergekit_tokenadapt.evaluation.report.tables import add_table, percent, print_texts, quoted, say, short_names
+from mergekit_tokenadapt.evaluation.report.tables import print_texts
+from mergekit_tokenadapt.terminal.tables import add_table, percent, quoted, say, short_names
 
 PER_TEXT: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     ("Bytes per token", lambda t: f"{t['bytes_per_token']:.2f}"),

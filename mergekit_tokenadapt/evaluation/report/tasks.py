@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from mergekit_tokenadapt.evaluation.report.tables import add_table, short_names
+from mergekit_tokenadapt.terminal.tables import add_table, short_names
 
 
 def print_tasks(console: Console, result: dict[str, Any]) -> None:

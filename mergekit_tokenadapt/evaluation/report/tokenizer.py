@@ -7,15 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from mergekit_tokenadapt.evaluation.report.tables import (
-    add_table,
-    lost_notes,
-    marked,
-    percent,
-    print_texts,
-    say,
-    short_names,
-)
+from mergekit_tokenadapt.evaluation.report.tables import lost_notes, marked, print_texts
+from mergekit_tokenadapt.terminal.tables import add_table, percent, say, short_names
 
 PER_TEXT: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     ("Bytes per token", lambda t: f"{t['bytes_per_token']:.2f}"),

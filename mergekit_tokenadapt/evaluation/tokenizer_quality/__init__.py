@@ -12,17 +12,17 @@ import numpy as np
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.lost_text import lost_text, sentence
 from mergekit_tokenadapt.evaluation.mixture_inference import check_samples, infer_mixture
-from mergekit_tokenadapt.evaluation.texts import LANGUAGES, TextSet, parallel_texts
-from mergekit_tokenadapt.evaluation.tokenizer_quality.habits import habits
-from mergekit_tokenadapt.evaluation.tokenizer_quality.make_up import make_up
-from mergekit_tokenadapt.evaluation.tokenizer_quality.on_text import TokenizedDocument, measure, tokenize
 from mergekit_tokenadapt.evaluation.tokenizer_quality.words import (
     known_languages,
     read_units,
     share_in,
     words_of,
 )
-from mergekit_tokenadapt.tokenizer_files import TokenizerFiles
+from mergekit_tokenadapt.texts import LANGUAGES, TextSet, parallel_texts
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.habits import habits
+from mergekit_tokenadapt.tokenizer.scripts import make_up
+from mergekit_tokenadapt.tokenizer.text_measures import TokenizedDocument, measure, tokenize
 
 __all__ = ["QualityOptions", "describe_tokenizers"]
 

@@ -11,10 +11,10 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from mergekit_tokenadapt.auxiliary.extras import importing
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.evaluation.tokenizer_quality.on_text import UNSPACED
-from mergekit_tokenadapt.vocabulary import Token
+from mergekit_tokenadapt.extensions.extras import importing
+from mergekit_tokenadapt.tokenizer.text_measures import UNSPACED
+from mergekit_tokenadapt.tokenizer.vocabulary import Token
 
 
 def known_languages() -> list[str]:

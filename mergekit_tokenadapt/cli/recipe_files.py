@@ -1,0 +1,41 @@
+"""The recipes to start from: ``yaml_recipes/`` of the repository, which an installed package holds, too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.terminal.plain_words import did_you_mean
+
+PLACES = (Path(__file__).parents[1] / "yaml_recipes", Path(__file__).parents[2] / "yaml_recipes")
+"""Where the recipes are: in an installed package, and in a checkout of the repository."""
+
+
+def recipe_names() -> list[str]:
+    """Names of all recipes, sorted."""
+    return sorted(file.stem for file in _folder().glob("*.yml"))
+
+
+def recipe_text(name: str) -> str:
+    """A recipe, as it stands in its file; `name` with or without ``.yml``.
+
+    Raises:
+        TokenAdaptError: there is none of that name.
+    """
+    name, known = name.removesuffix(".yml"), recipe_names()
+    if name not in known:
+        raise TokenAdaptError(f"there is no recipe {name!r}; there are {', '.join(known)}{did_you_mean(name, known)}")
+    return (_folder() / f"{name}.yml").read_text(encoding="utf-8")
+
+
+def recipe_summary(name: str) -> str:
+    """The first sentence of a recipe's comment."""
+    lines = [line.removeprefix("#").strip() for line in recipe_text(name).splitlines() if line.startswith("#")]
+    return " ".join(lines).partition(". ")[0]
+
+
+def _folder() -> Path:
+    for place in PLACES:
+        if place.is_dir():
+            return place
+    raise TokenAdaptError(f"this installation of mergekit-tokenadapt holds no recipes: {PLACES[0]} is missing")

@@ -1,0 +1,305 @@
+"""Output rows changed until their predictions match the base model's.
+
+The last step of a language model is linear: logits are hidden states times output rows. With fixed hidden
+states, fitting the rows to target distributions is a convex problem, a multinomial regression. Two things are
+fitted. One linear map for all copied rows and one for all composed rows transfer to tokens that the text does
+not contain. A shift is fitted for each token to which the targets or the model often give probability. An L2
+penalty shrinks all of them towards zero. Shifts shrink more if the text has less evidence of their token. At the
+end the change is scaled by a strength that held-out passages choose; 0 means no change.
+
+Rows have the origins of `TransferPlan.origins`. Rows of one origin share a map. Rows of origin -1 are the mean
+of all others and take no part.
+
+Letters: R new rows, O origins, A active tokens, P positions, B positions in a batch, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.correction.states import fast_dtype
+from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.terminal.progress import progress
+from mergekit_tokenadapt.transfer.plan import mean_row
+
+MAX_ACTIVE = 40_960
+"""Largest number of tokens with a shift of their own, unless held-out text has more. It bounds time and memory."""
+RESTING = 4096
+"""Tokens that stand for all others in the normalisation."""
+NUM_ORIGINS = 2
+"""Origins of rows that take part: copied and made."""
+EPOCHS = 2
+BATCH = 1024
+STEP_ROWS = 0.016
+"""First step of Adam for the shifts, in units of the rows' root mean square."""
+STEP_MAP = 0.01
+"""First step of Adam for the maps, over the square root of the width."""
+HOLD_BACK = 10.0
+"""L2 penalty on shifts and maps, in units where hidden states have root mean square 1; summed over positions."""
+ENOUGH = 1.0
+"""Expected occurrences of a token at which it gets half of a shift. Without that, tokens of which a text has none all
+become less likely, and another text may well have them."""
+STRENGTHS = (0.0, 0.25, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """P positions of the text at which the transplanted model predicts a token."""
+
+    states_PD: Tensor
+    """float [P, D]: the model's hidden states."""
+    next_ids: Tensor
+    """int64 [P]: the next token of the text."""
+    targets: Mixture
+    """The base model's predictions: P distributions over new tokens."""
+    is_held_out: Tensor
+    """bool [P]"""
+
+
+@dataclass(frozen=True)
+class CorrectionReport:
+    """The text that was read, and the result. The three figures are bits per byte of the held-out passages."""
+
+    text: Mapping[str, Any]
+    """What was read."""
+    tokens: int
+    """Tokens of it, in the new tokenization."""
+    shifted_rows: int
+    strength: float
+    """Factor by which the fitted correction was scaled; 0 is no correction."""
+    base: float
+    """The base model, in its own tokens."""
+    before: float
+    """The transplanted model, without the correction."""
+    after: float
+    """With it."""
+
+
+@dataclass(frozen=True)
+class RowChange:
+    """Maps for all output rows, and shifts for some."""
+
+    maps_ODD: Tensor
+    """float32: rows of an origin get ``rows @ maps_ODD[origin].T`` added."""
+    ids: Tensor
+    """int64 [A]: rows with a shift."""
+    shifts_AD: Tensor
+    """float32"""
+
+    def scaled(self, strength: float) -> RowChange:
+        """A part of the change."""
+        return RowChange(self.maps_ODD * strength, self.ids, self.shifts_AD * strength)
+
+    def apply(self, rows_RD: Tensor, origins_R: Tensor) -> Tensor:
+        """Changed rows, same dtype and device; not in place.
+
+        Args:
+            rows_RD: float; the output rows that the change was fitted for.
+            origins_R: int64; as in the fit.
+        """
+        device = rows_RD.device
+        origins_R, new_RD = origins_R.to(device), rows_RD.to(torch.float32, copy=True)
+        for origin, map_DD in enumerate(self.maps_ODD.to(device)):
+            ids = (origins_R == origin).nonzero().flatten()
+            new_RD[ids] += new_RD[ids] @ map_DD.T
+        new_RD[self.ids.to(device)] += self.shifts_AD.to(device)
+        new_RD[origins_R < 0] = mean_row(new_RD, (origins_R >= 0).nonzero().flatten())
+        return new_RD.to(rows_RD.dtype)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The change of the output rows, and the report on it."""
+
+    change: RowChange
+    report: CorrectionReport
+
+    def apply(self, rows_RD: Tensor, origins_R: Tensor) -> Tensor:
+        """Corrected output rows; the very same where no correction helps. See `RowChange.apply`."""
+        return self.change.apply(rows_RD, origins_R) if self.report.strength else rows_RD
+
+
+def fit_change(rows_RD: Tensor, origins_R: Tensor, positions: Positions, *, quiet: bool = False) -> FittedChange:
+    """Fit a change of output rows. The result is deterministic.
+
+    Args:
+        rows_RD: the output rows to change, float32, on the device to compute on.
+        origins_R: int64; rows of the same origin, 0 and up, share a map; those of origin -1 take no part.
+        positions: what to fit to and to judge on.
+        quiet: no progress bar.
+    """
+    problem = _Regression.prepare(rows_RD, origins_R, positions)
+    return FittedChange(problem, *problem.solve(quiet=quiet))
+
+
+def choose_strength(held_out_bits: Callable[[float], float]) -> tuple[float, float, float]:
+    """Choose the strength by the held-out positions. Returns strength, and bits before and after."""
+    tried = [(held_out_bits(strength), strength) for strength in STRENGTHS]
+    after, strength = min(tried)
+    return strength, tried[0][0], after
+
+
+@dataclass(frozen=True)
+class FittedChange:
+    """A change at full strength, and the problem that it solves."""
+
+    _problem: _Regression
+    _maps_ODD: Tensor
+    _shifts_AD: Tensor
+
+    def change(self) -> RowChange:
+        """What to do to the rows, in main memory."""
+        problem = self._problem
+        return RowChange(self._maps_ODD.cpu(), problem.active, (self._shifts_AD / problem.scale).cpu())
+
+    def held_out_bits(self, strength: float) -> float:
+        """Bits of what the held-out positions go on with, if only output rows change: hidden states stay."""
+        return self._problem.held_out_bits(self._maps_ODD * strength, self._shifts_AD * strength)
+
+
+@dataclass(frozen=True)
+class _Regression:
+    """The problem in units where hidden states have root mean square 1."""
+
+    scale: float
+    """Root mean square of the hidden states."""
+    states_PD: Tensor
+    active: Tensor
+    """int64 [A], those of one origin after those of the other."""
+    active_OAD: tuple[Tensor, ...]
+    """Their rows, by origin."""
+    resting_OND: tuple[Tensor, ...]
+    """Rows of tokens that stand for all others, by origin."""
+    resting_weight: float
+    """Logarithm of how many tokens each resting one stands for."""
+    next_P: Tensor
+    """Places among the active tokens. Outside held-out passages a token may have none: -1."""
+    targets: Mixture
+    """Over places among the active tokens."""
+    is_held_out: Tensor
+
+    @classmethod
+    def prepare(cls, rows_RD: Tensor, origins_R: Tensor, positions: Positions) -> _Regression:
+        generator = torch.Generator().manual_seed(0)
+        scale = float(positions.states_PD[:: max(1, len(positions.states_PD) // 4096)].float().square().mean().sqrt())
+        live = origins_R >= 0
+        mass_R = _probability_mass(rows_RD, live, positions, generator)
+        mass_R.index_add_(0, positions.targets.ids, positions.targets.weights)
+        mass_R[~live] = -1
+        # The held-out loss asks for these tokens, so they are active whatever MAX_ACTIVE says.
+        judged = positions.next_ids[positions.is_held_out].unique()  # type: ignore[no-untyped-call]
+        mass_R[judged] = torch.inf
+        num_active = max(len(judged), min(MAX_ACTIVE, int((mass_R >= 0).sum())))
+        chosen = mass_R.topk(num_active).indices.sort().values
+        by_origin = [chosen[origins_R[chosen] == origin] for origin in range(NUM_ORIGINS)]
+        active = torch.cat(by_origin)
+        place_R = torch.full((len(rows_RD),), -1)
+        place_R[active] = torch.arange(len(active))
+        others = (live & (place_R < 0)).nonzero().flatten()
+        resting = others[torch.randperm(len(others), generator=generator)[:RESTING]]
+        targets = positions.targets
+        kept = place_R[targets.ids] >= 0
+        return cls(
+            scale=scale,
+            states_PD=positions.states_PD,
+            active=active,
+            active_OAD=tuple(rows_RD[ids.to(rows_RD.device)] * scale for ids in by_origin),
+            resting_OND=tuple(
+                rows_RD[resting[origins_R[resting] == origin].to(rows_RD.device)] * scale
+                for origin in range(NUM_ORIGINS)
+            ),
+            resting_weight=math.log(len(others) / len(resting)) if len(resting) else 0.0,
+            next_P=place_R[positions.next_ids],
+            targets=Mixture.from_triplets(
+                targets.rows[kept], place_R[targets.ids[kept]], targets.weights[kept], len(targets)
+            ).normalised(),
+            is_held_out=positions.is_held_out,
+        )
+
+    @torch.enable_grad()
+    def solve(self, *, quiet: bool) -> tuple[Tensor, Tensor]:
+        """The maps [O, D, D] and the shifts [A, D], by Adam with a falling step."""
+        rows_AD = torch.cat(self.active_OAD)
+        device, width = rows_AD.device, rows_AD.shape[1]
+        fitted = ((self.targets.counts > 0) & ~self.is_held_out).nonzero().flatten()
+        maps_ODD = torch.zeros((NUM_ORIGINS, width, width), device=device, requires_grad=True)
+        free_AD = torch.zeros_like(rows_AD, requires_grad=True)
+        step_rows = STEP_ROWS * float(rows_AD.square().mean().sqrt())
+        groups = [{"params": [maps_ODD], "lr": STEP_MAP / math.sqrt(width)}, {"params": [free_AD], "lr": step_rows}]
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        generator = torch.Generator().manual_seed(0)
+        orders = [fitted[torch.randperm(len(fitted), generator=generator)] for _ in range(EPOCHS)]
+        batches = [batch for order in orders for batch in order.split(BATCH)]  # type: ignore[no-untyped-call]
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=max(1, len(batches)))
+        for batch in progress(batches, desc="Fitting output rows", unit="batch", quiet=quiet):
+            optimizer.zero_grad(set_to_none=True)
+            penalty = HOLD_BACK / len(fitted) * (maps_ODD.square().sum() + free_AD.square().sum())
+            (self._loss(batch, maps_ODD, free_AD) / len(batch) + penalty).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        # Only now: held back during the fit, shifts would leave to the maps what should not carry over.
+        trust_A1 = _trust(self.targets, ~self.is_held_out, len(self.active)).to(device)
+        return maps_ODD.detach(), trust_A1 * free_AD.detach()
+
+    def _logits(
+        self, places: Tensor, maps_ODD: Tensor, shifts_AD: Tensor, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
+        """Logits of the active tokens [B, A], and the normalisation over all [B], both float32; products in `dtype`."""
+
+        def product(vectors_BD: Tensor, rows_ND: Tensor) -> Tensor:
+            return (vectors_BD.to(dtype) @ rows_ND.to(dtype).T).float()
+
+        states_BD = self.states_PD[places].to(shifts_AD) / self.scale
+        mapped_OBD = [states_BD + states_BD @ map_DD for map_DD in maps_ODD]
+        active = [product(mapped, rows) for mapped, rows in zip(mapped_OBD, self.active_OAD, strict=True)]
+        logits_BA = torch.cat(active, dim=1) + product(states_BD, shifts_AD)
+        total_B = logits_BA.logsumexp(dim=1)
+        if any(len(rows) for rows in self.resting_OND):
+            resting = [product(mapped, rows) for mapped, rows in zip(mapped_OBD, self.resting_OND, strict=True)]
+            total_B = torch.logaddexp(total_B, torch.cat(resting, dim=1).logsumexp(dim=1) + self.resting_weight)
+        return logits_BA, total_B
+
+    def _loss(self, places: Tensor, maps_ODD: Tensor, shifts_AD: Tensor) -> Tensor:
+        """Cross-entropy of the targets at some positions, in nats, summed."""
+        # Gradients point the same way when rounded, and on text the rows come out as good.
+        dtype = fast_dtype(shifts_AD.device)
+        logits_BA, total_B = self._logits(places, maps_ODD, shifts_AD, dtype)
+        wanted = self.targets.select(places)
+        chosen = logits_BA[wanted.rows.to(logits_BA.device), wanted.ids.to(logits_BA.device)]
+        return total_B.sum() - (wanted.weights.to(chosen) * chosen).sum()
+
+    @torch.no_grad()
+    def held_out_bits(self, maps_ODD: Tensor, shifts_AD: Tensor) -> float:
+        """Bits of what the held-out positions really go on with."""
+        total = 0.0
+        for places in self.is_held_out.nonzero().flatten().split(BATCH):  # type: ignore[no-untyped-call]
+            logits_BA, total_B = self._logits(places, maps_ODD, shifts_AD)
+            chosen_B = logits_BA.gather(1, self.next_P[places, None].to(logits_BA.device)).squeeze(1)
+            total += float((total_B - chosen_B).sum(dtype=torch.float64))
+        return total / math.log(2)
+
+
+def _trust(targets: Mixture, is_fitted_P: Tensor, num_active: int) -> Tensor:
+    """How much of its shift each token gets: n / (n + `ENOUGH`) for n expected occurrences, float32 [A, 1]."""
+    occurrences_A = torch.zeros(num_active)
+    occurrences_A.index_add_(0, targets.ids, targets.weights * is_fitted_P[targets.rows])
+    return (occurrences_A / (occurrences_A + ENOUGH))[:, None]
+
+
+@torch.no_grad()
+def _probability_mass(rows_RD: Tensor, live: Tensor, positions: Positions, generator: torch.Generator) -> Tensor:
+    """What the transplanted model gives each token, summed over a sample of the positions and scaled up, [R]."""
+    num_positions = len(positions.states_PD)
+    sample = torch.randperm(num_positions, generator=generator)[: 2 * BATCH]
+    total_R = torch.zeros(len(rows_RD))
+    for places in sample.split(BATCH // 4):  # type: ignore[no-untyped-call]
+        logits = positions.states_PD[places].to(rows_RD) @ rows_RD.T
+        logits[:, ~live.to(logits.device)] = -torch.inf
+        total_R += logits.softmax(dim=1).sum(0).cpu()
+    return total_R * (num_positions / max(1, len(sample)))

@@ -1,0 +1,266 @@
+"""Compute a correction from a text and a plan: read the text twice, shard by shard, and fit.
+
+The results of each shard are kept on disk until the fit is complete, so an interrupted run continues where it
+stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.correction.correction import (
+    Correction,
+    CorrectionReport,
+    Positions,
+    choose_strength,
+    fit_change,
+)
+from mergekit_tokenadapt.correction.states import Reader, fast_dtype
+from mergekit_tokenadapt.correction.targets import TargetMaker
+from mergekit_tokenadapt.correction.text import CalibrationText
+from mergekit_tokenadapt.models.folder import ModelFolder
+from mergekit_tokenadapt.models.loading import load_model
+from mergekit_tokenadapt.models.losses import token_losses
+from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.storage.shards import is_made, resumed, shard_folder
+from mergekit_tokenadapt.terminal.progress import progress
+from mergekit_tokenadapt.tokenizer.alignment import Encoded
+from mergekit_tokenadapt.tokenizer.encoded_text import start_token
+from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
+from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
+from mergekit_tokenadapt.transfer.matching import VocabularyMap
+from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
+from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.transfer import Transfer
+
+LOG = logging.getLogger(__name__)
+
+SHARD = 16
+"""Passages read between two files on disk."""
+
+
+def correct_output_rows(
+    model: Path,
+    transfer: Transfer,
+    plan: TransferPlan,
+    text: CalibrationText,
+    *,
+    stays_tied: bool,
+    trust_remote_code: bool = False,
+) -> Correction:
+    """Fit a correction of a transplanted model's output rows.
+
+    Args:
+        model: folder of the base model.
+        transfer: from its tokenizer to the new one; says on which device to compute.
+        plan: how its new rows are made.
+        text: what to read.
+        stays_tied: the corrected rows are input rows, too. The fit does not know what that does to the
+            hidden states, so its strength is then chosen by reading the held-out passages anew.
+        trust_remote_code: passed to transformers.
+
+    Raises:
+        TokenAdaptError: the model cannot be loaded, or has no plain output matrix.
+    """
+    folder = ModelFolder(str(model), model, transfer.base, trust_remote_code)
+    plan = replace(plan, reports={})  # the merge applies the plan by tensor name, and reports those fits
+    with Reader(_load(folder, transfer.device)) as reader:
+        new_inputs = plan.apply(reader.input_rows, use=MatrixUse.TIED if stays_tied else MatrixUse.INPUT)
+        new_outputs = new_inputs if stays_tied else plan.apply(reader.output_rows, use=MatrixUse.OUTPUT)
+        reading = _Reading.prepare(reader, transfer, plan.mapping, text, new_inputs)
+        with shard_folder(f"text-{_key(model, transfer, text, new_inputs)}") as shards:
+            names = {places: f"{places.start:06d}" for places in _places(len(text.passages))}
+            todo = [places for places, name in names.items() if not is_made(shards, name)]
+            given = (model, _portable(transfer), plan.mapping, text, new_inputs, trust_remote_code)
+            with _reads_shards(reading, partial(_open_reading, *given), todo) as read:
+                parts = [
+                    resumed(shards, names[places], partial(read, places))
+                    for places in _progress(list(names), quiet=transfer.quiet)
+                ]
+            positions, base_bits = _join(parts, text)
+            fitted = fit_change(new_outputs.float(), plan.origins, positions, quiet=transfer.quiet)
+            change = fitted.change()
+            if stays_tied:
+                strength, before, after = choose_strength(
+                    lambda s: reading.held_out_bits(change.scaled(s).apply(new_outputs, plan.origins))
+                )
+            else:
+                strength, before, after = choose_strength(fitted.held_out_bits)
+    if not strength:
+        LOG.warning("calibration_text: no correction of the output rows helps on the held-out passages: none is made")
+    held_out_bytes = sum(len(p.encode("utf-8")) for n, p in enumerate(text.passages) if text.is_held_out(n))
+    report = CorrectionReport(
+        text=text.describe(),
+        tokens=len(positions.next_ids),
+        shifted_rows=len(change.ids),
+        strength=strength,
+        base=base_bits / held_out_bytes,
+        before=before / held_out_bytes,
+        after=after / held_out_bytes,
+    )
+    return Correction(change.scaled(strength), report)
+
+
+def _load(folder: ModelFolder, device: torch.device) -> Any:
+    return load_model(folder, device=str(device), dtype=fast_dtype(device))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """All that is needed to read a shard."""
+
+    reader: Reader
+    pairs: list[tuple[Encoded, Encoded]]
+    """Every passage in old and in new tokens."""
+    targets: TargetMaker
+    starts: tuple[int, int]
+    """Start tokens, old and new."""
+    new_inputs: Tensor
+    text: CalibrationText
+
+    @classmethod
+    def prepare(
+        cls, reader: Reader, transfer: Transfer, mapping: VocabularyMap, text: CalibrationText, new_inputs: Tensor
+    ) -> _Reading:
+        base, target = transfer.base.vocabulary, transfer.target.vocabulary
+        old_encoder, new_encoder = transfer.base.fast_tokenizer(), transfer.target.fast_tokenizer()
+        pairs = [(Encoded.of(p, old_encoder, base), Encoded.of(p, new_encoder, target)) for p in text.passages]
+        segmenter = Segmenter(transfer.target.definition, target)
+        targets = TargetMaker(base, transfer.base_rows, target, mapping, segmenter, pairs)
+        return cls(reader, pairs, targets, (_start(base), _start(target)), new_inputs, text)
+
+    def shard(self, places: range) -> dict[str, Tensor]:
+        """Read some passages with both models."""
+        pairs = [self.pairs[n] for n in places]
+        rows = self.reader.output_rows
+        old_rows = rows.float()
+        targets, bits = [], 0.0
+        read = self.reader.read([old.ids.tolist() for old, _ in pairs], self.starts[0], self.reader.input_rows)
+        for n, (old, new), states in zip(places, pairs, read, strict=True):
+            targets.append(self.targets.make(old, new, states, old_rows))
+            if self.text.is_held_out(n):
+                bits += _bits(states, old_rows, old)
+        read = self.reader.read([new.ids.tolist() for _, new in pairs], self.starts[1], self.new_inputs)
+        joined = Mixture.concatenate(targets)
+        return {
+            "states": torch.cat([_halved(states.cpu()) for states in read]),
+            "next_ids": torch.cat([torch.from_numpy(new.ids) for _, new in pairs]),
+            "passages": torch.cat([torch.full((len(new.ids),), n) for n, (_, new) in zip(places, pairs, strict=True)]),
+            "indptr": joined.indptr,
+            "ids": joined.ids.int(),
+            "weights": joined.weights,
+            "base_bits": torch.tensor(bits, dtype=torch.float64),
+        }
+
+    def held_out_bits(self, rows: Tensor) -> float:
+        """Bits of the held-out passages with these rows for both input and output."""
+        passages = [new for n, (_, new) in enumerate(self.pairs) if self.text.is_held_out(n)]
+        read = self.reader.read([new.ids.tolist() for new in passages], self.starts[1], rows)
+        return sum(_bits(states, rows.float(), new) for new, states in zip(passages, read, strict=True))
+
+
+def _bits(states: Tensor, rows: Tensor, passage: Encoded) -> float:
+    losses = token_losses(states @ rows.T, torch.from_numpy(passage.ids).to(states.device))
+    return float(losses.sum()) / math.log(2)
+
+
+def _join(parts: list[dict[str, Tensor]], text: CalibrationText) -> tuple[Positions, float]:
+    passages = torch.cat([p["passages"] for p in parts])
+    held_out = torch.tensor([text.is_held_out(n) for n in range(len(text.passages))])
+    positions = Positions(
+        states_PD=torch.cat([p["states"] for p in parts]),
+        next_ids=torch.cat([p["next_ids"] for p in parts]),
+        targets=Mixture.concatenate([Mixture(p["indptr"], p["ids"].long(), p["weights"]) for p in parts]),
+        is_held_out=held_out[passages],
+    )
+    return positions, float(sum(p["base_bits"] for p in parts))
+
+
+def _start(vocabulary: Vocabulary) -> int:
+    """The start token; where there is none, the first token has to do."""
+    start = start_token(vocabulary)
+    return start if start is not None else vocabulary.tokens[0].id
+
+
+def _halved(states: Tensor) -> Tensor:
+    """In half the memory, where nothing overflows."""
+    half = states.half()
+    return half if half.isfinite().all() else states
+
+
+def _places(num_passages: int) -> list[range]:
+    """The places of the passages of each shard."""
+    return [range(first, min(first + SHARD, num_passages)) for first in range(0, num_passages, SHARD)]
+
+
+def _progress(shards: list[range], *, quiet: bool) -> Iterator[range]:
+    """The shards, with a bar."""
+    total = sum(map(len, shards))
+    with progress(total=total, desc="Reading the text", unit="passage", quiet=quiet) as bar:
+        for places in shards:
+            yield places
+            bar.update(len(places))
+
+
+# --- on a cluster ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _reads_shards(
+    reading: _Reading, again: Callable[[], AbstractContextManager[_Reading]], todo: list[range]
+) -> Iterator[Callable[[range], dict[str, Tensor]]]:
+    """What reads a shard: this process, or workers of a Ray cluster that open the same again."""
+    if not (reading.text.num_workers and todo):
+        yield reading.shard
+        return
+    from mergekit_tokenadapt.correction.ray_text import reading_on_cluster
+
+    gpus = reading.new_inputs.device.type == "cuda"
+    with reading_on_cluster(again, todo, reading.text.num_workers, gpus=gpus) as read:
+        # A file that is there and cannot be loaded is none of `todo`.
+        yield lambda places: read(places) if places in todo else reading.shard(places)
+
+
+@contextmanager
+def _open_reading(
+    model: Path,
+    transfer: Transfer,
+    mapping: VocabularyMap,
+    text: CalibrationText,
+    new_inputs: Tensor,
+    trust_remote_code: bool,
+) -> Iterator[_Reading]:
+    """Load the model, and be ready to read."""
+    folder = ModelFolder(str(model), model, transfer.base, trust_remote_code)
+    with Reader(_load(folder, transfer.device)) as reader:
+        yield _Reading.prepare(reader, transfer, mapping, text, new_inputs)
+
+
+def _portable(transfer: Transfer) -> Transfer:
+    """The part of a transfer that reading needs, without what stays with this process."""
+    base, target = (replace(tokenizer, _temporary=None) for tokenizer in (transfer.base, transfer.target))
+    return replace(transfer, base=base, target=target, auxiliary=None, donor=None)
+
+
+def _key(model: Path, transfer: Transfer, text: CalibrationText, new_inputs: Tensor) -> str:
+    """Changes with everything that a shard depends on."""
+    digest = hashlib.sha256(text.describe()["sha256"].encode())
+    for file in sorted(p for p in model.iterdir() if p.suffix in (".json", ".safetensors", ".bin")):
+        status = file.stat()
+        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\0".encode())
+    for tokenizer in (transfer.base, transfer.target):
+        for file in tokenizer.files():
+            digest.update(file.read_bytes())
+    digest.update(new_inputs.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:40]

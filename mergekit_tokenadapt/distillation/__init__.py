@@ -1,1 +1,0 @@
-"""Preparing distillation between models with different tokenizers, and taking the preparation back."""

@@ -1,0 +1,51 @@
+"""Methods and auxiliary spaces are found through entry points, ours and those of other packages."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.terminal.plain_words import did_you_mean
+
+METHODS = "mergekit_tokenadapt.methods"
+AUXILIARY = "mergekit_tokenadapt.auxiliary"
+
+KindT = TypeVar("KindT")
+
+
+def names(group: str) -> list[str]:
+    """Names registered in an entry-point group, sorted."""
+    return sorted(_entries(group))
+
+
+def load(group: str, name: str, kind: type[KindT]) -> type[KindT]:
+    """Import the class registered as `name`.
+
+    Raises:
+        TokenAdaptError: no such name, it cannot be imported, or it is not a subclass of `kind`.
+    """
+    what = group.rsplit(".", 1)[-1].removesuffix("s")
+    entry = _entries(group).get(name)
+    if entry is None:
+        raise TokenAdaptError(
+            f"unknown {what} {name!r}; installed: {', '.join(names(group))}{did_you_mean(name, names(group))}"
+        )
+    try:
+        found = entry.load()
+    except ImportError as error:
+        raise TokenAdaptError(f"the {what} {name!r} ({entry.value}) cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise TokenAdaptError(f"the {what} {name!r} ({entry.value}) is not a subclass of {kind.__name__}")
+    return found
+
+
+@cache
+def _entries(group: str) -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for entry in sorted(entry_points(group=group), key=lambda e: (e.name, e.value)):
+        known = found.setdefault(entry.name, entry)
+        if known.value != entry.value:
+            raise TokenAdaptError(f"two packages register {entry.name!r} in {group}: {known.value} and {entry.value}")
+    return found

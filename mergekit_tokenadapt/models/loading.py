@@ -1,0 +1,68 @@
+"""Loading a model for measuring: device and dtype chosen sensibly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line
+from mergekit_tokenadapt.models.folder import ModelFolder
+from mergekit_tokenadapt.terminal.progress import without_loading_bar
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(device: str | None) -> torch.device:
+    """The device asked for, or the best there is: CUDA, then Apple's, then the CPU.
+
+    Raises:
+        TokenAdaptError: there is no such device.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise TokenAdaptError(f"--device {device!r} cannot be used here: {first_line(error)}") from error
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The dtype asked for, or float32 on a CPU (where bfloat16 is slow) and bfloat16 elsewhere."""
+    if dtype is not None:
+        return DTYPES[dtype] if isinstance(dtype, str) else dtype
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def load_model(folder: ModelFolder, *, device: str | None = None, dtype: str | torch.dtype | None = None) -> Any:
+    """The model, ready for inference.
+
+    Raises:
+        TokenAdaptError: transformers cannot load it, or weights that it needs are missing.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if folder.is_ensemble:
+        import mergekit_tokenadapt.models.lockstep  # noqa: F401 - makes the model type known
+
+    place = choose_device(device)
+    try:
+        with without_loading_bar():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                str(folder.folder),
+                dtype=choose_dtype(dtype, place),
+                trust_remote_code=folder.trust_remote_code,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, AssertionError, ImportError) as error:
+        reason = first_line(error)[:300]
+        raise TokenAdaptError(f"{folder.name} cannot be loaded as a causal language model: {reason}") from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise TokenAdaptError(
+            f"{folder.name}: {len(missing)} tensors are not in the folder, {missing[0]} for one: "
+            "transformers would fill them with random numbers"
+        )
+    return model.to(place).eval()

@@ -1,0 +1,204 @@
+"""Models of one vocabulary, averaged token by token, as one model of transformers.
+
+Importing this module registers the model type, so that ``AutoModelForCausalLM.from_pretrained`` loads an
+ensemble's folder like any other. Letters: B batch, T positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import PretrainedConfig as Config
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from mergekit_tokenadapt.models.cache_names import OUTPUT_NAME, cache_argument, cache_of
+
+MODEL_TYPE = "tokenadapt_lockstep"
+MEANS = ("arithmetic", "geometric")
+
+
+class LockstepConfig(Config):  # type: ignore[misc]
+    """What an ensemble's config.json holds."""
+
+    model_type = MODEL_TYPE
+
+    def __init__(
+        self,
+        vocab_size: int = 0,
+        members: Sequence[str] = (),
+        weights: Sequence[float] = (),
+        mean: str = "arithmetic",
+        padding_ids: Sequence[int] = (),
+        max_position_embeddings: int | None = None,
+        **more: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.members = list(members)
+        """Folders, below that of the ensemble."""
+        self.weights = list(weights)
+        """One for each member; they sum to 1."""
+        self.mean = mean
+        """Of probabilities: arithmetic, or geometric and normalised again."""
+        self.padding_ids = list(padding_ids)
+        """Ids without a token: their probability is 0."""
+        self.max_position_embeddings = max_position_embeddings
+        """The shortest of the members'."""
+        super().__init__(**more)
+
+
+class LockstepCache:
+    """The members' caches, each of the kind that the member makes."""
+
+    def __init__(self, caches: Sequence[Any]) -> None:
+        self.caches = list(caches)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Positions seen."""
+        return int(self.caches[0].get_seq_length(layer_idx))
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """For beam search."""
+        for cache in self.caches:
+            cache.reorder_cache(beam_idx)
+
+    def crop(self, max_length: int) -> None:
+        """For assisted generation."""
+        for cache in self.caches:
+            cache.crop(max_length)
+
+
+class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+    """The average of its members. Its logits are log probabilities.
+
+    Args:
+        config: see there.
+        members: causal language models with `config.vocab_size` rows each, all with the same tokenizer.
+    """
+
+    config_class = LockstepConfig
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(self, config: LockstepConfig, members: Sequence[Any]) -> None:
+        super().__init__(config)
+        self.members = nn.ModuleList(members)
+
+    @classmethod
+    def from_pretrained(cls, folder: str, *_args: Any, config: Any = None, **options: Any) -> Any:
+        """Load all members; options go to each of them.
+
+        With ``output_loading_info=True``: (model, the members' reports as one).
+        """
+        with_report = options.pop("output_loading_info", False)
+        config = config or LockstepConfig.from_pretrained(folder)
+        members, reports = [], []
+        for member in config.members:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                str(Path(folder, member)), output_loading_info=True, **options
+            )
+            members.append(model)
+            reports.append(report)
+        ensemble = cls(config, members)
+        ensemble.generation_config = GenerationConfig.from_pretrained(folder)
+        ensemble.eval()
+        if not with_report:
+            return ensemble
+        keys = {key for report in reports for key in report}
+        return ensemble, {key: [name for report in reports for name in report.get(key) or ()] for key in keys}
+
+    def save_pretrained(self, folder: str, **options: Any) -> None:
+        """Write config, generation config, and every member into its own folder."""
+        member: Any
+        for name, member in zip(self.config.members, self.members, strict=True):
+            member.save_pretrained(Path(folder, name), **options)
+        self.config.save_pretrained(folder)
+        self.generation_config.save_pretrained(folder)
+
+    def get_input_embeddings(self) -> Any:
+        """Those of the first member."""
+        first: Any = self.members[0]
+        return first.get_input_embeddings()
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False  # every member makes its own
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **more: Any
+    ) -> dict[str, Any]:
+        """What the caches have seen is left out."""
+        cache = more.get(OUTPUT_NAME)
+        seen = cache.get_seq_length() if cache is not None else 0
+        return {
+            "input_ids": input_ids[:, seen:],
+            OUTPUT_NAME: cache,
+            "attention_mask": attention_mask,
+            "use_cache": more.get("use_cache", True),
+        }
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: LockstepCache | None = None,
+        cache: LockstepCache | None = None,
+        use_cache: bool | None = None,
+        labels: Tensor | None = None,
+        **_more: Any,
+    ) -> CausalLMOutputWithPast:
+        """Ask every member, and average. `cache` and `past_key_values` are one thing, by its new and its old name.
+
+        Returns:
+            Log probabilities as logits, float32 [B, T, V]; with `labels`, the mean loss of the next tokens.
+        """
+        seen = cache if cache is not None else past_key_values
+        caches = seen.caches if seen is not None else [None] * len(self.members)
+        position_ids = None
+        if attention_mask is not None and attention_mask.dim() == 2:
+            # Members would count padding on the left as positions.
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        average: Tensor | None = None
+        kept = []
+        for member, weight, own in zip(self.members, self.config.weights, caches, strict=True):
+            out = member(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                **{cache_argument(member): own},
+                use_cache=bool(use_cache),
+            )
+            kept.append(cache_of(out))
+            average = self._add(average, self._log_probabilities(out.logits), float(weight))
+        assert average is not None
+        if self.config.mean == "geometric":
+            average = torch.log_softmax(average, dim=-1)
+        loss = None
+        if labels is not None:
+            loss = nn.functional.nll_loss(average[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+        return CausalLMOutputWithPast(
+            loss=loss, logits=average, **{OUTPUT_NAME: LockstepCache(kept) if use_cache else None}
+        )
+
+    def _log_probabilities(self, logits_BTV: Tensor) -> Tensor:
+        logits_BTV = logits_BTV.float()
+        if self.config.padding_ids:
+            logits_BTV[..., self.config.padding_ids] = -torch.inf
+        return torch.log_softmax(logits_BTV, dim=-1)
+
+    def _add(self, average: Tensor | None, member_BTV: Tensor, weight: float) -> Tensor:
+        if self.config.mean == "geometric":
+            # 0 times -inf is not a number: ids without a token stay at -inf.
+            share = torch.where(torch.isneginf(member_BTV), member_BTV, weight * member_BTV)
+            return share if average is None else average + share
+        share = member_BTV + torch.log(torch.tensor(weight))
+        return share if average is None else torch.logaddexp(average, share)
+
+
+AutoConfig.register(MODEL_TYPE, LockstepConfig, exist_ok=True)
+AutoModelForCausalLM.register(LockstepConfig, LockstepForCausalLM, exist_ok=True)

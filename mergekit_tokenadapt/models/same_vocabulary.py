@@ -1,0 +1,33 @@
+"""Whether the ids of two models mean the same tokens."""
+
+from __future__ import annotations
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.models.folder import ModelFolder
+from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
+
+
+def check_same_vocabulary(target: ModelFolder, draft: ModelFolder) -> None:
+    """Refuse models whose ids do not mean the same.
+
+    Raises:
+        TokenAdaptError: some id is another token; says which.
+    """
+    ours, theirs = (folder.tokenizer.vocabulary.with_rows(folder.num_rows) for folder in (target, draft))
+    different = [i for i in sorted(ours.by_id.keys() | theirs.by_id.keys()) if _meaning(ours, i) != _meaning(theirs, i)]
+    if different:
+        i = different[0]
+        raise TokenAdaptError(
+            f"{draft.name} cannot draft for {target.name}: {len(different):,} ids are different tokens; "
+            f"id {i} is {_say(theirs, i)} in the draft and {_say(ours, i)} in the target"
+        )
+
+
+def _meaning(vocabulary: Vocabulary, token_id: int) -> tuple[bytes, str] | None:
+    token = vocabulary.by_id.get(token_id)
+    return None if token is None else (token.bytes, token.spelling)
+
+
+def _say(vocabulary: Vocabulary, token_id: int) -> str:
+    token = vocabulary.by_id.get(token_id)
+    return "no token" if token is None else repr(token.label)

@@ -1,0 +1,1 @@
+"""Numbers without tokens: sparse rows, largest inner products, matching pursuit, principal directions."""

@@ -1,0 +1,168 @@
+"""Orthogonal matching pursuit of many targets over one dictionary of atoms.
+
+The pursuit of Pati, Rezaiifar and Krishnaprasad (1993): take the atom that correlates most with what is left of the
+target, fit all atoms taken so far by least squares, and go on with the residual. As in Batch-OMP (Rubinstein,
+Zibulevsky and Elad, 2008) the fit is kept up to date by a growing Cholesky factor of the chosen atoms' Gram matrix
+instead of being made anew.
+
+Letters: N targets, B targets of a batch, S atoms, D width of an atom, k steps, t steps done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import nullcontext
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.numerics.inner_products import Search, choose_search, inner_products
+from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.storage.shards import resumed, shard_folder
+from mergekit_tokenadapt.terminal.progress import Bar, progress
+
+BATCH = 512
+"""Targets worked on at a time, at most."""
+MEMORY = 2**29
+"""Bytes that a batch's scores and factors may take."""
+SHARD = 4096
+"""Targets made between two files on disk."""
+VERSION = 1
+"""Of what a shard holds; another one makes nothing of old shards."""
+EMPTY = Mixture(torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+REFINED = 32
+"""Targets whose chosen atoms are held in float64 at a time."""
+NOTHING_LEFT = 1e-6
+"""A residual that correlates less than this with every atom, relative to target and atom, is rounding noise."""
+DEPENDENT = 1e-6
+"""Squared relative distance from the span of the chosen atoms, below which an atom adds nothing but noise."""
+
+
+def matching_pursuit(
+    targets_ND: Tensor,
+    atoms_SD: Tensor,
+    k: int,
+    *,
+    quiet: bool = False,
+    resumes: bool = False,
+    search: Search | None = None,
+) -> Mixture:
+    """Each target as a combination of at most `k` atoms.
+
+    A target takes fewer atoms where there are no more, or where fewer leave nothing but rounding noise of it; one
+    that is zero, or orthogonal to all atoms, takes none.
+
+    Args:
+        targets_ND: any floating dtype, all finite; not changed.
+        atoms_SD: likewise, on the same device.
+        k: atoms per target.
+        quiet: no progress bar.
+        resumes: keep what is made in the cache until all is made, and go on from there.
+        search: for tests; by default the fastest one.
+
+    Returns:
+        N mixtures of atoms, on the CPU, in the order in which the atoms were taken; weights were computed in float64.
+
+    Raises:
+        ValueError: the widths differ, or there are no atoms.
+    """
+    if not len(atoms_SD) or targets_ND.shape[1] != atoms_SD.shape[1]:
+        raise ValueError(f"cannot combine atoms of shape {list(atoms_SD.shape)} to {list(targets_ND.shape)}")
+    atoms_SD = atoms_SD.float().contiguous()
+    search = search or choose_search(atoms_SD)
+    keeps = resumes and len(targets_ND) > SHARD
+    parts = []
+    with (
+        shard_folder(f"omp-{_key(targets_ND, atoms_SD, k)}") if keeps else nullcontext() as folder,
+        progress(total=len(targets_ND), desc="Matching pursuit", unit="token", quiet=quiet) as bar,
+    ):
+        for start in range(0, len(targets_ND), SHARD):
+            shard_ND = targets_ND[start : start + SHARD]
+            make = partial(_shard, shard_ND, atoms_SD, min(k, len(atoms_SD)), search, bar)
+            parts.append(resumed(folder, f"{start:08d}", make))
+            bar.update(start + len(shard_ND) - bar.n)  # those that were there already
+    mixtures = [Mixture(part["indptr"], part["ids"].long(), part["weights"]) for part in parts]
+    return Mixture.concatenate(mixtures) if mixtures else EMPTY
+
+
+def _key(targets_ND: Tensor, atoms_SD: Tensor, k: int) -> str:
+    """Changes with everything that a shard depends on."""
+    digest = hashlib.sha256(f"{VERSION} {k} {list(targets_ND.shape)} {list(atoms_SD.shape)}".encode())
+    for tensor in (targets_ND, atoms_SD):
+        digest.update(tensor.float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:40]
+
+
+def _shard(targets_ND: Tensor, atoms_SD: Tensor, steps: int, search: Search, bar: Bar) -> dict[str, Tensor]:
+    """The mixtures of some targets, batch by batch."""
+    batch = max(1, min(BATCH, MEMORY // (8 * len(atoms_SD) + 8 * steps * steps)))
+    counts, ids, weights = [], [], []
+    for targets_BD in targets_ND.split(batch):  # type: ignore[no-untyped-call]
+        chosen_Bt, coefficients_Bt, is_used_Bt = _pursue(targets_BD.float(), atoms_SD, steps, search)
+        counts.append(is_used_Bt.sum(dim=1).cpu())
+        ids.append(chosen_Bt[is_used_Bt].int().cpu())
+        weights.append(coefficients_Bt[is_used_Bt].float().cpu())
+        bar.update(len(targets_BD))
+    indptr = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(counts).cumsum(0)])
+    return {"indptr": indptr, "ids": torch.cat(ids), "weights": torch.cat(weights)}
+
+
+def _pursue(targets_BD: Tensor, atoms_SD: Tensor, steps: int, search: Search) -> tuple[Tensor, Tensor, Tensor]:
+    """Atoms int64, coefficients float64, and which of these are used, bool; all [B, steps]."""
+    size, device = len(targets_BD), targets_BD.device
+    chosen = torch.zeros((size, steps), dtype=torch.int64, device=device)
+    coefficients = torch.zeros((size, steps), dtype=torch.float64, device=device)
+    is_used = torch.zeros((size, steps), dtype=torch.bool, device=device)
+    # The inverse of the Cholesky factor: row t holds the t-th orthonormal direction as a combination of atoms.
+    directions = torch.zeros((size, steps, steps), dtype=torch.float64, device=device)
+    is_open = torch.ones(size, dtype=torch.bool, device=device)
+    lengths_B = targets_BD.norm(dim=1)
+    residuals_BD = targets_BD
+    for t in range(steps):
+        places, correlations = search.best(residuals_BD)
+        new_BD = atoms_SD[places]
+        squares = new_BD.double().square().sum(dim=1)
+        is_open = is_open & (correlations.abs() > NOTHING_LEFT * lengths_B * squares.sqrt())
+        counts = torch.full((size,), t, device=device)
+        gram_Bt = inner_products(new_BD, atoms_SD, counts, chosen[:, :t].flatten()).view(size, t).double()
+        known = directions[:, :t, :t]
+        shares_Bt = torch.bmm(known, gram_Bt[:, :, None])[:, :, 0]
+        left_B = squares - shares_Bt.square().sum(dim=1)
+        is_open = is_open & (left_B > DEPENDENT * squares)
+        if not is_open.any():
+            break
+        scale_B = torch.where(is_open, left_B, 1).sqrt()
+        row = torch.cat([-torch.bmm(shares_Bt[:, None], known)[:, 0], torch.ones_like(left_B)[:, None]], dim=1)
+        row = row / scale_B[:, None] * is_open[:, None]
+        directions[:, t, : t + 1] = row
+        chosen[:, t] = torch.where(is_open, places, 0)
+        is_used[:, t] = is_open
+        coefficients[:, : t + 1] += row * (correlations / scale_B)[:, None]
+        residuals_BD = targets_BD - _combine(chosen[:, : t + 1], coefficients[:, : t + 1], atoms_SD)
+    for part in torch.arange(size, device=device).split(REFINED):  # type: ignore[no-untyped-call]
+        coefficients[part] = _refined(
+            targets_BD[part], atoms_SD, chosen[part], coefficients[part], directions[part], is_used[part]
+        )
+    return chosen, coefficients, is_used
+
+
+def _combine(chosen_Bt: Tensor, coefficients_Bt: Tensor, atoms_SD: Tensor) -> Tensor:
+    return torch.nn.functional.embedding_bag(
+        chosen_Bt, atoms_SD, mode="sum", per_sample_weights=coefficients_Bt.float()
+    )
+
+
+def _refined(
+    targets_BD: Tensor,
+    atoms_SD: Tensor,
+    chosen_Bt: Tensor,
+    coefficients_Bt: Tensor,
+    directions_Btt: Tensor,
+    is_used_Bt: Tensor,
+) -> Tensor:
+    """The coefficients after a step of iterative refinement in float64: the Gram matrix was made in float32."""
+    atoms_BtD = atoms_SD[chosen_Bt].double() * is_used_Bt[:, :, None]
+    made_BD = torch.bmm(coefficients_Bt[:, None], atoms_BtD)[:, 0]
+    errors_Bt1 = torch.bmm(atoms_BtD, (targets_BD.double() - made_BD)[:, :, None])
+    return coefficients_Bt + torch.bmm(directions_Btt.mT, torch.bmm(directions_Btt, errors_Bt1))[:, :, 0]

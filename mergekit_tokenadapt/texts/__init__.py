@@ -1,0 +1,19 @@
+"""Texts to score: a small built-in set that works offline, files, folders, jsonl and hub datasets."""
+
+from mergekit_tokenadapt.texts.builtin import BUILTIN, LANGUAGES, builtin_text, parallel_texts
+from mergekit_tokenadapt.texts.passages import cut_passages
+from mergekit_tokenadapt.texts.sources import TextPlace, parse_text, read_text
+from mergekit_tokenadapt.texts.text_set import TextSet, check_names
+
+__all__ = [
+    "BUILTIN",
+    "LANGUAGES",
+    "TextPlace",
+    "TextSet",
+    "builtin_text",
+    "check_names",
+    "cut_passages",
+    "parallel_texts",
+    "parse_text",
+    "read_text",
+]

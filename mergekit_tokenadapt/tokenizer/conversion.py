@@ -1,0 +1,223 @@
+"""A `tokenizer.json` made of a tokenizer's other files: SentencePiece, tekken, tiktoken, lists of words and merges."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
+from mergekit_tokenadapt.storage.temporary_folder import TemporaryFolder
+from mergekit_tokenadapt.storage.whole_files import check_fetched, what_is_there
+from mergekit_tokenadapt.tokenizer.auto_tokenizer import quiet_transformers
+
+SUFFIXES = frozenset((".model", ".spm", ".txt", ".tiktoken", ".bpe", ".codes", ".vocab"))
+"""Of files that vocabularies are kept in, as far as they are not JSON."""
+
+
+def convert(name: str, folder: Path, *, trust_remote_code: bool = False) -> TemporaryFolder:
+    """Convert a tokenizer without `tokenizer.json` into a temporary folder.
+
+    Args:
+        name: as the user wrote it.
+        folder: where its files are.
+        trust_remote_code: whether code from the folder may run.
+
+    Raises:
+        TokenAdaptError: there are no such files, they are not whole, or transformers cannot make sense of them.
+    """
+    vocabularies = [f for f in sorted(folder.iterdir()) if f.suffix in SUFFIXES or f.name in ("vocab.json", TEKKEN)]
+    for file in vocabularies:
+        check_fetched(file)
+    if not vocabularies and not trust_remote_code:
+        raise TokenAdaptError(
+            f"{name!r} holds no tokenizer.json or other file of a tokenizer{what_is_there(folder, wanted='tokenizer')}"
+        )
+    tokenizer = _reader(vocabularies)(folder, trust_remote_code)
+    if not getattr(tokenizer, "is_fast", False):
+        raise TokenAdaptError(
+            f"{name!r} has only a slow tokenizer ({type(tokenizer).__name__}), whose vocabulary cannot be read; "
+            "convert it to a tokenizer.json first"
+        )
+    # `save_pretrained` would write the source's vocabulary under a name that means another format.
+    tokenizer.vocab_file = None
+    temporary = TemporaryFolder()
+    tokenizer.save_pretrained(temporary.name)
+    return temporary
+
+
+Reader = Callable[[Path, bool], Any]
+"""(folder, whether remote code is trusted) -> a tokenizer of transformers."""
+
+
+def _reader(vocabularies: list[Path]) -> Reader:
+    names = [file.name for file in vocabularies]
+    if TEKKEN in names:
+        return _read_tekken
+    return _read_tiktoken if names and all(name.endswith(".tiktoken") for name in names) else _read_by_class
+
+
+def _read_by_class(folder: Path, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise TokenAdaptError(
+            f"{str(folder)!r} holds no tokenizer.json, and transformers cannot make one from its other files: "
+            f"{first_line(error)}"
+        ) from error
+
+
+# --- tekken (Mistral) ----------------------------------------------------------------------------
+
+TEKKEN = "tekken.json"
+TEKKEN_SPECIALS = [
+    "<unk>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    "[AVAILABLE_TOOLS]",
+    "[/AVAILABLE_TOOLS]",
+    "[TOOL_RESULTS]",
+    "[/TOOL_RESULTS]",
+    "[TOOL_CALLS]",
+    "[IMG]",
+    "<pad>",
+    "[IMG_BREAK]",
+    "[IMG_END]",
+    "[PREFIX]",
+    "[MIDDLE]",
+    "[SUFFIX]",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "[TOOL_CONTENT]",
+]
+"""Special tokens of files that name none, by id (`Tekkenizer.DEPRECATED_SPECIAL_TOKENS` of mistral-common)."""
+
+
+def _read_tekken(folder: Path, _trust_remote_code: bool) -> Any:
+    """Mistral's own format, by transformers' converter."""
+    with one_error(f"{folder / TEKKEN} cannot be read as Mistral's tekken.json"):
+        from transformers.integrations.mistral import convert_tekken_tokenizer
+
+        content = json.loads((folder / TEKKEN).read_text(encoding="utf-8"))
+        if content.get("special_tokens") is None:
+            content["special_tokens"] = [{"rank": n, "token_str": s} for n, s in enumerate(TEKKEN_SPECIALS)]
+        with tempfile.TemporaryDirectory(prefix="tokenadapt-") as temporary, quiet_transformers():
+            file = Path(temporary) / TEKKEN
+            file.write_text(json.dumps(content), encoding="utf-8")
+            for template in ("chat_template.jinja", "chat_template.json"):
+                if (folder / template).is_file():
+                    (Path(temporary) / template).write_bytes((folder / template).read_bytes())
+            return convert_tekken_tokenizer(str(file))
+
+
+# --- tiktoken (OpenAI, Qwen) ---------------------------------------------------------------------
+
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_O200K = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDING}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDING}|"
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True)
+class Tiktoken:
+    """What a `.tiktoken` file does not say: the rest of a tokenizer whose ranks are in one."""
+
+    pattern: str
+    """The regular expression that cuts text into words."""
+    num_ranks: int
+    """Entries of the file: another number is another tokenizer."""
+    specials: dict[str, int] = field(default_factory=dict)
+    """Special tokens by id."""
+    roles: dict[str, str] = field(default_factory=dict)
+    """Role to special token."""
+    normalizer: str | None = None
+    """Unicode form that text is brought to first."""
+
+
+_END = {"eos": "<|endoftext|>", "bos": "<|endoftext|>", "unk": "<|endoftext|>"}
+_QWEN = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{n}|>" for n in range(205)))
+TIKTOKENS = {
+    "r50k_base": Tiktoken(_GPT2, 50256, {"<|endoftext|>": 50256}, _END),
+    "p50k_base": Tiktoken(_GPT2, 50280, {"<|endoftext|>": 50256}, _END),
+    "cl100k_base": Tiktoken(
+        _WORDS % "{1,3}",
+        100256,
+        {
+            "<|endoftext|>": 100257,
+            "<|fim_prefix|>": 100258,
+            "<|fim_middle|>": 100259,
+            "<|fim_suffix|>": 100260,
+            "<|endofprompt|>": 100276,
+        },
+        _END,
+    ),
+    "o200k_base": Tiktoken(_O200K, 199998, {"<|endoftext|>": 199999, "<|endofprompt|>": 200018}, _END),
+    "qwen": Tiktoken(
+        _WORDS % "", 151643, {s: 151643 + n for n, s in enumerate(_QWEN)}, {"eos": "<|endoftext|>"}, normalizer="NFC"
+    ),
+}
+"""Name of the file, without its ending, to what goes with it (tiktoken's openai_public.py, Qwen's repository)."""
+
+
+def _read_tiktoken(folder: Path, _trust_remote_code: bool) -> Any:
+    """A list of tokens by rank, where it is known what else belongs to it."""
+    file = sorted(folder.glob("*.tiktoken"))[0]
+    known = TIKTOKENS.get(file.stem)
+    ranks = _ranks(file)
+    if known is None or known.num_ranks != len(ranks):
+        raise TokenAdaptError(
+            f"{file} holds {len(ranks):,} tokens, but neither the pattern that cuts text into words nor the special "
+            f"tokens, which are known for {', '.join(sorted(TIKTOKENS))} only: take the model's tokenizer.json"
+        )
+    return _with_rest(ranks, known)
+
+
+def _ranks(file: Path) -> dict[bytes, int]:
+    """Token to rank: a line each, the token in base64.
+
+    Raises:
+        TokenAdaptError: the file is another one.
+    """
+    try:
+        lines = [line.split() for line in file.read_bytes().splitlines() if line]
+        return {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
+    except (ValueError, binascii.Error) as error:
+        raise TokenAdaptError(f"{file} is no list of tokens and ranks: {first_line(error)}") from error
+
+
+def _with_rest(ranks: dict[bytes, int], known: Tiktoken) -> Any:
+    from tokenizers import AddedToken, normalizers
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    class Converter(TikTokenConverter):  # type: ignore[misc]
+        """The library's, but for the reading, which needs another package there."""
+
+        @staticmethod
+        def load_tiktoken_bpe(_file: str) -> dict[bytes, int]:
+            return ranks
+
+    tokenizer = Converter("", pattern=known.pattern).converted()
+    if known.normalizer is not None:
+        tokenizer.normalizer = getattr(normalizers, known.normalizer)()
+    definition = json.loads(tokenizer.to_str())
+    definition["model"]["vocab"] |= known.specials  # the library gives an added token the next free id, if it has none
+    whole = type(tokenizer).from_str(json.dumps(definition))
+    whole.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in known.specials])
+    return PreTrainedTokenizerFast(tokenizer_object=whole, **{f"{role}_token": s for role, s in known.roles.items()})

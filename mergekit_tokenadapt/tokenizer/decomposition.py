@@ -1,0 +1,111 @@
+"""Split old tokens into smaller old tokens: the training tokens of `calibrated`.
+
+The rows of an old token and of its parts are known, so they show how this model's rows follow from their parts.
+New tokens have two pieces or ten. An old token is therefore split into a requested number of pieces.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from mergekit_tokenadapt.tokenizer.vocabulary import Definition, Token, TokenKind, Vocabulary
+
+
+class Decomposer:
+    """Cuts old tokens the way their own tokenizer would if it did not have them.
+
+    - BPE: the merges that made the token are undone, the latest first.
+    - Unigram and WordPiece: the text is segmented again without the token; the best segmentation is
+      the one of highest score (Unigram) or fewest pieces, and more pieces come from shorter ones.
+
+    Args:
+        definition: the tokenizer's `tokenizer.json`.
+        vocabulary: its vocabulary.
+        num_rows: tokens with ids beyond these rows are not used.
+    """
+
+    def __init__(self, definition: Definition, vocabulary: Vocabulary, num_rows: int) -> None:
+        model = definition["model"]
+        self._halves = _halves(model, vocabulary, num_rows) if model.get("type") == "BPE" else None
+        self._pieces = {} if self._halves is not None else _scored_pieces(model, vocabulary, num_rows)
+        self._longest = max((len(content) for content in self._pieces), default=0)
+
+    def cut(self, token: Token, num_pieces: int) -> list[int]:
+        """The ids of at least 2 and about `num_pieces` pieces; empty where the token cannot be cut."""
+        if self._halves is not None:
+            return self._undo_merges(token.id, num_pieces, self._halves)
+        longest = max(1, min(len(token.bytes) - 1, math.ceil(1.5 * len(token.bytes) / num_pieces)))
+        for limit in range(longest, len(token.bytes)):  # characters of several bytes cannot be cut so small
+            if pieces := self._segment(token.bytes, limit):
+                return pieces
+        return []
+
+    @staticmethod
+    def _undo_merges(token_id: int, num_pieces: int, halves: Mapping[int, tuple[int, int, int]]) -> list[int]:
+        if token_id not in halves:
+            return []
+        pieces = [token_id]
+        while len(pieces) < max(2, num_pieces):
+            latest = max(range(len(pieces)), key=lambda n: halves[pieces[n]][0] if pieces[n] in halves else -1)
+            if pieces[latest] not in halves:
+                break
+            _, left, right = halves[pieces[latest]]
+            pieces[latest : latest + 1] = [left, right]
+        return pieces
+
+    def _segment(self, content: bytes, longest: int) -> list[int]:
+        """The best segmentation into pieces of at most `longest` bytes (Viterbi); empty where there is none."""
+        best: list[tuple[float, int, int]] = [(0.0, 0, -1)]  # score so far, start and id of the last piece
+        for end in range(1, len(content) + 1):
+            candidates = []
+            for start in range(max(0, end - min(longest, self._longest)), end):
+                piece = self._pieces.get(content[start:end])
+                if piece is not None and best[start][0] > -math.inf:
+                    candidates.append((best[start][0] + piece[0], start, piece[1]))
+            best.append(max(candidates, default=(-math.inf, 0, -1)))
+        pieces: list[int] = []
+        end = len(content)
+        while end and best[end][0] > -math.inf:
+            pieces.append(best[end][2])
+            end = best[end][1]
+        return pieces[::-1] if len(pieces) > 1 else []
+
+
+def _halves(model: Mapping[str, object], vocabulary: Vocabulary, num_rows: int) -> dict[int, tuple[int, int, int]]:
+    """Token id -> (rank of its merge, id of the left half, id of the right half)."""
+    by_spelling = vocabulary.by_spelling
+    merges: Sequence[str | Sequence[str]] = model.get("merges") or ()  # type: ignore[assignment]
+    prefix = str(model.get("continuing_subword_prefix") or "")
+    halves: dict[int, tuple[int, int, int]] = {}
+    for rank, merge in enumerate(merges):
+        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+        # "qu" and "##ick" make "quick": the sign is that of a place, and no part of the text.
+        tokens = [by_spelling.get(spelling) for spelling in (left + right.removeprefix(prefix), left, right)]
+        if all(t is not None and t.id < num_rows and t.kind is not TokenKind.SPECIAL for t in tokens):
+            whole, first, second = (t.id for t in tokens if t is not None)
+            halves.setdefault(whole, (rank, first, second))
+    return halves
+
+
+def _scored_pieces(
+    model: Mapping[str, object], vocabulary: Vocabulary, num_rows: int
+) -> dict[bytes, tuple[float, int]]:
+    """Bytes -> (score, id) of every token that can be a piece; a score of -1 each where there are none.
+
+    A byte token is a piece only where nothing else is: it serves no other token of its byte, and its
+    score is far below all others.
+    """
+    entries = model.get("vocab")
+    scores = {n: float(entry[1]) for n, entry in enumerate(entries)} if isinstance(entries, list) else {}
+    far_below = min(scores.values(), default=-1.0) - 10
+
+    def rank(token: Token) -> tuple[float, str]:
+        return far_below if token.kind is TokenKind.BYTE else scores.get(token.id, -1.0), token.spelling
+
+    best: dict[bytes, Token] = {}
+    for token in vocabulary:
+        if token.kind in (TokenKind.ORDINARY, TokenKind.BYTE) and token.id < num_rows and token.bytes:
+            # Never by id: equal tokens are told apart by their spelling.
+            best[token.bytes] = max(best.get(token.bytes, token), token, key=rank)
+    return {content: (rank(token)[0], token.id) for content, token in best.items()}

@@ -1,0 +1,70 @@
+"""How a tokenizer treats digits and white space."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
+
+MAX_GROUP = 9
+LONGEST_RUN = 128
+"""Runs of white space are tried up to this length."""
+
+
+def habits(tokenizer: TokenizerFiles) -> dict[str, Any]:
+    """Grouping of digits; the longest runs of white space that are one token; where a space goes."""
+    segmenter = Segmenter(tokenizer.definition, tokenizer.vocabulary)
+    by_id = tokenizer.vocabulary.by_id
+
+    def cut(text: str) -> list[bytes]:
+        return [by_id[i].bytes for i in segmenter.cut([text.encode("utf-8")])[0].tolist()]
+
+    return {
+        "digits": digit_grouping(lambda number: [piece.decode("utf-8") for piece in cut(number)]),
+        "longest_spaces": _longest_run(" ", cut),
+        "longest_newlines": _longest_run("\n", cut),
+        "longest_tabs": _longest_run("\t", cut),
+        "space_between_words": _space_place(cut("river stone")),
+    }
+
+
+def digit_grouping(cut: Callable[[str], list[str]]) -> str:
+    """The rule that numbers are cut by, in words; ``learned`` where none fits.
+
+    >>> digit_grouping(list)
+    'one by one'
+    """
+    generator = random.Random(0)
+    numbers = [str(generator.randrange(10 ** (n - 1), 10**n)) for n in range(1, 13) for _ in range(8)]
+    pieces = {number: cut(number) for number in numbers}
+    for size in range(1, MAX_GROUP + 1):
+        if all(pieces[n] == _from_left(n, size) for n in numbers):
+            return "one by one" if size == 1 else f"groups of {size} from the left"
+        if all(pieces[n] == _from_right(n, size) for n in numbers):
+            return f"groups of {size} from the right"
+    return "learned"
+
+
+def _from_left(number: str, size: int) -> list[str]:
+    return [number[i : i + size] for i in range(0, len(number), size)]
+
+
+def _from_right(number: str, size: int) -> list[str]:
+    head = len(number) % size
+    return ([number[:head]] if head else []) + _from_left(number[head:], size)
+
+
+def _longest_run(character: str, cut: Callable[[str], list[bytes]]) -> int:
+    return max((n for n in range(1, LONGEST_RUN + 1) if len(cut(character * n)) == 1), default=0)
+
+
+def _space_place(pieces: list[bytes]) -> str:
+    """Where the space of ``river stone`` went."""
+    if b" " in pieces:
+        return "a token of its own"
+    if any(p.startswith(b" ") for p in pieces[1:]):
+        return "with the next word"
+    return "with the word before" if any(p.endswith(b" ") for p in pieces) else "nowhere"

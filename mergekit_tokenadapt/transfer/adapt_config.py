@@ -1,0 +1,99 @@
+"""The keys of the recipe block ``tokenizer.adapt``: the one place that knows their names, defaults and meaning.
+
+The command line's flags are made from them. For a quick `--help` this module imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.terminal.plain_words import describe_errors
+
+if TYPE_CHECKING:
+    from mergekit_tokenadapt.auxiliary import AuxiliarySpace
+    from mergekit_tokenadapt.transfer.method import Method
+
+
+class AdaptConfig(BaseModel):
+    """Options that every method has. Any other key is an option of the method, and checked by it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    method: str = Field(default="calibrated", description="method that computes the rows of new tokens")
+    auxiliary: str = Field(
+        default="ngram",
+        description="embedding space in which token texts are compared: ngram, a folder, or a hub id such as "
+        "sentence-transformers/all-MiniLM-L6-v2",
+    )
+    rows: Literal["exact", "donor"] | PositiveInt | None = Field(
+        default=None,
+        description="rows of the vocabulary matrices: highest id + 1 (exact), those of the target's model (donor), "
+        "or a number",
+    )
+    token_map: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="special tokens: the target's NEW gets the row of OLD, or is composed from a text (NEW=TEXT)",
+    )
+    chat_template: str = Field(
+        default="target", description="source of the chat template: target, base, or a file with Jinja source"
+    )
+    calibration_text: str | None = Field(
+        default=None,
+        description="text that corrects the output rows: a file, a folder, jsonl, or 'default' for the "
+        "source of Python's own library",
+    )
+    calibration_bytes: NonNegativeInt = Field(
+        default=1_000_000, description="bytes read of that text, in evenly spaced passages; 0 means all"
+    )
+    untie: bool = Field(
+        default=False,
+        description="give a model with tied matrices an output matrix of its own, as large as the input's",
+    )
+    missing_rows: Literal["made", "base_model"] = Field(
+        default="made",
+        description="rows of tokens that an input model does not have: made by the method, or copied from the recipe's "
+        "base_model, so that the task vector is zero there",
+    )
+    save_plan: bool = Field(
+        default=True, description="write tokenadapt.plan, which says how every row was made, into the output folder"
+    )
+
+    @model_validator(mode="after")
+    def _check_names(self) -> AdaptConfig:
+        from mergekit_tokenadapt.auxiliary import check_auxiliary_name
+
+        self.make_method()
+        check_auxiliary_name(self.auxiliary)
+        return self
+
+    @classmethod
+    def read(cls, block: Mapping[str, Any]) -> AdaptConfig:
+        """The block of a recipe, or what flags were made into.
+
+        Raises:
+            TokenAdaptError: a key or a value is wrong. The message is one line in plain words.
+        """
+        try:
+            return cls.model_validate(block)
+        except pydantic.ValidationError as error:
+            raise TokenAdaptError(describe_errors(error)) from error
+
+    def make_method(self) -> Method:
+        """The method with its options."""
+        from mergekit_tokenadapt.transfer.method import find_method
+
+        return find_method(self.method, self.model_extra or {}, beside=list(type(self).model_fields))
+
+    def make_auxiliary(self) -> AuxiliarySpace | None:
+        """The embedding space; None where the method needs none."""
+        from mergekit_tokenadapt.auxiliary import find_auxiliary
+
+        return find_auxiliary(self.auxiliary) if self.make_method().needs_auxiliary else None
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())

@@ -1,0 +1,201 @@
+"""Match a base and a target vocabulary: give every target row a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
+
+
+class Reason(IntEnum):
+    """How a target row is made."""
+
+    COPIED = 0
+    """A base token stands for the same bytes."""
+    SPECIAL = 1
+    """A special token with a counterpart: named by the user, same string, or same role."""
+    NEW = 2
+    """No base token stands for it; a method makes the row."""
+    PADDING = 3
+    """A row without a token."""
+
+
+@dataclass(frozen=True)
+class VocabularyMap:
+    """Where each target row comes from.
+
+    A row can have a source only if it is COPIED or SPECIAL. A SPECIAL row without a source is made
+    from the pieces of the text that the user gave for it (`texts`).
+    """
+
+    reasons: np.ndarray
+    """int8 [target rows]: a `Reason` each."""
+    sources: np.ndarray
+    """int64 [target rows]: the base token whose row is copied, or -1."""
+    texts: Mapping[int, str]
+    """Target id of a special token to the text it is made from."""
+    is_identity: bool
+    """Every target token is the base token with the same id, and the other way round."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of a matrix for the target vocabulary."""
+        return len(self.reasons)
+
+    def ids(self, reason: Reason) -> np.ndarray:
+        """Target rows with this reason, ascending, int64."""
+        return np.flatnonzero(self.reasons == reason)
+
+    def counts(self) -> dict[str, int]:
+        """Number of rows per reason, by its lower-case name."""
+        return {reason.name.lower(): int((self.reasons == reason).sum()) for reason in Reason}
+
+
+def match(
+    base: Vocabulary,
+    target: Vocabulary,
+    *,
+    num_rows: int | None = None,
+    base_rows: int | None = None,
+    token_map: Mapping[str, str] | None = None,
+) -> VocabularyMap:
+    """Give every target row its reason.
+
+    Ordinary, byte and added tokens match by bytes. If several base tokens have these bytes, the order of preference
+    is: a token that the base tokenizer produces (for a target token that is produced), the same kind and spelling,
+    the same kind, the lowest id. Special tokens match by `token_map`, then by string, then by role. A string that is
+    ordinary text in the base comes last.
+
+    Args:
+        base: the model's own vocabulary.
+        target: the vocabulary that the model gets.
+        num_rows: rows of the output matrices; the target's highest id + 1 by default.
+        base_rows: rows of the base matrices; base tokens with ids beyond them are not used.
+        token_map: see `read_token_map`.
+
+    Raises:
+        TokenAdaptError: `num_rows` is too small, or `token_map` names unknown tokens.
+    """
+    num_rows = target.num_ids if num_rows is None else num_rows
+    if num_rows < target.num_ids:
+        raise TokenAdaptError(
+            f"rows: {num_rows} is too few: the target's highest token id is {target.num_ids - 1}, "
+            f"so at least {target.num_ids} are needed"
+        )
+    base_rows = base.num_ids if base_rows is None else base_rows
+    usable = [t for t in base if t.id < base_rows]
+
+    reasons = np.full(num_rows, Reason.PADDING, dtype=np.int8)
+    sources = np.full(num_rows, -1, dtype=np.int64)
+    find_copy = _copy_finder(base, usable, target)
+    find_special = _special_finder(base, usable, target)
+    for token in target:
+        is_special = token.kind is TokenKind.SPECIAL
+        source = find_special(token) if is_special else find_copy(token)
+        sources[token.id] = -1 if source is None else source
+        found = Reason.SPECIAL if is_special else Reason.COPIED
+        reasons[token.id] = Reason.NEW if source is None else found
+
+    mapped, texts = read_token_map(token_map or {}, base, target)
+    for token_id, source in mapped.items():
+        if source >= base_rows:
+            raise TokenAdaptError(f"token_map: {base.by_id[source].spelling!r} has no row in the base model")
+        reasons[token_id], sources[token_id] = Reason.SPECIAL, source
+    for token_id in texts:
+        reasons[token_id], sources[token_id] = Reason.SPECIAL, -1
+
+    is_identity = len(usable) == len(target) and all(sources[t.id] == t.id for t in target)
+    return VocabularyMap(reasons, sources, texts, is_identity)
+
+
+def read_token_map(
+    token_map: Mapping[str, str], base: Vocabulary, target: Vocabulary
+) -> tuple[dict[int, int], dict[int, str]]:
+    """Resolve the user's ``OLD: NEW`` pairs.
+
+    ``OLD: NEW``, a base token and a special or added target token: NEW gets the row of OLD.
+    ``A: text``, a special or added target token and any text: A is made from the text's pieces.
+
+    Returns:
+        (target id -> base id, target id -> text)
+
+    Raises:
+        TokenAdaptError: a pair is neither.
+    """
+    control = {t.spelling: t for t in reversed(target.tokens) if t.kind in (TokenKind.SPECIAL, TokenKind.ADDED)}
+    mapped: dict[int, int] = {}
+    texts: dict[int, str] = {}
+    for left, right in token_map.items():
+        if right in control and left in base.by_spelling:
+            mapped[control[right].id] = base.by_spelling[left].id
+        elif left in control and right:
+            texts[control[left].id] = right
+        else:
+            raise TokenAdaptError(
+                f"token_map: {left!r}: {right!r} fits neither form. Write OLD: NEW with a token of the base "
+                "tokenizer and a special or added token of the target, or NEW: text to make one from a text"
+            )
+    return mapped, texts
+
+
+Finder = Callable[[Token], "int | None"]
+"""A target token -> the id of the base token that it gets its row from, or None."""
+
+
+def _copy_finder(base: Vocabulary, usable: list[Token], target: Vocabulary) -> Finder:
+    """Find the base token that stands for the same bytes.
+
+    Where ``<0x0A>`` is the target's only line end, it gets the row of the base's line end, even though the base has a
+    ``<0x0A>``, too: one that no text ever contained.
+    """
+    candidates: dict[bytes, list[Token]] = {}
+    for token in usable:
+        if token.kind is not TokenKind.SPECIAL:
+            candidates.setdefault(token.bytes, []).append(token)
+
+    def find(token: Token) -> int | None:
+        same_bytes = candidates.get(token.bytes)
+        if not same_bytes:
+            return None
+        is_twin = token.id in target.byte_twins
+
+        def likeness(t: Token) -> tuple[bool, bool, bool, int]:
+            as_produced = (t.id in base.byte_twins) == is_twin
+            return as_produced, t.kind is token.kind, t.spelling == token.spelling, -t.id
+
+        return max(same_bytes, key=likeness).id
+
+    return find
+
+
+def _special_finder(base: Vocabulary, usable: list[Token], target: Vocabulary) -> Finder:
+    """Find the base token with the same string, or else with the same role.
+
+    A same string that is not special in the base is text, and gives way to a role: Gemma's `<s>` is the HTML tag,
+    and no start of a sequence.
+    """
+    by_string: dict[str, int] = {}
+    # Special and added tokens first: only without one may an ordinary entry of the same string serve.
+    for token in sorted(usable, key=lambda t: t.kind not in (TokenKind.SPECIAL, TokenKind.ADDED)):
+        by_string.setdefault(token.spelling, token.id)
+    usable_ids = {t.id for t in usable}
+    special = {t.id for t in usable if t.kind is TokenKind.SPECIAL}
+    by_role: dict[int, int] = {}
+    # One token may have several roles. The end of text comes first: it is the one that is predicted.
+    for role in sorted(target.roles, key=lambda role: (role != "eos", role)):
+        source = base.roles.get(role)
+        if source is not None and source in usable_ids:
+            by_role.setdefault(target.roles[role], source)
+
+    def find(token: Token) -> int | None:
+        same_string, same_role = by_string.get(token.spelling), by_role.get(token.id)
+        if same_string is None or (same_role is not None and same_string not in special):
+            return same_role
+        return same_string
+
+    return find

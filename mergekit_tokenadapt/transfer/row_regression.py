@@ -1,0 +1,451 @@
+"""Rows predicted from features of a token, by a regression fitted on the old vocabulary itself.
+
+This is the dense half of a plan. A `Mixture` says which old rows make a new row. A `Calibration` holds features
+("facts") of the new tokens, and of old tokens whose rows are known: the training tokens ("examples"). A ridge
+regression from features to rows is fitted to every matrix that the plan is applied to, so the input and output
+matrices of an untied model get one each. The solution has a closed form; nothing is random.
+
+Letters: T tokens, X examples, N new rows, V rows of the old matrix, D its width, P principal directions,
+K neighbours, S scalars, F columns of the regression.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.numerics.principal_directions import along, principal_directions
+from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics.threads import one_thread, total
+from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
+
+LOG = logging.getLogger(__name__)
+
+NO_EXAMPLES = "too few old tokens to calibrate on: new rows are means of their pieces"
+PENALTIES = (1e-6, 1e-2, 0.1, 0.3, 1.0, 3.0)
+"""L2 penalties that are tried, in units of the number of examples. The held-out examples choose one."""
+MIN_EXAMPLES = 4
+"""With fewer examples than this to fit, or to hold out, nothing is predicted."""
+CHUNK = 8192
+"""Tokens whose columns are in memory at a time."""
+PIECES_SHARE = {MatrixUse.INPUT: 0.0, MatrixUse.TIED: 0.25, MatrixUse.OUTPUT: 0.5}
+"""Share of a row that is the weighted mean of its pieces' rows. The rest is the prediction.
+
+The model should predict a new token wherever it used to predict the token's first piece, so that piece's output
+row still holds the new token's probability. The examples cannot teach this: the model was trained with them, and
+their probability is no longer in the rows of their pieces. Pure predictions would make new tokens too unlikely.
+The shares were chosen on text: docs/findings.md.
+"""
+SHARPNESS = 0.1
+"""Temperature of the weights of the neighbours beside the nearest; the regression scales their sum."""
+
+
+@runtime_checkable  # pydantic asks: plans are fields of mergekit's tasks
+class TokenFacts(Protocol):
+    """Features of T tokens, as columns of a regression."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def used_ids(self) -> Tensor:
+        """Old rows that the columns are made of, int64; an id may occur more than once."""
+
+    def select(self, places: Tensor) -> TokenFacts:
+        """The facts of some of the tokens."""
+
+    def columns(self, matrix_VP: Tensor) -> Tensor:
+        """The columns, float32 [T, F], on the device of the old rows [V, P]."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Features of T tokens: their pieces, their nearest other old tokens, and scalars."""
+
+    pieces: Mixture
+    """T mixtures of equal weights, in the order of the text."""
+    neighbours: Tensor
+    """int32 [T, K]: ids of old tokens, nearest first; never the token itself."""
+    similarities: Tensor
+    """float32 [T, K]: their cosine similarities; -inf where there is no such neighbour."""
+    scalars: Tensor
+    """float32 [T, S]: kind of text and the like."""
+
+    def __len__(self) -> int:
+        return len(self.scalars)
+
+    @property
+    def used_ids(self) -> Tensor:
+        """Old rows that the columns are made of, int64."""
+        return torch.cat([self.pieces.ids, self.neighbours.flatten().long()])
+
+    def select(self, places: Tensor) -> Facts:
+        """The facts of some of the tokens."""
+        return Facts(
+            self.pieces.select(places), self.neighbours[places], self.similarities[places], self.scalars[places]
+        )
+
+    def columns(self, matrix_VP: Tensor) -> Tensor:
+        """The columns of the regression, float32 [T, F] with F = 7 P + S + 4.
+
+        Rows: the pieces' mean, first and last; the nearest neighbour and the weighted neighbours, plain
+        and scaled by how near the nearest is. Scalars: log and inverse of the number of pieces, the
+        nearest neighbour's similarity and its square, and `scalars`. (The pieces' length-weighted mean
+        was tried as one more row: it explained nothing more of the held-out rows.)
+        """
+        device = matrix_VP.device
+        counts = self.pieces.counts.to(device).float()
+        has_pieces = (counts > 0).float()[:, None]
+        starts, ends = self.pieces.indptr[:-1], self.pieces.indptr[1:] - 1
+        last_piece = max(0, len(self.pieces.ids) - 1)
+        padded = self.pieces.ids if len(self.pieces.ids) else torch.zeros(1, dtype=torch.int64)
+        first, last = (padded[at.clamp(0, last_piece)].to(device) for at in (starts, ends))
+
+        similarities_TK = self.similarities.to(device)
+        nearness_T1 = similarities_TK[:, :1].clamp(min=0)
+        weights_TK = torch.nan_to_num((similarities_TK / SHARPNESS).softmax(dim=1))
+        ids_TK = self.neighbours.to(device).long()
+        nearest_TP = matrix_VP[ids_TK[:, 0]] * similarities_TK[:, :1].isfinite()
+        around_TP = torch.nn.functional.embedding_bag(ids_TK, matrix_VP, mode="sum", per_sample_weights=weights_TK)
+        parts = [
+            self.pieces.apply(matrix_VP),
+            matrix_VP[first] * has_pieces,
+            matrix_VP[last] * has_pieces,
+            nearest_TP,
+            around_TP,
+            nearest_TP * nearness_T1.square(),
+            around_TP * nearness_T1.square(),
+            counts.clamp(min=1).log()[:, None],
+            1 / counts.clamp(min=1)[:, None],
+            nearness_T1,
+            nearness_T1.square(),
+            self.scalars.to(device),
+        ]
+        return torch.cat(parts, dim=1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For saving; see `from_tensors`."""
+        return {
+            "pieces.indptr": self.pieces.indptr.int(),
+            "pieces.ids": self.pieces.ids.int(),
+            "pieces.weights": self.pieces.weights,
+            "neighbours": self.neighbours,
+            "similarities": self.similarities,
+            "scalars": self.scalars,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Facts:
+        """What `tensors` gave.
+
+        Raises:
+            ValueError: the tensors do not fit together.
+        """
+        indptr, ids = tensors["pieces.indptr"].long(), tensors["pieces.ids"].long()
+        pieces = Mixture(indptr, ids, tensors["pieces.weights"])
+        pieces.check()
+        neighbours, similarities, scalars = (tensors[name] for name in ("neighbours", "similarities", "scalars"))
+        if not neighbours.dim() == similarities.dim() == scalars.dim() == 2 or neighbours.shape != similarities.shape:
+            raise ValueError("facts about tokens have the wrong shapes")
+        if not len(neighbours) == len(scalars) == len(pieces) or neighbours.dtype != torch.int32:
+            raise ValueError("facts about tokens do not fit together")
+        if (neighbours < 0).any() or not similarities.dtype == scalars.dtype == torch.float32:
+            raise ValueError("facts about tokens have the wrong values")
+        return cls(pieces, neighbours, similarities, scalars)
+
+
+@dataclass(frozen=True)
+class DonorFacts:
+    """Features of T tokens from a donor: their rows in it. They are too large to be stored with a plan."""
+
+    rows_TG: Tensor
+    """float32"""
+
+    def __len__(self) -> int:
+        return len(self.rows_TG)
+
+    @property
+    def used_ids(self) -> Tensor:
+        """No old rows."""
+        return torch.zeros(0, dtype=torch.int64)
+
+    def select(self, places: Tensor) -> DonorFacts:
+        """The facts of some of the tokens."""
+        return DonorFacts(self.rows_TG[places])
+
+    def columns(self, matrix_VP: Tensor) -> Tensor:
+        """The donor's rows, float32 [T, G]."""
+        return self.rows_TG.to(matrix_VP)
+
+
+@dataclass(frozen=True)
+class JointFacts:
+    """Two kinds of features of the same T tokens, side by side."""
+
+    first: TokenFacts
+    second: TokenFacts
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def used_ids(self) -> Tensor:
+        """Those of both."""
+        return torch.cat([self.first.used_ids, self.second.used_ids])
+
+    def select(self, places: Tensor) -> JointFacts:
+        """The facts of some of the tokens."""
+        return JointFacts(self.first.select(places), self.second.select(places))
+
+    def columns(self, matrix_VP: Tensor) -> Tensor:
+        """The columns of both."""
+        return torch.cat([self.first.columns(matrix_VP), self.second.columns(matrix_VP)], dim=1)
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How well the regression predicts held-out old rows."""
+
+    examples: int
+    held_out: int
+    penalty: float
+    explained: float
+    """Share of the held-out rows' variance that is predicted: 1 is exact, 0 is no better than their mean."""
+
+
+@dataclass(frozen=True)
+class Map:
+    """From columns to rows: columns are centred and scaled to unit variance first."""
+
+    mean_F: Tensor
+    scale_F: Tensor
+    weights_FD: Tensor
+    answer_mean_D: Tensor
+
+    def __call__(self, columns_TF: Tensor) -> Tensor:
+        """The rows, float32 [T, D]."""
+        return ((columns_TF - self.mean_F) / self.scale_F) @ self.weights_FD + self.answer_mean_D
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The result of a calibration on one matrix."""
+
+    directions_DP: Tensor | None
+    """Along which columns are made of old rows; None: of the rows as they are."""
+    rows_of: Map
+    report: FitReport
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Features of old tokens with known rows (the examples), and of the new tokens."""
+
+    example_ids: Tensor
+    """int64 [X]: the old rows that are the examples' answers."""
+    is_held_out: Tensor
+    """bool [X]: examples that choose the penalty; once it is chosen they are fitted, too."""
+    examples: TokenFacts
+    new_ids: Tensor
+    """int64 [N]: the new rows that are predicted."""
+    new: TokenFacts
+    keeps_pieces: bool = False
+    """Whether rows that predict keep a share of their pieces: `PIECES_SHARE`."""
+    fitted: dict[str, Fitted] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Maps by the matrix that they were fitted to: `untie` and `calibration_text` need the same one again."""
+
+    def share_of_pieces(self, use: MatrixUse) -> float:
+        """Return the share of a row that is the weighted mean of its pieces' rows; the rest is the prediction."""
+        return PIECES_SHARE[use] if self.keeps_pieces else 0.0
+
+    @property
+    def can_be_stored(self) -> bool:
+        """Whether the features are small enough to be stored with a plan. A donor's rows are not."""
+        return isinstance(self.examples, Facts)
+
+    @property
+    def used_ids(self) -> Tensor:
+        """All old rows that the map is made with, int64; an id may occur more than once."""
+        return torch.cat([self.example_ids, self.examples.used_ids, self.new.used_ids])
+
+    def apply(self, matrix_VD: Tensor, usable_V: Tensor) -> tuple[Tensor, FitReport] | None:
+        """Fit the map on this matrix, and predict all new rows at once: float32 [N, D]; see `fit`."""
+        fitted = self.fit(matrix_VD, usable_V)
+        if fitted is None:
+            return None
+        chunks, report = fitted
+        made_ND = matrix_VD.new_empty((len(self.new), matrix_VD.shape[1]))
+        for places, rows in chunks:
+            made_ND[places] = rows
+        return made_ND, report
+
+    def fit(self, matrix_VD: Tensor, usable_V: Tensor) -> tuple[Iterator[tuple[slice, Tensor]], FitReport] | None:
+        """Fit the map on this matrix.
+
+        Args:
+            matrix_VD: the old rows, float32, all finite.
+            usable_V: bool; old rows that may be examples.
+
+        Returns:
+            The predicted rows a chunk at a time (their places among the N new ones, and float32
+            [chunk, D] on the matrix' device), and how good the fit is; None where there are too few
+            examples to fit and to hold out.
+        """
+        usable_X = usable_V.cpu()[self.example_ids]
+        num_held_out = int((usable_X & self.is_held_out).sum())
+        if min(num_held_out, int(usable_X.sum()) - num_held_out) < MIN_EXAMPLES:
+            return None
+        key = _digest(matrix_VD, usable_X)
+        if key not in self.fitted:
+            directions_DP = principal_directions(matrix_VD)
+            regression = _Regression.prepare(self, matrix_VD, along(matrix_VD, directions_DP), usable_X)
+            rows_of, penalty, explained = regression.solve()
+            report = FitReport(int(usable_X.sum()), num_held_out, penalty, explained)
+            self.fitted[key] = Fitted(directions_DP, rows_of, report)
+        fitted = self.fitted[key]
+        return self._predictions(along(matrix_VD, fitted.directions_DP), fitted.rows_of), fitted.report
+
+    def _predictions(self, matrix_VP: Tensor, rows_of: Map) -> Iterator[tuple[slice, Tensor]]:
+        for start in range(0, len(self.new), CHUNK):
+            places = torch.arange(start, min(start + CHUNK, len(self.new)))
+            yield slice(start, start + len(places)), rows_of(self.new.select(places).columns(matrix_VP))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For saving, where `can_be_stored`; see `from_tensors`."""
+        assert isinstance(self.examples, Facts)
+        assert isinstance(self.new, Facts)
+        own = {"example_ids": self.example_ids, "is_held_out": self.is_held_out, "new_ids": self.new_ids}
+        own["keeps_pieces"] = torch.tensor([self.keeps_pieces])
+        return own | {
+            f"{part}.{name}": tensor
+            for part, facts in (("examples", self.examples), ("new", self.new))
+            for name, tensor in facts.tensors().items()
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Calibration:
+        """What `tensors` gave.
+
+        Raises:
+            ValueError: the tensors do not fit together.
+        """
+
+        def facts(part: str) -> Facts:
+            prefix = f"{part}."
+            return Facts.from_tensors({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+
+        examples, new = facts("examples"), facts("new")
+        example_ids, is_held_out, new_ids = (tensors[name] for name in ("example_ids", "is_held_out", "new_ids"))
+        if not example_ids.shape == is_held_out.shape == (len(examples),) or new_ids.shape != (len(new),):
+            raise ValueError("a calibration's tokens and their facts do not fit together")
+        if example_ids.dtype != torch.int64 or (example_ids < 0).any() or is_held_out.dtype != torch.bool:
+            raise ValueError("a calibration's examples have the wrong values")
+        if examples.scalars.shape[1] != new.scalars.shape[1]:
+            raise ValueError("a calibration's facts about examples and new tokens are of different kinds")
+        keeps_pieces = tensors["keeps_pieces"]
+        if keeps_pieces.shape != (1,) or keeps_pieces.dtype != torch.bool:
+            raise ValueError("keeps_pieces is not yes or no")
+        return cls(example_ids, is_held_out, examples, new_ids, new, bool(keeps_pieces))
+
+
+@dataclass(frozen=True)
+class _Equations:
+    """Normal equations of a set of examples: float32 products, added up in float64."""
+
+    gram_FF: Tensor
+    answers_FD: Tensor
+    variance: float
+    """Sum of the squared, centred answers."""
+    count: int
+
+    def plus(self, columns_XF: Tensor, answers_XD: Tensor) -> _Equations:
+        return _Equations(
+            self.gram_FF + columns_XF.T @ columns_XF,
+            self.answers_FD + columns_XF.T @ answers_XD,
+            self.variance + float(total(answers_XD.square().double())),
+            self.count + len(columns_XF),
+        )
+
+    def ridge(self, penalty: float) -> Tensor | None:
+        """The map [F, D]; None where the penalty is too small for the rounding errors."""
+        damped = self.gram_FF.clone()
+        damped.diagonal().add_(penalty * self.count)
+        with one_thread():
+            factor, failed = torch.linalg.cholesky_ex(damped)
+        return None if failed else torch.cholesky_solve(self.answers_FD, factor)
+
+    def explained(self, weights_FD: Tensor) -> float:
+        """1 - error / variance of these examples under a map."""
+        predicted = total(weights_FD * (self.gram_FF @ weights_FD))
+        agreement = total(weights_FD * self.answers_FD)
+        return float(2 * agreement - predicted) / self.variance if self.variance else 0.0
+
+
+@dataclass(frozen=True)
+class _Regression:
+    """Columns and answers centred, columns scaled to unit variance."""
+
+    mean_F: Tensor
+    scale_F: Tensor
+    answer_mean_D: Tensor
+    fitted: _Equations
+    held_out: _Equations
+
+    @classmethod
+    def prepare(cls, calibration: Calibration, matrix_VD: Tensor, matrix_VP: Tensor, usable_X: Tensor) -> _Regression:
+        fitted_X, held_out_X = usable_X & ~calibration.is_held_out, usable_X & calibration.is_held_out
+        examples, answers = calibration.examples, calibration.example_ids.to(matrix_VD.device)
+        answer_mean_D = matrix_VD[answers[usable_X.to(answers.device)]].mean(0)
+
+        total, squares = torch.zeros(1), torch.zeros(1)
+        for places in _chunks_of(usable_X):
+            columns = examples.select(places).columns(matrix_VP).double()
+            total, squares = total.to(columns) + columns.sum(0), squares.to(columns) + columns.square().sum(0)
+        mean_F = total / int(usable_X.sum())
+        power_F = squares / int(usable_X.sum())
+        variance_F = (power_F - mean_F.square()).clamp(min=0)
+        # A column that never varies says nothing: divided by its rounding noise, it would shout.
+        scale_F = torch.where(variance_F > 1e-9 * power_F, variance_F.sqrt(), torch.inf).float()
+
+        def equations(chosen_X: Tensor) -> _Equations:
+            zeros = torch.zeros((), dtype=torch.float64, device=matrix_VD.device)
+            result = _Equations(zeros, zeros, 0.0, 0)
+            for places in _chunks_of(chosen_X):
+                columns = (examples.select(places).columns(matrix_VP) - mean_F.float()) / scale_F
+                result = result.plus(columns, matrix_VD[answers[places.to(answers.device)]] - answer_mean_D)
+            return result
+
+        return cls(mean_F.float(), scale_F, answer_mean_D, equations(fitted_X), equations(held_out_X))
+
+    def solve(self) -> tuple[Map, float, float]:
+        """The map of the best penalty, that penalty, and what it explains of the held-out rows."""
+        maps = {penalty: self.fitted.ridge(penalty) for penalty in PENALTIES}
+        tried = [(self.held_out.explained(found), penalty) for penalty, found in maps.items() if found is not None]
+        explained, penalty = max(tried)
+        everything = _Equations(
+            self.fitted.gram_FF + self.held_out.gram_FF,
+            self.fitted.answers_FD + self.held_out.answers_FD,
+            self.fitted.variance + self.held_out.variance,
+            self.fitted.count + self.held_out.count,
+        )
+        larger = [p for p in PENALTIES if p >= penalty]
+        penalty, weights_FD = next((p, w) for p in larger if (w := everything.ridge(p)) is not None)
+        return Map(self.mean_F, self.scale_F, weights_FD.float(), self.answer_mean_D), penalty, explained
+
+
+def _digest(matrix_VD: Tensor, usable_X: Tensor) -> str:
+    """Names a matrix, where it lies, and which of its rows may be examples."""
+    digest = hashlib.blake2b(str((matrix_VD.shape, matrix_VD.device)).encode())
+    for part in (matrix_VD, usable_X):
+        digest.update(part.contiguous().cpu().numpy().data)
+    return digest.hexdigest()
+
+
+def _chunks_of(chosen: Tensor) -> list[Tensor]:
+    """Places where `chosen` is true, in chunks."""
+    return list(chosen.nonzero().flatten().split(CHUNK))  # type: ignore[no-untyped-call]

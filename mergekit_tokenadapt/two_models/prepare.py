@@ -1,0 +1,82 @@
+"""The student on the teacher's vocabulary, so that ordinary same-vocabulary distillation runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mergekit_tokenadapt.models.folder import ModelFolder
+from mergekit_tokenadapt.output import PLAN, write_json
+from mergekit_tokenadapt.output.change_report import vocabulary_report
+from mergekit_tokenadapt.plugin.merge_options import MergeOptions
+from mergekit_tokenadapt.storage.tensor_writing import save_tensors
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.transfer.matching import Reason
+from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.two_models.onto import put_onto
+
+REPORT = "distillation.json"
+TOKEN_MAP = "token_map.safetensors"
+ORIGINS = ("copied", "special", "composed", "fallback", "padding")
+"""What the numbers of `origin` in the token map mean, from 0."""
+
+
+def prepare_student(
+    teacher: str,
+    student: str,
+    out: str,
+    adapt: Mapping[str, Any],
+    *,
+    dtype: str | None = None,
+    options: MergeOptions | None = None,
+    force: bool = False,
+) -> Path:
+    """Make `out`: the student with the teacher's exact ids and rows, a token map and a report.
+
+    Raises:
+        TokenAdaptError: see `put_onto`.
+    """
+    before = load_tokenizer(student)
+
+    def finish(teacher_folder: ModelFolder, made: ModelFolder) -> None:
+        report = {"teacher": teacher, "student": student, **vocabulary_report(teacher_folder, made, before)}
+        write_json(made.folder / REPORT, report)
+        plan = TransferPlan.load(made.folder / PLAN)
+        save_tensors(token_map(plan, made), made.folder / TOKEN_MAP, {"origins": ",".join(ORIGINS)})
+
+    return put_onto(student, teacher, out, adapt, dtype=dtype, options=options, force=force, finish=finish)
+
+
+def token_map(plan: TransferPlan, made: ModelFolder) -> dict[str, torch.Tensor]:
+    """Where every one of the teacher's ids comes from, as arrays.
+
+    Returns:
+        ``origin`` int8 [rows]: a place in `ORIGINS`; ``student_id`` int64 [rows]: the old id whose row was
+        copied, or -1; ``indptr`` int64 [rows + 1] and ``pieces`` int64, ``weights`` float32: the old
+        ids of composed rows, in compressed sparse rows (a method that calibrates predicts from these).
+    """
+    origin = torch.full((plan.num_rows,), ORIGINS.index("composed"), dtype=torch.int8)
+    reasons = torch.from_numpy(plan.mapping.reasons)
+    origin[reasons == Reason.COPIED] = ORIGINS.index("copied")
+    origin[reasons == Reason.SPECIAL] = ORIGINS.index("special")
+    origin[plan.mean_ids] = ORIGINS.index("fallback")
+    has_token = torch.zeros(plan.num_rows, dtype=torch.bool)
+    has_token[torch.from_numpy(made.tokenizer.vocabulary.ids())] = True
+    origin[~has_token] = ORIGINS.index("padding")
+    student_id = torch.full((plan.num_rows,), -1, dtype=torch.int64)
+    student_id[plan.copied_ids] = torch.from_numpy(plan.mapping.sources)[plan.copied_ids]
+    order = plan.mixed_ids.argsort()
+    mixture = plan.mixture.select(order)
+    counts = torch.zeros(plan.num_rows, dtype=torch.int64)
+    counts[plan.mixed_ids[order]] = mixture.counts
+    indptr = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    return {
+        "origin": origin,
+        "student_id": student_id,
+        "indptr": indptr,
+        "pieces": mixture.ids,
+        "weights": mixture.weights,
+    }

@@ -1,0 +1,263 @@
+"""Put a model back on the vocabulary that it had before a transplant.
+
+Every row of the old vocabulary comes from one of two places:
+
+- If the transplant copied the row, it is the model's present row for that token, trained or not. Unchanged
+  rows return bit for bit. If several tokens got the same row (a special token by its role, for instance),
+  the token with the same bytes is used, else the one with the lowest id.
+- If the transplant dropped the row, because the target had no such token, the row comes from the base model.
+  If the model was trained in between, this row was not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.models.folder import ModelFolder, open_model
+from mergekit_tokenadapt.models.identity import is_described_by
+from mergekit_tokenadapt.models.written import check_written
+from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes, write_json
+from mergekit_tokenadapt.output.configs import set_nested
+from mergekit_tokenadapt.storage.input_files import check_own
+from mergekit_tokenadapt.storage.staging import check_output, staged_folder
+from mergekit_tokenadapt.storage.tensor_writing import save_tensors
+from mergekit_tokenadapt.tokenizer.files import TOKENIZER_FILES, copy_files, read_json
+from mergekit_tokenadapt.transfer.matching import Reason
+from mergekit_tokenadapt.transfer.plan import TransferPlan
+
+LOG = logging.getLogger(__name__)
+
+COPIED = ("generation_config.json", *TOKENIZER_FILES)
+"""Files of the base model that the restored one gets."""
+SAVED_BY_TRAINING = ("dtype", "torch_dtype", "transformers_version")
+"""Keys of config.json that say how the weights were saved; they stay as the model has them."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was put back."""
+
+    folder: Path
+    rows: int
+    from_model: int
+    """Rows that the model still had."""
+    from_base: int
+    """Rows that the transplant had dropped."""
+
+
+def restore(
+    model: str,
+    out: str,
+    *,
+    manifest: Path | None = None,
+    base: str | None = None,
+    input_number: int | None = None,
+    force: bool = False,
+) -> Restored:
+    """Make `out`: `model` with the tokenizer, the ids and the rows of the model that it was made from.
+
+    Args:
+        model: the folder of the transplanted model, trained or not.
+        out: appears when it is complete.
+        manifest: a folder with its `tokenadapt.json` and `tokenadapt.plan`; `model` itself by default.
+            (A trainer does not take these files along.)
+        base: the model it was made from; by default where the manifest says it was.
+        input_number: which of several merged models' vocabularies, from 0.
+        force: replace `out` where it exists.
+
+    Raises:
+        TokenAdaptError: no manifest or plan, the base is not the one of the manifest, the model does not
+            have the plan's rows, or `out` exists.
+    """
+    inputs = [model, *(str(one) for one in (manifest, base) if one is not None)]
+    check_output(out, force=force, inputs=inputs)
+    adapted = open_model(model)
+    described, plan = _read_manifest(manifest or adapted.folder, input_number)
+    original = _open_base(base, described)
+    destination = check_output(out, force=force, inputs=[*inputs, original.folder])
+    _check_base(original, described)
+    check_own(original.folder, [original.folder / name for name in COPIED])
+    rows = row_sources(plan, original.num_rows)
+    _check_weights(adapted, original, described, rows)
+    with staged_folder(out, force=force) as staged:
+        staged.mkdir()
+        _write_weights(adapted, original, plan, rows, staged)
+        _write_configs(adapted, original, staged)
+        check_written(staged, original.folder)
+    num_kept = int((rows >= 0).sum())
+    return Restored(destination, len(rows), num_kept, len(rows) - num_kept)
+
+
+def row_sources(plan: TransferPlan, base_rows: int) -> np.ndarray:
+    """For each old row, the new row that is its copy, or -1 where the transplant dropped it; int64 [base_rows]."""
+    rows = np.full(base_rows, -1, dtype=np.int64)
+    # The last one written stays: tokens that stand for the same bytes come last, the lowest id last of all.
+    order = sorted(plan.copied_ids.tolist(), key=lambda row: (plan.mapping.reasons[row] == Reason.COPIED, -row))
+    for row in order:
+        rows[plan.mapping.sources[row]] = row
+    return rows
+
+
+def _read_manifest(folder: Path, input_number: int | None) -> tuple[Mapping[str, Any], TransferPlan]:
+    manifest = read_json(folder / MANIFEST)
+    if not manifest:
+        raise TokenAdaptError(f"{folder} has no {MANIFEST}: name the folder that has it with --manifest")
+    inputs: Any = manifest.get("inputs")
+    adapt: Any = manifest.get("adapt")
+    if not _are_inputs(inputs) or not isinstance(adapt, Mapping):
+        raise TokenAdaptError(f"{folder / MANIFEST} is not a manifest of mergekit-tokenadapt")
+    if input_number is None and len(inputs) > 1:
+        names = ", ".join(f"{n}: {one['name']}" for n, one in enumerate(inputs))
+        raise TokenAdaptError(f"{folder} was merged from several models; choose one with --input ({names})")
+    if adapt.get("untie") or any((one.get("correction") or {}).get("strength") for one in inputs):
+        raise TokenAdaptError(
+            f"{folder} was made with calibration_text or untie, which change rows that are otherwise copies: "
+            "what they were is in the base model only, and cannot be told from training"
+        )
+    number = input_number or 0
+    if number >= len(inputs):
+        raise TokenAdaptError(f"--input {number}: {folder} was made from {len(inputs)} model(s), numbered from 0")
+    file = folder / (PLAN if number == 0 else f"{PLAN}.{number}")
+    if not file.is_file():
+        raise TokenAdaptError(f"{folder} has no {file.name}: it was made with save_plan: false, and cannot be restored")
+    return inputs[number], TransferPlan.load(file)
+
+
+def _are_inputs(inputs: Any) -> bool:
+    """Whether this is what `OutputFolder.manifest` says of input models, as far as it is used here."""
+    return (
+        isinstance(inputs, list)
+        and bool(inputs)
+        and all(isinstance(one, Mapping) for one in inputs)
+        and all(isinstance(one.get("name"), str) and isinstance(one.get("files"), Mapping) for one in inputs)
+        and all(isinstance(one.get("correction"), (Mapping, type(None))) for one in inputs)
+    )
+
+
+def _open_base(base: str | None, described: Mapping[str, Any]) -> ModelFolder:
+    try:
+        return open_model(base or described["name"])
+    except (TokenAdaptError, OSError) as error:  # a name too long to be a file's, for one
+        hint = "" if base else " (the manifest names it; if it is somewhere else now, say where with --base)"
+        raise TokenAdaptError(f"{error}{hint}") from error
+
+
+def _check_base(original: ModelFolder, described: Mapping[str, Any]) -> None:
+    """Refuse another model than the one that the manifest describes."""
+    for name in ("config.json", "tokenizer.json"):
+        expected, file = described["files"].get(name), original.folder / name
+        if expected and not (file.is_file() and file_hashes([file])[name] == expected):
+            raise TokenAdaptError(
+                f"{original.name} is not the model that the manifest describes: its {name} is another; "
+                "name the right one with --base"
+            )
+
+
+def _check_weights(adapted: ModelFolder, original: ModelFolder, described: Mapping[str, Any], rows: np.ndarray) -> None:
+    """Refuse a model with the config and the tokenizer of the right one, but with other weights.
+
+    Manifests of earlier versions hold no hashes. The copied rows are then the only evidence: those that training
+    has not touched are the base model's, bit for bit.
+    """
+    answer = is_described_by(described, original.folder)
+    if answer is None:
+        answer = _shares_rows(adapted, original, rows)
+        LOG.warning(
+            "the manifest was written by an earlier version and holds no hashes of weights: %s, going by its rows",
+            f"{original.name} {'is' if answer else 'is not'} the model that {adapted.name} was made from",
+        )
+    if not answer:
+        raise TokenAdaptError(
+            f"{original.name} is not the model that {adapted.name} was made from: it has the same config and "
+            "tokenizer, but other weights; name the right one with --base"
+        )
+
+
+def _shares_rows(adapted: ModelFolder, original: ModelFolder, rows: np.ndarray) -> bool:
+    """Whether a row that the transplant had copied, and that is not all zero, still is the base model's row."""
+    then, now = original.rows(original.input_matrix), adapted.rows(adapted.input_matrix)
+    kept = np.flatnonzero(rows >= 0)
+    if then.shape[1:] != now.shape[1:] or not len(kept) or kept[-1] >= len(then) or rows.max() >= len(now):
+        return False
+    old = then[torch.from_numpy(kept)].to(now.dtype)
+    return bool(((old == now[torch.from_numpy(rows[kept])]).all(dim=1) & (old != 0).any(dim=1)).any())
+
+
+def _write_weights(
+    adapted: ModelFolder, original: ModelFolder, plan: TransferPlan, rows: np.ndarray, out: Path
+) -> None:
+    """The tensors, file by file as the model has them; vocabulary tensors with the old rows."""
+    if adapted.num_rows != plan.num_rows:
+        raise TokenAdaptError(
+            f"{adapted.name} has {adapted.num_rows} rows, but was made with {plan.num_rows}: its vocabulary was changed"
+        )
+    tensors, total = adapted.tensors, 0
+    weight_map: dict[str, str] = {}
+    by_file: dict[str, list[str]] = {}
+    for name in tensors.names:
+        file = tensors.file(name).stem.removeprefix("pytorch_") + ".safetensors"
+        by_file.setdefault(file, []).append(name)
+    for file, names in by_file.items():
+        content = {}
+        for name in names:
+            tensor = tensors.read(name)
+            if name in adapted.vocabulary_tensors:
+                tensor = _old_rows(name, adapted, original, rows).contiguous()
+            content[name] = tensor
+            total += tensor.numel() * tensor.element_size()
+        save_tensors(content, out / file, {"format": "pt"})
+        weight_map |= dict.fromkeys(names, file)
+    if len(by_file) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        write_json(out / "model.safetensors.index.json", index)
+
+
+def _old_rows(name: str, adapted: ModelFolder, original: ModelFolder, rows: np.ndarray) -> Tensor:
+    """One vocabulary tensor, in the model's dtype."""
+    now = adapted.rows(name)
+    known_as = _same_tensor(name, adapted, original)
+    then = original.rows(known_as)
+    if original.checkpoint.stored[known_as].is_per_layer:
+        rows = rows[: len(then)]  # it had no rows for the ids beyond
+    if len(then) != len(rows) or then.shape[1:] != now.shape[1:]:
+        raise TokenAdaptError(
+            f"{original.name}: its {name} has the shape {tuple(then.shape)}, which does not go with {tuple(now.shape)}"
+        )
+    old = then.to(now.dtype, copy=True)
+    kept = torch.from_numpy(np.flatnonzero(rows >= 0))
+    old[kept] = now[torch.from_numpy(rows)[kept]]
+    return old.movedim(0, adapted.vocabulary_tensors[name])
+
+
+def _same_tensor(name: str, adapted: ModelFolder, original: ModelFolder) -> str:
+    """The tensor of the base model that is this one; a tied matrix may have the other matrix's name there."""
+    if name in original.vocabulary_tensors:
+        return name
+    if name in (adapted.input_matrix, adapted.output_matrix):
+        return (original.output_matrix if name == adapted.output_matrix else None) or original.input_matrix
+    raise TokenAdaptError(f"{original.name} has no vocabulary tensor {name}")
+
+
+def _write_configs(adapted: ModelFolder, original: ModelFolder, out: Path) -> None:
+    """The base's configs and tokenizer files; how the weights were saved, and if they are tied, is the model's own."""
+    saved = {key: adapted.config[key] for key in SAVED_BY_TRAINING if key in adapted.config}
+    config = deepcopy({**original.config, **saved})
+    is_tied = adapted.checkpoint.tables.is_tied
+    if is_tied != original.checkpoint.tables.is_tied:
+        # Training untied it. By the base's config, the output rows that it learned would not be looked at.
+        nested = ("text_config.",) if isinstance(config.get("text_config"), dict) else ()
+        for section in ("", *nested):
+            set_nested(config, f"{section}tie_word_embeddings", is_tied)
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    copy_files(original.folder, out, COPIED)
