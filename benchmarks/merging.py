@@ -38,8 +38,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "linear": {"merge_method": "linear", "weight": 0.5},
     "task_arithmetic": {"merge_method": "task_arithmetic", "weight": 0.7},
 }
-# `mean` everywhere: rows that are fixed mixtures of old rows leave a task vector what it is, for the mixture of a
-# difference is the difference of the mixtures. A map fitted to each model anew (calibrated) adds noise of its own.
+# `mean` everywhere: its rows are fixed weighted sums of old rows, so a task vector stays what it is: the weighted sum
+# of a difference is the difference of the weighted sums. A regression fitted to each model (calibrated) adds noise.
 TOKENIZERS: dict[str, dict[str, Any]] = {
     "base, adapt, missing_rows: base_model": {
         "source": "base",

@@ -26,7 +26,7 @@ STEPS = {
     "pieces": "cutting new tokens",
     "space": "n-gram space",
     "neighbours": "nearest old tokens",
-    "weights": "weights, facts, examples",
+    "weights": "weights, features, examples",
     "applying": "making rows (and fitting)",
     "shards": "writing weights",
     "finishing": "tokenizer files, plan, manifest",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mergekit_tokenadapt.front_door.plan import Plan, make_plan
     from mergekit_tokenadapt.front_door.transplant import transplant
     from mergekit_tokenadapt.methods import Method
-    from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+    from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
     from mergekit_tokenadapt.plugin import activate
     from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
     from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
@@ -39,9 +39,9 @@ __all__ = [
     "AuxiliarySpace",
     "Comparison",
     "Method",
-    "Mixture",
     "Plan",
     "RowExplanation",
+    "SparseRows",
     "TokenAdaptError",
     "TokenizerFiles",
     "TransferProblem",
@@ -59,7 +59,7 @@ _MODULES = {
     "AuxiliarySpace": "auxiliary",
     "Comparison": "front_door.compare",
     "Method": "transfer.method",
-    "Mixture": "numerics.sparse_rows",
+    "SparseRows": "numerics.sparse_rows",
     "Plan": "front_door.plan",
     "RowExplanation": "front_door.explanation",
     "TokenAdaptError": "errors",

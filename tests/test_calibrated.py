@@ -20,16 +20,17 @@ from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
 from mergekit_tokenadapt.auxiliary.ngram import NgramSpace
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.methods import calibrated, find_method
-from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics import principal_directions
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
-from mergekit_tokenadapt.transfer import row_regression as calibration_module
+from mergekit_tokenadapt.transfer import row_regression as regression_module
 from mergekit_tokenadapt.transfer.matching import Reason
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.piece_weights import uniform
 from mergekit_tokenadapt.transfer.plan import TransferPlan, make_plan
 from mergekit_tokenadapt.transfer.problem import TransferProblem
-from mergekit_tokenadapt.transfer.row_regression import Calibration, Facts
+from mergekit_tokenadapt.transfer.row_regression import PieceFeatures, RowRegression
 
 ATOMS, EXAMPLES, NEW, WIDTH = 150, 900, 60, 8
 """Of the worlds made by hand."""
@@ -49,13 +50,13 @@ def plan_between(
     return plan_of(make_problem(base, target, space or RandomSpace(seed=1), **given))
 
 
-def calibration_of(plan: TransferPlan) -> Calibration:
-    assert plan.calibration is not None
-    return plan.calibration
+def regression_of(plan: TransferPlan) -> RowRegression:
+    assert plan.regression is not None
+    return plan.regression
 
 
-def pieces_of(facts: Facts) -> list[list[int]]:
-    return [part.tolist() for part in facts.pieces.ids.split(facts.pieces.counts.tolist())]
+def pieces_of(features: PieceFeatures) -> list[list[int]]:
+    return [part.tolist() for part in features.pieces.ids.split(features.pieces.counts.tolist())]
 
 
 # --- planted worlds: rows that are known functions of their pieces -------------------------------
@@ -73,7 +74,7 @@ class Formula:
         return rows.mean(0) @ self.a + rows[0] @ self.b + rows[-1] @ self.c + self.constant
 
 
-def facts_by_hand(number: int, seed: int) -> Facts:
+def features_by_hand(number: int, seed: int) -> PieceFeatures:
     """Two to six atoms each; neighbours that have nothing to do with them."""
     generator = torch.Generator().manual_seed(seed)
     counts = torch.randint(2, 7, (number,), generator=generator)
@@ -83,26 +84,28 @@ def facts_by_hand(number: int, seed: int) -> Facts:
     neighbours = torch.randint(0, ATOMS, (number, 4), generator=generator).int()
     similarities = torch.rand(number, 4, generator=generator).sort(dim=1, descending=True).values
     scalars = torch.rand(number, 3, generator=generator).round()
-    return Facts(Mixture(indptr, ids, weights), neighbours, similarities, scalars)
+    return PieceFeatures(SparseRows(indptr, ids, weights), neighbours, similarities, scalars)
 
 
-def world_by_hand(examples: int = EXAMPLES, new: int = NEW) -> Calibration:
+def world_by_hand(examples: int = EXAMPLES, new: int = NEW) -> RowRegression:
     """The first rows are atoms, those after them are the examples'."""
     is_held_out = torch.arange(examples) % 10 == 3
     example_ids = ATOMS + torch.arange(examples)
-    return Calibration(example_ids, is_held_out, facts_by_hand(examples, 1), torch.arange(new), facts_by_hand(new, 2))
+    return RowRegression(
+        example_ids, is_held_out, features_by_hand(examples, 1), torch.arange(new), features_by_hand(new, 2)
+    )
 
 
-def planted_by_hand(calibration: Calibration, formula: Formula, atoms: Tensor) -> Tensor:
-    rows = [formula(atoms, pieces) for pieces in pieces_of(calibration.examples)]
+def planted_by_hand(regression: RowRegression, formula: Formula, atoms: Tensor) -> Tensor:
+    rows = [formula(atoms, pieces) for pieces in pieces_of(regression.examples)]
     return torch.cat([atoms, torch.stack(rows)])
 
 
 def planted(plan: TransferPlan, formula: Formula, num_rows: int, seed: int, width: int = WIDTH) -> Tensor:
     """A matrix in which the examples of a plan follow the formula, smallest pieces first."""
     matrix = random_tensor(num_rows, width, seed=seed)
-    facts = calibration_of(plan)
-    pieces = dict(zip(facts.example_ids.tolist(), pieces_of(facts.examples), strict=True))
+    features = regression_of(plan)
+    pieces = dict(zip(features.example_ids.tolist(), pieces_of(features.examples), strict=True))
     done: set[int] = set()
 
     def fill(token_id: int) -> None:
@@ -134,7 +137,7 @@ def test_a_planted_composition_is_recovered() -> None:
     expected = torch.stack([formula(matrix, pieces) for pieces in pieces_of(world.new)])
     assert relative_error(made, expected) < 1e-3
     assert report.explained > 0.999
-    assert report.penalty == min(calibration_module.PENALTIES)
+    assert report.penalty == min(regression_module.PENALTIES)
     assert (report.examples, report.held_out) == (EXAMPLES, EXAMPLES // 10)
 
 
@@ -199,7 +202,7 @@ def test_chunks_do_not_change_the_predictions(chunk: int, monkeypatch: pytest.Mo
     matrix = planted_by_hand(world, formula, random_tensor(ATOMS, WIDTH, seed=13))
     matrix += 0.3 * random_tensor(*matrix.shape, seed=14)
     whole = world.apply(matrix, all_usable(matrix))
-    monkeypatch.setattr(calibration_module, "CHUNK", chunk)
+    monkeypatch.setattr(regression_module, "CHUNK", chunk)
     parts = world.apply(matrix, all_usable(matrix))
     assert whole is not None
     assert parts is not None
@@ -223,9 +226,9 @@ def test_examples_all_of_two_pieces_give_equations_that_can_be_solved() -> None:
     for seed in range(30):
         world = world_by_hand(examples=40 + 7 * seed, new=5)
         pairs = torch.randint(0, ATOMS, (2 * len(world.examples),), generator=torch.Generator().manual_seed(seed))
-        halves = Mixture(2 * torch.arange(len(world.examples) + 1), pairs, torch.full((len(pairs),), 0.5))
-        examples = Facts(halves, world.examples.neighbours, world.examples.similarities, world.examples.scalars)
-        world = Calibration(world.example_ids, world.is_held_out, examples, world.new_ids, world.new)
+        halves = SparseRows(2 * torch.arange(len(world.examples) + 1), pairs, torch.full((len(pairs),), 0.5))
+        examples = PieceFeatures(halves, world.examples.neighbours, world.examples.similarities, world.examples.scalars)
+        world = RowRegression(world.example_ids, world.is_held_out, examples, world.new_ids, world.new)
         matrix = random_tensor(ATOMS + len(examples), WIDTH, seed=seed) * 10.0 ** (seed % 7 - 3)
         fitted = world.apply(matrix, all_usable(matrix))
         assert fitted is not None
@@ -243,39 +246,39 @@ def test_a_constant_matrix_gives_the_constant() -> None:
 
 def test_unknown_neighbours_are_worth_nothing() -> None:
     """Similarity -inf: whatever ids stand there, and whatever their rows are."""
-    facts = facts_by_hand(20, seed=3)
-    facts.similarities[5:10] = -torch.inf
-    facts.similarities[10:, 2:] = -torch.inf
+    features = features_by_hand(20, seed=3)
+    features.similarities[5:10] = -torch.inf
+    features.similarities[10:, 2:] = -torch.inf
     matrix = random_tensor(ATOMS, WIDTH, seed=17)
-    columns = facts.columns(matrix)
+    columns = features.columns(matrix)
     assert columns.isfinite().all()
     assert columns.shape == (20, 7 * WIDTH + 3 + 4)
     assert (columns[5:10, 3 * WIDTH : 7 * WIDTH] == 0).all()
-    other = Facts(facts.pieces, facts.neighbours.clone(), facts.similarities, facts.scalars)
-    other.neighbours[~facts.similarities.isfinite()] = 0
+    other = PieceFeatures(features.pieces, features.neighbours.clone(), features.similarities, features.scalars)
+    other.neighbours[~features.similarities.isfinite()] = 0
     assert torch.equal(other.columns(matrix), columns)
 
 
 def test_the_columns_are_what_they_are_said_to_be() -> None:
-    facts, matrix = facts_by_hand(30, seed=4), random_tensor(ATOMS, WIDTH, seed=18)
-    columns = facts.columns(matrix).double()
-    for n, pieces in enumerate(pieces_of(facts)):
-        similarities = facts.similarities[n].double()
-        near = matrix[facts.neighbours[n].long()].double()
-        around = (similarities / calibration_module.SHARPNESS).softmax(0) @ near
+    features, matrix = features_by_hand(30, seed=4), random_tensor(ATOMS, WIDTH, seed=18)
+    columns = features.columns(matrix).double()
+    for n, pieces in enumerate(pieces_of(features)):
+        similarities = features.similarities[n].double()
+        near = matrix[features.neighbours[n].long()].double()
+        around = (similarities / regression_module.SHARPNESS).softmax(0) @ near
         nearest = float(similarities[0])
         rows = [matrix[pieces].double().mean(0), matrix[pieces[0]], matrix[pieces[-1]], near[0], around]
         expected = torch.cat([
             *rows, near[0] * nearest**2, around * nearest**2,
-            torch.tensor([np.log(len(pieces)), 1 / len(pieces), nearest, nearest**2]), facts.scalars[n],
+            torch.tensor([np.log(len(pieces)), 1 / len(pieces), nearest, nearest**2]), features.scalars[n],
         ])  # fmt: skip
         torch.testing.assert_close(columns[n], expected, atol=1e-5, rtol=1e-5, check_dtype=False)
 
 
 def test_some_facts_are_those_of_the_tokens_chosen() -> None:
-    facts, matrix = facts_by_hand(30, seed=5), random_tensor(ATOMS, WIDTH, seed=19)
+    features, matrix = features_by_hand(30, seed=5), random_tensor(ATOMS, WIDTH, seed=19)
     places = torch.tensor([7, 2, 29, 2])
-    torch.testing.assert_close(facts.select(places).columns(matrix), facts.columns(matrix)[places])
+    torch.testing.assert_close(features.select(places).columns(matrix), features.columns(matrix)[places])
 
 
 # --- leave-one-out -------------------------------------------------------------------------------
@@ -321,7 +324,7 @@ def test_asked_for_more_neighbours_than_there_are_the_rest_is_infinitely_far() -
 @pytest.mark.parametrize("base", ["byte-level", "gemma-style", "unigram", "wordpiece"])
 def test_an_examples_row_is_not_among_its_own_columns(base: str, space: str, zoo: Mapping[str, TokenizerFiles]) -> None:
     target = "sentencepiece-bpe" if base == "byte-level" else "byte-level"
-    made = calibration_of(plan_between(zoo[base], zoo[target], SPACES[space]()))
+    made = regression_of(plan_between(zoo[base], zoo[target], SPACES[space]()))
     matrix = random_tensor(zoo[base].vocabulary.num_ids, 3, seed=20)
     before = made.examples.columns(matrix)
     changed_others = 0
@@ -342,7 +345,7 @@ def test_neighbours_of_examples_are_no_nearer_than_their_ceiling(
     base: str, target: str, space: str, zoo: Mapping[str, TokenizerFiles]
 ) -> None:
     problem = make_problem(zoo[base], zoo[target], SPACES[space]())
-    made = calibration_of(plan_of(problem))
+    made = regression_of(plan_of(problem))
     tokens = [problem.base.by_id[i] for i in made.example_ids.tolist()]
     ceiling = torch.from_numpy(calibrated._like(made.new.similarities[:, 0].numpy(), tokens, salt=2))
     nearest = made.examples.similarities[:, 0]
@@ -360,17 +363,17 @@ def test_what_nothing_trained_is_no_fact(zoo: Mapping[str, TokenizerFiles]) -> N
     space = RandomSpace(seed=4)
     twins = torch.tensor(sorted(zoo["gemma-style"].vocabulary.byte_twins))
     assert len(twins) > 30
-    made = calibration_of(plan_between(zoo["gemma-style"], zoo["byte-level"], space))
+    made = regression_of(plan_between(zoo["gemma-style"], zoo["byte-level"], space))
     assert not torch.isin(made.used_ids, twins).any()
     papers = plan_of(make_problem(zoo["gemma-style"], zoo["byte-level"], space), "global")
-    assert torch.isin(papers.mixture.ids, twins).any(), "they are no neighbours anyway"
+    assert torch.isin(papers.composition.ids, twins).any(), "they are no neighbours anyway"
 
 
 def test_more_pieces_in_the_new_tokens_mean_more_in_the_examples(zoo: Mapping[str, TokenizerFiles]) -> None:
     means = {}
     for target in ("gemma-style", "unigram", "wordpiece"):
-        made = calibration_of(plan_between(zoo["byte-level"], zoo[target]))
-        wanted, counts = (facts.pieces.counts[facts.pieces.counts > 1] for facts in (made.new, made.examples))
+        made = regression_of(plan_between(zoo["byte-level"], zoo[target]))
+        wanted, counts = (features.pieces.counts[features.pieces.counts > 1] for features in (made.new, made.examples))
         assert len(counts) == len(made.examples)
         assert counts.max() <= wanted.max()
         # Short old tokens cannot be cut into many pieces, so that examples of two are more frequent.
@@ -391,7 +394,7 @@ def test_examples_have_as_many_pieces_as_the_new_tokens(lengths: tuple[int, ...]
     )
     base = Vocabulary.from_definition(definition)
     target = Vocabulary.from_definition(plain_definition(new, decoder=BYTE_LEVEL))
-    made = calibration_of(plan_of(make_problem((definition, base), target, RandomSpace())))
+    made = regression_of(plan_of(make_problem((definition, base), target, RandomSpace())))
     is_long = torch.tensor([len(base.by_id[i].bytes) == 8 for i in made.example_ids.tolist()])
     counts = made.examples.pieces.counts[is_long]
     assert made.new.pieces.counts.tolist() == [len(word) for word in new]
@@ -405,7 +408,7 @@ def test_examples_are_all_old_tokens_that_can_be_cut_and_a_tenth_is_held_out(
     zoo: Mapping[str, TokenizerFiles],
 ) -> None:
     problem = make_problem(zoo["byte-level"], zoo["unigram"], RandomSpace())
-    made = calibration_of(plan_of(problem))
+    made = regression_of(plan_of(problem))
     merges = problem.segmenter.definition["model"]["merges"]
     merged = {"".join(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges}
     assert {problem.base.by_id[i].spelling for i in made.example_ids.tolist()} == merged
@@ -417,10 +420,10 @@ def test_examples_are_all_old_tokens_that_can_be_cut_and_a_tenth_is_held_out(
 
 def test_special_tokens_and_tokens_without_a_row_are_in_no_facts(zoo: Mapping[str, TokenizerFiles]) -> None:
     base = zoo["byte-level"]
-    made = calibration_of(plan_between(base, zoo["unigram"], base_rows=450))
+    made = regression_of(plan_between(base, zoo["unigram"], base_rows=450))
     special = set(base.vocabulary.ids(TokenKind.SPECIAL).tolist())
-    for facts in (made.examples, made.new):
-        used = {*facts.pieces.ids.tolist(), *facts.neighbours[facts.similarities.isfinite()].tolist()}
+    for features in (made.examples, made.new):
+        used = {*features.pieces.ids.tolist(), *features.neighbours[features.similarities.isfinite()].tolist()}
         assert max(used) < 450
         assert not used & special
     assert max(made.example_ids.tolist()) < 450
@@ -439,15 +442,15 @@ def test_a_planted_composition_is_recovered_under_the_cuts_of_a_real_plan(
     rows = made.apply(matrix, "embeddings")
     report = made.reports["embeddings"]
     assert report.explained > 0.999
-    assert report.examples == len(calibration_of(made).examples)
-    facts = calibration_of(made)
-    checked = [(i, p) for i, p in zip(facts.new_ids.tolist(), pieces_of(facts.new), strict=True) if len(p) > 1]
+    assert report.examples == len(regression_of(made).examples)
+    features = regression_of(made)
+    checked = [(i, p) for i, p in zip(features.new_ids.tolist(), pieces_of(features.new), strict=True) if len(p) > 1]
     assert len(checked) > 100
     expected = torch.stack([formula(matrix, pieces) for _, pieces in checked])
     assert relative_error(rows[[i for i, _ in checked]], expected) < 2e-3
     plain = plan_between(zoo[base], zoo[target])
     mean = uniform(make_problem(zoo[base], zoo[target]).pieces).apply(matrix)
-    assert relative_error(mean[facts.new.pieces.counts > 1], expected) > 0.3, "which their mean is not"
+    assert relative_error(mean[features.new.pieces.counts > 1], expected) > 0.3, "which their mean is not"
     assert plain.reports == {}
 
 
@@ -458,9 +461,9 @@ def test_each_matrix_gets_its_own_fit(zoo: Mapping[str, TokenizerFiles]) -> None
     old_input = planted(made, input_formula, num_rows, seed=25, width=4)
     old_output = planted(made, output_formula, num_rows, seed=26, width=4)
     noise = random_tensor(num_rows, 4, seed=27)
-    facts = calibration_of(made)
-    ids = facts.new_ids[facts.new.pieces.counts > 1]
-    pieces = [p for p in pieces_of(facts.new) if len(p) > 1]
+    features = regression_of(made)
+    ids = features.new_ids[features.new.pieces.counts > 1]
+    pieces = [p for p in pieces_of(features.new) if len(p) > 1]
     for name, old, formula in [("input", old_input, input_formula), ("output", old_output, output_formula)]:
         expected = torch.stack([formula(old, p) for p in pieces])
         assert relative_error(made.apply(old, name)[ids], expected) < 2e-3
@@ -479,16 +482,16 @@ def test_the_same_matrix_is_fitted_once_and_another_anew(
     made = plan_between(zoo["byte-level"], zoo["unigram"])
     matrix = random_tensor(zoo["byte-level"].vocabulary.num_ids, 6, seed=31)
     solved: list[int] = []
-    solve = calibration_module._Regression.solve
-    monkeypatch.setattr(calibration_module._Regression, "solve", lambda self: solved.append(1) or solve(self))
+    solve = regression_module._Regression.solve
+    monkeypatch.setattr(regression_module._Regression, "solve", lambda self: solved.append(1) or solve(self))
     first, again = made.apply(matrix, "input"), made.apply(matrix.clone(), "output")
     assert torch.equal(first, again)
     assert made.reports["input"] == made.reports["output"]
     assert len(solved) == 1
     changed = matrix.clone()
-    changed[int(calibration_of(made).example_ids[0])] *= 1.5
+    changed[int(regression_of(made).example_ids[0])] *= 1.5
     assert not torch.equal(made.apply(changed, "changed"), first)
-    changed[int(calibration_of(made).example_ids[1])] = torch.nan
+    changed[int(regression_of(made).example_ids[1])] = torch.nan
     made.apply(changed, "with a bad row")
     assert len(solved) == 3
 
@@ -498,12 +501,12 @@ def test_rows_that_predict_keep_a_share_of_their_pieces(
     use: str, share: float, zoo: Mapping[str, TokenizerFiles]
 ) -> None:
     made = plan_between(zoo["byte-level"], zoo["unigram"])
-    facts = calibration_of(made)
+    features = regression_of(made)
     matrix = random_tensor(zoo["byte-level"].vocabulary.num_ids, 16, seed=28)
-    fitted = facts.apply(matrix, all_usable(matrix))
+    fitted = features.apply(matrix, all_usable(matrix))
     assert fitted is not None
     rows = made.apply(matrix, use=MatrixUse(use))
-    for new_id, predicted in zip(facts.new_ids.tolist(), fitted[0], strict=True):
+    for new_id, predicted in zip(features.new_ids.tolist(), fitted[0], strict=True):
         pieces, weights = zip(*made.explain(new_id), strict=True)
         kept = torch.tensor(weights) @ matrix[list(pieces)]
         expected = share * kept + (1 - share) * predicted
@@ -590,9 +593,9 @@ def test_a_saved_plan_gives_the_same_rows_and_the_same_file(zoo: Mapping[str, To
     assert torch.equal(made.apply(matrix, "x"), loaded.apply(matrix, "x"))
     assert made.reports == loaded.reports
     assert loaded.reports["x"].examples > 100
-    assert len(loaded.muted_ids) > 0
-    assert torch.equal(made.muted_ids, loaded.muted_ids)
-    one, other = calibration_of(made).tensors(), calibration_of(loaded).tensors()
+    assert len(loaded.unreachable_ids) > 0
+    assert torch.equal(made.unreachable_ids, loaded.unreachable_ids)
+    one, other = regression_of(made).tensors(), regression_of(loaded).tensors()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[k], other[k]) and one[k].dtype == other[k].dtype for k in one)
     loaded.save(tmp_path / "b.plan")
@@ -606,7 +609,7 @@ def test_a_plan_without_one_of_its_facts_is_refused(zoo: Mapping[str, TokenizerF
     plan_between(zoo["byte-level"], zoo["gemma-style"]).save(tmp_path / "good.plan")
     with safe_open(tmp_path / "good.plan", framework="pt") as opened:
         metadata = opened.metadata()
-    names = [name for name in load_file(tmp_path / "good.plan") if name.startswith("calibration.")]
+    names = [name for name in load_file(tmp_path / "good.plan") if name.startswith("regression.")]
     assert len(names) == 4 + 2 * 6
     for name in names:
         tensors = load_file(tmp_path / "good.plan")
@@ -617,7 +620,7 @@ def test_a_plan_without_one_of_its_facts_is_refused(zoo: Mapping[str, TokenizerF
 
 
 def test_a_matrix_with_too_few_rows_for_the_examples_is_refused() -> None:
-    """Whichever rows the mixtures need, the examples and neighbours need theirs."""
+    """Whichever rows the compositions need, the examples and neighbours need theirs."""
     spellings = [*"abcdefgh", *(x + y for x in "abcdefgh" for y in "abcdefgh")]
     definition = plain_definition(
         spellings, decoder=BYTE_LEVEL, merges=[f"{x} {y}" for x in "abcdefgh" for y in "abcdefgh"]
@@ -633,7 +636,7 @@ def test_a_matrix_with_too_few_rows_for_the_examples_is_refused() -> None:
 def test_every_row_has_one_origin(zoo: Mapping[str, TokenizerFiles]) -> None:
     for base, target in [("byte-level", "gemma-style"), ("wordpiece", "gemma-style"), ("unigram", "byte-level")]:
         made = plan_between(zoo[base], zoo[target], num_rows=zoo[target].vocabulary.num_ids + 3)
-        origins = torch.cat([made.copied_ids, made.mixed_ids, made.mean_ids])
+        origins = torch.cat([made.copied_ids, made.composed_ids, made.mean_ids])
         assert sorted(origins.tolist()) == list(range(made.num_rows))
 
 
@@ -693,7 +696,7 @@ def test_too_few_examples_give_means_of_pieces_and_a_warning(caplog: pytest.LogC
     with caplog.at_level(logging.WARNING):
         rows = made.apply(matrix, "x")
     torch.testing.assert_close(rows[4], (2 * matrix[4] + matrix[2]) / 3)
-    assert "too few old tokens to calibrate on" in caplog.text
+    assert "too few base tokens to fit the regression" in caplog.text
     assert made.reports == {}
 
 
@@ -736,7 +739,7 @@ def test_with_enough_old_supertokens_the_map_makes_new_ones(monkeypatch: pytest.
 def test_with_nothing_new_nothing_is_calibrated() -> None:
     problem, num_rows = small_world([])
     made = plan_of(problem)
-    assert made.calibration is None
+    assert made.regression is None
     assert made.mapping.counts()["new"] == 0
     matrix = random_tensor(num_rows, 3, seed=37)
     assert torch.equal(made.apply(matrix), matrix[:8])
@@ -748,7 +751,7 @@ def test_exactly_one_new_token() -> None:
     formula = Formula(seed=38, width=3)
     matrix = planted(made, formula, num_rows, seed=39, width=3)
     rows = made.apply(matrix, "x")
-    (pieces,) = pieces_of(calibration_of(made).new)
+    (pieces,) = pieces_of(regression_of(made).new)
     assert len(pieces) > 1
     # Examples are like this one token, so that some columns hardly vary: not as exact as with many.
     assert relative_error(rows[8], formula(matrix, pieces)) < 0.05
@@ -774,10 +777,10 @@ def test_a_bias_of_zeros_stays_zero() -> None:
 
 
 def test_a_wide_matrix_is_fitted_along_its_leading_directions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration_module, "MAX_DIRECTIONS", 8)
+    monkeypatch.setattr(principal_directions, "MAX_DIRECTIONS", 8)
     seen: list[int] = []
-    columns = Facts.columns
-    monkeypatch.setattr(Facts, "columns", lambda self, m: seen.append(m.shape[1]) or columns(self, m))
+    columns = PieceFeatures.columns
+    monkeypatch.setattr(PieceFeatures, "columns", lambda self, m: seen.append(m.shape[1]) or columns(self, m))
     world, formula = world_by_hand(), Formula(seed=42)
     narrow = planted_by_hand(world, formula, random_tensor(ATOMS, WIDTH, seed=43))
     basis = torch.linalg.qr(random_tensor(20, 20, seed=44)).Q[:WIDTH]
@@ -795,8 +798,8 @@ def test_a_wide_matrix_is_fitted_along_its_leading_directions(monkeypatch: pytes
 def test_a_matrix_as_wide_as_allowed_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = random_tensor(50, 8, seed=46)
     for limit, same in [(8, True), (7, False)]:
-        monkeypatch.setattr(calibration_module, "MAX_DIRECTIONS", limit)
-        made = calibration_module.along_principal_directions(matrix)
+        monkeypatch.setattr(principal_directions, "MAX_DIRECTIONS", limit)
+        made = principal_directions.along_principal_directions(matrix)
         assert made.shape == (50, limit)
         assert (made is matrix) == same
 
@@ -810,12 +813,12 @@ def test_texts_that_the_space_knows_nothing_of_are_predicted_too() -> None:
 
     object.__setattr__(problem, "auxiliary", Nothing())
     made = plan_of(problem)
-    assert not calibration_of(made).new.similarities.isfinite().any()
-    assert not calibration_of(made).examples.similarities.isfinite().any()
+    assert not regression_of(made).new.similarities.isfinite().any()
+    assert not regression_of(made).examples.similarities.isfinite().any()
     formula = Formula(seed=47, width=3)
     matrix = planted(made, formula, num_rows, seed=48, width=3)
     rows = made.apply(matrix)
-    expected = torch.stack([formula(matrix, pieces) for pieces in pieces_of(calibration_of(made).new)])
+    expected = torch.stack([formula(matrix, pieces) for pieces in pieces_of(regression_of(made).new)])
     assert relative_error(rows[8:], expected) < 1e-2
 
 
@@ -823,9 +826,9 @@ def test_texts_that_the_space_knows_nothing_of_are_predicted_too() -> None:
 def test_any_number_of_neighbours_will_do(top_k: int, zoo: Mapping[str, TokenizerFiles]) -> None:
     problem = make_problem(zoo["byte-level"], zoo["gemma-style"], RandomSpace())
     made = plan_of(problem, top_k=top_k)
-    facts = calibration_of(made)
+    features = regression_of(made)
     width = min(top_k, len(problem.candidates))
-    assert facts.new.neighbours.shape[1] == facts.examples.neighbours.shape[1] == width
+    assert features.new.neighbours.shape[1] == features.examples.neighbours.shape[1] == width
     rows = made.apply(random_tensor(problem.base.num_ids, 4, seed=49))
     assert rows.isfinite().all()
     assert made.options == {"top_k": top_k, "donor": False}
@@ -841,14 +844,14 @@ def test_bad_rows_do_not_spread(
 ) -> None:
     base, target = zoo["byte-level"], zoo["unigram"]
     made = plan_between(base, target)
-    facts = calibration_of(made)
+    features = regression_of(made)
     matrix = random_tensor(base.vocabulary.num_ids, 5, seed=50).to(dtype)
     with caplog.at_level(logging.WARNING):
         whole = made.apply(matrix, "whole")
     assert caplog.text == ""
-    answers = facts.example_ids[::40].tolist()
-    pieces = facts.examples.pieces.ids[:10].tolist() + facts.new.pieces.ids[:10].tolist()
-    neighbours = facts.new.neighbours[:5, 0].tolist()
+    answers = features.example_ids[::40].tolist()
+    pieces = features.examples.pieces.ids[:10].tolist() + features.new.pieces.ids[:10].tolist()
+    neighbours = features.new.neighbours[:5, 0].tolist()
     broken = sorted({*answers, *pieces, *neighbours})
     for row in broken:
         matrix[row, row % 5] = bad
@@ -861,7 +864,7 @@ def test_bad_rows_do_not_spread(
     expected_bad = made.copied_ids[torch.from_numpy(is_bad)].tolist()
     assert (~rows.isfinite().all(dim=1)).nonzero().flatten().tolist() == expected_bad
     assert made.reports["whole"].examples - made.reports["broken"].examples == len(
-        set(broken) & set(facts.example_ids.tolist())
+        set(broken) & set(features.example_ids.tolist())
     )
     kept = made.copied_ids[torch.from_numpy(~is_bad)]
     assert torch.equal(rows[kept], whole[kept])
@@ -888,11 +891,11 @@ def test_where_all_examples_are_bad_there_is_no_map(
     base = zoo["byte-level"]
     made = plan_between(base, zoo["unigram"])
     matrix = random_tensor(base.vocabulary.num_ids, 3, seed=53)
-    matrix[calibration_of(made).example_ids] = torch.nan
+    matrix[regression_of(made).example_ids] = torch.nan
     with caplog.at_level(logging.WARNING):
         rows = made.apply(matrix)
-    assert "too few old tokens to calibrate on" in caplog.text
-    assert rows[made.mixed_ids].isfinite().all()
+    assert "too few base tokens to fit the regression" in caplog.text
+    assert rows[made.composed_ids].isfinite().all()
     assert rows[made.mean_ids].isfinite().all()
 
 
@@ -922,7 +925,9 @@ def test_byte_tokens_beside_an_ordinary_token_become_mean_rows(
     assert not torch.isin(torch.tensor(copied), made.mean_ids).any()
 
 
-def test_an_added_token_mutes_its_byte_and_a_special_one_does_not(zoo: Mapping[str, TokenizerFiles]) -> None:
+def test_an_added_token_makes_its_byte_unreachable_and_a_special_one_does_not(
+    zoo: Mapping[str, TokenizerFiles],
+) -> None:
     definition = plain_definition(
         ["<0x09>", "<0x41>", "<0x42>", "<0x43>", "A", "\t", "B"],
         [added("\t", 5, special=False), added("B", 6)],
@@ -933,7 +938,7 @@ def test_an_added_token_mutes_its_byte_and_a_special_one_does_not(zoo: Mapping[s
     assert [problem.target.by_id[i].spelling for i in sorted(problem.target.byte_twins)] == ["<0x09>", "<0x41>"]
 
 
-def test_ordinary_tokens_of_one_byte_are_never_muted(zoo: Mapping[str, TokenizerFiles]) -> None:
+def test_ordinary_tokens_of_one_byte_are_never_called_unreachable(zoo: Mapping[str, TokenizerFiles]) -> None:
     for target in ("gemma-style", "sentencepiece-bpe"):
         problem = make_problem(zoo["byte-level"], zoo[target])
         assert {problem.target.by_id[i].kind for i in problem.target.byte_twins} == {TokenKind.BYTE}
@@ -941,16 +946,16 @@ def test_ordinary_tokens_of_one_byte_are_never_muted(zoo: Mapping[str, Tokenizer
         assert make_problem(zoo["byte-level"], zoo[target]).target.byte_twins == frozenset()
 
 
-def test_explain_says_that_a_muted_row_is_a_mean_row(zoo: Mapping[str, TokenizerFiles]) -> None:
+def test_explain_says_that_an_unreachable_row_is_a_mean_row(zoo: Mapping[str, TokenizerFiles]) -> None:
     made = plan_between(zoo["byte-level"], zoo["gemma-style"])
-    assert len(made.muted_ids) > 30
-    assert {row: made.explain(row) for row in made.muted_ids.tolist() if made.explain(row)} == {}
+    assert len(made.unreachable_ids) > 30
+    assert {row: made.explain(row) for row in made.unreachable_ids.tolist() if made.explain(row)} == {}
 
 
 @pytest.mark.parametrize("name", ["gemma-style", "sentencepiece-bpe", "byte-level"])
-def test_the_same_tokenizer_changes_no_bit_and_mutes_nothing(name: str, zoo: Mapping[str, TokenizerFiles]) -> None:
+def test_the_same_tokenizer_changes_no_bit(name: str, zoo: Mapping[str, TokenizerFiles]) -> None:
     made = plan_between(zoo[name], zoo[name])
-    assert len(made.muted_ids) == 0
+    assert len(made.unreachable_ids) == 0
     matrix = random_tensor(zoo[name].vocabulary.num_ids, 4, seed=55)
     matrix[5] = torch.nan
     matrix[7] = -0.0
@@ -959,12 +964,12 @@ def test_the_same_tokenizer_changes_no_bit_and_mutes_nothing(name: str, zoo: Map
 
 
 @pytest.mark.parametrize("name", ["mean", "local", "global", "hybrid"])
-def test_the_papers_methods_mute_nothing(name: str, zoo: Mapping[str, TokenizerFiles]) -> None:
+def test_the_papers_methods_keep_unreachable_rows(name: str, zoo: Mapping[str, TokenizerFiles]) -> None:
     problem = make_problem(zoo["byte-level"], zoo["gemma-style"], RandomSpace())
     assert len(problem.target.byte_twins) > 30
     made = plan_of(problem, name)
-    assert len(made.muted_ids) == 0
-    assert made.calibration is None
+    assert len(made.unreachable_ids) == 0
+    assert made.regression is None
     copied = made.mapping.ids(Reason.COPIED)
     matrix = random_tensor(problem.base.num_ids, 4, seed=56)
     assert torch.equal(made.apply(matrix)[copied], matrix[made.mapping.sources[copied]])
@@ -996,7 +1001,7 @@ def test_top_k_out_of_range_names_its_key_and_value(value: object) -> None:
 def test_what_the_method_says_of_itself() -> None:
     method = find_method("calibrated", {})
     assert method.model_dump() == {"top_k": 8, "donor": False}
-    assert (method.needs_auxiliary, method.calibrates, method.mutes_byte_twins) == (True, True, True)
+    assert (method.needs_auxiliary, method.has_regression, method.unreachable_as_mean) == (True, True, True)
     with pytest.raises(TokenAdaptError, match="method 'calibrated': unknown option 'temperature'"):
         find_method("calibrated", {"temperature": 1})
 
@@ -1026,8 +1031,8 @@ def test_its_mixtures_weigh_earlier_pieces_more_and_white_space_not_at_all(
 ) -> None:
     problem = make_problem(zoo[base], zoo["gemma-style"], RandomSpace())
     plan = plan_of(problem)
-    muted = set(plan.muted_ids.tolist())
-    made = [(row, token) for row, token in enumerate(problem.new_tokens) if token.id not in muted]
+    unreachable = set(plan.unreachable_ids.tolist())
+    made = [(row, token) for row, token in enumerate(problem.new_tokens) if token.id not in unreachable]
     assert len(made) > 40
     kinds_of_pieces = set()
     for row, token in made:

@@ -27,7 +27,7 @@ from mergekit_tokenadapt.correction.targets import LIKELIEST, SMOOTHING, TargetM
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.documents import score_documents
 from mergekit_tokenadapt.models.losses import Scorer
-from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 from mergekit_tokenadapt.tokenizer.alignment import Encoded, standing_at
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
@@ -384,7 +384,7 @@ def planted(num_positions=3000, num_rows=40, width=12, *, seed=0, opposite=False
     if opposite:
         probabilities[held_out] = (states[held_out] @ (2 * rows - true).T).softmax(dim=1)
     indptr = torch.arange(num_positions + 1) * num_rows
-    targets = Mixture(indptr, torch.arange(num_rows).repeat(num_positions), probabilities.flatten())
+    targets = SparseRows(indptr, torch.arange(num_rows).repeat(num_positions), probabilities.flatten())
     next_ids = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
     return rows, true, Positions(states, next_ids, targets, held_out)
 
@@ -471,7 +471,7 @@ def test_a_token_that_the_text_is_silent_about_is_not_shifted():
 def test_trust_grows_with_the_fitted_evidence_and_not_with_the_held_out() -> None:
     from mergekit_tokenadapt.correction.correction import ENOUGH, _trust
 
-    targets = Mixture.from_triplets(
+    targets = SparseRows.from_triplets(
         torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 0, 2]), torch.tensor([0.25, 0.75, 1.0, 1.0]), 3
     )
     trust = _trust(targets, torch.tensor([True, True, False]), 4)
@@ -513,7 +513,7 @@ def test_rows_that_are_no_tokens_do_not_choose_the_active_ones(monkeypatch: pyte
     """Where a padding row would win, the model's probabilities of tokens would count for nothing."""
     rows, _, positions = planted(600, num_rows=60)
     # Of the targets and of the text only ten tokens are left: for the others, what the model says has to decide.
-    few = Mixture.from_triplets(torch.arange(600), torch.arange(600) % 10, torch.ones(600), 600)
+    few = SparseRows.from_triplets(torch.arange(600), torch.arange(600) % 10, torch.ones(600), 600)
     positions = replace(positions, targets=few, next_ids=torch.arange(600) % 10)
     copied = torch.zeros(60, dtype=torch.int64)
     exact = fit_change(rows, copied, positions, quiet=True).held_out_bits(0)

@@ -120,7 +120,7 @@ def test_explain_shows_the_weights_of_a_row(base, gemma_style_folder, method):
 
     full = make_transfer(str(base), str(gemma_style_folder), {"method": method, "auxiliary": "ngram"}, quiet=True)
     plan = full.make_plan()
-    row = int(plan.mixed_ids[len(plan.mixed_ids) // 2])
+    row = int(plan.composed_ids[len(plan.composed_ids) // 2])
     token = full.target.vocabulary.by_id[row]
     shown = json.loads(
         run("explain", base, gemma_style_folder, "--token", token.text, "--method", method, "--json", "--quiet")

@@ -56,11 +56,11 @@ def test_a_planted_map_is_found(planted, tmp_path, adapt, share, tolerance):
     out = transplant(base, donor, tmp_path / "out", **adapt)
     plan = TransferPlan.load(out / "tokenadapt.plan")
     rows = tensors_of(out)[EMBEDDINGS]
-    assert len(plan.mixed_ids) > 20
-    pieces = plan.mixture.apply(tensors_of(base)[EMBEDDINGS].float())
-    predicted = (rows[plan.mixed_ids] - share * pieces) / (1 - share)
-    error = (predicted - true[plan.mixed_ids]).square().sum() / true[plan.mixed_ids].var(0).sum()
-    assert error / len(plan.mixed_ids) < tolerance
+    assert len(plan.composed_ids) > 20
+    pieces = plan.composition.apply(tensors_of(base)[EMBEDDINGS].float())
+    predicted = (rows[plan.composed_ids] - share * pieces) / (1 - share)
+    error = (predicted - true[plan.composed_ids]).square().sum() / true[plan.composed_ids].var(0).sum()
+    assert error / len(plan.composed_ids) < tolerance
     fits = json.loads((out / "tokenadapt.json").read_text())["inputs"][0]["fits"]
     assert fits[EMBEDDINGS]["explained"] > 1 - 2 * tolerance
 
@@ -77,7 +77,7 @@ def test_a_saved_plan_explains_and_is_not_applied_without_its_donor(planted, tmp
     base, donor, _ = planted
     out = transplant(base, donor, tmp_path / "out", method="donor_linear")
     plan = TransferPlan.load(out / "tokenadapt.plan")
-    assert plan.explain(int(plan.mixed_ids[0]))
+    assert plan.explain(int(plan.composed_ids[0]))
     with pytest.raises(TokenAdaptError, match="made with a donor's rows"):
         plan.apply(tensors_of(base)[EMBEDDINGS])
     plan.save(tmp_path / "again.plan")

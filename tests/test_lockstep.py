@@ -126,7 +126,7 @@ def test_the_evaluation_takes_it_for_one_more_model(folders):
         ({"models": 1}, "two models or more"),
         ({"weights": [1.0]}, "1 weights for 2 models"),
         ({"weights": [1.0, 0.0]}, "weights must be positive"),
-        ({"pivot": 2}, "numbered from 0"),
+        ({"target": 2}, "numbered from 0"),
     ],
     ids=str,
 )

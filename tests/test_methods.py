@@ -14,7 +14,7 @@ from tokenizers_zoo import BYTE_LEVEL, RandomSpace, make_problem, plain_definiti
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.methods import Method, find_method
 from mergekit_tokenadapt.methods.local import segment_softmax
-from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
 from mergekit_tokenadapt.transfer.problem import TransferProblem
@@ -95,17 +95,17 @@ def by_label(problem: TransferProblem, row: Weights) -> dict[str, float]:
     return {label: weight for label, weight in summed.items() if weight > 1e-9}
 
 
-def rows_of(mixture: Mixture) -> list[Weights]:
-    rows: list[Weights] = [{} for _ in range(len(mixture))]
+def rows_of(composition: SparseRows) -> list[Weights]:
+    rows: list[Weights] = [{} for _ in range(len(composition))]
     for row, token_id, weight in zip(
-        mixture.rows.tolist(), mixture.ids.tolist(), mixture.weights.tolist(), strict=True
+        composition.rows.tolist(), composition.ids.tolist(), composition.weights.tolist(), strict=True
     ):
         assert token_id not in rows[row], "a base token is listed once"
         rows[row][token_id] = weight
     return rows
 
 
-def check_rows(problem: TransferProblem, made: Mixture, expected: Callable[[int, Token], Weights]) -> None:
+def check_rows(problem: TransferProblem, made: SparseRows, expected: Callable[[int, Token], Weights]) -> None:
     assert len(made) == len(problem.new_tokens)
     rows = rows_of(made)
     checked = 0
@@ -116,8 +116,8 @@ def check_rows(problem: TransferProblem, made: Mixture, expected: Callable[[int,
     assert checked > 10
 
 
-def check_sums(mixture: Mixture) -> None:
-    for row in rows_of(mixture):
+def check_sums(composition: SparseRows) -> None:
+    for row in rows_of(composition):
         if row:
             assert sum(row.values()) == pytest.approx(1, abs=1e-5)
             assert all(0 <= weight <= 1 + 1e-6 for weight in row.values())

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergekit_tokenadapt.numerics import sparse_rows as mixture_module
-from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics import sparse_rows as sparse_rows_module
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 
 Triplets = list[tuple[int, int, float]]
 OLD_ROWS = 7
@@ -27,10 +27,10 @@ def triplets(draw: st.DrawFn) -> tuple[int, Triplets]:
     return num_rows, draw(st.lists(one, max_size=20))
 
 
-def pack(num_rows: int, entries: Triplets) -> Mixture:
+def pack(num_rows: int, entries: Triplets) -> SparseRows:
     rows, ids, weights = zip(*entries, strict=True) if entries else ((), (), ())
     as_ids = [torch.tensor(column, dtype=torch.int64) for column in (rows, ids)]
-    return Mixture.from_triplets(*as_ids, torch.tensor(weights, dtype=torch.float32), num_rows)
+    return SparseRows.from_triplets(*as_ids, torch.tensor(weights, dtype=torch.float32), num_rows)
 
 
 def dense(num_rows: int, entries: Triplets) -> np.ndarray:
@@ -40,9 +40,9 @@ def dense(num_rows: int, entries: Triplets) -> np.ndarray:
     return matrix
 
 
-def to_dense(mixture: Mixture) -> np.ndarray:
-    entries = list(zip(mixture.rows.tolist(), mixture.ids.tolist(), mixture.weights.tolist(), strict=True))
-    return dense(len(mixture), entries)
+def to_dense(composition: SparseRows) -> np.ndarray:
+    entries = list(zip(composition.rows.tolist(), composition.ids.tolist(), composition.weights.tolist(), strict=True))
+    return dense(len(composition), entries)
 
 
 @given(triplets())
@@ -102,10 +102,10 @@ def test_chunks_do_not_change_the_result(given_triplets: tuple[int, Triplets], c
     matrix = torch.randn(OLD_ROWS, 5, generator=torch.Generator().manual_seed(0))
     whole = packed.apply(matrix)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mixture_module, "CHUNK_ROWS", chunk)
+        patch.setattr(sparse_rows_module, "CHUNK_ROWS", chunk)
         assert torch.equal(packed.apply(matrix), whole)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mixture_module, "CHUNK_BYTES", chunk * 4 * 5)
+        patch.setattr(sparse_rows_module, "CHUNK_BYTES", chunk * 4 * 5)
         parts = list(packed.in_chunks(matrix))
     assert all(len(rows) <= chunk for _, rows in parts)
     assert torch.equal(torch.cat([matrix[:0], *(rows for _, rows in parts)]), whole)

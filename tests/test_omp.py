@@ -128,7 +128,7 @@ def change(folder, name, rows, value):
 
 def new_rows(plan):
     """Ids of the new tokens that were made."""
-    return plan.mixed_ids[torch.from_numpy(plan.mapping.reasons)[plan.mixed_ids] == int(Reason.NEW)]
+    return plan.composed_ids[torch.from_numpy(plan.mapping.reasons)[plan.composed_ids] == int(Reason.NEW)]
 
 
 @pytest.fixture(params=[True, False], ids=["tied donor", "untied donor"])
@@ -203,7 +203,7 @@ def test_bad_rows_do_not_spread(pair, tmp_path, caplog):
     plan = TransferPlan.load(out / "tokenadapt.plan")
     assert plan.counts()["unresolved"] == unresolved + 1
     assert new[0] in plan.mean_ids
-    assert int(plan.mapping.sources[copied[50]]) not in plan.mixture.ids
+    assert int(plan.mapping.sources[copied[50]]) not in plan.composition.ids
 
 
 def test_without_shared_tokens_there_is_an_error(pair, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.folder import open_model
 from mergekit_tokenadapt.models.identity import HASHES
 from mergekit_tokenadapt.models.same_vocabulary import check_same_vocabulary
-from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.transfer.plan import TransferPlan
 from mergekit_tokenadapt.two_models.draft_model import accepted_by, make_draft
@@ -56,7 +56,7 @@ def test_the_report_counts_every_row_once(folders):
     num_tokens = len(open_model(str(folders["teacher"])).tokenizer.vocabulary)
     assert report["tokens"]["padding"] == 640 - num_tokens > 0
     assert report["tokens"]["copied"] == len(plan.mapping.ids(Reason.COPIED))
-    assert report["rows"] == {"pivot": 640, "before": open_model(str(folders["student"])).num_rows, "after": 640}
+    assert report["rows"] == {"target": 640, "before": open_model(str(folders["student"])).num_rows, "after": 640}
     assert report["chat_template"]["is_that_of"] in ("before", "none")
     eos = next(t for t in report["special_tokens"] if t["role"] == "eos")
     assert eos["row_of"] != "the mean row"
@@ -104,8 +104,8 @@ def test_of_several_copies_the_one_of_the_same_bytes_comes_back_then_the_lowest_
     reasons, sources = (np.array(column) for column in zip(*rows, strict=True))
     mapping = VocabularyMap(reasons.astype(np.int8), sources, {}, is_identity=False)
     none = torch.zeros(0, dtype=torch.int64)
-    mixture = Mixture(torch.zeros(1, dtype=torch.int64), none, torch.zeros(0))
-    plan = TransferPlan(mapping, none, mixture, "mean", {}, muted_ids=torch.tensor([9]))
+    mixture = SparseRows(torch.zeros(1, dtype=torch.int64), none, torch.zeros(0))
+    plan = TransferPlan(mapping, none, mixture, "mean", {}, unreachable_ids=torch.tensor([9]))
     assert row_sources(plan, 5).tolist() == [2, 3, 7, -1, -1]
 
 

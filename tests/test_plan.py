@@ -84,14 +84,14 @@ def dense(plan: TransferPlan, rows: int) -> np.ndarray:
 @pytest.mark.parametrize(("base", "target"), PAIRS, ids=PAIR_IDS)
 def test_every_row_has_one_origin(base: str, target: str, zoo: Mapping[str, TokenizerFiles]) -> None:
     made = plan_between(zoo[base], zoo[target], num_rows=zoo[target].vocabulary.num_ids + 3)
-    origins = torch.cat([made.copied_ids, made.mixed_ids, made.mean_ids])
+    origins = torch.cat([made.copied_ids, made.composed_ids, made.mean_ids])
     assert sorted(origins.tolist()) == list(range(made.num_rows))
     reasons = made.mapping.reasons
     assert set(reasons[made.copied_ids.numpy()].tolist()) <= {Reason.COPIED, Reason.SPECIAL}
-    assert set(reasons[made.mixed_ids.numpy()].tolist()) <= {Reason.NEW, Reason.SPECIAL}
+    assert set(reasons[made.composed_ids.numpy()].tolist()) <= {Reason.NEW, Reason.SPECIAL}
     assert set(made.mapping.ids(Reason.PADDING).tolist()) <= set(made.mean_ids.tolist())
-    assert (made.mixture.counts > 0).all()
-    assert len(made.mixture) == len(made.mixed_ids)
+    assert (made.composition.counts > 0).all()
+    assert len(made.composition) == len(made.composed_ids)
 
 
 def test_no_base_token_without_a_row_is_used(zoo: Mapping[str, TokenizerFiles]) -> None:
@@ -127,7 +127,7 @@ def test_explain_gives_the_weights(plan: TransferPlan, zoo: Mapping[str, Tokeniz
     assert plan.explain(609) == []
     made_from_text = plan.explain(target.by_spelling["<tool>"].id)
     assert b"".join(sorted(base.by_id[i].bytes for i, _ in made_from_text))
-    for row in plan.mixed_ids.tolist():
+    for row in plan.composed_ids.tolist():
         weights = [weight for _, weight in plan.explain(row)]
         assert sum(weights) == pytest.approx(1, abs=1e-5)
         assert weights == sorted(weights, reverse=True)
@@ -157,15 +157,15 @@ def test_rows_asked_for_are_explained_without_a_calibration(zoo: Mapping[str, To
     """A map would have to be fitted for all new tokens."""
     problem = make_problem(zoo["byte-level"], zoo["gemma-style"], NgramSpace())
     whole = plan_of(problem, "calibrated")
-    assert whole.calibration is not None
-    some = dataclasses.replace(problem, only=frozenset(whole.mixed_ids[:3].tolist()))
-    assert plan_of(some, "calibrated").calibration is None
+    assert whole.regression is not None
+    some = dataclasses.replace(problem, only=frozenset(whole.composed_ids[:3].tolist()))
+    assert plan_of(some, "calibrated").regression is None
 
 
 def test_asking_for_some_rows_only_gives_the_same_rows(zoo: Mapping[str, TokenizerFiles]) -> None:
     problem = make_problem(zoo["gemma-style"], zoo["byte-level"], NgramSpace())
     whole = plan_of(problem)
-    wanted = whole.mixed_ids[::50].tolist()
+    wanted = whole.composed_ids[::50].tolist()
     part = plan_of(dataclasses.replace(problem, only=frozenset(wanted)))
     for row in wanted:
         assert dict(part.explain(row)) == pytest.approx(dict(whole.explain(row)), abs=1e-5)
@@ -204,7 +204,7 @@ def test_copied_rows_are_bit_identical(plan: TransferPlan, dtype: torch.dtype) -
 @DTYPES
 def test_a_broken_row_stays_in_the_rows_that_are_made_of_it(plan: TransferPlan, dtype: torch.dtype) -> None:
     copied = set(plan.mapping.sources.tolist())
-    used = set(plan.mixture.ids.tolist())
+    used = set(plan.composition.ids.tolist())
     broken = next(i for i in sorted(copied - used) if i >= 0)
     old = random_tensor(OLD_ROWS, 4, dtype=dtype)
     whole = plan.apply(old)
@@ -375,9 +375,9 @@ def assert_same_plan(one: TransferPlan, other: TransferPlan) -> None:
     assert one.mapping.texts == other.mapping.texts
     assert one.mapping.is_identity == other.mapping.is_identity
     assert (one.method, dict(one.options)) == (other.method, dict(other.options))
-    assert torch.equal(one.mixed_ids, other.mixed_ids)
+    assert torch.equal(one.composed_ids, other.composed_ids)
     for name in ("indptr", "ids", "weights"):
-        mine, others = getattr(one.mixture, name), getattr(other.mixture, name)
+        mine, others = getattr(one.composition, name), getattr(other.composition, name)
         assert mine.dtype == others.dtype
         assert torch.equal(mine, others)
 
@@ -422,11 +422,11 @@ def test_the_file_is_safetensors_and_says_what_it_is(plan: TransferPlan, tmp_pat
     assert set(load_file(tmp_path / "a.plan")) == {
         "reasons",
         "sources",
-        "mixed_ids",
+        "composed_ids",
         "indptr",
         "ids",
         "weights",
-        "muted_ids",
+        "unreachable_ids",
     }
     assert FORMAT.encode() in (tmp_path / "a.plan").read_bytes()
 
@@ -480,7 +480,9 @@ def test_a_plan_of_another_version_says_so(plan: TransferPlan, tmp_path: Path) -
     assert "is not a transfer plan" not in str(caught.value)
 
 
-@pytest.mark.parametrize("missing", ["reasons", "sources", "mixed_ids", "indptr", "ids", "weights", "muted_ids"])
+@pytest.mark.parametrize(
+    "missing", ["reasons", "sources", "composed_ids", "indptr", "ids", "weights", "unreachable_ids"]
+)
 def test_a_plan_without_one_of_its_tensors_is_refused(missing: str, plan: TransferPlan, tmp_path: Path) -> None:
     def leave_out(tensors: dict[str, Tensor]) -> None:
         del tensors[missing]
@@ -514,13 +516,13 @@ def with_last(tensor: Tensor, value: int) -> Tensor:
         ("sources", lambda t: t.int()),
         ("sources", lambda t: t[:-1].contiguous()),
         ("sources", lambda t: with_last(t, -2)),
-        ("mixed_ids", lambda t: t[:-1].contiguous()),
-        ("mixed_ids", lambda t: t.int()),
-        ("mixed_ids", lambda t: t[:, None].contiguous()),
-        ("mixed_ids", lambda t: with_last(t, 610)),
-        ("mixed_ids", lambda t: with_last(t, -1)),
-        ("muted_ids", lambda t: torch.tensor([610])),
-        ("muted_ids", lambda t: torch.tensor([-1])),
+        ("composed_ids", lambda t: t[:-1].contiguous()),
+        ("composed_ids", lambda t: t.int()),
+        ("composed_ids", lambda t: t[:, None].contiguous()),
+        ("composed_ids", lambda t: with_last(t, 610)),
+        ("composed_ids", lambda t: with_last(t, -1)),
+        ("unreachable_ids", lambda t: torch.tensor([610])),
+        ("unreachable_ids", lambda t: torch.tensor([-1])),
     ],
 )
 def test_parts_that_do_not_fit_together_are_refused(
@@ -534,8 +536,8 @@ def test_parts_that_do_not_fit_together_are_refused(
 
 
 def test_the_last_row_may_be_muted(plan: TransferPlan, tmp_path: Path) -> None:
-    file = changed_plan(plan, tmp_path, lambda tensors: tensors.update(muted_ids=torch.tensor([609])))
-    assert TransferPlan.load(file).counts()["muted"] == 1
+    file = changed_plan(plan, tmp_path, lambda tensors: tensors.update(unreachable_ids=torch.tensor([609])))
+    assert TransferPlan.load(file).counts()["unreachable"] == 1
 
 
 def test_the_order_of_the_token_map_changes_no_byte(zoo: Mapping[str, TokenizerFiles], tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def recipe_of(base, target):
 def test_a_transplant_says_what_became_of_every_row(tmp_path, base, gemma_style_folder):
     result = transplant(base, gemma_style_folder, tmp_path / "out")
     rows = TransferPlan.load(tmp_path / "out" / "tokenadapt.plan").num_rows
-    kinds = dict(re.findall(r"^(copied|special|composed|fallback|padding) +([\d,]+)", result.stdout, re.MULTILINE))
+    kinds = dict(re.findall(r"^(copied|special|composed|mean|padding) +([\d,]+)", result.stdout, re.MULTILINE))
     assert sum(int(n.replace(",", "")) for n in kinds.values()) == rows
     assert f"-> {rows}" in result.stdout
     assert re.search(r"^digits: +\S", result.stdout, re.MULTILINE)

@@ -34,8 +34,8 @@ def test_rows_are_those_of_the_plan_in_the_dtype_asked_for(tmp_path, base, gemma
     plan = TransferPlan.load(out / "tokenadapt.plan")
     assert new.dtype == old.dtype
     assert plan.method == method
-    assert len(plan.mixed_ids) > 20
-    for row in [*plan.copied_ids[::20].tolist(), *plan.mixed_ids[::4].tolist()]:
+    assert len(plan.composed_ids) > 20
+    for row in [*plan.copied_ids[::20].tolist(), *plan.composed_ids[::4].tolist()]:
         expected = sum(weight * old[i].float() for i, weight in plan.explain(row))
         torch.testing.assert_close(new[row].float(), expected.to(old.dtype).float(), rtol=1e-2, atol=1e-6)
     copied = plan.copied_ids
@@ -161,7 +161,7 @@ def test_three_models_merge_by_task_arithmetic(tmp_path, tiny_model_folder, zoo_
 
 def test_muted_byte_twins_are_not_taken_for_damaged_copies(tmp_path, base, gemma_style_folder):
     out = transplant(base, gemma_style_folder, tmp_path / "out", method="calibrated")
-    assert json.loads((out / "tokenadapt.json").read_text())["inputs"][0]["rows_by_reason"]["muted"] > 20
+    assert json.loads((out / "tokenadapt.json").read_text())["inputs"][0]["rows_by_reason"]["unreachable"] > 20
     output, original = (ModelFolder(f.name, f, load_tokenizer(str(f))) for f in (out, base))
     finding = check_untouched(output, find_origins(output, original))
     assert finding.status is Status.PASSED, finding

@@ -43,7 +43,7 @@ OURS = [
     ((*ENSEMBLE, "--prompt", "x", "--seed", "-1"), "-1 is not in the range"),
     ((*ENSEMBLE, "--prompt", "x", "--weight", "1"), "1 weights for 2 models"),
     ((*ENSEMBLE, "--text", "nowhere.txt"), "--text takes NAME=PATH or PATH, and there is no file or folder"),
-    ((*ENSEMBLE, "--out", "out", "--pivot", "2"), "--pivot 2: there are 2 models"),
+    ((*ENSEMBLE, "--out", "out", "--target", "2"), "--target 2: there are 2 models"),
     (("align", NO_MODEL, NO_MODEL, "law=nowhere", "out"), "law: there is no file or folder 'nowhere'"),
     ((*TRAIN, "--text", "nowhere"), "--text takes NAME=PATH or PATH, and there is no file or folder 'nowhere'"),
     ((*TRAIN, "--text", "empty.txt"), "--text empty: the text 'empty.txt' is empty"),

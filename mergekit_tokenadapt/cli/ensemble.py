@@ -43,7 +43,7 @@ Examples:
     help="Kind of mean of the models' probabilities.",
 )
 @click.option(
-    "--pivot",
+    "--target",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
@@ -71,7 +71,7 @@ def ensemble_command(
     text: str | None,
     weights: tuple[float, ...],
     mean: str,
-    pivot: int,
+    target: int,
     method: str,
     auxiliary: str,
     options: tuple[str, ...],
@@ -97,7 +97,7 @@ def ensemble_command(
         adapt = adapt_block(method, auxiliary, options, token_map)
         mergekit_options = merge_options(quiet=quiet)
         folder = make_lockstep(
-            models, out, adapt, pivot=pivot, weights=weights or None, mean=mean, options=mergekit_options, force=force
+            models, out, adapt, target=target, weights=weights or None, mean=mean, options=mergekit_options, force=force
         )
         if not quiet:
             click.echo(f"Wrote {folder}", err=True)

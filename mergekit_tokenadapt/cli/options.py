@@ -21,7 +21,7 @@ METAVARS = {
     "chat_template": "target|base|FILE",
     "calibration_text": "default|[NAME=]PATH",
     "calibration_bytes": "N",
-    "missing_rows": "made|base_model",
+    "missing_rows": "composed|base_model",
 }
 """What the help shows for a key's value, where that is not plain text."""
 

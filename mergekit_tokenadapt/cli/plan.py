@@ -83,7 +83,7 @@ def _sizes(problem: TransferProblem, before: BaseSizes, after: BaseSizes) -> dic
     if before.hidden_size is None:
         return rows
     parameters = [s.matrices * n * before.hidden_size for s, n in zip((before, after), rows.values(), strict=True)]
-    # Mixing holds one old and one new matrix, and a float32 copy of the rows that are mixed.
+    # Making rows holds one old and one new matrix, and a float32 copy of the rows that are composed.
     row = before.hidden_size * before.bytes_per_number
     mixing = (sum(rows.values()) * row) + 4 * before.hidden_size * len(problem.new_tokens)
     return {

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.correction.states import fast_dtype
-from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.terminal.progress import progress
 from mergekit_tokenadapt.transfer.plan import mean_row
 
@@ -56,7 +56,7 @@ class Positions:
     """float [P, D]: the model's hidden states."""
     next_ids: Tensor
     """int64 [P]: the next token of the text."""
-    targets: Mixture
+    targets: SparseRows
     """The base model's predictions: P distributions over new tokens."""
     is_held_out: Tensor
     """bool [P]"""
@@ -180,7 +180,7 @@ class _Regression:
     """Logarithm of how many tokens each resting one stands for."""
     next_P: Tensor
     """Places among the active tokens. Outside held-out passages a token may have none: -1."""
-    targets: Mixture
+    targets: SparseRows
     """Over places among the active tokens."""
     is_held_out: Tensor
 
@@ -216,7 +216,7 @@ class _Regression:
             ),
             resting_weight=math.log(len(others) / len(resting)) if len(resting) else 0.0,
             next_P=place_R[positions.next_ids],
-            targets=Mixture.from_triplets(
+            targets=SparseRows.from_triplets(
                 targets.rows[kept], place_R[targets.ids[kept]], targets.weights[kept], len(targets)
             ).normalised(),
             is_held_out=positions.is_held_out,
@@ -285,7 +285,7 @@ class _Regression:
         return total / math.log(2)
 
 
-def _trust(targets: Mixture, is_fitted_P: Tensor, num_active: int) -> Tensor:
+def _trust(targets: SparseRows, is_fitted_P: Tensor, num_active: int) -> Tensor:
     """How much of its shift each token gets: n / (n + `ENOUGH`) for n expected occurrences, float32 [A, 1]."""
     occurrences_A = torch.zeros(num_active)
     occurrences_A.index_add_(0, targets.ids, targets.weights * is_fitted_P[targets.rows])

@@ -32,7 +32,7 @@ from mergekit_tokenadapt.correction.text import CalibrationText
 from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.loading import load_model
 from mergekit_tokenadapt.models.losses import token_losses
-from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.storage.shards import is_made, resumed, shard_folder
 from mergekit_tokenadapt.terminal.progress import progress
 from mergekit_tokenadapt.tokenizer.alignment import Encoded
@@ -152,7 +152,7 @@ class _Reading:
             if self.text.is_held_out(n):
                 bits += _bits(states, old_rows, old)
         read = self.reader.read([new.ids.tolist() for _, new in pairs], self.starts[1], self.new_inputs)
-        joined = Mixture.concatenate(targets)
+        joined = SparseRows.concatenate(targets)
         return {
             "states": torch.cat([_halved(states.cpu()) for states in read]),
             "next_ids": torch.cat([torch.from_numpy(new.ids) for _, new in pairs]),
@@ -181,7 +181,7 @@ def _join(parts: list[dict[str, Tensor]], text: CalibrationText) -> tuple[Positi
     positions = Positions(
         states_PD=torch.cat([p["states"] for p in parts]),
         next_ids=torch.cat([p["next_ids"] for p in parts]),
-        targets=Mixture.concatenate([Mixture(p["indptr"], p["ids"].long(), p["weights"]) for p in parts]),
+        targets=SparseRows.concatenate([SparseRows(p["indptr"], p["ids"].long(), p["weights"]) for p in parts]),
         is_held_out=held_out[passages],
     )
     return positions, float(sum(p["base_bits"] for p in parts))

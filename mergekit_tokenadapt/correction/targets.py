@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.tokenizer.alignment import Encoded, standing_at
 from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
@@ -64,7 +64,7 @@ class TargetMaker:
         self._inside: dict[bytes, tuple[Tensor, Tensor]] = {}
         self._shares = self._count(base_rows, pairs, _counterparts(special, target, mapping))
 
-    def make(self, old: Encoded, new: Encoded, states_TD: Tensor, matrix_VD: Tensor) -> Mixture:
+    def make(self, old: Encoded, new: Encoded, states_TD: Tensor, matrix_VD: Tensor) -> SparseRows:
         """Targets for the new tokens of a passage: for each a distribution over new tokens, or none.
 
         Args:
@@ -133,7 +133,9 @@ class TargetMaker:
             self._inside[passed] = (torch.tensor([i for _, i in longer], dtype=torch.int64), firsts)
         return self._inside[passed]
 
-    def _count(self, base_rows: int, pairs: Sequence[tuple[Encoded, Encoded]], counterparts: dict[int, int]) -> Mixture:
+    def _count(
+        self, base_rows: int, pairs: Sequence[tuple[Encoded, Encoded]], counterparts: dict[int, int]
+    ) -> SparseRows:
         olds, news = [], []
         for old, new in pairs:
             places, passed = standing_at(old, new)
@@ -149,7 +151,7 @@ class TargetMaker:
         plain_new = np.array([*firsts, *counterparts.values()], dtype=np.int64)
         plain_old, plain_new = plain_old[plain_new >= 0], plain_new[plain_new >= 0]
         smoothing = np.full(len(plain_old), SMOOTHING)
-        counted = Mixture.from_triplets(
+        counted = SparseRows.from_triplets(
             torch.from_numpy(np.concatenate([seen[0], plain_old])),
             torch.from_numpy(np.concatenate([seen[1], plain_new])),
             torch.from_numpy(np.concatenate([counts, smoothing])).float(),
@@ -158,7 +160,7 @@ class TargetMaker:
         return counted.normalised()
 
 
-def _spread(shares: Mixture, rows: Tensor, olds: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _spread(shares: SparseRows, rows: Tensor, olds: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(position, old token, probability) triplets, with new tokens in place of old ones."""
     chosen = shares.select(olds)
     weights = probabilities[chosen.rows] * chosen.weights
@@ -166,14 +168,14 @@ def _spread(shares: Mixture, rows: Tensor, olds: Tensor, probabilities: Tensor) 
     return rows[chosen.rows][kept], chosen.ids[kept], weights[kept]
 
 
-def distributions(rows: Tensor, ids: Tensor, weights: Tensor, num_rows: int) -> Mixture:
+def distributions(rows: Tensor, ids: Tensor, weights: Tensor, num_rows: int) -> SparseRows:
     """Add up (position, new token, probability) triplets, drop negligible ones, and normalise.
 
     A position without any has an empty distribution.
     """
-    summed = Mixture.from_triplets(rows, ids, weights, num_rows)
+    summed = SparseRows.from_triplets(rows, ids, weights, num_rows)
     kept = summed.weights >= NEGLIGIBLE
-    return Mixture.from_triplets(summed.rows[kept], summed.ids[kept], summed.weights[kept], num_rows).normalised()
+    return SparseRows.from_triplets(summed.rows[kept], summed.ids[kept], summed.weights[kept], num_rows).normalised()
 
 
 def _counterparts(special: set[int], target: Vocabulary, mapping: VocabularyMap) -> dict[int, int]:

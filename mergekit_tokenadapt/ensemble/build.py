@@ -39,7 +39,7 @@ def make_lockstep(
     out: str,
     adapt: Mapping[str, Any],
     *,
-    pivot: int = 0,
+    target: int = 0,
     weights: Sequence[float] | None = None,
     mean: str = "arithmetic",
     options: MergeOptions | None = None,
@@ -51,31 +51,31 @@ def make_lockstep(
         models: two or more folders or hub ids; hidden sizes and architectures may differ.
         out: appears when it is complete.
         adapt: the ``adapt`` block for members that are moved.
-        pivot: place of the model whose vocabulary it is; that model stays as it is.
+        target: place of the model whose vocabulary it is; that model stays as it is.
         weights: one for each model.
         mean: ``arithmetic`` or ``geometric``.
         options: of mergekit.
         force: replace `out` where it exists.
 
     Raises:
-        TokenAdaptError: fewer than two models, wrong weights, no such pivot, or see `put_onto`.
+        TokenAdaptError: fewer than two models, wrong weights, no such target, or see `put_onto`.
     """
     if len(models) < 2:
         raise TokenAdaptError("an ensemble needs two models or more")
-    if not 0 <= pivot < len(models):
-        raise TokenAdaptError(f"--pivot {pivot}: there are {len(models)} models, numbered from 0")
+    if not 0 <= target < len(models):
+        raise TokenAdaptError(f"--target {target}: there are {len(models)} models, numbered from 0")
     shares = normalised_weights(weights, len(models))
     destination = check_output(out, force=force, inputs=models)
     folders = [open_model(name) for name in models]
-    check_own(folders[pivot].folder, folders[pivot].folder.glob("*.json"))
+    check_own(folders[target].folder, folders[target].folder.glob("*.json"))
     with staged_folder(out, force=force) as staged:
         names = [f"members/{n}" for n in range(len(models))]
         for n, (model, folder, name) in enumerate(zip(models, folders, names, strict=True)):
-            if n == pivot:
+            if n == target:
                 _copy_model(folder, staged / name)
             else:
-                put_onto(model, str(folders[pivot].folder), str(staged / name), adapt, options=options)
-        _write_ensemble(folders, folders[pivot], staged, members=names, weights=shares, mean=mean)
+                put_onto(model, str(folders[target].folder), str(staged / name), adapt, options=options)
+        _write_ensemble(folders, folders[target], staged, members=names, weights=shares, mean=mean)
     return destination
 
 
@@ -87,19 +87,19 @@ def _copy_model(folder: ModelFolder, destination: Path) -> None:
     folder.tokenizer.copy_to(destination)
 
 
-def _write_ensemble(folders: Sequence[ModelFolder], pivot: ModelFolder, out: Path, **settings: Any) -> None:
-    pivot.tokenizer.copy_to(out)
+def _write_ensemble(folders: Sequence[ModelFolder], target: ModelFolder, out: Path, **settings: Any) -> None:
+    target.tokenizer.copy_to(out)
     lengths = [n for folder in folders if (n := context_length(folder)) is not None]
-    special = {key: pivot.text_config.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    used = set(pivot.tokenizer.vocabulary.ids().tolist())
+    special = {key: target.text_config.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    used = set(target.tokenizer.vocabulary.ids().tolist())
     config = {
         "model_type": MODEL_TYPE,
         "architectures": ["LockstepForCausalLM"],
-        "vocab_size": pivot.num_rows,
+        "vocab_size": target.num_rows,
         **settings,
-        "padding_ids": [i for i in range(pivot.num_rows) if i not in used],
+        "padding_ids": [i for i in range(target.num_rows) if i not in used],
         "max_position_embeddings": min(lengths, default=None),
         **special,
     }
     write_json(out / "config.json", config)
-    write_json(out / "generation_config.json", {**special, **pivot.generation_config})
+    write_json(out / "generation_config.json", {**special, **target.generation_config})

@@ -16,7 +16,7 @@ MADE = {
     "special": "special: the row of its counterpart",
     "new": "new",
     "padding": "padding: a row without a token",
-    "muted": "muted: another token of TARGET stands for the same byte, and this one is never produced",
+    "unreachable": "unreachable: another token of TARGET stands for the same byte, and this one is never produced",
 }
 """What is said of each reason."""
 
@@ -50,7 +50,7 @@ class RowExplanation:
     kind: str | None
     """What kind of token it is."""
     reason: str
-    """copied, special, new, padding or muted."""
+    """copied, special, new, padding or unreachable."""
     method: str | None
     """The method that made it; None where none had to."""
     made_of: tuple[WeightedToken, ...]
@@ -77,17 +77,17 @@ class RowExplanation:
         made_of = tuple(WeightedToken(i, old[i].label, round(w, 6)) for i, w in plan.explain(row))
         neighbours = tuple(SimilarToken(i, old[i].label, round(s, 6)) for i, s in told.neighbours)
         reason = Reason(int(plan.mapping.reasons[row])).name.lower()
-        is_mixed = bool(made_of) and int(plan.mapping.sources[row]) < 0
+        is_composed = bool(made_of) and int(plan.mapping.sources[row]) < 0
         return cls(
             id=row,
             text=None if token is None else token.label,
             kind=None if token is None else token.kind.value,
-            reason="muted" if bool((plan.muted_ids == row).any()) else reason,
-            method=plan.method if is_mixed and reason == "new" else None,
+            reason="unreachable" if bool((plan.unreachable_ids == row).any()) else reason,
+            method=plan.method if is_composed and reason == "new" else None,
             made_of=made_of,
-            weights_are=told.weights_are if is_mixed else None,
+            weights_are=told.weights_are if is_composed else None,
             neighbours=neighbours if made_of else (),
-            calibrated=reason == "new" and transfer.method.calibrates and bool(made_of),
+            calibrated=reason == "new" and transfer.method.has_regression and bool(made_of),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Plan:
         return self.transfer.num_rows
 
     def counts(self) -> dict[str, int]:
-        """How many rows there are of each kind: copied, special, new, padding; and muted and unresolved ones."""
+        """How many rows there are of each kind: copied, special, new, padding; and unreachable and unresolved ones."""
         return self.rows.counts()
 
     def explain(self, token: str | int) -> RowExplanation:

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mergekit_tokenadapt.methods.hybrid import Hybrid
-from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.tokenizer.decomposition import Decomposer
 from mergekit_tokenadapt.tokenizer.segmentation import Pieces
 from mergekit_tokenadapt.tokenizer.vocabulary import Token
@@ -25,11 +25,11 @@ from mergekit_tokenadapt.transfer.problem import TransferProblem
 from mergekit_tokenadapt.transfer.row_regression import (
     NO_EXAMPLES,
     PIECES_SHARE,
-    Calibration,
-    DonorFacts,
-    Facts,
-    JointFacts,
-    TokenFacts,
+    DonorFeatures,
+    JointFeatures,
+    PieceFeatures,
+    RowRegression,
+    TokenFeatures,
 )
 
 LOG = logging.getLogger(__name__)
@@ -62,8 +62,8 @@ class Calibrated(Method):
     )
     source: ClassVar[str] = "this project"
     needs_auxiliary: ClassVar[bool] = True
-    calibrates: ClassVar[bool] = True
-    mutes_byte_twins: ClassVar[bool] = True
+    has_regression: ClassVar[bool] = True
+    unreachable_as_mean: ClassVar[bool] = True
 
     top_k: Annotated[int, OF_TOKENS] = Field(default=8, ge=1, description="neighbours of a token")
     donor: bool = Field(default=False, description="also predict from the rows of TARGET, which must be a model")
@@ -73,7 +73,7 @@ class Calibrated(Method):
         """True if the option `donor` is set."""
         return self.donor
 
-    def weigh(self, problem: TransferProblem) -> Mixture:
+    def weigh(self, problem: TransferProblem) -> SparseRows:
         """Return the weights used when no regression can be fitted, and blended into predicted output rows.
 
         Supertokens use `Hybrid`: the base vocabulary has too few to fit on, and a regression fitted on words
@@ -83,7 +83,7 @@ class Calibrated(Method):
         if not beyond.any():
             return front_weighted(problem)
         words, supertokens = problem.among(problem.new_ids[~beyond]), problem.among(problem.new_ids[beyond])
-        parts = Mixture.concatenate([front_weighted(words), Hybrid().weigh(supertokens).cpu()])
+        parts = SparseRows.concatenate([front_weighted(words), Hybrid().weigh(supertokens).cpu()])
         order = np.argsort(np.concatenate([words.new_ids, supertokens.new_ids]))
         return parts.select(torch.from_numpy(order))
 
@@ -100,7 +100,7 @@ class Calibrated(Method):
             told[row] = Explanation(PREDICTED, near)
         return told
 
-    def calibrate(self, problem: TransferProblem) -> Calibration | None:
+    def make_regression(self, problem: TransferProblem) -> RowRegression | None:
         """Return features of examples and new tokens; None without new tokens, or if no old token can be split."""
         beyond = unlike_any_example(problem)
         if beyond.all():
@@ -121,14 +121,14 @@ class Calibrated(Method):
         ceiling = torch.from_numpy(_like(similarities[:, 0].numpy(), tokens, salt=2))
         example_neighbours = _below(spare[0].cpu(), spare[1].cpu(), ceiling, self.top_k)
         example_pieces = Pieces.from_lists(cuts[n] for n in places)
-        examples: TokenFacts = _facts(tokens, example_pieces, *example_neighbours)
-        new: TokenFacts = _facts(problem.new_tokens, problem.pieces, similarities, neighbours)
+        examples: TokenFeatures = _features(tokens, example_pieces, *example_neighbours)
+        new: TokenFeatures = _features(problem.new_tokens, problem.pieces, similarities, neighbours)
         if shared is not None:
             assert problem.donor is not None
             rows = problem.donor.rows(problem.target.num_ids)
-            examples = JointFacts(examples, DonorFacts(rows[torch.tensor([shared[t.id] for t in tokens])]))
-            new = JointFacts(new, DonorFacts(rows[torch.from_numpy(problem.new_ids)]))
-        return Calibration(
+            examples = JointFeatures(examples, DonorFeatures(rows[torch.tensor([shared[t.id] for t in tokens])]))
+            new = JointFeatures(new, DonorFeatures(rows[torch.from_numpy(problem.new_ids)]))
+        return RowRegression(
             example_ids=torch.tensor([t.id for t in tokens]),
             is_held_out=torch.tensor([is_held_out(token) for token in tokens]),
             examples=examples,
@@ -138,7 +138,7 @@ class Calibrated(Method):
         )
 
 
-def front_weighted(problem: TransferProblem) -> Mixture:
+def front_weighted(problem: TransferProblem) -> SparseRows:
     """Return weights of each new token's pieces in the ratio 1, 1/2, 1/3, ..., without pieces of white space only.
 
     The model should predict a new token wherever it used to predict the token's first piece. Earlier pieces
@@ -153,7 +153,7 @@ def front_weighted(problem: TransferProblem) -> Mixture:
     weights /= np.bincount(pieces.rows, weights, minlength=len(pieces))[pieces.rows]
     used = torch.from_numpy(weights > 0)
     rows, ids, shares = (torch.from_numpy(part)[used] for part in (pieces.rows, pieces.ids, weights))
-    return Mixture.from_triplets(rows, ids, shares, len(pieces))
+    return SparseRows.from_triplets(rows, ids, shares, len(pieces))
 
 
 def unlike_any_example(problem: TransferProblem) -> np.ndarray:
@@ -181,12 +181,12 @@ def shared_rows(problem: TransferProblem) -> dict[int, int]:
     return found
 
 
-def _facts(tokens: list[Token], pieces: Pieces, similarities: Tensor, neighbours: Tensor) -> Facts:
+def _features(tokens: list[Token], pieces: Pieces, similarities: Tensor, neighbours: Tensor) -> PieceFeatures:
     # Not `uniform`: that sorts the pieces, and the map has to know which is first and which is last.
     weights = 1 / torch.from_numpy(pieces.counts).float()[torch.from_numpy(pieces.rows)]
-    in_order = Mixture(torch.from_numpy(pieces.indptr), torch.from_numpy(pieces.ids), weights)
+    in_order = SparseRows(torch.from_numpy(pieces.indptr), torch.from_numpy(pieces.ids), weights)
     scalars = torch.tensor([_kind_of_text(t) for t in tokens], dtype=torch.float32)
-    return Facts(in_order, neighbours.int(), similarities, scalars)
+    return PieceFeatures(in_order, neighbours.int(), similarities, scalars)
 
 
 def _below(similarities: Tensor, neighbours: Tensor, ceiling: Tensor, top_k: int) -> tuple[Tensor, Tensor]:

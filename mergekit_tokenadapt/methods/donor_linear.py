@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 
 from mergekit_tokenadapt.methods.calibrated import is_held_out, shared_rows
-from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer.method import Explanation, Method
 from mergekit_tokenadapt.transfer.piece_weights import uniform
 from mergekit_tokenadapt.transfer.problem import TransferProblem
-from mergekit_tokenadapt.transfer.row_regression import NO_EXAMPLES, Calibration, DonorFacts
+from mergekit_tokenadapt.transfer.row_regression import NO_EXAMPLES, DonorFeatures, RowRegression
 
 LOG = logging.getLogger(__name__)
 
@@ -34,14 +34,14 @@ class DonorLinear(Method):
         "a linear map from the target model's rows, fitted on shared tokens; TARGET must be a model"
     )
     source: ClassVar[str] = "this project; the map is that of Mikolov et al., arXiv 1309.4168"
-    calibrates: ClassVar[bool] = True
+    has_regression: ClassVar[bool] = True
 
     @property
     def needs_donor(self) -> bool:
         """Always."""
         return True
 
-    def weigh(self, problem: TransferProblem) -> Mixture:
+    def weigh(self, problem: TransferProblem) -> SparseRows:
         """Return the plain mean of the pieces, which is used if there are too few shared tokens to fit on."""
         return uniform(problem.pieces)
 
@@ -49,7 +49,7 @@ class DonorLinear(Method):
         """Return that the weights are used only if there are too few shared tokens."""
         return dict.fromkeys(problem.new_ids.tolist(), Explanation(MAPPED))
 
-    def calibrate(self, problem: TransferProblem) -> Calibration | None:
+    def make_regression(self, problem: TransferProblem) -> RowRegression | None:
         """Return the regression with the shared tokens as examples; None if there are none."""
         shared = shared_rows(problem)
         if not shared:
@@ -58,10 +58,10 @@ class DonorLinear(Method):
         assert problem.donor is not None
         tokens = [problem.base.by_id[old] for old in shared]
         rows = problem.donor.rows(problem.target.num_ids)
-        return Calibration(
+        return RowRegression(
             example_ids=torch.tensor(list(shared)),
             is_held_out=torch.tensor([is_held_out(token) for token in tokens]),
-            examples=DonorFacts(rows[torch.tensor(list(shared.values()))]),
+            examples=DonorFeatures(rows[torch.tensor(list(shared.values()))]),
             new_ids=torch.from_numpy(problem.new_ids),
-            new=DonorFacts(rows[torch.from_numpy(problem.new_ids)]),
+            new=DonorFeatures(rows[torch.from_numpy(problem.new_ids)]),
         )

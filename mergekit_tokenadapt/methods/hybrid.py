@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mergekit_tokenadapt.methods.local import Local
 from mergekit_tokenadapt.methods.nearest import Global
-from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer.method import LEAST_TEMPERATURE, OF_TOKENS, Method
 from mergekit_tokenadapt.transfer.problem import TransferProblem
 
@@ -29,7 +29,7 @@ class Hybrid(Method):
     global_weight: float = Field(default=0.3, ge=0, le=1, description="share of the global estimate")
     threshold: float = Field(default=0.0, ge=-1, le=1, description="least cosine similarity of a neighbour")
 
-    def weigh(self, problem: TransferProblem) -> Mixture:
+    def weigh(self, problem: TransferProblem) -> SparseRows:
         """Return the weighted average of the local and the global weights."""
         local = Local(temperature=self.temperature).weigh(problem)
         nearest = Global(temperature=self.temperature, top_k=self.top_k, threshold=self.threshold).weigh(problem)

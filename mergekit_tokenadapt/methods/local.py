@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer.method import LEAST_TEMPERATURE, Method
 from mergekit_tokenadapt.transfer.problem import TransferProblem
 
@@ -28,7 +28,7 @@ class Local(Method):
         default=0.3, ge=LEAST_TEMPERATURE, description="below 1 sharpens the weights, above 1 flattens them"
     )
 
-    def weigh(self, problem: TransferProblem) -> Mixture:
+    def weigh(self, problem: TransferProblem) -> SparseRows:
         """Return the weights w of the pieces."""
         pieces, device = problem.pieces, problem.device
         rows, ids = torch.from_numpy(pieces.rows).to(device), torch.from_numpy(pieces.ids).to(device)
@@ -46,7 +46,7 @@ class Local(Method):
 
         closeness = (segment_softmax(similarity, rows, num_new) + length_share) / 2
         weights = segment_softmax(closeness / self.temperature, rows, num_new)
-        return Mixture.from_triplets(rows, ids, weights, num_new)
+        return SparseRows.from_triplets(rows, ids, weights, num_new)
 
 
 def segment_softmax(values: Tensor, segments: Tensor, num_segments: int) -> Tensor:

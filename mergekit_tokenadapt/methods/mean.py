@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer.method import Method
 from mergekit_tokenadapt.transfer.piece_weights import uniform
 from mergekit_tokenadapt.transfer.problem import TransferProblem
@@ -16,6 +16,6 @@ class Mean(Method):
     summary: ClassVar[str] = "mean of the rows of the old pieces; needs nothing else"
     source: ClassVar[str] = "ReTok, arXiv 2410.04335"
 
-    def weigh(self, problem: TransferProblem) -> Mixture:
+    def weigh(self, problem: TransferProblem) -> SparseRows:
         """Return equal weights for all pieces of a token. A piece that occurs twice counts twice."""
         return uniform(problem.pieces)

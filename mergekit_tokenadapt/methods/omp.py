@@ -10,7 +10,7 @@ from pydantic import Field
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.methods.calibrated import shared_rows
 from mergekit_tokenadapt.numerics.matching_pursuit import matching_pursuit
-from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer.method import OF_TOKENS, Method
 from mergekit_tokenadapt.transfer.problem import TransferProblem
 
@@ -26,7 +26,7 @@ class Omp(Method):
         "sparse combinations of shared tokens that are fitted in the target model; TARGET must be a model"
     )
     source: ClassVar[str] = "Goddard and Fernandes Neto, arXiv 2506.06607; mergekit's tokensurgeon"
-    mutes_byte_twins: ClassVar[bool] = True
+    unreachable_as_mean: ClassVar[bool] = True
 
     k: Annotated[int, OF_TOKENS] = Field(
         default=64, ge=1, description="shared tokens in the combination for a new token"
@@ -37,7 +37,7 @@ class Omp(Method):
         """Always."""
         return True
 
-    def weigh(self, problem: TransferProblem) -> Mixture:
+    def weigh(self, problem: TransferProblem) -> SparseRows:
         """Return the combinations, one for both input and output rows; none for a token whose donor row is zero.
 
         Raises:
@@ -51,4 +51,4 @@ class Omp(Method):
         atoms_SD = problem.donor.rows_of(atom_ids).to(problem.device)
         new_ND = problem.donor.rows_of(torch.from_numpy(problem.new_ids)).to(problem.device)
         found = matching_pursuit(new_ND, atoms_SD, self.k, quiet=problem.quiet, resumes=True)
-        return Mixture(found.indptr, old_ids[found.ids], found.weights)
+        return SparseRows(found.indptr, old_ids[found.ids], found.weights)

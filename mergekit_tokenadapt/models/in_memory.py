@@ -85,7 +85,7 @@ class LoadedModel:
             if tensor.is_meta:
                 raise TokenAdaptError(f"{name} is not in memory: load the model whole, or use transplant()")
             if not tensor.is_floating_point():
-                raise TokenAdaptError(f"{name} is {tensor.dtype}, not a floating-point type that rows can be mixed in")
+                raise TokenAdaptError(f"{name} is {tensor.dtype}, no floating-point type to compute rows in")
         output = self.tables.output
         is_tied = output is not None and self.tensors[output] is self.tensors[self.tables.input]
         if is_tied != self.tables.is_tied:
@@ -179,7 +179,7 @@ def _check_kind(model: Any) -> None:
     if not isinstance(model, PreTrainedModel):
         raise TokenAdaptError(f"adapt() takes a model of transformers, not {type(model).__name__}")
     if getattr(model.config, "quantization_config", None) or getattr(model, "hf_quantizer", None):
-        raise TokenAdaptError("the model is quantised; rows cannot be mixed in it: use the unquantised model")
+        raise TokenAdaptError("the model is quantised; rows cannot be computed from it: use the unquantised model")
 
 
 _NUMBERS = (int, type(None))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.numerics.inner_products import Search, choose_search, inner_products
-from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.storage.shards import resumed, shard_folder
 from mergekit_tokenadapt.terminal.progress import Bar, progress
 
@@ -30,7 +30,7 @@ SHARD = 4096
 """Targets made between two files on disk."""
 VERSION = 1
 """Of what a shard holds; another one makes nothing of old shards."""
-EMPTY = Mixture(torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+EMPTY = SparseRows(torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
 REFINED = 32
 """Targets whose chosen atoms are held in float64 at a time."""
 NOTHING_LEFT = 1e-6
@@ -47,7 +47,7 @@ def matching_pursuit(
     quiet: bool = False,
     resumes: bool = False,
     search: Search | None = None,
-) -> Mixture:
+) -> SparseRows:
     """Each target as a combination of at most `k` atoms.
 
     A target takes fewer atoms where there are no more, or where fewer leave nothing but rounding noise of it; one
@@ -62,7 +62,8 @@ def matching_pursuit(
         search: for tests; by default the fastest one.
 
     Returns:
-        N mixtures of atoms, on the CPU, in the order in which the atoms were taken; weights were computed in float64.
+        N sparse sums of atoms, on the CPU, the atoms in the order in which they were taken; weights were computed in
+        float64.
 
     Raises:
         ValueError: the widths differ, or there are no atoms.
@@ -82,8 +83,8 @@ def matching_pursuit(
             make = partial(_shard, shard_ND, atoms_SD, min(k, len(atoms_SD)), search, bar)
             parts.append(resumed(folder, f"{start:08d}", make))
             bar.update(start + len(shard_ND) - bar.n)  # those that were there already
-    mixtures = [Mixture(part["indptr"], part["ids"].long(), part["weights"]) for part in parts]
-    return Mixture.concatenate(mixtures) if mixtures else EMPTY
+    compositions = [SparseRows(part["indptr"], part["ids"].long(), part["weights"]) for part in parts]
+    return SparseRows.concatenate(compositions) if compositions else EMPTY
 
 
 def _key(targets_ND: Tensor, atoms_SD: Tensor, k: int) -> str:
@@ -95,7 +96,7 @@ def _key(targets_ND: Tensor, atoms_SD: Tensor, k: int) -> str:
 
 
 def _shard(targets_ND: Tensor, atoms_SD: Tensor, steps: int, search: Search, bar: Bar) -> dict[str, Tensor]:
-    """The mixtures of some targets, batch by batch."""
+    """The compositions of some targets, batch by batch."""
     batch = max(1, min(BATCH, MEMORY // (8 * len(atoms_SD) + 8 * steps * steps)))
     counts, ids, weights = [], [], []
     for targets_BD in targets_ND.split(batch):  # type: ignore[no-untyped-call]

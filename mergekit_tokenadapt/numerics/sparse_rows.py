@@ -18,7 +18,7 @@ CHUNK_BYTES = 1 << 25
 
 
 @dataclass(frozen=True)
-class Mixture:
+class SparseRows:
     """N rows, each a weighted sum of rows of a V x D matrix, in compressed sparse rows.
 
     Row n is ``sum(weights[j] * matrix[ids[j]] for j in range(indptr[n], indptr[n + 1]))``. A row is
@@ -36,18 +36,18 @@ class Mixture:
         return len(self.indptr) - 1
 
     def check(self) -> None:
-        """Check a mixture that was read from a file.
+        """Check a composition that was read from a file.
 
         Raises:
             ValueError: the three tensors do not fit together.
         """
         indptr, ids, weights = self.indptr, self.ids, self.weights
         if not indptr.dim() == ids.dim() == weights.dim() == 1 or (indptr.dtype, ids.dtype) != (torch.int64,) * 2:
-            raise ValueError("a mixture has the wrong shapes or types")
+            raise ValueError("a composition has the wrong shapes or types")
         if not len(indptr) or indptr[0] != 0 or (indptr.diff() < 0).any() or indptr[-1] != len(ids):
-            raise ValueError("the rows of a mixture are not in order")
+            raise ValueError("the rows of a composition are not in order")
         if len(ids) != len(weights) or (ids < 0).any() or weights.dtype != torch.float32:
-            raise ValueError("the weights of a mixture do not fit its ids")
+            raise ValueError("the weights of a composition do not fit its ids")
 
     @property
     def counts(self) -> Tensor:
@@ -65,20 +65,20 @@ class Mixture:
         pairs = zip(self.ids[start:end].tolist(), self.weights[start:end].tolist(), strict=True)
         return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
 
-    def select(self, places: Tensor) -> Mixture:
+    def select(self, places: Tensor) -> SparseRows:
         """Some of the rows, in the order given; `places` int64."""
         counts = self.counts[places]
         indptr = _indptr(counts)
         shift = self.indptr[places] - indptr[:-1]
         kept = torch.repeat_interleave(shift, counts) + torch.arange(int(indptr[-1]), device=shift.device)
-        return Mixture(indptr, self.ids[kept], self.weights[kept])
+        return SparseRows(indptr, self.ids[kept], self.weights[kept])
 
-    def cpu(self) -> Mixture:
-        """The same mixture in main memory."""
-        return Mixture(self.indptr.cpu(), self.ids.cpu(), self.weights.cpu())
+    def cpu(self) -> SparseRows:
+        """The same composition in main memory."""
+        return SparseRows(self.indptr.cpu(), self.ids.cpu(), self.weights.cpu())
 
     @classmethod
-    def from_triplets(cls, rows: Tensor, ids: Tensor, weights: Tensor, num_rows: int) -> Mixture:
+    def from_triplets(cls, rows: Tensor, ids: Tensor, weights: Tensor, num_rows: int) -> SparseRows:
         """Pack (row, old id, weight) triplets; weights of the same row and id are added up."""
         width = int(ids.max()) + 1 if len(ids) else 1
         places = torch.stack([rows, ids])
@@ -87,23 +87,23 @@ class Mixture:
         return cls(_indptr(counts), packed.indices()[1], packed.values())
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Mixture]) -> Mixture:
+    def concatenate(cls, parts: Sequence[SparseRows]) -> SparseRows:
         """The rows of all parts, one after the other."""
         counts = torch.cat([part.counts for part in parts])
         return cls(_indptr(counts), torch.cat([p.ids for p in parts]), torch.cat([p.weights for p in parts]))
 
-    def normalised(self) -> Mixture:
+    def normalised(self) -> SparseRows:
         """The same rows with weights that add up to 1; empty rows stay empty."""
         totals = torch.zeros(len(self)).to(self.weights).index_add_(0, self.rows, self.weights)
-        return Mixture(self.indptr, self.ids, self.weights / totals[self.rows])
+        return SparseRows(self.indptr, self.ids, self.weights / totals[self.rows])
 
-    def plus(self, other: Mixture, share: float) -> Mixture:
+    def plus(self, other: SparseRows, share: float) -> SparseRows:
         """``(1 - share) * self + share * other``, row by row; an empty row leaves the other one whole."""
         mine, others = torch.full((len(self),), 1 - share), torch.full((len(self),), share)
         mine, others = mine.to(self.weights), others.to(self.weights)
         mine[other.counts == 0] = 1
         others[self.counts == 0] = 1
-        return Mixture.from_triplets(
+        return SparseRows.from_triplets(
             torch.cat([self.rows, other.rows]),
             torch.cat([self.ids, other.ids]),
             torch.cat([self.weights * mine[self.rows], other.weights * others[other.rows]]),

@@ -15,21 +15,21 @@ from mergekit_tokenadapt.transfer.matching import Reason
 from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 
-def vocabulary_report(pivot: ModelFolder, made: ModelFolder, before: TokenizerFiles) -> dict[str, Any]:
-    """The decisions that were taken for a model that now speaks the pivot's tokenizer.
+def vocabulary_report(target: ModelFolder, made: ModelFolder, before: TokenizerFiles) -> dict[str, Any]:
+    """The decisions that were taken for a model that now speaks the target's tokenizer.
 
     Args:
-        pivot: whose vocabulary it is.
+        target: whose vocabulary it is.
         made: the model, with its plan in the folder.
         before: the tokenizer that the model had.
 
     Returns:
-        What `change_report` says, with the name of the pivot and its number of rows.
+        What `change_report` says, with the name of the target and its number of rows.
     """
     plan = TransferPlan.load(made.folder / PLAN)
-    report = change_report(plan, before, pivot.tokenizer, made.tokenizer.chat_template)
-    rows = {"pivot": pivot.num_rows, "before": before.model_rows, "after": made.num_rows}
-    return {"pivot": pivot.name, **report, "rows": rows}
+    report = change_report(plan, before, target.tokenizer, made.tokenizer.chat_template)
+    rows = {"target": target.num_rows, "before": before.model_rows, "after": made.num_rows}
+    return {"target": target.name, **report, "rows": rows}
 
 
 def change_report(
@@ -45,7 +45,7 @@ def change_report(
 
     Returns:
         ``tokens`` holds numbers of tokens: `copied` (bit for bit an old row), `special` (a special token
-        with a counterpart), `composed` (made of several old rows), `fallback` (the mean row); ``texts`` holds
+        with a counterpart), `composed` (made of several old rows), `mean` (the mean row); ``texts`` holds
         the built-in texts with their bytes, and how many tokens each tokenizer makes of them.
     """
     return {
@@ -60,17 +60,17 @@ def change_report(
 
 def token_counts(plan: TransferPlan, target: TokenizerFiles) -> dict[str, int]:
     """Tokens by where their rows come from; `padding` are rows without a token."""
-    fallback = set(plan.mean_ids.tolist())
-    counts = dict.fromkeys(("copied", "special", "composed", "fallback"), 0)
+    mean_ids = set(plan.mean_ids.tolist())
+    counts = dict.fromkeys(("copied", "special", "composed", "mean"), 0)
     for token in target.vocabulary:
         reason = plan.mapping.reasons[token.id]
         kind = {Reason.COPIED: "copied", Reason.SPECIAL: "special"}.get(reason, "composed")
-        counts["fallback" if token.id in fallback else kind] += 1
+        counts["mean" if token.id in mean_ids else kind] += 1
     return {**counts, "padding": plan.num_rows - len(target.vocabulary)}
 
 
-def _digits(pivot: TokenizerFiles, before: TokenizerFiles) -> dict[str, Any]:
-    now, then = habits(pivot)["digits"], habits(before)["digits"]
+def _digits(target: TokenizerFiles, before: TokenizerFiles) -> dict[str, Any]:
+    now, then = habits(target)["digits"], habits(before)["digits"]
     warning = None
     if now != then:
         warning = (
@@ -100,7 +100,7 @@ def _special_tokens(plan: TransferPlan, target: TokenizerFiles, before: Tokenize
 
 def _chat_template(template: str | None, after: TokenizerFiles, before: TokenizerFiles) -> dict[str, Any]:
     whose = "none" if template is None else "a file"
-    for name, tokenizer in (("before", before), ("pivot", after)):
+    for name, tokenizer in (("before", before), ("target", after)):
         if template is not None and template == tokenizer.chat_template:
             whose = name
     return {"is_that_of": whose, "markers_that_are_not_one_token": stray_markers(template or "", after)}

@@ -17,10 +17,10 @@ MEANING = {
     "copied": "the old row of the same bytes, bit for bit",
     "special": "the old row of their counterpart",
     "composed": "made of old rows",
-    "fallback": "the mean row: nothing was found for them",
+    "mean": "the mean row: nothing was found for them",
     "padding": "the mean row: rows without a token, never the most likely",
 }
-TEMPLATES = {"pivot": "the new tokenizer's", "before": "the old one", "none": "none"}
+TEMPLATES = {"target": "the new tokenizer's", "before": "the old one", "none": "none"}
 SHOWN = 12
 """Special tokens without a role that are listed one by one."""
 

@@ -24,7 +24,7 @@ from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
 LOG = logging.getLogger(__name__)
 
 FLOATS = {"float64", "float32", "float16", "bfloat16"}
-"""The dtypes that rows can be mixed in."""
+"""The dtypes that rows can be computed in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ def look_at(reference: ModelReference, architecture: ModelArchitecture, options:
     config = reference.config(trust_remote_code=options.trust_remote_code)
     if getattr(config, "quantization_config", None):
         raise TokenAdaptError(
-            f"{reference} is a quantised checkpoint; rows cannot be mixed in it: use the unquantised model"
+            f"{reference} is a quantised checkpoint; rows cannot be computed from it: use the unquantised model"
         )
     loader = LoaderCache().get(reference)
     folder = Path(loader.index.base_path)
@@ -102,7 +102,7 @@ def look_at(reference: ModelReference, architecture: ModelArchitecture, options:
     for name in tables:
         if dtypes[name] not in FLOATS:
             raise TokenAdaptError(
-                f"{reference}: the tensor {name} is {dtypes[name]}, not a floating-point type that rows can be mixed in"
+                f"{reference}: the tensor {name} is {dtypes[name]}, no floating-point type to compute rows in"
             )
     path = reference.model
     return InputModel(

@@ -54,8 +54,8 @@ class AdaptConfig(BaseModel):
         default=False,
         description="give a model with tied matrices an output matrix of its own, as large as the input's",
     )
-    missing_rows: Literal["made", "base_model"] = Field(
-        default="made",
+    missing_rows: Literal["composed", "base_model"] = Field(
+        default="composed",
         description="rows of tokens that an input model does not have: made by the method, or copied from the recipe's "
         "base_model, so that the task vector is zero there",
     )

@@ -11,10 +11,10 @@ import pydantic
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.extensions import entry_points
-from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.terminal.plain_words import describe_errors
 from mergekit_tokenadapt.transfer.problem import TransferProblem
-from mergekit_tokenadapt.transfer.row_regression import Calibration
+from mergekit_tokenadapt.transfer.row_regression import RowRegression
 
 OF_TOKENS = "a number of tokens of the base vocabulary"
 """Marks an option of a method (``Annotated[int, OF_TOKENS]``) that cannot be larger than the base vocabulary."""
@@ -45,9 +45,9 @@ class Method(pydantic.BaseModel, ABC):
     source: ClassVar[str]
     """Where the method comes from."""
     needs_auxiliary: ClassVar[bool] = False
-    calibrates: ClassVar[bool] = False
-    """Whether `calibrate` gives a map; rows then need the matrix, and not only the mixtures."""
-    mutes_byte_twins: ClassVar[bool] = False
+    has_regression: ClassVar[bool] = False
+    """Whether `make_regression` gives a map; rows then need the matrix, and not only the compositions."""
+    unreachable_as_mean: ClassVar[bool] = False
     """Whether byte tokens that the target never produces, because an ordinary token stands for the same
     byte, become mean rows. As copies they would take half of that token's probability. And the base's own such
     tokens, whose rows nothing trained, are no candidates (`TransferProblem.without_byte_twins`)."""
@@ -75,18 +75,18 @@ class Method(pydantic.BaseModel, ABC):
                 )
 
     @abstractmethod
-    def weigh(self, problem: TransferProblem) -> Mixture:
+    def weigh(self, problem: TransferProblem) -> SparseRows:
         """Return the weights of old rows for each of the N new tokens. This needs no weights of the model.
 
-        A token for which the method finds nothing gets an empty mixture; its row is then the mean row.
+        A token for which the method finds nothing gets an empty composition; its row is then the mean row.
         """
 
     def explain(self, problem: TransferProblem) -> dict[int, Explanation]:
         """Return, by target id, what the weights of `weigh` mean and what else a new row is predicted from."""
         return dict.fromkeys(problem.new_ids.tolist(), Explanation())
 
-    def calibrate(self, problem: TransferProblem) -> Calibration | None:
-        """Return a regression to fit on each matrix, whose predictions replace the mixtures; None for no regression."""
+    def make_regression(self, problem: TransferProblem) -> RowRegression | None:
+        """Return a regression to fit on each matrix; its predictions replace the weighted sums. None: there is none."""
         return None
 
 

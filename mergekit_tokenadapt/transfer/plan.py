@@ -4,11 +4,11 @@ A plan is data. It is made without the weights of the model, and can be saved, e
 row has one of three origins:
 
 - copied: COPIED and SPECIAL rows with a source. The row is the old row, bit for bit.
-- mixed (composed): NEW rows, and SPECIAL rows made from a text. The row is a weighted sum of old rows, or the
+- composed: NEW rows, and SPECIAL rows made from a text. The row is a weighted sum of old rows, or the
   prediction of a regression that is fitted on the matrix itself.
-- mean: PADDING rows, NEW special tokens, NEW tokens for which the method found nothing, and muted rows. The row is
-  the mean of all copied and mixed rows. Its logit is the mean of their logits and never the highest, so such a
-  token is never generated. A row of zeros (logit 0) could be.
+- mean: PADDING rows, NEW special tokens, NEW tokens for which the method found nothing, and rows of unreachable tokens.
+  The row is the mean of all copied and composed rows. Its logit is the mean of their logits and never the highest, so
+  such a token is never generated. A row of zeros (logit 0) could be.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.numerics.sparse_rows import CHUNK_ROWS, Mixture
+from mergekit_tokenadapt.numerics.sparse_rows import CHUNK_ROWS, SparseRows
 from mergekit_tokenadapt.storage.tensor_writing import save_tensors
 from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.method import Method
 from mergekit_tokenadapt.transfer.piece_weights import uniform
 from mergekit_tokenadapt.transfer.problem import TransferProblem
-from mergekit_tokenadapt.transfer.row_regression import NO_EXAMPLES, Calibration, FitReport
+from mergekit_tokenadapt.transfer.row_regression import NO_EXAMPLES, FitReport, RowRegression
 
 LOG = logging.getLogger(__name__)
 
@@ -61,20 +61,20 @@ class TransferPlan:
     """How each of R new rows is made of V old rows."""
 
     mapping: VocabularyMap
-    mixed_ids: Tensor
-    """int64 [M]: the new rows that are mixed."""
-    mixture: Mixture
-    """The M mixtures."""
+    composed_ids: Tensor
+    """int64 [M]: the new rows that are composed."""
+    composition: SparseRows
+    """The old rows and weights that make each of the M composed rows."""
     method: str
     options: Mapping[str, Any]
-    calibration: Calibration | None = None
-    """Where there is one, its predictions take the place of mixtures; they need to see the matrix."""
-    muted_ids: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    regression: RowRegression | None = None
+    """Where there is one, its predictions take the place of compositions; they need to see the matrix."""
+    unreachable_ids: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     """int64: rows of tokens that are never produced; they become mean rows, whatever their reason."""
     needs_donor: bool = False
     """Read from a file that does not hold the donor's rows: it explains, and cannot be applied."""
     reports: dict[str, FitReport] = field(default_factory=dict, compare=False)
-    """How well the calibration fitted, by tensor name; `apply` puts it there."""
+    """How well the regression fitted, by tensor name; `apply` puts it there."""
 
     @property
     def num_rows(self) -> int:
@@ -85,7 +85,7 @@ class TransferPlan:
     def copied_ids(self) -> Tensor:
         """The new rows that are copied, ascending, int64."""
         is_copied = torch.from_numpy(self.mapping.sources >= 0)
-        is_copied[self.muted_ids] = False
+        is_copied[self.unreachable_ids] = False
         return is_copied.nonzero().flatten()
 
     @property
@@ -95,10 +95,10 @@ class TransferPlan:
 
     @property
     def origins(self) -> Tensor:
-        """How each new row is made, int64 [R]: 0 copied, 1 mixed, -1 the mean of the others."""
+        """How each new row is made, int64 [R]: 0 copied, 1 composed, -1 the mean of the others."""
         origins = torch.full((self.num_rows,), -1)
         origins[self.copied_ids] = 0
-        origins[self.mixed_ids] = 1
+        origins[self.composed_ids] = 1
         return origins
 
     @property
@@ -106,13 +106,13 @@ class TransferPlan:
         """The new rows that are no copy of an old one, ascending, int64; none where the vocabularies are the same."""
         is_missing = torch.ones(self.num_rows, dtype=torch.bool)
         is_missing[self.copied_ids] = False
-        return is_missing.nonzero().flatten() if not self.mapping.is_identity else self.muted_ids[:0]
+        return is_missing.nonzero().flatten() if not self.mapping.is_identity else self.unreachable_ids[:0]
 
     def counts(self) -> dict[str, int]:
-        """Rows per reason, and of these: `muted` rows, and `unresolved`, NEW rows that the method found nothing for."""
-        mean_ids = self.mean_ids[~torch.isin(self.mean_ids, self.muted_ids)]
+        """Rows by reason; among them `unreachable`, and `unresolved`: NEW rows for which the method found nothing."""
+        mean_ids = self.mean_ids[~torch.isin(self.mean_ids, self.unreachable_ids)]
         unresolved = (self.mapping.reasons[mean_ids.numpy()] == Reason.NEW).sum()
-        return {**self.mapping.counts(), "muted": len(self.muted_ids), "unresolved": int(unresolved)}
+        return {**self.mapping.counts(), "unreachable": len(self.unreachable_ids), "unresolved": int(unresolved)}
 
     def apply(self, matrix: Tensor, name: str = "", use: MatrixUse = MatrixUse.INPUT) -> Tensor:
         """Make the new rows from the old ones.
@@ -121,11 +121,11 @@ class TransferPlan:
             matrix: [V, ...], any floating dtype, vocabulary axis first; not changed. One-dimensional
                 for vocabulary biases.
             name: of the tensor, for `reports`.
-            use: what the model does with it; only a calibration asks.
+            use: what the model does with it; only a regression asks.
 
         Returns:
             [R, ...], same dtype and device. Sums are computed in float32, a chunk of rows at a time: beside
-            the result, no copy of a whole matrix is made, except that a calibration fits to the old one
+            the result, no copy of a whole matrix is made, except that a regression fits to the old one
             in float32.
 
         Raises:
@@ -134,8 +134,8 @@ class TransferPlan:
         """
         if self.needs_donor:
             raise TokenAdaptError("this plan was made with a donor's rows, which it does not hold: make it again")
-        used = [torch.from_numpy(self.mapping.sources), self.mixture.ids]
-        used += [self.calibration.used_ids] if self.calibration is not None else []
+        used = [torch.from_numpy(self.mapping.sources), self.composition.ids]
+        used += [self.regression.used_ids] if self.regression is not None else []
         needed = int(torch.cat(used).max()) + 1
         if len(matrix) < needed:
             raise TokenAdaptError(f"a vocabulary tensor has {len(matrix)} rows, but the plan uses {needed}")
@@ -149,10 +149,10 @@ class TransferPlan:
         for ids in copied.split(CHUNK_ROWS):  # type: ignore[no-untyped-call]
             new_RD[ids.to(device)] = flat_VD.index_select(0, sources[ids].to(device))
         clean_VD, is_finite = _without_bad_rows(flat_VD)
-        _put(new_RD, self.mixed_ids, self.mixture.in_chunks(clean_VD))
-        if self.calibration is not None:
-            self._calibrate(new_RD, clean_VD.float(), is_finite, name, use)
-        made = torch.cat([copied, self.mixed_ids]).to(device)
+        _put(new_RD, self.composed_ids, self.composition.in_chunks(clean_VD))
+        if self.regression is not None:
+            self._predict(new_RD, clean_VD.float(), is_finite, name, use)
+        made = torch.cat([copied, self.composed_ids]).to(device)
         mean = mean_row(new_RD, made) if len(made) else mean_row(flat_VD, torch.arange(len(matrix), device=device))
         new_RD[self.mean_ids.to(device)] = mean.to(matrix.dtype)
         self.check_made(new_RD, name, clean_VD)
@@ -175,15 +175,15 @@ class TransferPlan:
         if len(bad):
             raise NotFiniteError(name, bad, _why_not_finite(new_RD.dtype, old_VD))
 
-    def _calibrate(self, new_RD: Tensor, matrix_VD: Tensor, is_finite_V: Tensor, name: str, use: MatrixUse) -> None:
-        """Put the calibration's predictions into the new rows, beside a share of the mixtures that are there."""
-        assert self.calibration is not None
-        fitted = self.calibration.fit(matrix_VD, is_finite_V)
+    def _predict(self, new_RD: Tensor, matrix_VD: Tensor, is_finite_V: Tensor, name: str, use: MatrixUse) -> None:
+        """Put the regression's predictions into the new rows, beside a share of the compositions that are there."""
+        assert self.regression is not None
+        fitted = self.regression.fit(matrix_VD, is_finite_V)
         if fitted is None:
             LOG.warning(NO_EXAMPLES)
             return
         chunks, self.reports[name] = fitted
-        ids, share = self.calibration.new_ids, self.calibration.share_of_pieces(use)
+        ids, share = self.regression.new_ids, self.regression.share_of_pieces(use)
         if share:
             chunks = (
                 (places, share * new_RD[ids[places].to(new_RD.device)].float() + (1 - share) * rows)
@@ -193,12 +193,12 @@ class TransferPlan:
 
     def explain(self, row: int) -> list[tuple[int, float]]:
         """(old id, weight) pairs that make a new row, heaviest first; empty for a mean row."""
-        if (self.muted_ids == row).any():
+        if (self.unreachable_ids == row).any():
             return []
         if self.mapping.sources[row] >= 0:
             return [(int(self.mapping.sources[row]), 1.0)]
-        place = (self.mixed_ids == row).nonzero().flatten()
-        return self.mixture.row(int(place[0])) if len(place) else []
+        place = (self.composed_ids == row).nonzero().flatten()
+        return self.composition.row(int(place[0])) if len(place) else []
 
     def save(self, file: Path) -> None:
         """Write the plan: safetensors content with a JSON header. Same plan, same bytes."""
@@ -208,19 +208,19 @@ class TransferPlan:
             "options": dict(self.options),
             "texts": {str(row): text for row, text in sorted(self.mapping.texts.items())},
             "is_identity": self.mapping.is_identity,
-            "needs_donor": self.needs_donor or (self.calibration is not None and not self.calibration.can_be_stored),
+            "needs_donor": self.needs_donor or (self.regression is not None and not self.regression.can_be_stored),
         }
         tensors = {
             "reasons": torch.from_numpy(self.mapping.reasons),
             "sources": torch.from_numpy(self.mapping.sources),
-            "mixed_ids": self.mixed_ids,
-            "indptr": self.mixture.indptr,
-            "ids": self.mixture.ids,
-            "weights": self.mixture.weights,
-            "muted_ids": self.muted_ids,
+            "composed_ids": self.composed_ids,
+            "indptr": self.composition.indptr,
+            "ids": self.composition.ids,
+            "weights": self.composition.weights,
+            "unreachable_ids": self.unreachable_ids,
         }
-        if self.calibration is not None and self.calibration.can_be_stored:
-            tensors |= {f"calibration.{name}": tensor for name, tensor in self.calibration.tensors().items()}
+        if self.regression is not None and self.regression.can_be_stored:
+            tensors |= {f"regression.{name}": tensor for name, tensor in self.regression.tensors().items()}
         save_tensors(tensors, file, {"plan": json.dumps(header, sort_keys=True)})
 
     @classmethod
@@ -242,18 +242,18 @@ class TransferPlan:
                 {int(row): text for row, text in header["texts"].items()},
                 header["is_identity"],
             )
-            mixture = Mixture(tensors["indptr"], tensors["ids"], tensors["weights"])
-            prefix = "calibration."
+            composition = SparseRows(tensors["indptr"], tensors["ids"], tensors["weights"])
+            prefix = "regression."
             saved = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-            calibration = Calibration.from_tensors(saved) if saved else None
+            regression = RowRegression.from_tensors(saved) if saved else None
             plan = cls(
                 mapping,
-                tensors["mixed_ids"],
-                mixture,
+                tensors["composed_ids"],
+                composition,
                 header["method"],
                 header["options"],
-                calibration,
-                tensors["muted_ids"],
+                regression,
+                tensors["unreachable_ids"],
                 header["needs_donor"],
             )
             plan._check()
@@ -275,17 +275,17 @@ class TransferPlan:
             raise ValueError("reasons and sources do not fit together")
         if not np.isin(reasons, list(Reason)).all() or (sources < -1).any():
             raise ValueError("there are unknown reasons or sources")
-        self.mixture.check()
-        if len(self.mixture) != len(self.mixed_ids):
-            raise ValueError("mixtures and the rows that they make do not fit together")
-        calibrated = [] if self.calibration is None else [self.calibration.new_ids]
-        for ids in (self.mixed_ids, self.muted_ids, *calibrated):
+        self.composition.check()
+        if len(self.composition) != len(self.composed_ids):
+            raise ValueError("compositions and the rows that they make do not fit together")
+        calibrated = [] if self.regression is None else [self.regression.new_ids]
+        for ids in (self.composed_ids, self.unreachable_ids, *calibrated):
             if ids.dtype != torch.int64 or ids.dim() != 1 or ((ids < 0) | (ids >= rows[0])).any():
                 raise ValueError("there are ids beyond the rows")
 
 
 def _why_not_finite(dtype: torch.dtype, old_VD: Tensor | None) -> str:
-    """What rows that are not finite may come of, where the weights of the mixtures are."""
+    """What rows that are not finite may come of, where the weights of the compositions are."""
     name = str(dtype).removeprefix("torch.")
     parts = () if old_VD is None else old_VD.split(CHUNK_ROWS)  # type: ignore[no-untyped-call]
     largest = max((float(part.abs().max()) for part in parts), default=0.0)
@@ -294,16 +294,16 @@ def _why_not_finite(dtype: torch.dtype, old_VD: Tensor | None) -> str:
     return f"the sums overflow {name}; the method's options may be out of reach, or give a wider dtype"
 
 
-def _check_weights(mixture: Mixture, ids: Tensor, problem: TransferProblem, name: str, method: Method) -> None:
+def _check_weights(composition: SparseRows, ids: Tensor, problem: TransferProblem, name: str, method: Method) -> None:
     """Refuse weights that are not finite before any row is made of them.
 
     Raises:
         TokenAdaptError: there are such weights.
     """
-    bad = ~mixture.weights.isfinite()
+    bad = ~composition.weights.isfinite()
     if not bad.any():
         return
-    row_of = torch.repeat_interleave(torch.arange(len(mixture)), mixture.counts)
+    row_of = torch.repeat_interleave(torch.arange(len(composition)), composition.counts)
     rows = ids[torch.from_numpy(np.unique(row_of[bad].numpy()))]
     token = problem.target.by_id[int(rows[0])].spelling
     numbers = ", ".join(f"{k}: {v}" for k, v in method.model_dump(mode="json").items() if type(v) in (int, float))
@@ -314,22 +314,24 @@ def _check_weights(mixture: Mixture, ids: Tensor, problem: TransferProblem, name
 
 
 def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPlan:
-    """Let `method` weigh the new tokens, and put copied, mixed and mean rows together."""
-    if problem.without_byte_twins != method.mutes_byte_twins:
-        problem = replace(problem, without_byte_twins=method.mutes_byte_twins)
+    """Let `method` weigh the new tokens, and put copied, composed and mean rows together."""
+    if problem.without_byte_twins != method.unreachable_as_mean:
+        problem = replace(problem, without_byte_twins=method.unreachable_as_mean)
     mapping = problem.mapping
     text_ids = sorted(mapping.texts)
     from_texts = uniform(problem.segmenter.cut([mapping.texts[i].encode("utf-8") for i in text_ids]))
     ids = torch.from_numpy(np.concatenate([problem.new_ids, np.array(text_ids, dtype=np.int64)]))
-    mixtures = Mixture.concatenate([method.weigh(problem).cpu(), from_texts]) if len(problem.new_ids) else from_texts
-    twins = sorted(problem.target.byte_twins) if method.mutes_byte_twins and not mapping.is_identity else []
-    muted = torch.tensor(twins, dtype=torch.int64)
-    found = (mixtures.counts > 0) & ~torch.isin(ids, muted)
-    mixture = mixtures.select(found.nonzero().flatten())
-    _check_weights(mixture, ids[found], problem, name, method)
-    # To explain a few rows, the mixtures have to do: a calibration needs all new tokens to be like.
-    calibration = method.calibrate(problem) if len(problem.new_ids) and problem.only is None else None
-    return TransferPlan(mapping, ids[found], mixture, name, method.model_dump(mode="json"), calibration, muted)
+    compositions = (
+        SparseRows.concatenate([method.weigh(problem).cpu(), from_texts]) if len(problem.new_ids) else from_texts
+    )
+    twins = sorted(problem.target.byte_twins) if method.unreachable_as_mean and not mapping.is_identity else []
+    unreachable = torch.tensor(twins, dtype=torch.int64)
+    found = (compositions.counts > 0) & ~torch.isin(ids, unreachable)
+    composition = compositions.select(found.nonzero().flatten())
+    _check_weights(composition, ids[found], problem, name, method)
+    # To explain a few rows, the compositions have to do: a regression needs all new tokens to be like.
+    regression = method.make_regression(problem) if len(problem.new_ids) and problem.only is None else None
+    return TransferPlan(mapping, ids[found], composition, name, method.model_dump(mode="json"), regression, unreachable)
 
 
 def _put(new_RD: Tensor, ids: Tensor, chunks: Iterable[tuple[slice, Tensor]]) -> None:

@@ -1,7 +1,7 @@
 """Rows predicted from features of a token, by a regression fitted on the old vocabulary itself.
 
-This is the dense half of a plan. A `Mixture` says which old rows make a new row. A `Calibration` holds features
-("facts") of the new tokens, and of old tokens whose rows are known: the training tokens ("examples"). A ridge
+This is the dense half of a plan. A `SparseRows` says which old rows make a new row. A `RowRegression` holds features
+of the new tokens, and of old tokens whose rows are known: the training tokens ("examples"). A ridge
 regression from features to rows is fitted to every matrix that the plan is applied to, so the input and output
 matrices of an untied model get one each. The solution has a closed form; nothing is random.
 
@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.numerics.principal_directions import along, principal_directions
-from mergekit_tokenadapt.numerics.sparse_rows import Mixture
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.numerics.threads import one_thread, total
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 
 LOG = logging.getLogger(__name__)
 
-NO_EXAMPLES = "too few old tokens to calibrate on: new rows are means of their pieces"
+NO_EXAMPLES = "too few base tokens to fit the regression: new rows are the mean rows of their pieces"
 PENALTIES = (1e-6, 1e-2, 0.1, 0.3, 1.0, 3.0)
 """L2 penalties that are tried, in units of the number of examples. The held-out examples choose one."""
 MIN_EXAMPLES = 4
@@ -47,7 +47,7 @@ SHARPNESS = 0.1
 
 
 @runtime_checkable  # pydantic asks: plans are fields of mergekit's tasks
-class TokenFacts(Protocol):
+class TokenFeatures(Protocol):
     """Features of T tokens, as columns of a regression."""
 
     def __len__(self) -> int: ...
@@ -56,19 +56,19 @@ class TokenFacts(Protocol):
     def used_ids(self) -> Tensor:
         """Old rows that the columns are made of, int64; an id may occur more than once."""
 
-    def select(self, places: Tensor) -> TokenFacts:
-        """The facts of some of the tokens."""
+    def select(self, places: Tensor) -> TokenFeatures:
+        """The features of some of the tokens."""
 
     def columns(self, matrix_VP: Tensor) -> Tensor:
         """The columns, float32 [T, F], on the device of the old rows [V, P]."""
 
 
 @dataclass(frozen=True)
-class Facts:
+class PieceFeatures:
     """Features of T tokens: their pieces, their nearest other old tokens, and scalars."""
 
-    pieces: Mixture
-    """T mixtures of equal weights, in the order of the text."""
+    pieces: SparseRows
+    """T compositions of equal weights, in the order of the text."""
     neighbours: Tensor
     """int32 [T, K]: ids of old tokens, nearest first; never the token itself."""
     similarities: Tensor
@@ -84,9 +84,9 @@ class Facts:
         """Old rows that the columns are made of, int64."""
         return torch.cat([self.pieces.ids, self.neighbours.flatten().long()])
 
-    def select(self, places: Tensor) -> Facts:
-        """The facts of some of the tokens."""
-        return Facts(
+    def select(self, places: Tensor) -> PieceFeatures:
+        """The features of some of the tokens."""
+        return PieceFeatures(
             self.pieces.select(places), self.neighbours[places], self.similarities[places], self.scalars[places]
         )
 
@@ -140,27 +140,27 @@ class Facts:
         }
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> Facts:
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> PieceFeatures:
         """What `tensors` gave.
 
         Raises:
             ValueError: the tensors do not fit together.
         """
         indptr, ids = tensors["pieces.indptr"].long(), tensors["pieces.ids"].long()
-        pieces = Mixture(indptr, ids, tensors["pieces.weights"])
+        pieces = SparseRows(indptr, ids, tensors["pieces.weights"])
         pieces.check()
         neighbours, similarities, scalars = (tensors[name] for name in ("neighbours", "similarities", "scalars"))
         if not neighbours.dim() == similarities.dim() == scalars.dim() == 2 or neighbours.shape != similarities.shape:
-            raise ValueError("facts about tokens have the wrong shapes")
+            raise ValueError("features about tokens have the wrong shapes")
         if not len(neighbours) == len(scalars) == len(pieces) or neighbours.dtype != torch.int32:
-            raise ValueError("facts about tokens do not fit together")
+            raise ValueError("features about tokens do not fit together")
         if (neighbours < 0).any() or not similarities.dtype == scalars.dtype == torch.float32:
-            raise ValueError("facts about tokens have the wrong values")
+            raise ValueError("features about tokens have the wrong values")
         return cls(pieces, neighbours, similarities, scalars)
 
 
 @dataclass(frozen=True)
-class DonorFacts:
+class DonorFeatures:
     """Features of T tokens from a donor: their rows in it. They are too large to be stored with a plan."""
 
     rows_TG: Tensor
@@ -174,9 +174,9 @@ class DonorFacts:
         """No old rows."""
         return torch.zeros(0, dtype=torch.int64)
 
-    def select(self, places: Tensor) -> DonorFacts:
-        """The facts of some of the tokens."""
-        return DonorFacts(self.rows_TG[places])
+    def select(self, places: Tensor) -> DonorFeatures:
+        """The features of some of the tokens."""
+        return DonorFeatures(self.rows_TG[places])
 
     def columns(self, matrix_VP: Tensor) -> Tensor:
         """The donor's rows, float32 [T, G]."""
@@ -184,11 +184,11 @@ class DonorFacts:
 
 
 @dataclass(frozen=True)
-class JointFacts:
+class JointFeatures:
     """Two kinds of features of the same T tokens, side by side."""
 
-    first: TokenFacts
-    second: TokenFacts
+    first: TokenFeatures
+    second: TokenFeatures
 
     def __len__(self) -> int:
         return len(self.first)
@@ -198,9 +198,9 @@ class JointFacts:
         """Those of both."""
         return torch.cat([self.first.used_ids, self.second.used_ids])
 
-    def select(self, places: Tensor) -> JointFacts:
-        """The facts of some of the tokens."""
-        return JointFacts(self.first.select(places), self.second.select(places))
+    def select(self, places: Tensor) -> JointFeatures:
+        """The features of some of the tokens."""
+        return JointFeatures(self.first.select(places), self.second.select(places))
 
     def columns(self, matrix_VP: Tensor) -> Tensor:
         """The columns of both."""
@@ -234,7 +234,7 @@ class Map:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The result of a calibration on one matrix."""
+    """The result of a regression on one matrix."""
 
     directions_DP: Tensor | None
     """Along which columns are made of old rows; None: of the rows as they are."""
@@ -243,17 +243,17 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class RowRegression:
     """Features of old tokens with known rows (the examples), and of the new tokens."""
 
     example_ids: Tensor
     """int64 [X]: the old rows that are the examples' answers."""
     is_held_out: Tensor
     """bool [X]: examples that choose the penalty; once it is chosen they are fitted, too."""
-    examples: TokenFacts
+    examples: TokenFeatures
     new_ids: Tensor
     """int64 [N]: the new rows that are predicted."""
-    new: TokenFacts
+    new: TokenFeatures
     keeps_pieces: bool = False
     """Whether rows that predict keep a share of their pieces: `PIECES_SHARE`."""
     fitted: dict[str, Fitted] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -266,7 +266,7 @@ class Calibration:
     @property
     def can_be_stored(self) -> bool:
         """Whether the features are small enough to be stored with a plan. A donor's rows are not."""
-        return isinstance(self.examples, Facts)
+        return isinstance(self.examples, PieceFeatures)
 
     @property
     def used_ids(self) -> Tensor:
@@ -317,36 +317,38 @@ class Calibration:
 
     def tensors(self) -> dict[str, Tensor]:
         """For saving, where `can_be_stored`; see `from_tensors`."""
-        assert isinstance(self.examples, Facts)
-        assert isinstance(self.new, Facts)
+        assert isinstance(self.examples, PieceFeatures)
+        assert isinstance(self.new, PieceFeatures)
         own = {"example_ids": self.example_ids, "is_held_out": self.is_held_out, "new_ids": self.new_ids}
         own["keeps_pieces"] = torch.tensor([self.keeps_pieces])
         return own | {
             f"{part}.{name}": tensor
-            for part, facts in (("examples", self.examples), ("new", self.new))
-            for name, tensor in facts.tensors().items()
+            for part, features in (("examples", self.examples), ("new", self.new))
+            for name, tensor in features.tensors().items()
         }
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> Calibration:
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> RowRegression:
         """What `tensors` gave.
 
         Raises:
             ValueError: the tensors do not fit together.
         """
 
-        def facts(part: str) -> Facts:
+        def read(part: str) -> PieceFeatures:
             prefix = f"{part}."
-            return Facts.from_tensors({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+            return PieceFeatures.from_tensors(
+                {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+            )
 
-        examples, new = facts("examples"), facts("new")
+        examples, new = read("examples"), read("new")
         example_ids, is_held_out, new_ids = (tensors[name] for name in ("example_ids", "is_held_out", "new_ids"))
         if not example_ids.shape == is_held_out.shape == (len(examples),) or new_ids.shape != (len(new),):
-            raise ValueError("a calibration's tokens and their facts do not fit together")
+            raise ValueError("a regression's tokens and their features do not fit together")
         if example_ids.dtype != torch.int64 or (example_ids < 0).any() or is_held_out.dtype != torch.bool:
-            raise ValueError("a calibration's examples have the wrong values")
+            raise ValueError("a regression's examples have the wrong values")
         if examples.scalars.shape[1] != new.scalars.shape[1]:
-            raise ValueError("a calibration's facts about examples and new tokens are of different kinds")
+            raise ValueError("a regression's features about examples and new tokens are of different kinds")
         keeps_pieces = tensors["keeps_pieces"]
         if keeps_pieces.shape != (1,) or keeps_pieces.dtype != torch.bool:
             raise ValueError("keeps_pieces is not yes or no")
@@ -397,9 +399,9 @@ class _Regression:
     held_out: _Equations
 
     @classmethod
-    def prepare(cls, calibration: Calibration, matrix_VD: Tensor, matrix_VP: Tensor, usable_X: Tensor) -> _Regression:
-        fitted_X, held_out_X = usable_X & ~calibration.is_held_out, usable_X & calibration.is_held_out
-        examples, answers = calibration.examples, calibration.example_ids.to(matrix_VD.device)
+    def prepare(cls, regression: RowRegression, matrix_VD: Tensor, matrix_VP: Tensor, usable_X: Tensor) -> _Regression:
+        fitted_X, held_out_X = usable_X & ~regression.is_held_out, usable_X & regression.is_held_out
+        examples, answers = regression.examples, regression.example_ids.to(matrix_VD.device)
         answer_mean_D = matrix_VD[answers[usable_X.to(answers.device)]].mean(0)
 
         total, squares = torch.zeros(1), torch.zeros(1)

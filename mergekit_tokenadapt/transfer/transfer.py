@@ -129,7 +129,7 @@ class Transfer:
             quiet=self.quiet,
             donor=self.donor,
             only=only,
-            without_byte_twins=self.method.mutes_byte_twins,
+            without_byte_twins=self.method.unreachable_as_mean,
         )
 
     def make_plan(self, only: frozenset[int] | None = None) -> TransferPlan:

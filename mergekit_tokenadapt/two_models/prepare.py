@@ -20,7 +20,7 @@ from mergekit_tokenadapt.two_models.onto import put_onto
 
 REPORT = "distillation.json"
 TOKEN_MAP = "token_map.safetensors"
-ORIGINS = ("copied", "special", "composed", "fallback", "padding")
+ORIGINS = ("copied", "special", "composed", "mean", "padding")
 """What the numbers of `origin` in the token map mean, from 0."""
 
 
@@ -56,27 +56,27 @@ def token_map(plan: TransferPlan, made: ModelFolder) -> dict[str, torch.Tensor]:
     Returns:
         ``origin`` int8 [rows]: a place in `ORIGINS`; ``student_id`` int64 [rows]: the old id whose row was
         copied, or -1; ``indptr`` int64 [rows + 1] and ``pieces`` int64, ``weights`` float32: the old
-        ids of composed rows, in compressed sparse rows (a method that calibrates predicts from these).
+        ids of composed rows, in compressed sparse rows (a method with a regression predicts from these).
     """
     origin = torch.full((plan.num_rows,), ORIGINS.index("composed"), dtype=torch.int8)
     reasons = torch.from_numpy(plan.mapping.reasons)
     origin[reasons == Reason.COPIED] = ORIGINS.index("copied")
     origin[reasons == Reason.SPECIAL] = ORIGINS.index("special")
-    origin[plan.mean_ids] = ORIGINS.index("fallback")
+    origin[plan.mean_ids] = ORIGINS.index("mean")
     has_token = torch.zeros(plan.num_rows, dtype=torch.bool)
     has_token[torch.from_numpy(made.tokenizer.vocabulary.ids())] = True
     origin[~has_token] = ORIGINS.index("padding")
     student_id = torch.full((plan.num_rows,), -1, dtype=torch.int64)
     student_id[plan.copied_ids] = torch.from_numpy(plan.mapping.sources)[plan.copied_ids]
-    order = plan.mixed_ids.argsort()
-    mixture = plan.mixture.select(order)
+    order = plan.composed_ids.argsort()
+    composition = plan.composition.select(order)
     counts = torch.zeros(plan.num_rows, dtype=torch.int64)
-    counts[plan.mixed_ids[order]] = mixture.counts
+    counts[plan.composed_ids[order]] = composition.counts
     indptr = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
     return {
         "origin": origin,
         "student_id": student_id,
         "indptr": indptr,
-        "pieces": mixture.ids,
-        "weights": mixture.weights,
+        "pieces": composition.ids,
+        "weights": composition.weights,
     }

@@ -178,7 +178,7 @@ def check_plan(plan: TransferPlan, base: TokenizerFiles, target: TokenizerFiles,
             assert base.vocabulary.by_id[source].bytes == token.bytes
             assert source < base_rows
     assert set(mapping.ids(Reason.PADDING)) == set(range(plan.num_rows)) - {t.id for t in new}
-    origins = torch.cat([plan.copied_ids, plan.mixed_ids, plan.mean_ids])
+    origins = torch.cat([plan.copied_ids, plan.composed_ids, plan.mean_ids])
     assert sorted(origins.tolist()) == list(range(plan.num_rows))
     assert sum(mapping.counts().values()) == plan.num_rows
     if len(plan.mixture):
@@ -194,7 +194,7 @@ def check_rows(plan: TransferPlan, base_rows: int) -> None:
     assert rows.shape == (plan.num_rows, 4)
     assert rows.isfinite().all()
     assert torch.equal(rows[plan.copied_ids], old[torch.from_numpy(plan.mapping.sources)[plan.copied_ids]])
-    made = torch.cat([plan.copied_ids, plan.mixed_ids])
+    made = torch.cat([plan.copied_ids, plan.composed_ids])
     if len(plan.mean_ids) and len(made) > 1 and not plan.mapping.is_identity:
         logits = rows @ torch.randn(4, 50, generator=torch.Generator().manual_seed(1))
         assert (logits[plan.mean_ids].amax(0) <= logits[made].amax(0) + 1e-5).all()

@@ -145,7 +145,7 @@ def test_real_incomplete_tokens_get_rows_of_their_own(zoo: Mapping) -> None:
     )
     target = zoo["byte-level"].vocabulary
     rows: dict[tuple, bytes] = {}
-    for row in plan.mixed_ids.tolist():
+    for row in plan.composed_ids.tolist():
         token = target.by_id[row]
         if token.text is None:
             made_of = tuple(plan.explain(row))

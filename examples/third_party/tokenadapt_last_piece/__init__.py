@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mergekit_tokenadapt import AuxiliarySpace, Method, Mixture, TransferProblem
+from mergekit_tokenadapt import AuxiliarySpace, Method, SparseRows, TransferProblem
 
 
 class LastPiece(Method):
@@ -21,15 +21,15 @@ class LastPiece(Method):
 
     share: float = Field(default=0.1, ge=0, le=1, description="share of the nearest old token")
 
-    def weigh(self, problem: TransferProblem) -> Mixture:
+    def weigh(self, problem: TransferProblem) -> SparseRows:
         """One weight for the last piece, one for the nearest token."""
         has_pieces = torch.from_numpy(problem.pieces.counts) > 0
         rows = has_pieces.nonzero().flatten()
         last = torch.from_numpy(problem.pieces.ids[problem.pieces.indptr[1:][has_pieces.numpy()] - 1])
         num_new = len(has_pieces)
-        pieces = Mixture.from_triplets(rows, last, torch.ones(len(rows)), num_new)
+        pieces = SparseRows.from_triplets(rows, last, torch.ones(len(rows)), num_new)
         _, nearest = problem.neighbours(1)
-        neighbours = Mixture.from_triplets(torch.arange(num_new), nearest[:, 0].cpu(), torch.ones(num_new), num_new)
+        neighbours = SparseRows.from_triplets(torch.arange(num_new), nearest[:, 0].cpu(), torch.ones(num_new), num_new)
         return pieces.plus(neighbours, self.share)
 
 
