@@ -111,7 +111,7 @@ def test_a_cache_that_cannot_be_made_is_done_without(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The cache would be below a file; an embedding model's cache is in `tests/test_auxiliary_models.py`."""
+    """The cache would be below a file; an embedding model's cache is in `tests/auxiliary/test_auxiliary_models.py`."""
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "good"))
     expected = tensors_of(transplant(base, gemma_style_folder, tmp_path / "one", calibration_text=str(text)))
     assert "not kept" not in caplog.text

@@ -75,7 +75,7 @@ def test_base_ids_with_gaps_are_never_copied_from(tmp_path, zoo, gemma_style_fol
     plan = TransferPlan.load(
         transplant(base, gemma_style_folder, tmp_path / "out", method="hybrid") / "tokenadapt.plan"
     )
-    used = torch.cat([torch.from_numpy(plan.mapping.sources)[plan.copied_ids], plan.mixture.ids])
+    used = torch.cat([torch.from_numpy(plan.mapping.sources)[plan.copied_ids], plan.composition.ids])
     assert len(used) > 400
     assert not (used % 2).any()
 
@@ -89,7 +89,7 @@ def test_base_ids_beyond_its_rows_are_not_used(tmp_path, zoo, byte_level_folder,
     plan = TransferPlan.load(out / "tokenadapt.plan")
     assert plan.num_rows == rows + 60 == len(tensors_of(out)[HEAD]) == rows_of_config(out)
     assert plan.mapping.sources.max() < rows
-    assert len(plan.mixture.ids) == 0 or plan.mixture.ids.max() < rows
+    assert len(plan.composition.ids) == 0 or plan.composition.ids.max() < rows
     lost = plan.mapping.reasons[rows:]
     assert (lost == Reason.NEW).sum() >= 59
     assert torch.equal(tensors_of(out)[EMBEDDINGS][:rows], tensors_of(base)[EMBEDDINGS])

@@ -181,11 +181,11 @@ def check_plan(plan: TransferPlan, base: TokenizerFiles, target: TokenizerFiles,
     origins = torch.cat([plan.copied_ids, plan.composed_ids, plan.mean_ids])
     assert sorted(origins.tolist()) == list(range(plan.num_rows))
     assert sum(mapping.counts().values()) == plan.num_rows
-    if len(plan.mixture):
-        sums = torch.zeros(len(plan.mixture)).index_add_(0, plan.mixture.rows, plan.mixture.weights)
+    if len(plan.composition):
+        sums = torch.zeros(len(plan.composition)).index_add_(0, plan.composition.rows, plan.composition.weights)
         torch.testing.assert_close(sums, torch.ones(len(sums)))
-        assert plan.mixture.ids.max() < base_rows
-        assert (plan.mixture.weights > 0).all()
+        assert plan.composition.ids.max() < base_rows
+        assert (plan.composition.weights > 0).all()
 
 
 def check_rows(plan: TransferPlan, base_rows: int) -> None:
@@ -213,7 +213,7 @@ def check_saving(plan: TransferPlan, base: TokenizerFiles, target: TokenizerFile
     folder.with_plans([plan]).save_pretrained(str(out))
     again = TransferPlan.load(out / "tokenadapt.plan")
     np.testing.assert_array_equal(again.mapping.sources, plan.mapping.sources)
-    assert torch.equal(again.mixture.weights, plan.mixture.weights)
+    assert torch.equal(again.composition.weights, plan.composition.weights)
     assert (
         again.counts()
         == plan.counts()

@@ -1,6 +1,6 @@
 """Special tokens from a transplant to generation: it stops where it should, and the chat template still works.
 
-What becomes of each id in the configs is tested piece by piece in `tests/test_special_ids.py`.
+What becomes of each id in the configs is tested piece by piece in `tests/output/test_special_ids.py`.
 """
 
 from __future__ import annotations

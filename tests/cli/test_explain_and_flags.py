@@ -106,10 +106,10 @@ def test_calibrated_names_the_neighbours_and_what_the_weights_are(base, gemma_st
     transfer = make_transfer(str(base), str(gemma_style_folder), {"method": "calibrated"}, quiet=True)
     problem = transfer.make_problem()
     plan = make_plan(problem, "calibrated", transfer.method)
-    places = {row: place for place, row in enumerate(plan.calibration.new_ids.tolist())}
+    places = {row: place for place, row in enumerate(plan.regression.new_ids.tolist())}
     token = next(t for t in problem.new_tokens if t.id in places and t.text and len(t.text) > 3)
     (shown,) = explained(base, gemma_style_folder, "--id", token.id)
-    facts = plan.calibration.new
+    facts = plan.regression.new
     assert [n["id"] for n in shown["neighbours"]] == facts.neighbours[places[token.id]].tolist()
     similarities = [n["similarity"] for n in shown["neighbours"]]
     assert similarities == pytest.approx(facts.similarities[places[token.id]].tolist(), abs=1e-4)
@@ -180,7 +180,7 @@ def test_defaults_are_those_of_the_recipe():
     [
         (["--rows", "many"], "rows: takes 'exact' or 'donor' or a whole number, not 'many'"),
         (["--calibration-bytes", "much"], "calibration_bytes: takes a whole number, not 'much'"),
-        (["--missing-rows", "base"], "missing_rows: takes 'made' or 'base_model', not 'base'"),
+        (["--missing-rows", "base"], "missing_rows: takes 'composed' or 'base_model', not 'base'"),
         (["--method", "meen"], "did you mean 'mean'?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

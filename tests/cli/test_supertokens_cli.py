@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 from click.testing import CliRunner
-from test_supertokens import SENTENCES
+from sentences import SENTENCES
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergekit_tokenadapt.cli.main import main

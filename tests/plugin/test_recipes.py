@@ -14,7 +14,7 @@ from mergekit.scripts import multimerge
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-RECIPES = Path(__file__).parent.parent / "yaml_recipes"
+RECIPES = Path(__file__).parents[2] / "yaml_recipes"
 
 
 def stock_command(name: str, *args: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:

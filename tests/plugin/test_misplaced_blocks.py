@@ -215,7 +215,7 @@ def test_raw_merges_and_evolution_refuse_the_block(tmp_path):
         ({"untie": "perhaps", "save_plan": "perhaps"}, ["untie: takes", "save_plan: takes"]),
         ({"token_map": {"<a>": 3}}, ["token_map.<a>: takes text, not 3"]),
         ({"token_map": ["<a>"]}, ["token_map: takes keys with values, not ['<a>']"]),
-        ({"missing_rows": "base"}, ["missing_rows: takes 'made' or 'base_model', not 'base'"]),
+        ({"missing_rows": "base"}, ["missing_rows: takes 'composed' or 'base_model', not 'base'"]),
         ({"calibration_bytes": -5}, ["calibration_bytes: takes a number greater than or equal to 0, not -5"]),
         ({"method": "hybrid", "temperature": 0}, ["temperature: takes a number greater than"]),
         ("mean", ["tokenizer.adapt takes keys (method, ", "not 'mean'"]),

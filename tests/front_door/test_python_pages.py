@@ -11,7 +11,7 @@ import pytest
 
 from mergekit_tokenadapt.texts import selection
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
