@@ -1,4 +1,4 @@
-"""The one error class for everything a user can cause."""
+"""The one error class for every mistake that a user can cause."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ class TokenAdaptError(click.ClickException, ValueError):
         return self.message
 
     def format_message(self) -> str:
-        """What click prints: on one line, with what is not seen in the names of tokens and files escaped."""
+        """Return the line that click prints. Invisible characters in names of tokens and files are escaped."""
         return visible(self.message)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another library's exception that gives a reason; its type where it says nothing.
+    """Return the first line of another library's exception that gives a reason.
 
-    Many libraries put a heading, a status or a whole config before it.
+    Many libraries put a heading, an HTTP status or a whole config before the reason; those lines are skipped. An
+    exception without a message gives the name of its class.
 
     >>> first_line(OSError("no such model\\nsee the documentation")), first_line(KeyboardInterrupt())
     ('no such model', 'KeyboardInterrupt')
@@ -43,32 +44,34 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) < 2:
         return lines[0] if lines else type(error).__name__
-    # The error below this one, or the last line of another process's traceback: it is the most exact.
+    # A line such as "ValueError: ..." is the underlying error, or the end of a traceback from another process.
+    # The last such line is the most exact one.
     causes = [line for line in lines[1:] if _CAUSE.match(line)]
     if causes:
         return causes[-1]
-    if _COUNT.match(lines[0]) and len(lines) > 2:  # pydantic: where on one line, what on the next
+    if _COUNT.match(lines[0]) and len(lines) > 2:  # pydantic writes the field on one line and the reason on the next
         return f"{lines[1]}: {lines[2]}"
     told = [line for line in lines if not _NO_REASON.search(line)]
     return told[0] if told else lines[0]
 
 
 _DUMP = re.compile(r"\{\n.*?\n\}\n*", re.DOTALL)
-"""A config written out (``Config LlamaConfig {...} has no attribute x``)."""
+"""Matches a whole config inside a message (``Config LlamaConfig {...} has no attribute x``)."""
 _CAUSE = re.compile(r"([\w.]+(Error|Exception)|\w+ error): \S")
 _COUNT = re.compile(r"\d+ validation errors? for ")
 _NO_REASON = re.compile(r":$|^\d{3} (Client|Server) Error|^\(\d+\) |^Traceback |^File \"|^Weights only load failed")
-"""A heading, a status of the hub, an item of a list that the heading is for, a place in a program."""
+"""Matches lines that give no reason: headings, HTTP statuses of the hub, numbered list items, lines of a traceback."""
 
 
 @contextmanager
 def one_error(what: str) -> Iterator[None]:
-    """Turn whatever a strange file makes the code below raise into one line that starts with `what`.
+    """Turn any exception of the ``with`` block into a `TokenAdaptError` whose message starts with `what`.
 
-    The `tokenizers` library raises plain ``Exception``; where its Rust code panics, even something that is none.
+    Use it around library calls that read a user's file. `tokenizers` raises plain ``Exception``. When its Rust code
+    panics, it raises a ``PanicException``, which is a ``BaseException`` but no ``Exception``.
 
     Raises:
-        TokenAdaptError: something was raised.
+        TokenAdaptError: the block raised an exception. ``KeyboardInterrupt`` and ``SystemExit`` pass unchanged.
     """
     try:
         yield

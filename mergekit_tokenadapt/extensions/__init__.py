@@ -1,1 +1,1 @@
-"""Entry points through which methods and auxiliary spaces are found, and the extras that features need."""
+"""Entry points that register methods and auxiliary spaces, and optional packages that a feature needs."""

@@ -1,4 +1,4 @@
-"""Methods and auxiliary spaces are found through entry points, ours and those of other packages."""
+"""Find methods and auxiliary spaces, ours and other packages', through Python's entry points."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.terminal.plain_words import did_you_mean
 
 METHODS = "mergekit_tokenadapt.methods"
+"""Entry-point group of methods."""
 AUXILIARY = "mergekit_tokenadapt.auxiliary"
+"""Entry-point group of auxiliary spaces."""
 
 KindT = TypeVar("KindT")
 
 
 def names(group: str) -> list[str]:
-    """Names registered in an entry-point group, sorted."""
+    """Return the names that are registered in an entry-point group, sorted.
+
+    Raises:
+        TokenAdaptError: two packages register one name.
+    """
     return sorted(_entries(group))
 
 
@@ -24,7 +30,8 @@ def load(group: str, name: str, kind: type[KindT]) -> type[KindT]:
     """Import the class registered as `name`.
 
     Raises:
-        TokenAdaptError: no such name, it cannot be imported, or it is not a subclass of `kind`.
+        TokenAdaptError: the name is not registered, the import fails, the object is not a subclass of `kind`, or two
+            packages register one name.
     """
     what = group.rsplit(".", 1)[-1].removesuffix("s")
     entry = _entries(group).get(name)
@@ -44,6 +51,7 @@ def load(group: str, name: str, kind: type[KindT]) -> type[KindT]:
 @cache
 def _entries(group: str) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
+    # The order of installed packages differs between machines. Sorting makes the error message the same everywhere.
     for entry in sorted(entry_points(group=group), key=lambda e: (e.name, e.value)):
         known = found.setdefault(entry.name, entry)
         if known.value != entry.value:

@@ -1,4 +1,4 @@
-"""Optional packages: refuse early, and say what to install, or why what is installed does not work."""
+"""Optional packages: fail before the first slow step, with the command that installs or upgrades the package."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ def require(package: str, *, extra: str, wanted_by: str) -> None:
     """Check that an optional package is installed, without importing it.
 
     Raises:
-        TokenAdaptError: it is not; the message has the command that installs it.
+        TokenAdaptError: the package is not installed; the message has the command that installs it.
     """
     if find_spec(package) is None:
         raise _not_installed(package, extra, wanted_by)
@@ -19,17 +19,17 @@ def require(package: str, *, extra: str, wanted_by: str) -> None:
 
 @contextmanager
 def importing(package: str, *, extra: str, wanted_by: str) -> Iterator[None]:
-    """Around the import of an optional package, and of nothing else.
+    """Turn a failing import of an optional package into one line. Put only the import into the ``with`` block.
 
-    A package that is there may still refuse to be imported, because another one is too old or too new for it:
-    pyarrow 26 with numpy 1.26, lm-eval 0.4.9 with transformers 5. To call it missing would send the user astray.
+    The message tells a missing package from an installed one that cannot be imported. The latter happens where another
+    package is too old or too new for it: pyarrow 26 with numpy 1.26, lm-eval 0.4.9 with transformers 5.
 
     Raises:
-        TokenAdaptError: it is not installed, or it cannot be imported; the message says which, and what to do.
+        TokenAdaptError: the package is not installed, or its import fails.
     """
     try:
         yield
-    except Exception as error:  # a package's own code runs, and may raise anything
+    except Exception as error:  # an import runs the package's own code, which may raise anything
         if isinstance(error, ModuleNotFoundError) and error.name == package:
             raise _not_installed(package, extra, wanted_by) from error
         raise TokenAdaptError(

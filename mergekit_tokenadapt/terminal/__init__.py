@@ -1,1 +1,1 @@
-"""What a command shows on a terminal or in a log: progress, tables, and text without invisible characters."""
+"""Output of the commands: progress, tables, error messages, and text without invisible characters."""

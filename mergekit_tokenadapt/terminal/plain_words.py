@@ -1,4 +1,4 @@
-"""Messages about a wrong key or value: one line in plain words with the known names and the nearest one."""
+"""Error messages about wrong keys and values, on one line, with the known names and the nearest one."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ TAKES: dict[str, Callable[[dict[str, Any]], str]] = {
     "less_than": lambda context: f"a number less than {context['lt']:g}",
     "less_than_equal": lambda context: f"a number less than or equal to {context['le']:g}",
 }
-"""pydantic's types of errors, and what a value has to be instead. Other types are told in pydantic's words."""
+"""pydantic's error type -> a function from the error's context to what the option takes.
+
+Errors of other types keep pydantic's own words.
+"""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the nearest known one, or nothing.
+    """Return the end of a message about an unknown word: the nearest known word, or an empty string.
 
     >>> did_you_mean("metod", ["method", "rows"])
     "; did you mean 'method'?"
@@ -44,12 +47,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def describe_errors(error: pydantic.ValidationError, known: Sequence[str] = (), beside: Sequence[str] = ()) -> str:
-    """pydantic's errors on one line: which key, what it takes, what was given.
+    """Describe pydantic's errors on one line: the key, what it takes, and the value that was given.
 
     Args:
-        error: of one class of options. Errors of its fields are told by field.
+        error: the error of one option class.
         known: all keys of that class.
-        beside: keys that may stand beside them in a recipe, and belong to another class.
+        beside: keys of another class that a recipe may have in the same block.
     """
     unknown: list[str] = []
     told: dict[tuple[Any, str], list[Any]] = {}
@@ -57,7 +60,7 @@ def describe_errors(error: pydantic.ValidationError, known: Sequence[str] = (), 
         if problem["type"] == "extra_forbidden":
             unknown.append(str(problem["loc"][-1]))
             continue
-        # A field of several types has an error for each of them: they are told together.
+        # pydantic reports one error for each type of a union. They concern one value, so they share one sentence.
         told.setdefault((problem["loc"][:1], repr(problem["input"])), []).append(problem)
     lines = [_unknown(unknown, known, beside)] if unknown else []
     return "; ".join(lines + [_wrong(problems) for problems in told.values()])

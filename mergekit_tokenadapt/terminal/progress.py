@@ -1,8 +1,8 @@
-"""Report progress: bars on a terminal, plain lines in a command's log, nothing with `quiet`.
+"""Progress reports: bars on a terminal, plain lines in a command's log, nothing with `quiet`.
 
-A bar that goes to a file is thousands of lines, and its remaining time is a guess from the first, quick steps. The log
-of one of our commands gets a line when a stage begins, lines with the share done from time to time, and a line when the
-stage is over. Other programs that use this package, such as stock mergekit, get no lines that they did not ask for.
+A progress bar in a log file becomes thousands of lines. Our commands therefore write plain lines when standard error is
+not a terminal: one when a stage begins, one with the share done every `SECONDS`, and one when the stage ends. Other
+programs that use this package, such as stock mergekit, get no such lines.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 SECONDS = 15.0
-"""Between two lines of a stage."""
+"""Shortest time between two lines of one stage, in seconds."""
 
 
 _commands: list[str] = []
-"""Not empty while one of our commands runs. No context variable: other libraries read iterators in their threads."""
+"""Has one entry for each running command of ours. An empty list means that another program is running.
+
+A context variable would not do: other libraries consume our iterators in threads of their own, which do not inherit it.
+"""
 
 
 @contextmanager
 def lines_in_logs() -> Iterator[None]:
-    """Below this, progress that does not go to a terminal is told in lines."""
+    """Inside the ``with`` block, write progress as plain lines where standard error is not a terminal."""
     _commands.append("running")
     try:
         yield
@@ -35,24 +38,24 @@ def lines_in_logs() -> Iterator[None]:
 
 
 def shows_progress(*, quiet: bool) -> bool:
-    """Whether bars may be drawn."""
+    """Return whether progress bars may be drawn: standard error is a terminal, and `quiet` is false."""
     return not quiet and sys.stderr.isatty()
 
 
 class Bar(Protocol):
-    """What our code uses of a bar."""
+    """The part of tqdm's interface that our code uses."""
 
     n: int
-    """Steps done."""
+    """Number of steps done."""
 
     def __iter__(self) -> Iterator[Any]: ...
     def __enter__(self) -> Bar: ...
     def __exit__(self, *_error: object) -> None: ...
     def update(self, number: int = 1) -> Any:
-        """So many more steps are done."""
+        """Add `number` to the steps done."""
 
     def close(self) -> None:
-        """The stage is over."""
+        """End the stage."""
 
 
 def progress(
@@ -64,21 +67,30 @@ def progress(
     unit: str = "it",
     unit_scale: bool = False,
 ) -> Bar:
-    """A bar of tqdm, which a terminal shows, or `Lines` in a command's log; used in the same way."""
+    """Return a tqdm bar for a terminal, or `Lines` for a command's log. Both have the same interface.
+
+    Args:
+        items: the items of the loop; None where the caller counts with `Bar.update`.
+        desc: name of the stage.
+        quiet: show nothing.
+        total: number of steps, where `items` has no length.
+        unit: tqdm's name of one step.
+        unit_scale: whether tqdm abbreviates large numbers.
+    """
     if not quiet and not sys.stderr.isatty() and _commands:
         return Lines(items, desc=desc, total=total)
-    silent = True if quiet else None  # None: only in a terminal
+    silent = True if quiet else None  # with None, tqdm draws only on a terminal
     bar: Bar = tqdm(items, desc=desc, total=total, unit=unit, unit_scale=unit_scale, disable=silent)
     return bar
 
 
 class Lines:
-    """A bar as lines on standard error.
+    """Progress of one stage, written to standard error as plain lines.
 
     Args:
-        items: what is gone through, where the bar counts by itself.
-        desc: the stage.
-        total: steps, where `items` has no length.
+        items: the items of the loop; None where the caller counts with `update`.
+        desc: name of the stage.
+        total: number of steps, where `items` has no length.
     """
 
     def __init__(self, items: Iterable[Any] | None = None, *, desc: str, total: int | None = None) -> None:
@@ -102,25 +114,25 @@ class Lines:
             self.close()
 
     def update(self, number: int = 1) -> None:
-        """So many more steps are done."""
+        """Add `number` to the steps done, and write the share done if the last line is `SECONDS` old."""
         self.n += number
         if self._total and time.monotonic() - self._shown_at >= SECONDS:
             self._shown_at = time.monotonic()
             _say(f"{self._desc}: {min(1.0, self.n / self._total):.0%}")
 
     def close(self) -> None:
-        """The stage is over."""
+        """End the stage with a line that says 100%; a second call does nothing."""
         if not self._is_over:
             self._is_over = True
             _say(f"{self._desc}: 100%")
 
 
 class Stages:
-    """Tells one stage after another, each of which is one step of a known number.
+    """Progress over a known number of stages; each stage counts as one step.
 
     Args:
-        total: stages.
-        quiet: tell none.
+        total: number of stages.
+        quiet: show nothing.
     """
 
     def __init__(self, total: int, *, quiet: bool) -> None:
@@ -138,7 +150,7 @@ class Stages:
             self._bar.close()
 
     def __call__(self, stage: str) -> None:
-        """A stage begins; those before it are done."""
+        """Begin a stage. All earlier stages then count as done."""
         if self._bar is not None:
             self._bar.set_description_str(stage, refresh=False)
             self._bar.update(self._begun - self._bar.n)
@@ -155,12 +167,16 @@ def _say(line: str) -> None:
 # --- bars of other libraries -----------------------------------------------------------------------
 
 STAGES = {"Executing graph": "Making the model"}
-"""mergekit's words for a stage, and ours."""
+"""mergekit's name of a stage -> ours. Stages that are not listed here are not shown."""
 
 
 @contextmanager
 def plain_bars(*modules: Any) -> Iterator[None]:
-    """In a command's log, lines in the place of bars that modules draw with their global `tqdm`; then as it was."""
+    """Inside the ``with`` block of a command that writes to a log, turn other modules' bars into lines.
+
+    Args:
+        modules: modules whose global name ``tqdm`` is the tqdm module. It is replaced, and put back at the end.
+    """
     if sys.stderr.isatty() or not _commands:
         yield
         return
@@ -181,7 +197,7 @@ def _lines_for_bar(items: Any = None, *, disable: bool = False, desc: str = "", 
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """No bar of anything that uses tqdm, whatever it asks for, then as it was."""
+    """Inside the ``with`` block, disable the bars of every library that uses tqdm."""
     original: Callable[..., None] = tqdm.__init__
 
     def disabled(bar: Any, *args: Any, **options: Any) -> None:
@@ -196,7 +212,7 @@ def without_bars() -> Iterator[None]:
 
 @contextmanager
 def without_loading_bar() -> Iterator[None]:
-    """No bar "Loading weights" of transformers, then as it was: callers say themselves what is being done."""
+    """Inside the ``with`` block, hide transformers' bar "Loading weights". Our callers report this stage themselves."""
     from transformers.utils import logging
 
     was_shown = logging.is_progress_bar_enabled()

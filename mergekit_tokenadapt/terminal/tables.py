@@ -1,4 +1,4 @@
-"""Tables that keep every column, and text that is never read as markup."""
+"""Printing with rich: tables that keep every column, and text that rich does not read as markup."""
 
 from __future__ import annotations
 
@@ -19,8 +19,16 @@ def add_table(
     rows: Sequence[Sequence[str]],
     words: Sequence[int] = (0,),
 ) -> None:
-    """Print a table: the columns `words` hold words, the others numbers. Text is never read as markup."""
-    # Not the table's own title, which would be wrapped to the table's width.
+    """Print a table with a title.
+
+    Args:
+        console: where to print.
+        title: the line above the table.
+        columns: the headings.
+        rows: the cells, as text. rich does not read them as markup.
+        words: indices of the columns that hold words and are left-aligned. All others are right-aligned.
+    """
+    # rich would wrap a title of the table itself to the table's width.
     console.print(plain(title, style="bold"), soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for n, column in enumerate(columns):
@@ -32,17 +40,20 @@ def add_table(
 
 
 def plain(text: str, style: str = "", overflow: OverflowMethod = "fold") -> Text:
-    """A cell or a line: no markup, and control characters and direction marks visible. Everything printed goes here."""
+    """Return text for rich without markup. Control characters and direction marks are escaped.
+
+    Every cell and line that we print with rich goes through this function.
+    """
     return Text(visible_lines(text), style=style, overflow=overflow)
 
 
 def say(console: Console, line: str) -> None:
-    """Print a line as it is: no markup, no highlighting, wrapped by the terminal only."""
+    """Print a line without markup and highlighting. Only the terminal wraps it."""
     console.print(plain(line), soft_wrap=True)
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """The last parts of paths, as many as are needed to tell them apart.
+    """Shorten paths to their last parts, with as many parts as are needed to tell the paths apart.
 
     >>> short_names(["./a/out", "./b/out", "./base"])
     ['a/out', 'b/out', 'base']
@@ -58,7 +69,7 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage.
+    """Format a share between 0 and 1 as a percentage.
 
     >>> percent(0.1234)
     '12.3 %'
@@ -67,12 +78,12 @@ def percent(share: float) -> str:
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """A difference, always with its sign."""
+    """Format a difference with its sign, ``+`` included."""
     return f"{value:+.{digits}f}"
 
 
 def quoted(label: str) -> str:
-    """A token's label in quotes, with control characters visible; ``\\xe4`` stays as it is.
+    """Put a token's label in quotes and escape control characters. A byte such as ``\\xe4`` keeps one backslash.
 
     >>> print(quoted("a\\n"), quoted("\\\\xe4"))
     "a\\n" "\\xe4"

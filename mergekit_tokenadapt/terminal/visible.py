@@ -1,4 +1,4 @@
-"""Text of tokens and names as a terminal should get it: nothing in it moves the cursor, or turns the line around."""
+"""Escape invisible characters in tokens and names, so that they cannot move the cursor or reverse a line."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import unicodedata
 from typing import Any
 
 HIDDEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
-"""Unicode's categories of what is not seen itself: control, format (direction marks among it), halves of
-surrogate pairs, ends of lines and paragraphs."""
+"""Unicode categories of invisible characters: control characters, format characters (with direction marks),
+surrogates, line separators and paragraph separators."""
 
 
 class _Table(dict[int, str]):
-    """For `str.translate`: what each character is written as, found out when it is first met."""
+    """A table for `str.translate` that computes an entry when a character first occurs."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -24,7 +24,7 @@ _TABLE = _Table()
 
 
 def visible(text: str) -> str:
-    r"""A text with the characters that are not seen written as JSON writes them.
+    r"""Write the invisible characters of a text as JSON escapes.
 
     >>> print(visible("a" + chr(0x202E) + chr(0x1B) + "[31m" + chr(0x9B) + "é"))
     a\u202e\u001b[31m\u009bé
@@ -33,12 +33,12 @@ def visible(text: str) -> str:
 
 
 def visible_lines(text: str) -> str:
-    """The same, but lines stay lines."""
+    """Do the same as `visible`, but keep the line breaks of the text."""
     return "\n".join(map(visible, text.split("\n")))
 
 
 def json_text(content: Any) -> str:
-    """Indented JSON for people and programs: what is not seen is escaped, all else stands as it is.
+    """Return indented JSON in which invisible characters are escaped. All other characters stay readable.
 
     >>> json.loads(json_text({"a": chr(0x202E)})) == {"a": chr(0x202E)}
     True
