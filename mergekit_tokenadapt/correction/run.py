@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +32,7 @@ from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.loading import load_model
 from mergekit_tokenadapt.models.losses import token_losses
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
-from mergekit_tokenadapt.storage.shards import is_made, resumed, shard_folder
+from mergekit_tokenadapt.storage.shards import resumed, shard_folder
 from mergekit_tokenadapt.terminal.progress import progress
 from mergekit_tokenadapt.tokenizer.alignment import Encoded
 from mergekit_tokenadapt.tokenizer.encoded_text import start_token
@@ -81,13 +80,10 @@ def correct_output_rows(
         reading = _Reading.prepare(reader, transfer, plan.mapping, text, new_inputs)
         with shard_folder(f"text-{_key(model, transfer, text, new_inputs)}") as shards:
             names = {places: f"{places.start:06d}" for places in _places(len(text.passages))}
-            todo = [places for places, name in names.items() if not is_made(shards, name)]
-            given = (model, _portable(transfer), plan.mapping, text, new_inputs, trust_remote_code)
-            with _reads_shards(reading, partial(_open_reading, *given), todo) as read:
-                parts = [
-                    resumed(shards, names[places], partial(read, places))
-                    for places in _progress(list(names), quiet=transfer.quiet)
-                ]
+            parts = [
+                resumed(shards, name, partial(reading.shard, places))
+                for places, name in _progress(names, quiet=transfer.quiet)
+            ]
             positions, base_bits = _join(parts, text)
             fitted = fit_change(new_outputs.float(), plan.origins, positions, quiet=transfer.quiet)
             change = fitted.change()
@@ -204,53 +200,13 @@ def _places(num_passages: int) -> list[range]:
     return [range(first, min(first + SHARD, num_passages)) for first in range(0, num_passages, SHARD)]
 
 
-def _progress(shards: list[range], *, quiet: bool) -> Iterator[range]:
-    """The shards, with a bar."""
-    total = sum(map(len, shards))
+def _progress(names: Mapping[range, str], *, quiet: bool) -> Iterator[tuple[range, str]]:
+    """The shards and their names, with a bar."""
+    total = sum(map(len, names))
     with progress(total=total, desc="Reading the text", unit="passage", quiet=quiet) as bar:
-        for places in shards:
-            yield places
+        for places, name in names.items():
+            yield places, name
             bar.update(len(places))
-
-
-# --- on a cluster ----------------------------------------------------------------------------------
-
-
-@contextmanager
-def _reads_shards(
-    reading: _Reading, again: Callable[[], AbstractContextManager[_Reading]], todo: list[range]
-) -> Iterator[Callable[[range], dict[str, Tensor]]]:
-    """What reads a shard: this process, or workers of a Ray cluster that open the same again."""
-    if not (reading.text.num_workers and todo):
-        yield reading.shard
-        return
-    from mergekit_tokenadapt.correction.ray_text import reading_on_cluster
-
-    gpus = reading.new_inputs.device.type == "cuda"
-    with reading_on_cluster(again, todo, reading.text.num_workers, gpus=gpus) as read:
-        # A file that is there and cannot be loaded is none of `todo`.
-        yield lambda places: read(places) if places in todo else reading.shard(places)
-
-
-@contextmanager
-def _open_reading(
-    model: Path,
-    transfer: Transfer,
-    mapping: VocabularyMap,
-    text: CalibrationText,
-    new_inputs: Tensor,
-    trust_remote_code: bool,
-) -> Iterator[_Reading]:
-    """Load the model, and be ready to read."""
-    folder = ModelFolder(str(model), model, transfer.base, trust_remote_code)
-    with Reader(_load(folder, transfer.device)) as reader:
-        yield _Reading.prepare(reader, transfer, mapping, text, new_inputs)
-
-
-def _portable(transfer: Transfer) -> Transfer:
-    """The part of a transfer that reading needs, without what stays with this process."""
-    base, target = (replace(tokenizer, _temporary=None) for tokenizer in (transfer.base, transfer.target))
-    return replace(transfer, base=base, target=target, auxiliary=None, donor=None)
 
 
 def _key(model: Path, transfer: Transfer, text: CalibrationText, new_inputs: Tensor) -> str:

@@ -7,16 +7,10 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.texts import TextSet, cut_passages, parse_text, read_text
-from mergekit_tokenadapt.texts.ray_datasets import PREFIX, open_dataset
-
-if TYPE_CHECKING:
-    import ray
-
-    from mergekit_tokenadapt.correction.ray_text import BlockTexts
+from mergekit_tokenadapt.texts import TextSet, cut_passages, read_text
 
 DEFAULT = "default"
 """The name of the sample that every machine has."""
@@ -35,40 +29,6 @@ class CalibrationText:
     source: str
     """As the user wrote it."""
     passages: tuple[str, ...]
-    num_workers: int = 0
-    """Workers of a Ray cluster that read the passages with the models; 0: this process does."""
-
-    @classmethod
-    def from_ray(
-        cls, dataset: ray.data.Dataset, max_bytes: int, *, field: str = "text", num_workers: int | None = None
-    ) -> CalibrationText:
-        """Passages of the texts in a Ray dataset: those that a file with the same texts would give.
-
-        Args:
-            dataset: `ray.data.Dataset`; its blocks stay where they are, only the chosen passages come here.
-            max_bytes: as in `read`.
-            field: the column.
-            num_workers: that read passages, each with a model of its own; None: one for each machine.
-
-        Raises:
-            TokenAdaptError: there is no such column, or too little text.
-        """
-        from mergekit_tokenadapt.correction.ray_text import BlockTexts
-
-        return cls._from_blocks("a Ray dataset", BlockTexts(dataset, field), max_bytes, num_workers)
-
-    @classmethod
-    def _from_blocks(
-        cls, source: str, texts: BlockTexts, max_bytes: int, num_workers: int | None = None
-    ) -> CalibrationText:
-        import ray
-
-        def choose(number: int, num_bytes: int) -> list[int]:
-            _check_number(source, number)
-            return _thinned(number, num_bytes, max_bytes)
-
-        passages = texts.passages(_longest(texts.num_bytes()), choose)
-        return cls(source, tuple(passages), num_workers or sum(node["Alive"] for node in ray.nodes()))
 
     @classmethod
     def read(cls, source: str, max_bytes: int) -> CalibrationText:
@@ -76,24 +36,21 @@ class CalibrationText:
 
         Args:
             source: ``default``, or a file, a folder or a jsonl file as the evaluation takes them
-                (``FILE.jsonl,field=NAME`` for a field other than ``text``), or ``ray:PATH``: parquet or jsonl,
-                read on a Ray cluster.
+                (``FILE.jsonl,field=NAME`` for a field other than ``text``).
             max_bytes: 0 means all of the text.
 
         Raises:
             TokenAdaptError: nothing is there, or it holds no text.
         """
-        if source != DEFAULT and (place := parse_text(source, option="calibration_text")).place.startswith(PREFIX):
-            from mergekit_tokenadapt.correction.ray_text import BlockTexts
-
-            return cls._from_blocks(source, BlockTexts(*open_dataset(place.source, "calibration_text:")), max_bytes)
         if source == DEFAULT:
             documents: Sequence[str] = list(_default_sample())
         else:
             documents = read_text(source, option="calibration_text", name="text").documents
-        longest = _longest(sum(len(d.encode("utf-8")) for d in documents))
+        num_bytes = sum(len(d.encode("utf-8")) for d in documents)
+        longest = min(PASSAGE, 1 + num_bytes // MANY_PASSAGES)
         passages = [passage for document in documents for passage in cut_passages(document, longest)]
-        _check_number(source, len(passages))
+        if len(passages) < HELD_OUT_EVERY:
+            raise TokenAdaptError(f"calibration_text: {source!r} is too short: there are {len(passages)} passages")
         kept = _thinned(len(passages), sum(len(p.encode("utf-8")) for p in passages), max_bytes)
         return cls(source, tuple(passages[n] for n in kept))
 
@@ -110,16 +67,6 @@ class CalibrationText:
             "bytes": kept.num_bytes,
             "sha256": kept.sha256,
         }
-
-
-def _longest(num_bytes: int) -> int:
-    """Bytes of a passage, where all of the text has so many."""
-    return min(PASSAGE, 1 + num_bytes // MANY_PASSAGES)
-
-
-def _check_number(source: str, num_passages: int) -> None:
-    if num_passages < HELD_OUT_EVERY:
-        raise TokenAdaptError(f"calibration_text: {source!r} is too short: there are {num_passages} passages")
 
 
 def _thinned(num_passages: int, num_bytes: int, max_bytes: int) -> list[int]:

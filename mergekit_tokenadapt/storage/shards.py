@@ -52,11 +52,6 @@ def shard_folder(name: str) -> Iterator[Path | None]:
             shutil.rmtree(folder)
 
 
-def is_made(folder: Path | None, name: str) -> bool:
-    """Whether the folder holds something under this name."""
-    return folder is not None and _file(folder, name).is_file()
-
-
 def resumed(folder: Path | None, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """What the folder holds under this name, or what `make` gives, which is then put there.
 

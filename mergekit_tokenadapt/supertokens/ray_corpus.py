@@ -28,8 +28,8 @@ from mergekit_tokenadapt.supertokens.counting import (
     count_runs,
 )
 from mergekit_tokenadapt.supertokens.learning import packed, unpacked
+from mergekit_tokenadapt.supertokens.ray_datasets import open_dataset, text_column
 from mergekit_tokenadapt.supertokens.texts import Corpus, PartT, Watch, cut, without_surrogates
-from mergekit_tokenadapt.texts.ray_datasets import open_dataset, text_column
 from mergekit_tokenadapt.texts.sources import split_settings
 
 if TYPE_CHECKING:

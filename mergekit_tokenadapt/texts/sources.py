@@ -118,7 +118,10 @@ def read_text(argument: str, *, option: str = "--text", name: str | None = None)
         texts = dataset_texts(text.place.removeprefix("hf:"), text.settings, most=MAX_DATASET_DOCUMENTS)
         return TextSet.of(text.name, texts, text.source)
     if text.is_elsewhere:
-        raise TokenAdaptError(f"{option}: {text.place} can be learned from and calibrated with, but not be scored")
+        raise TokenAdaptError(
+            f"{option}: {text.place}: only supertokens train and extend read Ray datasets; "
+            "give a file, a folder or jsonl"
+        )
     path = Path(text.place)
     files = files_below(path) if path.is_dir() else [path]
     return TextSet.of(text.name, (d for file in files for d in _documents(file, field)), text.source)

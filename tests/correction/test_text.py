@@ -81,3 +81,8 @@ def test_text_that_is_missing_or_too_short_is_refused(tmp_path):
     (tmp_path / "short.txt").write_text("short")
     with pytest.raises(TokenAdaptError, match="is too short"):
         CalibrationText.read(str(tmp_path / "short.txt"), 0)
+
+
+def test_a_ray_dataset_is_refused_in_one_line():
+    with pytest.raises(TokenAdaptError, match=r"calibration_text: ray:texts\.parquet: only supertokens"):
+        CalibrationText.read("ray:texts.parquet,field=body", 0)

@@ -14,8 +14,8 @@ from mergekit_tokenadapt.evaluation.tasks import run_tasks
 from mergekit_tokenadapt.evaluation.tokenizer_quality import describe_tokenizers
 from mergekit_tokenadapt.evaluation.tokenizer_quality.words import words_of
 from mergekit_tokenadapt.extensions.extras import importing
+from mergekit_tokenadapt.supertokens.ray_datasets import open_dataset
 from mergekit_tokenadapt.texts import read_text
-from mergekit_tokenadapt.texts.ray_datasets import open_dataset
 from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 from mergekit_tokenadapt.two_models.align import read_spans
 from mergekit_tokenadapt.two_models.nearest_tokens import nearest_tokens
