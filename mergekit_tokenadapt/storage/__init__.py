@@ -1,1 +1,1 @@
-"""Files and folders: what may be read, and outputs that are written whole or not at all."""
+"""Files and folders: checks of input files, and outputs that are written completely or not at all."""

@@ -1,4 +1,4 @@
-"""Files that are written whole, or not at all."""
+"""Write single files completely, or not at all."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 
 
 def write_file(file: Path, text: str) -> None:
-    """Write a text beside the file, then rename it: a disk that is full leaves what was there.
+    """Write a text as UTF-8 into a temporary file beside `file`, then rename that file to `file`.
 
-    Where `file` is a link, what it leads to is replaced. Pipes and devices (``/dev/stdout``) are written to.
+    A full disk therefore leaves the old content of `file` as it was. If `file` is a symbolic link, its target is
+    replaced. Pipes and devices (``/dev/stdout``) cannot be replaced, so they are written to directly.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     place = file.resolve()
     if place.exists() and not place.is_file():

@@ -1,4 +1,4 @@
-"""What a folder of somebody else's may hold: pipes that would be waited for, and links that lead out of it."""
+"""Checks of folders that come from someone else: no pipes or devices, and no symbolic links out of the folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 SUFFIXES = frozenset(
     (".json", ".safetensors", ".bin", ".pt", ".pth", ".model", ".txt", ".jinja", ".tiktoken", ".gguf", ".py", ".yml")
 )
-"""Of files that mergekit, transformers or we open in a model's or a tokenizer's folder."""
+"""Suffixes of the files that mergekit, transformers or this package open in a model's or a tokenizer's folder."""
 KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -21,32 +21,32 @@ KINDS = {
 
 
 def check_plain(folder: Path) -> None:
-    """Refuse a model's or a tokenizer's folder with a pipe, a socket or a device in it: reading would never end.
+    """Refuse a model's or a tokenizer's folder that holds a pipe, a socket or a device: reading it would never end.
 
     Raises:
-        TokenAdaptError: there is one under a name that is read.
+        TokenAdaptError: such an entry has one of the `SUFFIXES`, so some library would open it.
     """
     for file in sorted(folder.iterdir()):
         try:
             kind = KINDS.get(stat.S_IFMT(file.stat().st_mode))
-        except OSError:  # a link to nothing is no file, and is missed where it is needed
+        except OSError:  # a broken link; whoever needs the file reports it as missing
             continue
         if kind is not None and file.suffix in SUFFIXES:
             raise TokenAdaptError(f"{file} is {kind}, not a file: put a file in its place, or take it away")
 
 
 def check_own(folder: Path, files: Iterable[Path]) -> None:
-    """Refuse files that would be copied into an output, and are links to something that is not the folder's own.
+    """Refuse to copy files that are symbolic links to places outside their folder.
 
-    Of a folder that came from elsewhere, such a link may lead to anything that this user can read, and the output may
-    be published. The hub's cache links into the blobs of the same repository: these are its own.
+    In a downloaded folder, such a link may point to any file that the user can read, and the user may publish the
+    output. Links of the hub's cache into the ``blobs`` folder of the same repository are allowed.
 
     Args:
-        folder: whose files they are.
-        files: those that are to be copied; ones that are not there are left aside.
+        folder: the folder that the files lie in.
+        files: the files to be copied. Files that do not exist are ignored.
 
     Raises:
-        TokenAdaptError: a link leads out of the folder.
+        TokenAdaptError: a link points out of the folder.
     """
     root = folder.resolve()
     own = {root} | {place.parents[1] / "blobs" for place in (root, *root.parents) if place.parent.name == "snapshots"}

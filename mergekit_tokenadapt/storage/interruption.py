@@ -1,7 +1,7 @@
-"""Signals that end a command end it like Ctrl-C: what is half done is tidied up first.
+"""Make SIGTERM and SIGHUP end a command as Ctrl-C does, so that it removes its unfinished files first.
 
-Without this, SIGTERM (of a cluster's time limit, `timeout` or `docker stop`) and SIGHUP (of a terminal that closes) end
-a process on the spot, and its staging folder stays behind.
+SIGTERM comes from a cluster's time limit, from `timeout` and from `docker stop`; SIGHUP comes when a terminal closes.
+By default both end a process at once, and its staging folder would stay behind.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""The signals that are handled here. Windows has no SIGHUP."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal that asks the process to end."""
+    """Raised in the main thread when a signal asks the process to end; `number` is the signal."""
 
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__(number)
@@ -25,16 +26,16 @@ class Interrupted(KeyboardInterrupt):
 
 
 def signal_of(error: KeyboardInterrupt) -> signal.Signals:
-    """The signal behind an exception; Ctrl-C where it does not say."""
+    """Return the signal that caused an exception. A plain ``KeyboardInterrupt`` counts as SIGINT."""
     return signal.Signals(error.number if isinstance(error, Interrupted) else signal.SIGINT)
 
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """Let the signals raise `Interrupted` in the main thread.
+    """Inside the ``with`` block, let `SIGNALS` raise `Interrupted` in the main thread.
 
-    A signal that the process was started to ignore (`nohup`, a shell's background job) stays ignored, and so does
-    what a program that calls us has set up.
+    Only default handlers are replaced. A signal that the process was started to ignore (`nohup`, a background job of
+    a shell) stays ignored, and handlers that a calling program has set stay in place.
     """
     with _handling(_interrupt_in(os.getpid()), lambda before: before in (signal.SIG_DFL, signal.default_int_handler)):
         yield
@@ -42,7 +43,10 @@ def signals_interrupt() -> Iterator[None]:
 
 @contextmanager
 def signals_wait() -> Iterator[None]:
-    """Let signals that have a handler take effect at the end: for what must not be left half done."""
+    """Delay signals that have a handler until the ``with`` block has ended.
+
+    Use it around short steps that must not stop halfway, such as two renames that belong together.
+    """
     came: list[int] = []
     with _handling(lambda number, _frame: came.append(number), callable) as before:
         yield
@@ -51,11 +55,16 @@ def signals_wait() -> Iterator[None]:
 
 
 Handler = Callable[[int, FrameType | None], object]
+"""Python's type of a signal handler: (signal number, frame) -> ignored."""
 
 
 @contextmanager
 def _handling(handler: Handler, replaces: Callable[[object], bool]) -> Iterator[dict[int, object]]:
-    """Set a handler for those signals whose own one it `replaces`; gives what they had. In the main thread only."""
+    """Set a handler for every signal whose present handler satisfies `replaces`, and put the old ones back at the end.
+
+    Yields:
+        Signal number -> the handler before. Empty in other threads, because only the main thread may set handlers.
+    """
     before: dict[int, object] = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -71,7 +80,7 @@ def _handling(handler: Handler, replaces: Callable[[object], bool]) -> Iterator[
 
 def _interrupt_in(process: int) -> Handler:
     def interrupt(number: int, _frame: FrameType | None) -> None:
-        if os.getpid() != process:  # a worker that was forked: it has nothing to tidy up
+        if os.getpid() != process:  # a forked worker has nothing to clean up, and ends at once
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return

@@ -1,4 +1,4 @@
-"""Keep the results of long runs in shards on disk, so that an interrupted run continues where it stopped."""
+"""Keep partial results of a long run in shards on disk, so that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from mergekit_tokenadapt.storage.tensor_writing import sealed, unsealed
 LOG = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "MERGEKIT_TOKENADAPT_CACHE"
+"""Environment variable that names the cache folder."""
 
 
 def cache_folder() -> Path:
-    """``$MERGEKIT_TOKENADAPT_CACHE``, else ``mergekit-tokenadapt`` in the user's cache folder."""
+    """Return ``$MERGEKIT_TOKENADAPT_CACHE`` if it is set, else ``mergekit-tokenadapt`` in the user's cache folder."""
     if configured := os.environ.get(CACHE_VARIABLE):
         return Path(configured)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergekit-tokenadapt"
@@ -30,12 +31,16 @@ def cache_folder() -> Path:
 
 @contextmanager
 def shard_folder(name: str) -> Iterator[Path | None]:
-    """A folder of one run's own, in the cache; it goes when the run is complete, and stays when it was stopped.
+    """Provide a folder in the cache for the shards of one run.
 
-    None where the cache cannot be written to: the run is then made in one go.
+    The folder is removed when the ``with`` block ends normally. An exception leaves it in place for the next run.
 
     Args:
-        name: changes with everything that a shard depends on. A second run of the same name waits for the first.
+        name: name of the folder. It must change with everything that a shard depends on. A second run with the same
+            name waits until the first has ended.
+
+    Yields:
+        The folder; None where the cache cannot be written. The run then keeps no shards.
     """
     folder = cache_folder() / name
     with ExitStack() as locked:
@@ -46,16 +51,21 @@ def shard_folder(name: str) -> Iterator[Path | None]:
             folder.mkdir(exist_ok=True)
         except OSError as error:
             usable = False
-            LOG.warning("what is made is not kept, should this run be stopped: %s", error)
+            LOG.warning("partial results cannot be kept, so a stopped run will start again: %s", error)
         yield folder if usable else None
         if usable:
             shutil.rmtree(folder)
 
 
 def resumed(folder: Path | None, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What the folder holds under this name, or what `make` gives, which is then put there.
+    """Read a shard if it exists, else compute it with `make` and store it.
 
-    A file that was damaged is made again: its content would go into a model unseen.
+    A damaged shard is computed again. Without the check of its hash, wrong numbers would get into a model unnoticed.
+
+    Args:
+        folder: from `shard_folder`; with None nothing is stored.
+        name: name of the shard.
+        make: computes the tensors.
     """
     if folder is None:
         return make()
@@ -63,19 +73,19 @@ def resumed(folder: Path | None, name: str, make: Callable[[], dict[str, Tensor]
     if file.is_file():
         if (kept := read_sealed(file)) is not None:
             return kept
-        LOG.warning("%s, which an earlier run had left, is damaged, and is made again", file)
+        LOG.warning("%s is damaged; an earlier run left it. It is computed again", file)
     made = make()
     temporary = file.with_suffix(".tmp")
     try:
         save_file(sealed(made), str(temporary))
         os.replace(temporary, file)
     except (OSError, SafetensorError) as error:
-        LOG.warning("what was made is not kept, should this run be stopped: %s", error)
+        LOG.warning("partial results cannot be kept, so a stopped run will start again: %s", error)
     return made
 
 
 def read_sealed(file: Path) -> dict[str, Tensor] | None:
-    """The tensors of a file that was written with their hash; None where it was damaged."""
+    """Read the tensors of a file that `sealed` protects with a hash; return None if the file is damaged."""
     try:
         return unsealed(load_file(str(file)))
     except (OSError, SafetensorError):

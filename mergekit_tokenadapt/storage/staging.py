@@ -1,7 +1,7 @@
-"""Write a folder that appears when it is complete, or not at all, and that never replaces what is not ours.
+"""Write an output folder that appears only when it is complete, and that never replaces a folder of someone else.
 
-OUT is checked twice: before the work, so that no work is wasted, and at the end, because hours may lie between. The
-last step is one rename, which fails if a folder has appeared in the meantime.
+The output path is checked before the work, so that no work is wasted, and again at the end, because hours may lie
+between. The last step is one rename, which fails if a folder has appeared in the meantime.
 """
 
 from __future__ import annotations
@@ -24,25 +24,29 @@ from mergekit_tokenadapt.storage.permissions import like_new_files
 LOG = logging.getLogger(__name__)
 
 REPLACED = "replaced"
-"""Name of the old folder inside the hidden one, between two renames."""
+"""Name of the old output inside the hidden staging folder, between the two renames that replace it."""
 OCCUPIED = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
-"""Why a folder cannot be renamed to a name: something is there."""
+"""Error numbers of a rename whose destination exists. They differ between operating systems."""
 
 
 def check_output(
     out: str | Path, *, force: bool, inputs: Iterable[str | Path] = (), texts: Iterable[str | Path] = ()
 ) -> Path:
-    """The folder to be made, as it was named. To be called before the first slow step.
+    """Check that an output folder can be written. Call this before the first slow step.
 
     Args:
-        out: the folder.
-        force: it may be replaced, if this tool wrote it or it is empty.
-        inputs: models, tokenizers and files that are read; names that are no paths here are left aside.
-        texts: likewise; a folder of text is read with all that lies below it.
+        out: path of the output folder.
+        force: allow an existing folder, if this tool wrote it or it is empty.
+        inputs: names of the models, tokenizers and files that the command reads. Names that are no local paths
+            (hub ids) are ignored.
+        texts: names of files and folders of text that the command reads. A folder is read recursively.
+
+    Returns:
+        `out` as a path.
 
     Raises:
-        TokenAdaptError: it is or holds an input or the working directory, or lies in a folder of text; it exists
-            and `force` is not given; this tool did not write it; or it cannot be written.
+        TokenAdaptError: the output would replace an input or the working directory, or a folder that contains one;
+            it lies in a folder of text; it exists and may not be replaced; or it cannot be written.
     """
     place = _resolved(Path(out))
     _check_inputs(out, place, [Path.cwd()], "the working directory")
@@ -59,10 +63,10 @@ def check_output(
 
 
 def check_apart(out: str, other: str) -> None:
-    """Refuse two outputs of one command of which one would replace the other.
+    """Check that two outputs of one command do not overwrite each other.
 
     Raises:
-        TokenAdaptError: they are one folder, or one is in the other.
+        TokenAdaptError: they are the same folder, or one lies in the other.
     """
     one, two = _resolved(Path(out)), _resolved(Path(other))
     if one == two or one in two.parents or two in one.parents:
@@ -71,21 +75,27 @@ def check_apart(out: str, other: str) -> None:
 
 @contextmanager
 def staged_folder(out: str | Path, *, force: bool = False, may_be_there: bool = False) -> Iterator[Path]:
-    """A path beside `out`, with the same name, to be made into a folder; it becomes `out` if nothing is raised.
+    """Provide a staging path, and rename it to `out` when the ``with`` block ends without an exception.
 
-    Where `out` is a link to a folder, that folder is replaced, and the link stays. Where no manifest is written, one
-    is added: it says that the folder is ours. Files get the permissions that new ones get.
+    The block makes the folder at the staging path, which has the same name as `out` and lies in a hidden folder
+    ``.NAME-...`` beside it. The hidden folder is removed in the end.
 
-    A process that is killed leaves the hidden folder ``.NAME-...`` beside `out`, which may be deleted. If that
-    was between the two renames that replace a folder, the old one is in there, as ``replaced``.
+    If `out` is a link to a folder, that folder is replaced and the link stays. If the block writes no manifest, a
+    minimal one is added, so that a later run recognises the folder as ours. All files get the permissions of new files.
+
+    A process that is killed leaves the hidden folder behind; the user may delete it. If it was killed between the two
+    renames that replace an old output, the old output is in the hidden folder under the name ``replaced``.
 
     Args:
-        out: the folder.
-        force: replace what is there, if this tool wrote it or it is empty.
-        may_be_there: a folder that is there already with the same content is left as it is, and that is no error.
+        out: path of the output folder.
+        force: replace an existing folder, if this tool wrote it or it is empty.
+        may_be_there: accept an existing folder with the same content, and leave it as it is.
+
+    Yields:
+        The staging path. It does not exist yet.
 
     Raises:
-        TokenAdaptError: `out` exists and may not be replaced, before the work or after it.
+        TokenAdaptError: `out` exists and may not be replaced. This is checked before the work and after it.
     """
     destination = _resolved(Path(out))
     if not may_be_there:
@@ -94,7 +104,7 @@ def staged_folder(out: str | Path, *, force: bool = False, may_be_there: bool = 
     stage: Path | None = None
     try:
         with signals_wait():
-            # Part of the name: a hidden name may be too long where the name itself is not.
+            # Only part of the name: the hidden name is longer, and could exceed the file system's limit.
             stage = Path(tempfile.mkdtemp(prefix=f".{destination.name[:40]}-", dir=destination.parent))
         staged = stage / destination.name
         yield staged
@@ -110,14 +120,15 @@ def staged_folder(out: str | Path, *, force: bool = False, may_be_there: bool = 
 
 
 def _put(staged: Path, destination: Path, out: str | Path, *, force: bool) -> None:
-    """Rename `staged` to `destination`, or leave that as it is."""
+    """Rename `staged` to `destination`. If that fails, put the old folder back and raise."""
     _check_replaceable(out, destination, force=force)
     aside = staged.parent / REPLACED
     try:
         if os.path.lexists(destination):
             os.replace(destination, aside)
-            _check_replaceable(out, aside, force=force)  # what was moved counts: it may have come after the first look
-        os.replace(staged, destination)  # fails where something that is not empty has appeared
+            # Another process may have put a folder there after the first check, so the moved folder is checked, too.
+            _check_replaceable(out, aside, force=force)
+        os.replace(staged, destination)  # fails if a non-empty folder has appeared
     except BaseException as error:
         if os.path.lexists(aside) and not os.path.lexists(destination):
             os.replace(aside, destination)
@@ -128,7 +139,7 @@ def _put(staged: Path, destination: Path, out: str | Path, *, force: bool) -> No
 
 
 def _tidy_up(stage: Path) -> None:
-    """Remove the hidden folder; not the old folder in it, where that could not be put back."""
+    """Remove the hidden folder, but keep an old output in it that could not be put back."""
     for path in stage.iterdir():
         if path.name != REPLACED:
             shutil.rmtree(path, ignore_errors=True)
@@ -139,7 +150,7 @@ def _tidy_up(stage: Path) -> None:
 
 
 def _is_same(folder: Path, other: Path) -> bool:
-    """Whether two folders hold the same files, byte for byte."""
+    """Return whether two folders hold the same files, byte for byte."""
     files, others = ({f.relative_to(one) for f in one.rglob("*") if f.is_file()} for one in (folder, other))
     return files == others and all(filecmp.cmp(folder / f, other / f, shallow=False) for f in files)
 
@@ -148,12 +159,16 @@ def _is_same(folder: Path, other: Path) -> bool:
 
 
 def _resolved(path: Path) -> Path:
-    """Where the folder really is, links followed."""
+    """Follow the symbolic links of a path.
+
+    Raises:
+        TokenAdaptError: the path is a broken link, or its links form a loop.
+    """
     if path.is_symlink() and not path.exists():
         raise TokenAdaptError(f"{path} is a link to {os.readlink(path)}, which is not there; give another name")
     try:
         return path.resolve()
-    except (OSError, RuntimeError) as error:  # a ring of links
+    except (OSError, RuntimeError) as error:  # Python before 3.13 raises RuntimeError for a loop of links
         raise TokenAdaptError(f"{path} cannot be written: {error}") from error
 
 
@@ -187,18 +202,22 @@ def _check_writable(out: str | Path, place: Path) -> None:
 
 
 def paths_of(name: str) -> list[Path]:
-    """The files and folders that an argument may mean: ``PATH``, ``NAME=PATH``, ``PATH,field=...``, ``ray:PATH``."""
+    """Return the existing files and folders that an argument may name.
+
+    Arguments may have the forms ``PATH``, ``NAME=PATH``, ``PATH,field=...`` and ``ray:PATH``. All readings are tried,
+    because a check that takes too much for an input does less harm than one that overlooks an input.
+    """
     tries = [name, name.partition("=")[2], name.partition(":")[2]]
     tries += [each.partition(",")[0] for each in tries]
     return [Path(each) for each in dict.fromkeys(tries) if each and os.path.exists(each)]
 
 
 def _real_paths(path: Path) -> Iterator[Path]:
-    """Where an input really is; and, if it is a folder, the files that links in it lead to."""
+    """Return an input's path with links followed and, for a folder, the targets of the links in it."""
     yield path.resolve()
     if not path.is_dir():
         return
-    for folder in (path, *path.glob("members/*/")):  # an ensemble has models in it
+    for folder in (path, *path.glob("members/*/")):  # an ensemble keeps its models in members/
         if folder != path:
             yield folder.resolve()
         for entry in folder.iterdir():

@@ -1,4 +1,4 @@
-"""A folder for as long as something is read from it."""
+"""A temporary folder that lives as long as the object that stands for it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import weakref
 
 
 class TemporaryFolder:
-    """A new folder, removed when nothing holds this object any more, or when the process ends.
+    """A new folder that is removed when this object is garbage-collected, or when the process ends.
 
-    `tempfile.TemporaryDirectory` warns where it is not closed, and it could not be closed here: how long the files
-    are needed is up to whoever holds the tokenizer that was read from them.
+    `tempfile.TemporaryDirectory` does not fit: it emits a ResourceWarning if nobody closes it, and here nobody can. A
+    tokenizer that was read from the folder keeps this object, and its files, for as long as the tokenizer is used.
 
     Attributes:
-        name: the path.
+        name: path of the folder.
     """
 
     def __init__(self) -> None:

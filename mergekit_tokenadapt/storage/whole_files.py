@@ -1,6 +1,6 @@
-"""Files that are there, but not whole: Git LFS pointers, unfinished downloads, shards without the others.
+"""Detect incomplete models and tokenizers: Git LFS pointers, unfinished downloads, missing shards of weights.
 
-Folders as users really have them. Each gets a line that says what it is and what to do.
+Each case gets an error of one line that says what was found and what to do.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from pathlib import Path
 from mergekit_tokenadapt.errors import TokenAdaptError
 
 POINTER = b"version https://git-lfs.github.com/spec/"
-"""What a file begins with that Git has left for Git LFS to fetch."""
+"""First bytes of a pointer file, which Git leaves in place of a file that Git LFS has not fetched."""
 UNFINISHED = (".incomplete", ".part", ".partial", ".crdownload", ".download", ".aria2", ".tmp")
-"""Ends of the names that browsers, curl, aria2 and the hub's client give a download that is not done."""
+"""Suffixes that browsers, curl, aria2 and the hub's client give to an unfinished download."""
 WEIGHTS = (
     ("model.safetensors.index.json", "*.safetensors", "model.safetensors"),
     ("pytorch_model.bin.index.json", "*.bin", "pytorch_model.bin"),
 )
-"""Of each format: the index of shards, the pattern of its files, and the name where there is one file."""
+"""For each format of weights: name of the shard index, pattern of all files, and name of a single file."""
 ADAPTER = "adapter_config.json"
+"""Config of a LoRA adapter (PEFT)."""
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.\w+$")
 _FOREIGN = ("*.gguf", "consolidated*", "*.pth", "*.h5", "*.msgpack", "*.onnx", "*.ckpt", "*.npz", "*.mlmodel")
-"""Weights in the formats of other programs."""
+"""Patterns of weight files in formats that transformers does not load by itself."""
 
 
 def check_fetched(file: Path) -> None:
-    """Refuse a file that holds nothing, or only says where its content is.
+    """Refuse an empty file and a Git LFS pointer.
 
     Raises:
-        TokenAdaptError: it is empty, or a Git LFS pointer.
+        TokenAdaptError: the file is one of these.
     """
     with file.open("rb") as opened:
         start = opened.read(len(POINTER))
@@ -44,13 +45,13 @@ def check_fetched(file: Path) -> None:
 
 
 def check_model_folder(name: str) -> None:
-    """Refuse a path that is no model in the format of transformers, or not a whole one.
+    """Refuse a path that holds no complete model in the format of transformers.
 
     Args:
-        name: as the user wrote it; one that is not there may still be a hub id.
+        name: what the user wrote. A name that does not exist locally is accepted if it may be a hub id.
 
     Raises:
-        TokenAdaptError: says what is there in place of a model.
+        TokenAdaptError: there is no such model. The message says what the path holds instead.
     """
     path = Path(name)
     if path.is_file():
@@ -65,10 +66,10 @@ def check_model_folder(name: str) -> None:
 
 
 def check_adapter(name: str) -> None:
-    """Refuse a path that is no LoRA adapter, or not a whole one.
+    """Refuse a path that holds no complete LoRA adapter.
 
     Raises:
-        TokenAdaptError: says what is wrong.
+        TokenAdaptError: the path does not exist, or the config or the weights of the adapter are missing.
     """
     check_exists(name, "adapter")
     folder = Path(name)
@@ -84,20 +85,24 @@ def check_adapter(name: str) -> None:
 
 
 def check_exists(name: str, what: str) -> None:
-    """Refuse a path that is not there and cannot be a hub id.
+    """Refuse a path that does not exist and cannot be a hub id.
+
+    Args:
+        name: what the user wrote.
+        what: the kind of thing, for the message ("model").
 
     Raises:
-        TokenAdaptError: there is nothing at such a path.
+        TokenAdaptError: nothing exists at the path.
     """
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise TokenAdaptError(f"no {what} found at {name!r}: there is no such folder")
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse a folder in which a file of weights is missing or not whole, before any of it is read.
+    """Refuse a folder in which weight files are missing or incomplete. Only the first bytes of each file are read.
 
     Raises:
-        TokenAdaptError: says which.
+        TokenAdaptError: a file of weights is missing, empty or a Git LFS pointer, or there are none at all.
     """
     for index, pattern, single in WEIGHTS:
         if (folder / index).is_file():
@@ -121,13 +126,17 @@ def check_weights(folder: Path) -> None:
 
 
 def check_listed(folder: Path, index: str) -> None:
-    """Refuse an index that names files that are not there."""
+    """Refuse an index of shards that names files that do not exist.
+
+    Raises:
+        TokenAdaptError: a file is missing.
+    """
     try:
         listed = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return  # whoever reads it says what is wrong with it
+        return  # the code that reads the index reports what is wrong with it
     if any(".." in Path(str(file)).parts for file in listed):
-        return  # likewise: it leads out of the folder
+        return  # the code that reads the index refuses paths out of the folder
     missing = sorted(str(file) for file in listed if not (folder / str(file)).is_file())
     if missing:
         raise TokenAdaptError(
@@ -137,7 +146,15 @@ def check_listed(folder: Path, index: str) -> None:
 
 
 def what_is_there(folder: Path, *, wanted: str = "model") -> str:
-    """What a folder holds in place of what was looked for, and what to do: the end of a sentence, or nothing."""
+    """Describe what a folder holds instead of the wanted thing, and what to do about it.
+
+    Args:
+        folder: the folder.
+        wanted: what was looked for, "model" or "tokenizer".
+
+    Returns:
+        The end of an error message, with its leading punctuation.
+    """
     if (folder / ADAPTER).is_file():
         do = f"give both, as BASE+{folder.name}" if wanted == "model" else "give that one's tokenizer"
         return f"; it is a LoRA adapter of {_base_of(folder)}: {do}"
@@ -145,12 +162,13 @@ def what_is_there(folder: Path, *, wanted: str = "model") -> str:
         return unfinished
     foreign = sorted(file.name for pattern in _FOREIGN for file in folder.glob(pattern))
     if foreign:
-        return f"; it holds {foreign[0]}, which is another program's: take the {wanted} in the format of transformers"
+        found = f"{foreign[0]}, which is in the format of another program"
+        return f"; it holds {found}: use the {wanted} in the format of transformers"
     return "; it is empty" if not any(folder.iterdir()) else ": download it, too"
 
 
 def _base_of(adapter: Path) -> str:
-    """The model that an adapter says it was trained on."""
+    """Return the base model that an adapter's config names, in words for a message."""
     try:
         config = json.loads((adapter / ADAPTER).read_text(encoding="utf-8"))
         name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
@@ -160,21 +178,22 @@ def _base_of(adapter: Path) -> str:
 
 
 def _unfinished(folder: Path) -> str:
-    # The second is where the hub's client keeps what it has fetched in part.
+    """Return the end of a message that names an unfinished download in the folder, or an empty string."""
+    # The hub's client keeps partly fetched files in the second of these places.
     files = [*folder.glob("*"), *folder.glob(".cache/huggingface/download/**/*")]
     names = sorted(str(file.relative_to(folder)) for file in files if file.name.endswith(UNFINISHED))
     return f"; the download of {names[0]} was not finished: start it again" if names else ""
 
 
 def _advice(file: Path, what: str) -> str:
-    """What to do where a file was given for a folder."""
+    """Return the end of a message for a user who named a file where a folder was expected."""
     if file.suffix == ".gguf":
-        return f", in the GGUF format of llama.cpp: take {what} in the format of transformers"
+        return f", in the GGUF format of llama.cpp: use {what} in the format of transformers"
     return f": give the folder around it, {str(file.parent)!r}"
 
 
 def file_is_no_tokenizer(file: Path) -> TokenAdaptError:
-    """The error where a file was given for a tokenizer that is no tokenizer.json."""
+    """Make the error for a user who named a file other than ``tokenizer.json`` as the tokenizer."""
     return TokenAdaptError(
         f"no tokenizer found at {str(file)!r}: it is a file, and no tokenizer.json{_advice(file, 'the tokenizer')}"
     )

@@ -110,8 +110,8 @@ def test_shards_without_their_index(tmp_path: Path, sharded: Path, unigram_folde
             [".cache/huggingface/download/abc.incomplete"],
             "the download of .cache/huggingface/download/abc.incomplete was not finished",
         ),
-        (["model-Q4_K_M.gguf"], "it holds model-Q4_K_M.gguf, which is another program's"),
-        (["consolidated.00.pth"], "it holds consolidated.00.pth, which is another program's"),
+        (["model-Q4_K_M.gguf"], "it holds model-Q4_K_M.gguf, which is in the format of another program"),
+        (["consolidated.00.pth"], "it holds consolidated.00.pth, which is in the format of another program"),
     ],
     ids=["nothing", "a part", "the hub's client", "GGUF", "Meta's format"],
 )
@@ -147,7 +147,7 @@ def test_a_file_in_place_of_a_folder(tmp_path: Path, base: Path, unigram_folder:
     """The folder around it may hold a tokenizer: that of another model."""
     if not (base / file).exists():
         (base / file).write_bytes(b"GGUF")
-    says = "format of llama.cpp: take" if file.endswith("gguf") else f"give the folder around it, {str(base)!r}"
+    says = "format of llama.cpp: use" if file.endswith("gguf") else f"give the folder around it, {str(base)!r}"
     assert says in refusal(base, base / file, tmp_path / "out")
     assert says in refusal(base / file, unigram_folder, tmp_path / "out")
     with pytest.raises(TokenAdaptError, match=r"it is a file, and no tokenizer\.json"):
