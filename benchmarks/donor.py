@@ -89,10 +89,9 @@ def load() -> Rows:
         base_rows=base.num_rows,
         donor=donor,
     )
-    problem = transfer.make_problem()
-    shared = shared_rows(problem)
+    shared = shared_rows(transfer)
     return Rows(
-        donor.rows_of(torch.from_numpy(problem.new_ids)),
+        donor.rows_of(torch.from_numpy(transfer.new_ids)),
         donor.rows_of(torch.tensor(list(shared.values()))),
         base.rows(base.input_matrix)[torch.tensor(list(shared))].float(),
     )

@@ -26,15 +26,14 @@ from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.output import OutputFolder
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.transfer.plan import TransferPlan
-from mergekit_tokenadapt.transfer.problem import TransferProblem
 
 STEPS: dict[str, list[tuple[Any, str]]] = {
     "tokenizers": [(planner, "load_tokenizer"), (inputs, "load_tokenizer"), (TokenizerFiles, "vocabulary")],
     "matching": [(transfer.Transfer, "mapping")],
-    "pieces": [(TransferProblem, "pieces")],
-    "space": [(TransferProblem, "_vectors")],
-    "neighbours": [(TransferProblem, "_nearest")],
-    "weights": [(transfer, "make_plan")],
+    "pieces": [(transfer.Transfer, "pieces")],
+    "space": [(transfer.Transfer, "_vectors")],
+    "neighbours": [(transfer, "nearest")],
+    "weights": [(transfer, "plan_rows")],
     "applying": [(TransferPlan, "apply")],
     "shards": [(TensorWriter, "_flush_current_shard")],
     "finishing": [(OutputFolder, "finish")],

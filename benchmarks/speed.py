@@ -127,7 +127,7 @@ def steps(base: Path, target: Path) -> dict[str, Any]:
 
     from mergekit_tokenadapt.tokenizer.files import load_tokenizer
     from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
-    from mergekit_tokenadapt.transfer.plan import make_plan
+    from mergekit_tokenadapt.transfer.planning import plan_rows
     from mergekit_tokenadapt.transfer.transfer import Transfer
 
     torch.set_num_threads(1)
@@ -139,45 +139,43 @@ def steps(base: Path, target: Path) -> dict[str, Any]:
         "match the vocabularies",
         lambda: Transfer.of(hybrid, base=files[0], target=files[1], base_rows=old.num_ids, quiet=True),
     )
-    problem = clock("prepare to cut tokens", transfer.make_problem)
-    clock("cut the new tokens", lambda: problem.pieces)
-    clock("embed all texts", lambda: problem.vectors_of(problem.candidates))
-    plan = clock(
-        "weigh, nearest neighbours included", lambda: make_plan(problem, transfer.method_name, transfer.method)
-    )
+    clock("prepare to cut tokens", lambda: transfer.segmenter)
+    clock("cut the new tokens", lambda: transfer.pieces)
+    clock("embed all texts", lambda: transfer.vectors_of(transfer.candidates))
+    plan = clock("weigh, nearest neighbours included", lambda: plan_rows(transfer))
     tensors = load_file(str(base / "model.safetensors"))
     matrix = next(t for name, t in sorted(tensors.items()) if "embed" in name)
     rows = clock("apply the plan to a matrix", lambda: plan.apply(matrix))
-    whole = [t for t in problem.new_tokens if t.text is not None]  # the loop knows strings only
+    whole = [t for t in transfer.new_tokens if t.text is not None]  # the loop knows strings only
     sample = whole[:: max(1, len(whole) // SAMPLE)][:SAMPLE]
-    loop_rows, seconds = plain_loop(problem, sample, files[0], matrix.float())
+    loop_rows, seconds = plain_loop(transfer, sample, files[0], matrix.float())
     made = rows[torch.tensor([t.id for t in sample])].float()
     return {
         "seconds": clock.seconds,
-        "new_tokens": len(problem.new_tokens),
-        "old_tokens": len(problem.candidates),
-        "dimensions": problem.vectors_of(sample[:1]).shape[1],
-        "products_per_second": products_per_second(problem),
+        "new_tokens": len(transfer.new_tokens),
+        "old_tokens": len(transfer.candidates),
+        "dimensions": transfer.vectors_of(sample[:1]).shape[1],
+        "products_per_second": products_per_second(transfer),
         "matrix_bytes": rows.numel() * rows.element_size(),
         "loop_sample": len(sample),
         "loop_seconds_per_token": seconds / len(sample),
-        "loop_rows_with_ties": ties(problem, sample),
+        "loop_rows_with_ties": ties(transfer, sample),
         "loop_rows_that_differ": int(((made - loop_rows).abs().amax(dim=1) > ROUNDING).sum()),
     }
 
 
-def products_per_second(problem: Any, block: int = 512, rounds: int = 20) -> float:
+def products_per_second(transfer: Any, block: int = 512, rounds: int = 20) -> float:
     """Multiplications and additions a second of the plain float32 product of new and old vectors, CPU time."""
-    new, old = problem.vectors_of(problem.new_tokens[:block]), problem.vectors_of(problem.candidates)
+    new, old = transfer.vectors_of(transfer.new_tokens[:block]), transfer.vectors_of(transfer.candidates)
     started = time.process_time()
     for _ in range(rounds):
         new @ old.T
     return float(2 * rounds * len(new) * old.numel() / (time.process_time() - started))
 
 
-def ties(problem: Any, tokens: list[Any]) -> int:
+def ties(transfer: Any, tokens: list[Any]) -> int:
     """Tokens whose third and fourth neighbour are equally near: which of them is taken is no matter of right."""
-    nearest = (problem.vectors_of(tokens) @ problem.vectors_of(problem.candidates).T).topk(4, dim=1).values
+    nearest = (transfer.vectors_of(tokens) @ transfer.vectors_of(transfer.candidates).T).topk(4, dim=1).values
     return int((nearest[:, 2] - nearest[:, 3] < 1e-5).sum())
 
 
@@ -195,14 +193,14 @@ class Clock:
         return result
 
 
-def plain_loop(problem: Any, tokens: list[Any], files: Any, matrix_VD: torch.Tensor) -> tuple[torch.Tensor, float]:
+def plain_loop(transfer: Any, tokens: list[Any], files: Any, matrix_VD: torch.Tensor) -> tuple[torch.Tensor, float]:
     """The paper's hybrid, a token at a time: rows float32 [tokens, D], and CPU seconds.
 
     Vectors are at hand, as from a cache, and are not counted; temperature 0.3, 3 neighbours, global weight 0.3.
     """
-    vectors = dict(zip((t.bytes for t in tokens), problem.vectors_of(tokens), strict=True))
-    old_vectors = problem.vectors_of(problem.candidates)
-    place = {t.id: n for n, t in enumerate(problem.candidates)}
+    vectors = dict(zip((t.bytes for t in tokens), transfer.vectors_of(tokens), strict=True))
+    old_vectors = transfer.vectors_of(transfer.candidates)
+    place = {t.id: n for n, t in enumerate(transfer.candidates)}
     encoder = files.fast_tokenizer()
     rows = []
     started = time.process_time()
@@ -214,14 +212,14 @@ def plain_loop(problem: Any, tokens: list[Any], files: Any, matrix_VD: torch.Ten
         exponentials = [math.exp(s) for s in similarities]
         scores = []
         for piece, exponential in zip(pieces, exponentials, strict=True):
-            share = len(problem.base.by_id[piece].bytes.decode("utf-8", errors="replace")) / length
+            share = len(transfer.base.vocabulary.by_id[piece].bytes.decode("utf-8", errors="replace")) / length
             scores.append(math.exp((exponential / sum(exponentials) + share) / 2 / 0.3))
         local: Any = sum(s / sum(scores) * matrix_VD[i] for s, i in zip(scores, pieces, strict=True))
         nearest = (old_vectors @ vector).topk(3)
         kept = nearest.values >= 0
         weights = (nearest.values[kept] / 0.3).softmax(dim=0)
         if len(weights):
-            ids = [problem.candidates[n].id for n in nearest.indices[kept].tolist()]
+            ids = [transfer.candidates[n].id for n in nearest.indices[kept].tolist()]
             overall = sum(w * matrix_VD[i] for w, i in zip(weights, ids, strict=True))
             local = 0.7 * local + 0.3 * overall
         rows.append(local)

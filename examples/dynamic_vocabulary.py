@@ -39,11 +39,10 @@ def main(
     """Print a table."""
     from transformers import AutoModelForCausalLM
 
-    from mergekit_tokenadapt.auxiliary import find_auxiliary
-    from mergekit_tokenadapt.methods import find_method
     from mergekit_tokenadapt.retokenization.dynamic import input_rows, merge_frequent_pairs
     from mergekit_tokenadapt.texts import builtin_text
     from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+    from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
     folder = parts.smollm2(DEMO / "SmolLM2-135M-Instruct")
     files, model = load_tokenizer(str(folder)), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -59,9 +58,8 @@ def main(
         for method in methods:
             for number in merges:
                 batch = merge_frequent_pairs(prompts, files.vocabulary, number, num_rows=len(matrix))
-                how = find_method(method, {})
-                auxiliary = find_auxiliary("ngram") if how.needs_auxiliary else None
-                rows = input_rows(batch, files, matrix, method, how, auxiliary) if batch.new_tokens else matrix
+                adapt = AdaptConfig(method=method)
+                rows = input_rows(batch, files, matrix, adapt) if batch.new_tokens else matrix
                 loss = mean_loss(model, rows, batch.sequences, [ids[prompt_tokens:] for ids in blocks])
                 plain = loss if plain is None else plain
                 before = sum(map(len, prompts))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mergekit_tokenadapt.plugin import activate
     from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
     from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
-    from mergekit_tokenadapt.transfer.problem import TransferProblem
+    from mergekit_tokenadapt.transfer.transfer import Transfer
 
     __version__: str
 
@@ -44,7 +44,7 @@ __all__ = [
     "SparseRows",
     "TokenAdaptError",
     "TokenizerFiles",
-    "TransferProblem",
+    "Transfer",
     "__version__",
     "activate",
     "adapt",
@@ -64,7 +64,7 @@ _MODULES = {
     "RowExplanation": "front_door.explanation",
     "TokenAdaptError": "errors",
     "TokenizerFiles": "tokenizer.files",
-    "TransferProblem": "transfer.problem",
+    "Transfer": "transfer.transfer",
     "activate": "plugin",
     "adapt": "front_door.adapt",
     "compare": "front_door.compare",

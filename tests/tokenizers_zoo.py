@@ -9,6 +9,7 @@ nothing is downloaded.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import random
@@ -22,11 +23,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
+from mergekit_tokenadapt.methods import find_method
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
-from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
 from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
-from mergekit_tokenadapt.transfer.matching import match
-from mergekit_tokenadapt.transfer.problem import TransferProblem
+from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 Definition = dict[str, Any]
 Built = tuple[Definition, dict[str, Any]]
@@ -520,7 +521,7 @@ class RandomSpace(AuxiliarySpace):
         return torch.tensor([self.vector(text) for text in texts], dtype=torch.float32)
 
 
-def make_problem(
+def make_transfer(
     base: TokenizerFiles | tuple[Definition, Vocabulary],
     target: TokenizerFiles | Vocabulary,
     auxiliary: AuxiliarySpace | None = None,
@@ -528,21 +529,27 @@ def make_problem(
     base_rows: int | None = None,
     num_rows: int | None = None,
     token_map: Mapping[str, str] | None = None,
-) -> TransferProblem:
-    """A problem between two tokenizers, without any weights."""
-    if isinstance(base, TokenizerFiles):
-        base = (dict(base.definition), base.vocabulary)
-    definition, old = base
-    new = target.vocabulary if isinstance(target, TokenizerFiles) else target
-    base_rows = old.num_ids if base_rows is None else base_rows
-    mapping = match(old, new, num_rows=num_rows, base_rows=base_rows, token_map=token_map)
-    segmenter = Segmenter(definition, old, base_rows)
-    return TransferProblem(
+) -> Transfer:
+    """A transfer between two tokenizers with the method `mean`; see `with_method` for others."""
+    old = base if isinstance(base, TokenizerFiles) else files_of(*base)
+    return Transfer.of(
+        AdaptConfig(method="mean", rows="exact", token_map=token_map or {}),
         base=old,
-        target=new,
-        mapping=mapping,
-        segmenter=segmenter,
-        base_rows=base_rows,
+        target=target if isinstance(target, TokenizerFiles) else files_of({}, target),
+        base_rows=old.vocabulary.num_ids if base_rows is None else base_rows,
+        num_rows=num_rows,
         auxiliary=auxiliary,
         quiet=True,
     )
+
+
+def files_of(definition: Definition, vocabulary: Vocabulary) -> TokenizerFiles:
+    """A tokenizer that is in memory only."""
+    files = TokenizerFiles("in memory", Path("in memory"), definition, {}, {})
+    files.__dict__["vocabulary"] = vocabulary  # what would be read from the definition
+    return files
+
+
+def with_method(transfer: Transfer, name: str, **options: Any) -> Transfer:
+    """The same transfer with another method."""
+    return dataclasses.replace(transfer, method_name=name, method=find_method(name, options))

@@ -13,7 +13,6 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.front_door.explanation import RowExplanation
 from mergekit_tokenadapt.terminal.visible import json_text
 from mergekit_tokenadapt.tokenizer.token_lookup import find_id, find_token
-from mergekit_tokenadapt.transfer.plan import make_plan
 from mergekit_tokenadapt.transfer.transfer import Transfer
 
 EXAMPLES = """\b
@@ -90,8 +89,7 @@ def _rows_of(
 def _explain(transfer: Transfer, rows: list[int]) -> Iterator[RowExplanation]:
     if not rows:
         return
-    problem = transfer.make_problem(only=frozenset(rows))
-    plan = make_plan(problem, transfer.method_name, transfer.method)
-    told = transfer.method.explain(problem)
+    asked = transfer.among(rows)
+    plan, told = asked.make_plan(), transfer.method.explain(asked)
     for row in rows:
         yield RowExplanation.of(row, plan, transfer, told.get(row))

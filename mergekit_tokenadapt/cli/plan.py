@@ -14,7 +14,7 @@ from mergekit_tokenadapt.cli.options import every_adapt_option, folder_options
 from mergekit_tokenadapt.terminal.tables import plain, quoted, say
 from mergekit_tokenadapt.terminal.visible import json_text
 from mergekit_tokenadapt.transfer.matching import Reason
-from mergekit_tokenadapt.transfer.problem import TransferProblem
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 EXAMPLES = """\b
 Examples:
@@ -45,31 +45,31 @@ def plan_command(
     Takes the options of `transplant`. Reads only tokenizers and config.json, no weights.
     """
     transfer = make_transfer(base, target, adapt, quiet=True, pad_to_multiple_of=pad_to_multiple_of)
-    problem, before = transfer.make_problem(), sizes_of(transfer.base)
+    before = sizes_of(transfer.base)
     after = replace(
         before,
         matrices=2 if adapt.get("untie") else before.matrices,
         bytes_per_number=BYTES[dtype] if dtype else before.bytes_per_number,
     )
-    report = {**_tokens(problem), **_sizes(problem, before, after)}
+    report = {**_tokens(transfer), **_sizes(transfer, before, after)}
     if as_json:
         click.echo(json_text(report))
     else:
         _print(report, base, target)
 
 
-def _tokens(problem: TransferProblem) -> dict[str, Any]:
-    counts = problem.mapping.counts()
+def _tokens(transfer: Transfer) -> dict[str, Any]:
+    base, target, mapping = transfer.base.vocabulary, transfer.target.vocabulary, transfer.mapping
+    counts, pieces = mapping.counts(), transfer.pieces.counts
     samples = {}
     for reason in Reason:
-        ids = problem.mapping.ids(reason)
+        ids = mapping.ids(reason)
         spread = ids[:: max(1, len(ids) // SAMPLES)][:SAMPLES].tolist()
-        samples[reason.name.lower()] = [problem.target.by_id[i].label for i in spread if i in problem.target.by_id]
-    special = sum(counts.values()) - counts["copied"] - counts["special"] - counts["padding"] - len(problem.new_tokens)
-    pieces = problem.pieces.counts
+        samples[reason.name.lower()] = [target.by_id[i].label for i in spread if i in target.by_id]
+    special = sum(counts.values()) - counts["copied"] - counts["special"] - counts["padding"] - len(transfer.new_tokens)
     return {
-        "base_tokens": len(problem.base),
-        "target_tokens": len(problem.target),
+        "base_tokens": len(base),
+        "target_tokens": len(target),
         "rows_by_reason": counts,
         "samples": samples,
         "new_special_tokens": special,
@@ -78,14 +78,14 @@ def _tokens(problem: TransferProblem) -> dict[str, Any]:
     }
 
 
-def _sizes(problem: TransferProblem, before: BaseSizes, after: BaseSizes) -> dict[str, Any]:
-    rows = {"base_rows": before.rows, "target_rows": problem.mapping.num_rows}
+def _sizes(transfer: Transfer, before: BaseSizes, after: BaseSizes) -> dict[str, Any]:
+    rows = {"base_rows": before.rows, "target_rows": transfer.num_rows}
     if before.hidden_size is None:
         return rows
     parameters = [s.matrices * n * before.hidden_size for s, n in zip((before, after), rows.values(), strict=True)]
     # Making rows holds one old and one new matrix, and a float32 copy of the rows that are composed.
     row = before.hidden_size * before.bytes_per_number
-    mixing = (sum(rows.values()) * row) + 4 * before.hidden_size * len(problem.new_tokens)
+    mixing = (sum(rows.values()) * row) + 4 * before.hidden_size * len(transfer.new_tokens)
     return {
         **rows,
         "vocabulary_parameters_before": parameters[0],

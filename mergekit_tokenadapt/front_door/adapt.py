@@ -22,8 +22,7 @@ from mergekit_tokenadapt.output.configs import value_at
 from mergekit_tokenadapt.output.requirements import check_needed, check_offsets, config_content
 from mergekit_tokenadapt.output.translation import Translation, translate, translate_model, warn_of
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
-from mergekit_tokenadapt.transfer.problem import CPU
-from mergekit_tokenadapt.transfer.transfer import Transfer
+from mergekit_tokenadapt.transfer.transfer import CPU, Transfer
 
 OF_FOLDERS = ("calibration_text", "calibration_bytes", "chat_template", "missing_rows", "save_plan")
 """Keys of the ``adapt`` block that need a model on disk, or say what is written there."""

@@ -18,8 +18,7 @@ from mergekit_tokenadapt.tokenizer.token_lookup import find_id, find_token
 from mergekit_tokenadapt.transfer import plan as plans
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.plan import TransferPlan
-from mergekit_tokenadapt.transfer.problem import CPU, TransferProblem
-from mergekit_tokenadapt.transfer.transfer import Transfer
+from mergekit_tokenadapt.transfer.transfer import CPU, Transfer
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,13 +33,9 @@ class Plan:
         return f"<Plan({names}): {self.num_rows} rows, method {self.transfer.method_name}>"
 
     @cached_property
-    def _problem(self) -> TransferProblem:
-        return self.transfer.make_problem()
-
-    @cached_property
     def rows(self) -> TransferPlan:
         """The plan as data: copied, composed and mean rows, by id."""
-        return plans.make_plan(self._problem, self.transfer.method_name, self.transfer.method)
+        return self.transfer.make_plan()
 
     @property
     def num_rows(self) -> int:
@@ -68,7 +63,7 @@ class Plan:
             row = token
         else:
             row = find_token(self.transfer.target, token).id
-        told = self.transfer.method.explain(self._problem.among([row]))
+        told = self.transfer.method.explain(self.transfer.among([row]))
         return RowExplanation.of(row, self.rows, self.transfer, told.get(row))
 
     def apply(self, matrix: Tensor, *, use: Literal["input", "output", "tied"] = "input") -> Tensor:

@@ -21,7 +21,6 @@ from mergekit_tokenadapt.tokenizer.vocabulary import Token
 from mergekit_tokenadapt.transfer.matching import Reason
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.method import OF_TOKENS, Explanation, Method
-from mergekit_tokenadapt.transfer.problem import TransferProblem
 from mergekit_tokenadapt.transfer.row_regression import (
     NO_EXAMPLES,
     PIECES_SHARE,
@@ -31,6 +30,7 @@ from mergekit_tokenadapt.transfer.row_regression import (
     RowRegression,
     TokenFeatures,
 )
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 LOG = logging.getLogger(__name__)
 
@@ -73,81 +73,81 @@ class Calibrated(Method):
         """True if the option `donor` is set."""
         return self.donor
 
-    def weigh(self, problem: TransferProblem) -> SparseRows:
+    def weigh(self, transfer: Transfer) -> SparseRows:
         """Return the weights used when no regression can be fitted, and blended into predicted output rows.
 
         Supertokens use `Hybrid`: the base vocabulary has too few to fit on, and a regression fitted on words
         makes worse rows for supertokens than any method that fits nothing (docs/supertokens.md).
         """
-        beyond = unlike_any_example(problem)
+        beyond = unlike_any_example(transfer)
         if not beyond.any():
-            return front_weighted(problem)
-        words, supertokens = problem.among(problem.new_ids[~beyond]), problem.among(problem.new_ids[beyond])
+            return front_weighted(transfer)
+        words, supertokens = transfer.among(transfer.new_ids[~beyond]), transfer.among(transfer.new_ids[beyond])
         parts = SparseRows.concatenate([front_weighted(words), Hybrid().weigh(supertokens).cpu()])
         order = np.argsort(np.concatenate([words.new_ids, supertokens.new_ids]))
         return parts.select(torch.from_numpy(order))
 
-    def explain(self, problem: TransferProblem) -> dict[int, Explanation]:
+    def explain(self, transfer: Transfer) -> dict[int, Explanation]:
         """Return the pieces and neighbours that the regression uses; for supertokens, the weights of `Hybrid`."""
-        beyond = unlike_any_example(problem)
-        told = dict.fromkeys(problem.new_ids[beyond].tolist(), Explanation(f"a supertoken: {Explanation.weights_are}"))
+        beyond = unlike_any_example(transfer)
+        told = dict.fromkeys(transfer.new_ids[beyond].tolist(), Explanation(f"a supertoken: {Explanation.weights_are}"))
         if beyond.all():
             return told
-        words = problem.among(problem.new_ids[~beyond])
+        words = transfer.among(transfer.new_ids[~beyond])
         found = [part.tolist() for part in words.neighbours(self.top_k)]
         for row, similarities, ids in zip(words.new_ids.tolist(), *found, strict=True):
             near = [(i, s) for i, s in zip(ids, similarities, strict=True) if s > -math.inf]
             told[row] = Explanation(PREDICTED, near)
         return told
 
-    def make_regression(self, problem: TransferProblem) -> RowRegression | None:
+    def make_regression(self, transfer: Transfer) -> RowRegression | None:
         """Return features of examples and new tokens; None without new tokens, or if no old token can be split."""
-        beyond = unlike_any_example(problem)
+        beyond = unlike_any_example(transfer)
         if beyond.all():
             return None
         if beyond.any():
-            problem = problem.among(problem.new_ids[~beyond])
-        decomposer = Decomposer(problem.segmenter.definition, problem.base, problem.base_rows)
-        wanted = _like(problem.pieces.counts[problem.pieces.counts > 1], problem.candidates, salt=1)
-        cuts = [decomposer.cut(token, int(n)) for token, n in zip(problem.candidates, wanted, strict=True)]
-        shared = shared_rows(problem) if self.donor else None
-        places = [n for n, cut in enumerate(cuts) if cut and (shared is None or problem.candidates[n].id in shared)]
+            transfer = transfer.among(transfer.new_ids[~beyond])
+        decomposer = Decomposer(transfer.base.definition, transfer.base.vocabulary, transfer.base_rows)
+        wanted = _like(transfer.pieces.counts[transfer.pieces.counts > 1], transfer.candidates, salt=1)
+        cuts = [decomposer.cut(token, int(n)) for token, n in zip(transfer.candidates, wanted, strict=True)]
+        shared = shared_rows(transfer) if self.donor else None
+        places = [n for n, cut in enumerate(cuts) if cut and (shared is None or transfer.candidates[n].id in shared)]
         if not places:
             LOG.warning(NO_EXAMPLES)
             return None
-        tokens = [problem.candidates[n] for n in places]
-        similarities, neighbours = (part.cpu() for part in problem.neighbours(self.top_k))
-        spare = problem.candidate_neighbours(SPARE_NEIGHBOURS * self.top_k, among=places)
+        tokens = [transfer.candidates[n] for n in places]
+        similarities, neighbours = (part.cpu() for part in transfer.neighbours(self.top_k))
+        spare = transfer.candidate_neighbours(SPARE_NEIGHBOURS * self.top_k, among=places)
         ceiling = torch.from_numpy(_like(similarities[:, 0].numpy(), tokens, salt=2))
         example_neighbours = _below(spare[0].cpu(), spare[1].cpu(), ceiling, self.top_k)
         example_pieces = Pieces.from_lists(cuts[n] for n in places)
         examples: TokenFeatures = _features(tokens, example_pieces, *example_neighbours)
-        new: TokenFeatures = _features(problem.new_tokens, problem.pieces, similarities, neighbours)
+        new: TokenFeatures = _features(transfer.new_tokens, transfer.pieces, similarities, neighbours)
         if shared is not None:
-            assert problem.donor is not None
-            rows = problem.donor.rows(problem.target.num_ids)
+            assert transfer.donor is not None
+            rows = transfer.donor.rows(transfer.target.vocabulary.num_ids)
             examples = JointFeatures(examples, DonorFeatures(rows[torch.tensor([shared[t.id] for t in tokens])]))
-            new = JointFeatures(new, DonorFeatures(rows[torch.from_numpy(problem.new_ids)]))
+            new = JointFeatures(new, DonorFeatures(rows[torch.from_numpy(transfer.new_ids)]))
         return RowRegression(
             example_ids=torch.tensor([t.id for t in tokens]),
             is_held_out=torch.tensor([is_held_out(token) for token in tokens]),
             examples=examples,
-            new_ids=torch.from_numpy(problem.new_ids),
+            new_ids=torch.from_numpy(transfer.new_ids),
             new=new,
             keeps_pieces=True,
         )
 
 
-def front_weighted(problem: TransferProblem) -> SparseRows:
+def front_weighted(transfer: Transfer) -> SparseRows:
     """Return weights of each new token's pieces in the ratio 1, 1/2, 1/3, ..., without pieces of white space only.
 
     The model should predict a new token wherever it used to predict the token's first piece. Earlier pieces
     therefore get larger weights. White space gets none (unless there is nothing else), because it is predicted
     in too many other places.
     """
-    pieces = problem.pieces
+    pieces = transfer.pieces
     by_place = 1 / (1 + np.arange(len(pieces.ids)) - pieces.indptr[pieces.rows])
-    says_something = ~np.isin(pieces.ids, [token.id for token in problem.base if token.is_blank])
+    says_something = ~np.isin(pieces.ids, [token.id for token in transfer.base.vocabulary if token.is_blank])
     nothing_else = np.bincount(pieces.rows, says_something, minlength=len(pieces)) == 0
     weights = np.where(says_something | nothing_else[pieces.rows], by_place, 0)
     weights /= np.bincount(pieces.rows, weights, minlength=len(pieces))[pieces.rows]
@@ -156,11 +156,11 @@ def front_weighted(problem: TransferProblem) -> SparseRows:
     return SparseRows.from_triplets(rows, ids, shares, len(pieces))
 
 
-def unlike_any_example(problem: TransferProblem) -> np.ndarray:
+def unlike_any_example(transfer: Transfer) -> np.ndarray:
     """Return which new tokens span words, bool [N]; all False if enough old tokens span words, too."""
-    if sum(t.spans_words for t in problem.candidates) >= ENOUGH_SUPERTOKENS:
-        return np.zeros(len(problem.new_tokens), dtype=bool)
-    return np.array([t.spans_words for t in problem.new_tokens], dtype=bool)
+    if sum(t.spans_words for t in transfer.candidates) >= ENOUGH_SUPERTOKENS:
+        return np.zeros(len(transfer.new_tokens), dtype=bool)
+    return np.array([t.spans_words for t in transfer.new_tokens], dtype=bool)
 
 
 def is_held_out(token: Token) -> bool:
@@ -168,15 +168,15 @@ def is_held_out(token: Token) -> bool:
     return _fraction(token, salt=3) < HELD_OUT
 
 
-def shared_rows(problem: TransferProblem) -> dict[int, int]:
+def shared_rows(transfer: Transfer) -> dict[int, int]:
     """Return old id -> target id of the copied tokens that stand for text, by ascending target id.
 
     Byte twins are left out: a token that is never produced has an untrained row.
     """
-    usable = {token.id for token in problem.candidates}
+    usable = {token.id for token in transfer.candidates}
     found: dict[int, int] = {}
-    for row in problem.mapping.ids(Reason.COPIED).tolist():
-        if (old := int(problem.mapping.sources[row])) in usable and row not in problem.target.byte_twins:
+    for row in transfer.mapping.ids(Reason.COPIED).tolist():
+        if (old := int(transfer.mapping.sources[row])) in usable and row not in transfer.target.vocabulary.byte_twins:
             found.setdefault(old, row)
     return found
 

@@ -11,8 +11,8 @@ from mergekit_tokenadapt.methods.calibrated import is_held_out, shared_rows
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer.method import Explanation, Method
 from mergekit_tokenadapt.transfer.piece_weights import uniform
-from mergekit_tokenadapt.transfer.problem import TransferProblem
 from mergekit_tokenadapt.transfer.row_regression import NO_EXAMPLES, DonorFeatures, RowRegression
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 LOG = logging.getLogger(__name__)
 
@@ -41,27 +41,27 @@ class DonorLinear(Method):
         """Always."""
         return True
 
-    def weigh(self, problem: TransferProblem) -> SparseRows:
+    def weigh(self, transfer: Transfer) -> SparseRows:
         """Return the plain mean of the pieces, which is used if there are too few shared tokens to fit on."""
-        return uniform(problem.pieces)
+        return uniform(transfer.pieces)
 
-    def explain(self, problem: TransferProblem) -> dict[int, Explanation]:
+    def explain(self, transfer: Transfer) -> dict[int, Explanation]:
         """Return that the weights are used only if there are too few shared tokens."""
-        return dict.fromkeys(problem.new_ids.tolist(), Explanation(MAPPED))
+        return dict.fromkeys(transfer.new_ids.tolist(), Explanation(MAPPED))
 
-    def make_regression(self, problem: TransferProblem) -> RowRegression | None:
+    def make_regression(self, transfer: Transfer) -> RowRegression | None:
         """Return the regression with the shared tokens as examples; None if there are none."""
-        shared = shared_rows(problem)
+        shared = shared_rows(transfer)
         if not shared:
             LOG.warning(NO_EXAMPLES)
             return None
-        assert problem.donor is not None
-        tokens = [problem.base.by_id[old] for old in shared]
-        rows = problem.donor.rows(problem.target.num_ids)
+        assert transfer.donor is not None
+        tokens = [transfer.base.vocabulary.by_id[old] for old in shared]
+        rows = transfer.donor.rows(transfer.target.vocabulary.num_ids)
         return RowRegression(
             example_ids=torch.tensor(list(shared)),
             is_held_out=torch.tensor([is_held_out(token) for token in tokens]),
             examples=DonorFeatures(rows[torch.tensor(list(shared.values()))]),
-            new_ids=torch.from_numpy(problem.new_ids),
-            new=DonorFeatures(rows[torch.from_numpy(problem.new_ids)]),
+            new_ids=torch.from_numpy(transfer.new_ids),
+            new=DonorFeatures(rows[torch.from_numpy(transfer.new_ids)]),
         )

@@ -10,7 +10,7 @@ from mergekit_tokenadapt.methods.local import Local
 from mergekit_tokenadapt.methods.nearest import Global
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer.method import LEAST_TEMPERATURE, OF_TOKENS, Method
-from mergekit_tokenadapt.transfer.problem import TransferProblem
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 
 class Hybrid(Method):
@@ -29,8 +29,8 @@ class Hybrid(Method):
     global_weight: float = Field(default=0.3, ge=0, le=1, description="share of the global estimate")
     threshold: float = Field(default=0.0, ge=-1, le=1, description="least cosine similarity of a neighbour")
 
-    def weigh(self, problem: TransferProblem) -> SparseRows:
+    def weigh(self, transfer: Transfer) -> SparseRows:
         """Return the weighted average of the local and the global weights."""
-        local = Local(temperature=self.temperature).weigh(problem)
-        nearest = Global(temperature=self.temperature, top_k=self.top_k, threshold=self.threshold).weigh(problem)
+        local = Local(temperature=self.temperature).weigh(transfer)
+        nearest = Global(temperature=self.temperature, top_k=self.top_k, threshold=self.threshold).weigh(transfer)
         return local.plus(nearest, self.global_weight)

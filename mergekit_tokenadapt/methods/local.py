@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer.method import LEAST_TEMPERATURE, Method
-from mergekit_tokenadapt.transfer.problem import TransferProblem
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 
 class Local(Method):
@@ -28,20 +28,22 @@ class Local(Method):
         default=0.3, ge=LEAST_TEMPERATURE, description="below 1 sharpens the weights, above 1 flattens them"
     )
 
-    def weigh(self, problem: TransferProblem) -> SparseRows:
+    def weigh(self, transfer: Transfer) -> SparseRows:
         """Return the weights w of the pieces."""
-        pieces, device = problem.pieces, problem.device
+        pieces, device = transfer.pieces, transfer.device
         rows, ids = torch.from_numpy(pieces.rows).to(device), torch.from_numpy(pieces.ids).to(device)
         num_new = len(pieces)
 
-        new_NA, candidates_CA = problem.vectors_of(problem.new_tokens), problem.vectors_of(problem.candidates)
-        place_of_id = torch.full((problem.base_rows,), -1, dtype=torch.int64, device=device)
-        place_of_id[problem.candidate_ids] = torch.arange(len(candidates_CA), device=device)
+        new_NA, candidates_CA = transfer.vectors_of(transfer.new_tokens), transfer.vectors_of(transfer.candidates)
+        place_of_id = torch.full((transfer.base_rows,), -1, dtype=torch.int64, device=device)
+        place_of_id[transfer.candidate_ids] = torch.arange(len(candidates_CA), device=device)
         similarity = _paired_dot(new_NA, rows, candidates_CA, place_of_id[ids])
 
-        lengths = torch.zeros(problem.base_rows, device=device)
-        lengths[problem.candidate_ids] = torch.tensor([_characters(t.bytes) for t in problem.candidates], device=device)
-        new_lengths = torch.tensor([_characters(t.bytes) for t in problem.new_tokens], device=device)
+        lengths = torch.zeros(transfer.base_rows, device=device)
+        lengths[transfer.candidate_ids] = torch.tensor(
+            [_characters(t.bytes) for t in transfer.candidates], device=device
+        )
+        new_lengths = torch.tensor([_characters(t.bytes) for t in transfer.new_tokens], device=device)
         length_share = lengths[ids] / new_lengths.clamp(min=1)[rows]
 
         closeness = (segment_softmax(similarity, rows, num_new) + length_share) / 2

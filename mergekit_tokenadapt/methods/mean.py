@@ -7,7 +7,7 @@ from typing import ClassVar
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer.method import Method
 from mergekit_tokenadapt.transfer.piece_weights import uniform
-from mergekit_tokenadapt.transfer.problem import TransferProblem
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 
 class Mean(Method):
@@ -16,6 +16,6 @@ class Mean(Method):
     summary: ClassVar[str] = "mean of the rows of the old pieces; needs nothing else"
     source: ClassVar[str] = "ReTok, arXiv 2410.04335"
 
-    def weigh(self, problem: TransferProblem) -> SparseRows:
+    def weigh(self, transfer: Transfer) -> SparseRows:
         """Return equal weights for all pieces of a token. A piece that occurs twice counts twice."""
-        return uniform(problem.pieces)
+        return uniform(transfer.pieces)

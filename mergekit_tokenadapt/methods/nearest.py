@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer.method import LEAST_TEMPERATURE, OF_TOKENS, Method
-from mergekit_tokenadapt.transfer.problem import TransferProblem
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 
 class Global(Method):
@@ -29,9 +29,9 @@ class Global(Method):
     top_k: Annotated[int, OF_TOKENS] = Field(default=3, ge=1, description="neighbours of a new token")
     threshold: float = Field(default=0.0, ge=-1, le=1, description="least cosine similarity of a neighbour")
 
-    def weigh(self, problem: TransferProblem) -> SparseRows:
+    def weigh(self, transfer: Transfer) -> SparseRows:
         """Return the weights w of the neighbours. A token without neighbours above the threshold gets none."""
-        similarities_NK, ids_NK = problem.neighbours(self.top_k)
+        similarities_NK, ids_NK = transfer.neighbours(self.top_k)
         kept_NK = similarities_NK >= self.threshold
         weights_NK = torch.where(kept_NK, similarities_NK / self.temperature, -torch.inf).softmax(dim=1)
         rows = torch.arange(len(ids_NK), device=ids_NK.device)[:, None].expand_as(ids_NK)

@@ -12,7 +12,7 @@ from mergekit_tokenadapt.methods.calibrated import shared_rows
 from mergekit_tokenadapt.numerics.matching_pursuit import matching_pursuit
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer.method import OF_TOKENS, Method
-from mergekit_tokenadapt.transfer.problem import TransferProblem
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 
 class Omp(Method):
@@ -37,18 +37,18 @@ class Omp(Method):
         """Always."""
         return True
 
-    def weigh(self, problem: TransferProblem) -> SparseRows:
+    def weigh(self, transfer: Transfer) -> SparseRows:
         """Return the combinations, one for both input and output rows; none for a token whose donor row is zero.
 
         Raises:
             TokenAdaptError: no token is shared.
         """
-        shared = shared_rows(problem)
+        shared = shared_rows(transfer)
         if not shared:
             raise TokenAdaptError("method 'omp' makes new rows of the tokens that both models have, but there are none")
-        assert problem.donor is not None
+        assert transfer.donor is not None
         old_ids, atom_ids = torch.tensor(list(shared)), torch.tensor(list(shared.values()))
-        atoms_SD = problem.donor.rows_of(atom_ids).to(problem.device)
-        new_ND = problem.donor.rows_of(torch.from_numpy(problem.new_ids)).to(problem.device)
-        found = matching_pursuit(new_ND, atoms_SD, self.k, quiet=problem.quiet, resumes=True)
+        atoms_SD = transfer.donor.rows_of(atom_ids).to(transfer.device)
+        new_ND = transfer.donor.rows_of(torch.from_numpy(transfer.new_ids)).to(transfer.device)
+        found = matching_pursuit(new_ND, atoms_SD, self.k, quiet=transfer.quiet, resumes=True)
         return SparseRows(found.indptr, old_ids[found.ids], found.weights)

@@ -35,7 +35,8 @@ from mergekit_tokenadapt.plugin.tasks import AdaptVocabulary, FinishWithTokenize
 from mergekit_tokenadapt.plugin.values import check_values
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
-from mergekit_tokenadapt.transfer.transfer import Transfer, choose_rows
+from mergekit_tokenadapt.transfer.rows import choose_rows
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 LOG = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from mergekit_tokenadapt.auxiliary import AuxiliarySpace
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
-from mergekit_tokenadapt.transfer.method import Method
+from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 from mergekit_tokenadapt.transfer.transfer import Transfer
 
 
@@ -91,8 +91,7 @@ def input_rows(
     batch: DynamicBatch,
     tokenizer: TokenizerFiles,
     matrix_VD: Tensor,
-    name: str,
-    method: Method,
+    adapt: AdaptConfig,
     auxiliary: AuxiliarySpace | None = None,
 ) -> Tensor:
     """The input matrix with rows for the batch's tokens below it, [V + new, D].
@@ -104,17 +103,15 @@ def input_rows(
         batch: see `merge_frequent_pairs`.
         tokenizer: the model's own.
         matrix_VD: its input embeddings.
-        name: the method's, for the plan.
-        method: how rows are made.
-        auxiliary: for methods that need one.
+        adapt: the method that makes the rows, and its options. Other keys of a recipe are not used.
+        auxiliary: the space for methods that need one; None: the space that `adapt` names.
     """
     base = tokenizer.vocabulary
     made = [_as_token(batch.first_new + n, ids, base) for n, ids in enumerate(batch.new_tokens)]
-    transfer = Transfer(
+    transfer = Transfer.of(
+        adapt,
         base=tokenizer,
         target=tokenizer.with_tokens(made),
-        method_name=name,
-        method=method,
         num_rows=batch.first_new + len(made),
         base_rows=len(matrix_VD),
         auxiliary=auxiliary,

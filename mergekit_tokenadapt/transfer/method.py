@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pydantic
 
@@ -13,8 +13,10 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.extensions import entry_points
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.terminal.plain_words import describe_errors
-from mergekit_tokenadapt.transfer.problem import TransferProblem
 from mergekit_tokenadapt.transfer.row_regression import RowRegression
+
+if TYPE_CHECKING:  # a transfer holds a method
+    from mergekit_tokenadapt.transfer.transfer import Transfer
 
 OF_TOKENS = "a number of tokens of the base vocabulary"
 """Marks an option of a method (``Annotated[int, OF_TOKENS]``) that cannot be larger than the base vocabulary."""
@@ -50,7 +52,7 @@ class Method(pydantic.BaseModel, ABC):
     unreachable_as_mean: ClassVar[bool] = False
     """Whether byte tokens that the target never produces, because an ordinary token stands for the same
     byte, become mean rows. As copies they would take half of that token's probability. And the base's own such
-    tokens, whose rows nothing trained, are no candidates (`TransferProblem.without_byte_twins`)."""
+    tokens, whose rows nothing trained, are no candidates (`Transfer.candidates`)."""
 
     @property
     def needs_donor(self) -> bool:
@@ -75,17 +77,17 @@ class Method(pydantic.BaseModel, ABC):
                 )
 
     @abstractmethod
-    def weigh(self, problem: TransferProblem) -> SparseRows:
+    def weigh(self, transfer: Transfer) -> SparseRows:
         """Return the weights of old rows for each of the N new tokens. This needs no weights of the model.
 
         A token for which the method finds nothing gets an empty composition; its row is then the mean row.
         """
 
-    def explain(self, problem: TransferProblem) -> dict[int, Explanation]:
+    def explain(self, transfer: Transfer) -> dict[int, Explanation]:
         """Return, by target id, what the weights of `weigh` mean and what else a new row is predicted from."""
-        return dict.fromkeys(problem.new_ids.tolist(), Explanation())
+        return dict.fromkeys(transfer.new_ids.tolist(), Explanation())
 
-    def make_regression(self, problem: TransferProblem) -> RowRegression | None:
+    def make_regression(self, transfer: Transfer) -> RowRegression | None:
         """Return a regression to fit on each matrix; its predictions replace the weighted sums. None: there is none."""
         return None
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,6 @@ from mergekit_tokenadapt.numerics.sparse_rows import CHUNK_ROWS, SparseRows
 from mergekit_tokenadapt.storage.tensor_writing import save_tensors
 from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
-from mergekit_tokenadapt.transfer.method import Method
-from mergekit_tokenadapt.transfer.piece_weights import uniform
-from mergekit_tokenadapt.transfer.problem import TransferProblem
 from mergekit_tokenadapt.transfer.row_regression import NO_EXAMPLES, FitReport, RowRegression
 
 LOG = logging.getLogger(__name__)
@@ -292,46 +289,6 @@ def _why_not_finite(dtype: torch.dtype, old_VD: Tensor | None) -> str:
     if largest > 1e4:
         return f"the old rows hold numbers of up to {largest:.2g}, whose sums overflow; is the tensor damaged?"
     return f"the sums overflow {name}; the method's options may be out of reach, or give a wider dtype"
-
-
-def _check_weights(composition: SparseRows, ids: Tensor, problem: TransferProblem, name: str, method: Method) -> None:
-    """Refuse weights that are not finite before any row is made of them.
-
-    Raises:
-        TokenAdaptError: there are such weights.
-    """
-    bad = ~composition.weights.isfinite()
-    if not bad.any():
-        return
-    row_of = torch.repeat_interleave(torch.arange(len(composition)), composition.counts)
-    rows = ids[torch.from_numpy(np.unique(row_of[bad].numpy()))]
-    token = problem.target.by_id[int(rows[0])].spelling
-    numbers = ", ".join(f"{k}: {v}" for k, v in method.model_dump(mode="json").items() if type(v) in (int, float))
-    raise TokenAdaptError(
-        f"method {name}: the weights of {len(rows)} new tokens are not finite, those of {token!r} for one; "
-        f"look at its options ({numbers or 'it has none that are numbers'})"
-    )
-
-
-def make_plan(problem: TransferProblem, name: str, method: Method) -> TransferPlan:
-    """Let `method` weigh the new tokens, and put copied, composed and mean rows together."""
-    if problem.without_byte_twins != method.unreachable_as_mean:
-        problem = replace(problem, without_byte_twins=method.unreachable_as_mean)
-    mapping = problem.mapping
-    text_ids = sorted(mapping.texts)
-    from_texts = uniform(problem.segmenter.cut([mapping.texts[i].encode("utf-8") for i in text_ids]))
-    ids = torch.from_numpy(np.concatenate([problem.new_ids, np.array(text_ids, dtype=np.int64)]))
-    compositions = (
-        SparseRows.concatenate([method.weigh(problem).cpu(), from_texts]) if len(problem.new_ids) else from_texts
-    )
-    twins = sorted(problem.target.byte_twins) if method.unreachable_as_mean and not mapping.is_identity else []
-    unreachable = torch.tensor(twins, dtype=torch.int64)
-    found = (compositions.counts > 0) & ~torch.isin(ids, unreachable)
-    composition = compositions.select(found.nonzero().flatten())
-    _check_weights(composition, ids[found], problem, name, method)
-    # To explain a few rows, the compositions have to do: a regression needs all new tokens to be like.
-    regression = method.make_regression(problem) if len(problem.new_ids) and problem.only is None else None
-    return TransferPlan(mapping, ids[found], composition, name, method.model_dump(mode="json"), regression, unreachable)
 
 
 def _put(new_RD: Tensor, ids: Tensor, chunks: Iterable[tuple[slice, Tensor]]) -> None:

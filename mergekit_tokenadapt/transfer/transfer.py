@@ -1,52 +1,68 @@
-"""One model's way from its own tokenizer to another: everything that a plan is made of."""
+"""One model's way from its own tokenizer to another: everything that a plan is made of, and that a method is given.
+
+Letters: N new tokens, C candidate old tokens, A dimensions of the auxiliary space.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary import AuxiliarySpace
-from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.donor import Donor
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
-from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
+from mergekit_tokenadapt.tokenizer.segmentation import Pieces, Segmenter
+from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind
 from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
-from mergekit_tokenadapt.transfer.matching import VocabularyMap, match
+from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap, match
 from mergekit_tokenadapt.transfer.method import Method
-from mergekit_tokenadapt.transfer.plan import TransferPlan, make_plan
-from mergekit_tokenadapt.transfer.problem import CPU, TransferProblem
+from mergekit_tokenadapt.transfer.neighbours import BLOCK, nearest
+from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.planning import plan_rows
+from mergekit_tokenadapt.transfer.rows import choose_rows
 
-LOG = logging.getLogger(__name__)
+CPU = torch.device("cpu")
+SHARED = ("mapping", "segmenter", "candidates", "candidate_ids", "_all_new_tokens", "_vectors")
+"""What is cached and does not depend on `Transfer.only`."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Transfer:
-    """A base tokenizer, a target tokenizer and a method. Compared by identity.
+    """A base tokenizer, a target tokenizer and a method. Old rows are known, new rows are wanted.
 
-    `Transfer.of` makes one from the options of a recipe; the matching of the vocabularies, the problem that a method
-    is given and the plan all come from here.
+    `Transfer.of` makes it from the options of a recipe, and nothing else does. The properties that a method needs are
+    computed on first use and cached. Transfers are compared by identity.
     """
 
     base: TokenizerFiles
+    """The model's own tokenizer."""
     target: TokenizerFiles
+    """The tokenizer that the model gets."""
     method_name: str
-    """As it is registered; the plan states it."""
+    """The name under which the method is registered. The plan records it."""
     method: Method
+    """The method with its options."""
     num_rows: int
     """Rows of the new matrices."""
     base_rows: int
     """Rows of the old matrices."""
     auxiliary: AuxiliarySpace | None = None
+    """The space in which token texts are compared, for methods that need it."""
     donor: Donor | None = None
     """The target's model, for methods that need it."""
     token_map: Mapping[str, str] = field(default_factory=dict)
+    """The user's pairs of special tokens, see `read_token_map`."""
     device: torch.device = CPU
+    """Where vectors are kept and neighbours are searched for."""
     quiet: bool = False
+    """Whether to show no progress bars."""
+    only: frozenset[int] | None = None
+    """Target ids of the new tokens to make rows for; None: all."""
 
     @classmethod
     def of(
@@ -64,23 +80,23 @@ class Transfer:
         quiet: bool = False,
         trust_remote_code: bool = False,
     ) -> Transfer:
-        """The transfer that the options of a recipe's ``adapt`` block ask for, checked.
+        """Return the transfer that the options of a recipe's ``adapt`` block ask for, checked.
 
         Args:
             adapt: the options.
             base: the model's own tokenizer.
             target: the tokenizer that the model is to get.
             base_rows: rows of the model's vocabulary matrices.
-            num_rows: rows of the new ones; None: what `choose_rows` says.
+            num_rows: rows of the new ones; None: the number that `choose_rows` returns.
             pad_to_multiple_of: see `choose_rows`.
             auxiliary: the embedding space, where several transfers share it; None: the one that `adapt` names.
             donor: the target's model, for methods that need it; None: the weights at `target.name`.
             device: where neighbours are searched for.
-            quiet: no progress bars.
+            quiet: whether to show no progress bars.
             trust_remote_code: whether a donor's own code may run.
 
         Raises:
-            TokenAdaptError: see `choose_rows` and `check`.
+            TokenAdaptError: `choose_rows` or `check` refuses the options.
         """
         method = adapt.make_method()
         if num_rows is None:
@@ -104,11 +120,11 @@ class Transfer:
         return transfer
 
     def check(self) -> None:
-        """Match the vocabularies, to find out what a plan would stumble over.
+        """Match the vocabularies, and refuse now what a plan could not be made of.
 
         Raises:
             TokenAdaptError: the token map names tokens that are unknown, or that have no row; the method asks for
-                more tokens than there are; or it needs a donor, and the target has no weights.
+                more tokens than the base has; or it needs a donor, and the target has no weights.
         """
         self.method.check(len(self.base.vocabulary))
         _ = self.mapping
@@ -116,93 +132,149 @@ class Transfer:
             assert self.donor is not None
             self.donor.check(self.target.vocabulary)
 
-    def make_problem(self, only: frozenset[int] | None = None) -> TransferProblem:
-        """Match the vocabularies; with `only`, ask for the rows of these target ids and no others."""
-        return TransferProblem(
-            base=self.base.vocabulary,
-            target=self.target.vocabulary,
-            mapping=self.mapping,
-            segmenter=Segmenter(self.base.definition, self.base.vocabulary, self.base_rows),
-            base_rows=self.base_rows,
-            auxiliary=self.auxiliary,
-            device=self.device,
-            quiet=self.quiet,
-            donor=self.donor,
-            only=only,
-            without_byte_twins=self.method.unreachable_as_mean,
-        )
+    def make_plan(self) -> TransferPlan:
+        """Let the method weigh the new tokens, and return the plan.
 
-    def make_plan(self, only: frozenset[int] | None = None) -> TransferPlan:
-        """Match the vocabularies and let the method weigh the new tokens."""
-        return make_plan(self.make_problem(only), self.method_name, self.method)
+        Vectors and pieces are computed in a copy and freed with it: they may take more memory than the matrices to
+        which the plan is applied.
+
+        Raises:
+            TokenAdaptError: see `plan_rows`.
+        """
+        return plan_rows(self._copy(self.only))
+
+    def among(self, ids: Iterable[int]) -> Transfer:
+        """Return the same transfer for some of the new tokens, given by target id.
+
+        Segmenter and vectors are computed once and shared by all parts.
+        """
+        _ = self.segmenter
+        if self.auxiliary is not None:
+            _ = self._vectors
+        return self._copy(frozenset(ids))
+
+    def _copy(self, only: frozenset[int] | None) -> Transfer:
+        """Return a copy for these new tokens, which shares what is cached already and does not depend on them."""
+        copy = replace(self, only=only)
+        copy.__dict__.update({name: self.__dict__[name] for name in SHARED if name in self.__dict__})
+        return copy
+
+    # --- what a method is given ------------------------------------------------------------------
 
     @cached_property
     def mapping(self) -> VocabularyMap:
-        """How the vocabularies match; worked out once, for the check and for the plan."""
+        """How the two vocabularies match: the reason and the source of each new row."""
         base, target = self.base.vocabulary, self.target.vocabulary
         return match(base, target, num_rows=self.num_rows, base_rows=self.base_rows, token_map=self.token_map)
 
+    @cached_property
+    def segmenter(self) -> Segmenter:
+        """Segments texts into base tokens that have a row."""
+        return Segmenter(self.base.definition, self.base.vocabulary, self.base_rows)
 
-MANY, MANY_PER_ID = 1_000_000, 100
-"""So many rows, and so many for each id of the tokenizer, are a slip of the finger."""
+    @cached_property
+    def new_tokens(self) -> list[Token]:
+        """The N target tokens to make rows for, by ascending id.
 
+        Special tokens without a counterpart are not among them, because they stand for no text.
+        """
+        return [t for t in self._all_new_tokens if self.only is None or t.id in self.only]
 
-def choose_rows(
-    rows: Literal["exact", "donor"] | int | None,
-    bases: list[tuple[TokenizerFiles, int]],
-    target: TokenizerFiles,
-    pad_to_multiple_of: int | None = None,
-) -> int:
-    """Rows of the output matrices: one for each id of the target, if nothing else is asked for.
+    @cached_property
+    def _all_new_tokens(self) -> list[Token]:
+        ids = self.mapping.ids(Reason.NEW).tolist()
+        tokens = map(self.target.vocabulary.by_id.__getitem__, ids)
+        return [t for t in tokens if t.kind is not TokenKind.SPECIAL]
 
-    Args:
-        rows: what the recipe asks for, see `AdaptConfig.rows`.
-        bases: tokenizer and rows of each input model.
-        target: the tokenizer of the output.
-        pad_to_multiple_of: round up to a multiple of this.
+    @cached_property
+    def new_ids(self) -> np.ndarray:
+        """The ids of the new tokens, int64 [N]."""
+        return np.array([t.id for t in self.new_tokens], dtype=np.int64)
 
-    Raises:
-        TokenAdaptError: too few rows for the target's ids (those of added tokens aside) or beyond reason, or `rows:
-            donor` without its model.
-    """
-    needed = target.vocabulary.num_ids
-    if rows == "donor":
-        if target.model_rows is None:
-            raise TokenAdaptError(
-                f"rows: donor needs a config.json with vocab_size beside the tokenizer, and {target.name!r} has none"
-            )
-        num_rows = target.model_rows
-    elif rows == "exact":
-        num_rows = needed
-    elif rows is None:
-        same = [n for base, n in bases if n >= needed and base.vocabulary.tokens == target.vocabulary.tokens]
-        num_rows = same[0] if same else needed
-    else:
-        num_rows = rows
-    if num_rows < needed:
-        _check_tokens_without_rows(rows, num_rows, target)
-    multiple = pad_to_multiple_of or 1
-    num_rows = -(-num_rows // multiple) * multiple
-    if num_rows > max(MANY, MANY_PER_ID * needed):
-        raise TokenAdaptError(
-            f"{num_rows:,} rows (rows: {rows or 'exact'}, pad_to_multiple_of: {multiple}) are beyond reason for a "
-            f"tokenizer of {needed:,} ids"
+    @cached_property
+    def pieces(self) -> Pieces:
+        """The base tokens into which each new token's text is segmented."""
+        return self.segmenter.cut([t.bytes for t in self.new_tokens])
+
+    @cached_property
+    def candidates(self) -> list[Token]:
+        """The C base tokens that can be neighbours: all that stand for text and have a row.
+
+        Where the method sets `unreachable_as_mean`, byte twins are left out, because nothing trained their rows. The
+        order is by bytes, so that ties between neighbours do not depend on the order of ids.
+        """
+        vocabulary = self.base.vocabulary
+        left_out = vocabulary.byte_twins if self.method.unreachable_as_mean else frozenset()
+        text_tokens = (t for t in vocabulary if t.kind is not TokenKind.SPECIAL and t.id not in left_out)
+        usable = [t for t in text_tokens if t.id < self.base_rows]
+        return sorted(usable, key=lambda t: (t.bytes, t.kind, t.spelling))
+
+    @cached_property
+    def candidate_ids(self) -> Tensor:
+        """The ids of the candidates, int64 [C], on `device`."""
+        return torch.tensor([t.id for t in self.candidates], dtype=torch.int64, device=self.device)
+
+    @cached_property
+    def _vectors(self) -> tuple[Tensor, dict[str, int]]:
+        """Unit vectors of all distinct texts of candidates and new tokens, and the place of each text among them."""
+        assert self.auxiliary is not None, "this method needs an auxiliary space"
+        # All new tokens, whatever `only` is: the parts of a transfer share the vectors.
+        texts = sorted({t.label for t in self.candidates} | {t.label for t in self._all_new_tokens})
+        vectors = self.auxiliary.embed(texts, device=self.device, quiet=self.quiet)
+        return torch.nn.functional.normalize(vectors.to(self.device), dim=1), {t: n for n, t in enumerate(texts)}
+
+    def vectors_of(self, tokens: list[Token]) -> Tensor:
+        """Return the unit vectors of candidates or new tokens, float32 [len(tokens), A], on `device`.
+
+        A text that the auxiliary space knows nothing about has a zero vector.
+        """
+        vectors, place = self._vectors
+        return vectors[torch.tensor([place[t.label] for t in tokens], dtype=torch.int64, device=self.device)]
+
+    def neighbours(self, top_k: int, *, block: int = BLOCK) -> tuple[Tensor, Tensor]:
+        """Return the `top_k` candidates nearest to each new token, most similar first.
+
+        Args:
+            top_k: candidates wanted for each new token.
+            block: new tokens searched at a time, at most.
+
+        Returns:
+            Cosine similarities, float32 [N, k], and ids of base tokens, int64 [N, k]; k = min(top_k, C). The
+            similarity is -inf where there is no such neighbour, see `nearest`.
+        """
+        similarities_Nk, places_Nk = nearest(
+            self.vectors_of(self.new_tokens),
+            self.vectors_of(self.candidates),
+            top_k,
+            desc="Nearest old tokens of new ones",
+            block=block,
+            quiet=self.quiet,
         )
-    return num_rows
+        return similarities_Nk, self.candidate_ids[places_Nk]
 
+    def candidate_neighbours(
+        self, top_k: int, *, among: list[int] | None = None, block: int = BLOCK
+    ) -> tuple[Tensor, Tensor]:
+        """Return the `top_k` candidates nearest to each candidate, which is never its own neighbour.
 
-def _check_tokens_without_rows(rows: str | int | None, num_rows: int, target: TokenizerFiles) -> None:
-    """Tell of added tokens that are left without a row, as in published models that never see an image.
+        Args:
+            top_k: candidates wanted for each query.
+            among: places of the candidates that are queries; None: all.
+            block: queries searched at a time, at most.
 
-    Raises:
-        TokenAdaptError: a token that text is made of, or one with a role, would have none.
-    """
-    vocabulary = target.vocabulary
-    beyond = [token for token in vocabulary if token.id >= num_rows]
-    if num_rows < vocabulary.num_text_ids or any(token.id in vocabulary.roles.values() for token in beyond):
-        raise TokenAdaptError(
-            f"rows: {rows} means {num_rows} rows, but the target's highest token id is {vocabulary.num_ids - 1}: "
-            f"at least {vocabulary.num_ids} are needed"
+        Returns:
+            As `neighbours`, with a row for each query.
+        """
+        candidates_CA = self.vectors_of(self.candidates)
+        own = torch.arange(len(self.candidates)) if among is None else torch.tensor(among, dtype=torch.int64)
+        own = own.to(self.device)
+        similarities_Qk, places_Qk = nearest(
+            candidates_CA[own],
+            candidates_CA,
+            top_k,
+            desc="Nearest old tokens of old ones",
+            own_Q=own,
+            block=block,
+            quiet=self.quiet,
         )
-    shown = ", ".join(repr(token.spelling) for token in beyond[:3]) + (", ..." if len(beyond) > 3 else "")
-    LOG.warning("rows: %s leaves %d added tokens of %s without a row: %s", rows, len(beyond), target.name, shown)
+        return similarities_Qk, self.candidate_ids[places_Qk]

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse
 import torch
 from sklearn.decomposition import TruncatedSVD
-from tokenizers_zoo import make_problem
+from tokenizers_zoo import make_transfer
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary import find_auxiliary
@@ -132,9 +132,9 @@ def test_runs_of_white_space_are_not_all_alike() -> None:
 
 def test_a_text_like_no_other_has_no_neighbours(zoo: Mapping[str, TokenizerFiles]) -> None:
     """Whatever the space gives for it, the weights stay numbers."""
-    problem = make_problem(zoo["unigram"], zoo["byte-level"], NgramSpace())
+    transfer = make_transfer(zoo["unigram"], zoo["byte-level"], NgramSpace())
     for name in ("local", "global", "hybrid"):
-        weights = find_method(name, {}).weigh(problem).weights
+        weights = find_method(name, {}).weigh(transfer).weights
         assert weights.isfinite().all()
         assert (weights >= 0).all()
 

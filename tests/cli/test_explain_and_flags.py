@@ -34,8 +34,8 @@ def explained(*args):
 def new_tokens(base, target, method="mean"):
     from mergekit_tokenadapt.cli.base_model import make_transfer
 
-    problem = make_transfer(str(base), str(target), {"method": method}, quiet=True).make_problem()
-    return [t for t in problem.new_tokens if t.text and len(t.text) > 2 and not t.spans_words]
+    transfer = make_transfer(str(base), str(target), {"method": method}, quiet=True)
+    return [t for t in transfer.new_tokens if t.text and len(t.text) > 2 and not t.spans_words]
 
 
 # --- explain
@@ -101,13 +101,11 @@ def test_a_part_of_a_character_and_a_control_character_are_found(zoo):
 
 def test_calibrated_names_the_neighbours_and_what_the_weights_are(base, gemma_style_folder):
     from mergekit_tokenadapt.cli.base_model import make_transfer
-    from mergekit_tokenadapt.transfer.plan import make_plan
 
     transfer = make_transfer(str(base), str(gemma_style_folder), {"method": "calibrated"}, quiet=True)
-    problem = transfer.make_problem()
-    plan = make_plan(problem, "calibrated", transfer.method)
+    plan = transfer.make_plan()
     places = {row: place for place, row in enumerate(plan.regression.new_ids.tolist())}
-    token = next(t for t in problem.new_tokens if t.id in places and t.text and len(t.text) > 3)
+    token = next(t for t in transfer.new_tokens if t.id in places and t.text and len(t.text) > 3)
     (shown,) = explained(base, gemma_style_folder, "--id", token.id)
     facts = plan.regression.new
     assert [n["id"] for n in shown["neighbours"]] == facts.neighbours[places[token.id]].tolist()

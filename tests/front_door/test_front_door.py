@@ -52,7 +52,7 @@ def test_every_name_is_there_sorted_and_documented() -> None:
 
 
 def test_the_core_is_put_together_in_one_place() -> None:
-    """`TransferProblem` is made in transfer.py; a `Transfer` from options by `Transfer.of` only."""
+    """A `Transfer` is made by `Transfer.of` only, and a `TransferPlan` from it in planning.py only."""
 
     def callers(folder: Path, name: str) -> set[str]:
         """Files that call it; only those that mention a call are parsed."""
@@ -61,11 +61,10 @@ def test_the_core_is_put_together_in_one_place() -> None:
         calls = {file: [n.func for n in ast.walk(tree) if isinstance(n, ast.Call)] for file, tree in trees.items()}
         return {file for file, made in calls.items() if any(isinstance(f, ast.Name) and f.id == name for f in made)}
 
-    assert callers(PACKAGE, "TransferProblem") == {"transfer.py"}
-    assert callers(PACKAGE, "Transfer") == {"dynamic.py"}  # its tokens are in no tokenizer's files
-    assert callers(PACKAGE, "TransferPlan") == {"plan.py"}
-    for folder in ("benchmarks", "examples"):
-        assert callers(ROOT / folder, "TransferProblem") | callers(ROOT / folder, "Transfer") == set()
+    assert callers(PACKAGE, "Transfer") == set()
+    assert callers(PACKAGE, "TransferPlan") == {"planning.py"}
+    for folder in ("benchmarks", "examples", "tests"):
+        assert callers(ROOT / folder, "Transfer") == set()
 
 
 # --- plans ---------------------------------------------------------------------------------------

@@ -21,14 +21,14 @@ from planted_rows import (
     small_world,
     spaces,
 )
-from tokenizers_zoo import BYTE_LEVEL, RandomSpace, make_problem, plain_definition
+from tokenizers_zoo import BYTE_LEVEL, RandomSpace, make_transfer, plain_definition
 from torch import Tensor
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.methods import calibrated, find_method
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
-from mergekit_tokenadapt.transfer.problem import TransferProblem
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 
 @spaces
@@ -55,15 +55,15 @@ def test_an_examples_row_is_not_among_its_own_columns(base: str, space: str, zoo
 def test_neighbours_of_examples_are_no_nearer_than_their_ceiling(
     base: str, target: str, space: str, zoo: Mapping[str, TokenizerFiles]
 ) -> None:
-    problem = make_problem(zoo[base], zoo[target], SPACES[space]())
-    made = regression_of(plan_of(problem))
-    tokens = [problem.base.by_id[i] for i in made.example_ids.tolist()]
+    transfer = make_transfer(zoo[base], zoo[target], SPACES[space]())
+    made = regression_of(plan_of(transfer))
+    tokens = [transfer.base.vocabulary.by_id[i] for i in made.example_ids.tolist()]
     ceiling = torch.from_numpy(calibrated._like(made.new.similarities[:, 0].numpy(), tokens, salt=2))
     nearest = made.examples.similarities[:, 0]
     assert (made.examples.similarities <= ceiling[:, None]).all()
     assert len(set(ceiling.tolist())) > 20
-    own = problem.candidate_neighbours(1)[0][:, 0]
-    of_examples = own[[problem.candidates.index(t) for t in tokens]]
+    own = transfer.candidate_neighbours(1)[0][:, 0]
+    of_examples = own[[transfer.candidates.index(t) for t in tokens]]
     assert (of_examples > ceiling).any(), "or there was nothing to keep away"
     assert torch.equal(nearest[of_examples <= ceiling], of_examples[of_examples <= ceiling])
     for n, similarities in enumerate(made.examples.similarities.tolist()):
@@ -76,7 +76,7 @@ def test_what_nothing_trained_is_no_feature(zoo: Mapping[str, TokenizerFiles]) -
     assert len(twins) > 30
     made = regression_of(plan_between(zoo["gemma-style"], zoo["byte-level"], space))
     assert not torch.isin(made.used_ids, twins).any()
-    papers = plan_of(make_problem(zoo["gemma-style"], zoo["byte-level"], space), "global")
+    papers = plan_of(make_transfer(zoo["gemma-style"], zoo["byte-level"], space), "global")
     assert torch.isin(papers.composition.ids, twins).any(), "they are no neighbours anyway"
 
 
@@ -105,7 +105,7 @@ def test_examples_have_as_many_pieces_as_the_new_tokens(lengths: tuple[int, ...]
     )
     base = Vocabulary.from_definition(definition)
     target = Vocabulary.from_definition(plain_definition(new, decoder=BYTE_LEVEL))
-    made = regression_of(plan_of(make_problem((definition, base), target, RandomSpace())))
+    made = regression_of(plan_of(make_transfer((definition, base), target, RandomSpace())))
     is_long = torch.tensor([len(base.by_id[i].bytes) == 8 for i in made.example_ids.tolist()])
     counts = made.examples.pieces.counts[is_long]
     assert made.new.pieces.counts.tolist() == [len(word) for word in new]
@@ -118,15 +118,15 @@ def test_examples_have_as_many_pieces_as_the_new_tokens(lengths: tuple[int, ...]
 def test_examples_are_all_old_tokens_that_can_be_cut_and_a_tenth_is_held_out(
     zoo: Mapping[str, TokenizerFiles],
 ) -> None:
-    problem = make_problem(zoo["byte-level"], zoo["unigram"], RandomSpace())
-    made = regression_of(plan_of(problem))
-    merges = problem.segmenter.definition["model"]["merges"]
+    transfer = make_transfer(zoo["byte-level"], zoo["unigram"], RandomSpace())
+    made = regression_of(plan_of(transfer))
+    merges = transfer.base.definition["model"]["merges"]
     merged = {"".join(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges}
-    assert {problem.base.by_id[i].spelling for i in made.example_ids.tolist()} == merged
+    assert {transfer.base.vocabulary.by_id[i].spelling for i in made.example_ids.tolist()} == merged
     assert len(set(made.example_ids.tolist())) == len(made.examples) == len(made.is_held_out)
     assert 0.05 < made.is_held_out.float().mean() < 0.15
-    assert made.new_ids.tolist() == problem.new_ids.tolist()
-    assert pieces_of(made.new) == [problem.pieces[n].tolist() for n in range(len(problem.pieces))], "in their order"
+    assert made.new_ids.tolist() == transfer.new_ids.tolist()
+    assert pieces_of(made.new) == [transfer.pieces[n].tolist() for n in range(len(transfer.pieces))], "in their order"
 
 
 def test_special_tokens_and_tokens_without_a_row_are_in_no_features(zoo: Mapping[str, TokenizerFiles]) -> None:
@@ -141,8 +141,8 @@ def test_special_tokens_and_tokens_without_a_row_are_in_no_features(zoo: Mapping
 
 
 def test_without_any_merge_new_rows_are_means_of_their_pieces() -> None:
-    problem, num_rows = small_world(["abcd", "hgfe"], merges=False)
-    made = plan_of(problem)
+    transfer, num_rows = small_world(["abcd", "hgfe"], merges=False)
+    made = plan_of(transfer)
     matrix = random_tensor(num_rows, 5, seed=35)
     rows = made.apply(matrix)
     by_place = torch.tensor([12, 6, 4, 3]) / 25
@@ -155,7 +155,7 @@ def test_too_few_examples_give_means_of_pieces_and_a_warning(caplog: pytest.LogC
     definition = plain_definition([*"abcd", "ab", "cd"], decoder=BYTE_LEVEL, merges=["a b", "c d"])
     base = Vocabulary.from_definition(definition)
     target = Vocabulary.from_definition(plain_definition([*"abcd", "abc"], decoder=BYTE_LEVEL))
-    made = plan_of(make_problem((definition, base), target, RandomSpace()))
+    made = plan_of(make_transfer((definition, base), target, RandomSpace()))
     matrix = random_tensor(6, 3, seed=36)
     with caplog.at_level(logging.WARNING):
         rows = made.apply(matrix, "x")
@@ -167,16 +167,16 @@ def test_too_few_examples_give_means_of_pieces_and_a_warning(caplog: pytest.LogC
 WORDS, SUPERTOKENS = ["abcd", "\u0120gfed", "fedca"], ["ab\u0120cd", "\u0120a\u0120bcg", "g\u0120\u0120f"]
 
 
-def rows_by_spelling(problem: TransferProblem, num_rows: int, method: str = "calibrated") -> dict[str, Tensor]:
-    rows = plan_of(problem, method).apply(random_tensor(num_rows, 5, seed=39))
-    return {token.spelling: rows[token.id] for token in problem.target}
+def rows_by_spelling(transfer: Transfer, num_rows: int, method: str = "calibrated") -> dict[str, Tensor]:
+    rows = plan_of(transfer, method).apply(random_tensor(num_rows, 5, seed=39))
+    return {token.spelling: rows[token.id] for token in transfer.target.vocabulary}
 
 
 def test_supertokens_without_examples_are_made_by_the_papers_hybrid() -> None:
     letters = "abcdefg\u0120"
     mixed = [*WORDS[:2], *SUPERTOKENS, WORDS[2]]
-    problem, num_rows = small_world(mixed, letters=letters)
-    made, hybrid = rows_by_spelling(problem, num_rows), rows_by_spelling(problem, num_rows, "hybrid")
+    transfer, num_rows = small_world(mixed, letters=letters)
+    made, hybrid = rows_by_spelling(transfer, num_rows), rows_by_spelling(transfer, num_rows, "hybrid")
     words_only = rows_by_spelling(*small_world(WORDS, letters=letters))
     for supertoken in SUPERTOKENS:
         torch.testing.assert_close(made[supertoken], hybrid[supertoken])
@@ -186,23 +186,23 @@ def test_supertokens_without_examples_are_made_by_the_papers_hybrid() -> None:
 
 
 def test_with_nothing_but_supertokens_there_is_no_map_and_no_warning(caplog: pytest.LogCaptureFixture) -> None:
-    problem, num_rows = small_world(SUPERTOKENS, letters="abcdefg\u0120")
+    transfer, num_rows = small_world(SUPERTOKENS, letters="abcdefg\u0120")
     with caplog.at_level(logging.WARNING):
-        made, hybrid = rows_by_spelling(problem, num_rows), rows_by_spelling(problem, num_rows, "hybrid")
+        made, hybrid = rows_by_spelling(transfer, num_rows), rows_by_spelling(transfer, num_rows, "hybrid")
     assert all(torch.equal(made[s], hybrid[s]) for s in SUPERTOKENS)
     assert not caplog.records
 
 
 def test_with_enough_old_supertokens_the_map_makes_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem, num_rows = small_world([*WORDS, *SUPERTOKENS], letters="abcdefg\u0120")
-    monkeypatch.setattr(calibrated, "ENOUGH_SUPERTOKENS", sum(t.spans_words for t in problem.candidates))
-    made, hybrid = rows_by_spelling(problem, num_rows), rows_by_spelling(problem, num_rows, "hybrid")
+    transfer, num_rows = small_world([*WORDS, *SUPERTOKENS], letters="abcdefg\u0120")
+    monkeypatch.setattr(calibrated, "ENOUGH_SUPERTOKENS", sum(t.spans_words for t in transfer.candidates))
+    made, hybrid = rows_by_spelling(transfer, num_rows), rows_by_spelling(transfer, num_rows, "hybrid")
     assert not any(torch.allclose(made[s], hybrid[s], atol=0.01) for s in SUPERTOKENS)
 
 
 def test_with_nothing_new_nothing_is_calibrated() -> None:
-    problem, num_rows = small_world([])
-    made = plan_of(problem)
+    transfer, num_rows = small_world([])
+    made = plan_of(transfer)
     assert made.regression is None
     assert made.mapping.counts()["new"] == 0
     matrix = random_tensor(num_rows, 3, seed=37)
@@ -210,8 +210,8 @@ def test_with_nothing_new_nothing_is_calibrated() -> None:
 
 
 def test_exactly_one_new_token() -> None:
-    problem, num_rows = small_world(["abcde"])
-    made = plan_of(problem)
+    transfer, num_rows = small_world(["abcde"])
+    made = plan_of(transfer)
     formula = Formula(seed=38, width=3)
     matrix = planted(made, formula, num_rows, seed=39, width=3)
     rows = made.apply(matrix, "x")
@@ -224,14 +224,14 @@ def test_exactly_one_new_token() -> None:
 
 
 def test_texts_that_the_space_knows_nothing_of_are_predicted_too() -> None:
-    problem, num_rows = small_world(["abcde", "hgfed"])
+    transfer, num_rows = small_world(["abcde", "hgfed"])
 
     class Nothing(RandomSpace):
         def vector(self, text: str) -> list[float]:
             return [0.0, 0.0]
 
-    object.__setattr__(problem, "auxiliary", Nothing())
-    made = plan_of(problem)
+    object.__setattr__(transfer, "auxiliary", Nothing())
+    made = plan_of(transfer)
     assert not regression_of(made).new.similarities.isfinite().any()
     assert not regression_of(made).examples.similarities.isfinite().any()
     formula = Formula(seed=47, width=3)
@@ -243,12 +243,12 @@ def test_texts_that_the_space_knows_nothing_of_are_predicted_too() -> None:
 
 @pytest.mark.parametrize("top_k", [1, 3, 10**6])
 def test_any_number_of_neighbours_will_do(top_k: int, zoo: Mapping[str, TokenizerFiles]) -> None:
-    problem = make_problem(zoo["byte-level"], zoo["gemma-style"], RandomSpace())
-    made = plan_of(problem, top_k=top_k)
+    transfer = make_transfer(zoo["byte-level"], zoo["gemma-style"], RandomSpace())
+    made = plan_of(transfer, top_k=top_k)
     features = regression_of(made)
-    width = min(top_k, len(problem.candidates))
+    width = min(top_k, len(transfer.candidates))
     assert features.new.neighbours.shape[1] == features.examples.neighbours.shape[1] == width
-    rows = made.apply(random_tensor(problem.base.num_ids, 4, seed=49))
+    rows = made.apply(random_tensor(transfer.base.vocabulary.num_ids, 4, seed=49))
     assert rows.isfinite().all()
     assert made.options == {"top_k": top_k, "donor": False}
 
@@ -282,7 +282,7 @@ def test_what_is_kept_of_the_pieces(text: str, expected: dict[str, float]) -> No
     spelling = text.replace("\n", "\u010a").replace(" ", "\u0120")
     base = Vocabulary.from_definition(definition)
     target = Vocabulary.from_definition(plain_definition([spelling], decoder=BYTE_LEVEL))
-    made = calibrated.front_weighted(make_problem((definition, base), target, RandomSpace()))
+    made = calibrated.front_weighted(make_transfer((definition, base), target, RandomSpace()))
     assert {base.by_id[i].label: weight for i, weight in made.row(0)} == pytest.approx(expected)
 
 
@@ -290,15 +290,15 @@ def test_what_is_kept_of_the_pieces(text: str, expected: dict[str, float]) -> No
 def test_its_mixtures_weigh_earlier_pieces_more_and_white_space_not_at_all(
     base: str, zoo: Mapping[str, TokenizerFiles]
 ) -> None:
-    problem = make_problem(zoo[base], zoo["gemma-style"], RandomSpace())
-    plan = plan_of(problem)
+    transfer = make_transfer(zoo[base], zoo["gemma-style"], RandomSpace())
+    plan = plan_of(transfer)
     unreachable = set(plan.unreachable_ids.tolist())
-    made = [(row, token) for row, token in enumerate(problem.new_tokens) if token.id not in unreachable]
+    made = [(row, token) for row, token in enumerate(transfer.new_tokens) if token.id not in unreachable]
     assert len(made) > 40
     kinds_of_pieces = set()
     for row, token in made:
         expected: dict[int, float] = {}
-        pieces = problem.pieces[row].tolist()
+        pieces = transfer.pieces[row].tolist()
         is_blank = [zoo[base].vocabulary.by_id[i].bytes.decode(errors="replace").isspace() for i in pieces]
         for place, (piece, blank) in enumerate(zip(pieces, is_blank, strict=True), start=1):
             if not blank or all(is_blank):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers_zoo import BYTE_LEVEL, RandomSpace, make_problem, plain_definition
+from tokenizers_zoo import BYTE_LEVEL, RandomSpace, make_transfer, plain_definition
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.methods import Method, find_method
@@ -17,7 +17,7 @@ from mergekit_tokenadapt.methods.local import segment_softmax
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
-from mergekit_tokenadapt.transfer.problem import TransferProblem
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 Weights = dict[int, float]
 """Old id -> weight: one row."""
@@ -57,8 +57,8 @@ def characters(token: Token) -> int:
     return len(token.bytes.decode("utf-8", errors="replace"))
 
 
-def plain_local(problem: TransferProblem, space: RandomSpace, new: Token, pieces: list[int], tau: float) -> Weights:
-    tokens = [problem.base.by_id[i] for i in pieces]
+def plain_local(transfer: Transfer, space: RandomSpace, new: Token, pieces: list[int], tau: float) -> Weights:
+    tokens = [transfer.base.vocabulary.by_id[i] for i in pieces]
     u = softmax([dot(phi(space, new), phi(space, piece)) for piece in tokens]) if tokens else []
     lengths = [characters(piece) / max(1, characters(new)) for piece in tokens]
     c = [(u_j + l_j) / 2 for u_j, l_j in zip(u, lengths, strict=True)]
@@ -68,12 +68,10 @@ def plain_local(problem: TransferProblem, space: RandomSpace, new: Token, pieces
     return dict(row)
 
 
-def plain_global(
-    problem: TransferProblem, space: RandomSpace, new: Token, tau: float, k: int, threshold: float
-) -> Weights:
+def plain_global(transfer: Transfer, space: RandomSpace, new: Token, tau: float, k: int, threshold: float) -> Weights:
     if not any(phi(space, new)):
         return {}
-    candidates = [t for t in problem.base if t.kind is not TokenKind.SPECIAL and t.id < problem.base_rows]
+    candidates = [t for t in transfer.base.vocabulary if t.kind is not TokenKind.SPECIAL and t.id < transfer.base_rows]
     known = [t for t in candidates if any(phi(space, t))]
     ranked = sorted(((dot(phi(space, new), phi(space, t)), t.id) for t in known), reverse=True)[:k]
     kept = [(a, i) for a, i in ranked if a >= threshold]
@@ -87,11 +85,11 @@ def plain_hybrid(local: Weights, nearest: Weights, share: float) -> Weights:
     return {i: (1 - share) * local.get(i, 0) + share * nearest.get(i, 0) for i in {*local, *nearest}}
 
 
-def by_label(problem: TransferProblem, row: Weights) -> dict[str, float]:
+def by_label(transfer: Transfer, row: Weights) -> dict[str, float]:
     """Two tokens of the same text (``a``, ``<0x61>``) are equally near: either may be the neighbour."""
     summed: dict[str, float] = defaultdict(float)
     for token_id, weight in row.items():
-        summed[problem.base.by_id[token_id].label] += weight
+        summed[transfer.base.vocabulary.by_id[token_id].label] += weight
     return {label: weight for label, weight in summed.items() if weight > 1e-9}
 
 
@@ -105,13 +103,13 @@ def rows_of(composition: SparseRows) -> list[Weights]:
     return rows
 
 
-def check_rows(problem: TransferProblem, made: SparseRows, expected: Callable[[int, Token], Weights]) -> None:
-    assert len(made) == len(problem.new_tokens)
+def check_rows(transfer: Transfer, made: SparseRows, expected: Callable[[int, Token], Weights]) -> None:
+    assert len(made) == len(transfer.new_tokens)
     rows = rows_of(made)
     checked = 0
     for n in range(len(rows)):
-        wanted = by_label(problem, expected(n, problem.new_tokens[n]))
-        assert by_label(problem, rows[n]) == pytest.approx(wanted, abs=1e-5), problem.new_tokens[n]
+        wanted = by_label(transfer, expected(n, transfer.new_tokens[n]))
+        assert by_label(transfer, rows[n]) == pytest.approx(wanted, abs=1e-5), transfer.new_tokens[n]
         checked += bool(wanted)
     assert checked > 10
 
@@ -128,14 +126,14 @@ def check_sums(composition: SparseRows) -> None:
 
 @some_pairs
 def test_mean_gives_every_piece_the_same_weight(base: str, target: str, zoo: Mapping[str, TokenizerFiles]) -> None:
-    problem = make_problem(zoo[base], zoo[target])
-    made = find_method("mean", {}).weigh(problem)
+    transfer = make_transfer(zoo[base], zoo[target])
+    made = find_method("mean", {}).weigh(transfer)
 
     def expected(n: int, new: Token) -> Weights:
-        pieces = problem.pieces[n].tolist()
+        pieces = transfer.pieces[n].tolist()
         return {piece: pieces.count(piece) / len(pieces) for piece in pieces}
 
-    assert [*map(dict, rows_of(made))] == [pytest.approx(expected(n, t)) for n, t in enumerate(problem.new_tokens)]
+    assert [*map(dict, rows_of(made))] == [pytest.approx(expected(n, t)) for n, t in enumerate(transfer.new_tokens)]
     check_sums(made)
 
 
@@ -143,10 +141,10 @@ def test_mean_gives_every_piece_the_same_weight(base: str, target: str, zoo: Map
 @pytest.mark.parametrize("tau", [0.3, 2.0])
 def test_local_follows_its_equations(base: str, target: str, tau: float, zoo: Mapping[str, TokenizerFiles]) -> None:
     space = RandomSpace(seed=1)
-    problem = make_problem(zoo[base], zoo[target], space)
-    made = find_method("local", {"temperature": tau}).weigh(problem)
-    pieces = problem.pieces
-    check_rows(problem, made, lambda n, new: plain_local(problem, space, new, pieces[n].tolist(), tau))
+    transfer = make_transfer(zoo[base], zoo[target], space)
+    made = find_method("local", {"temperature": tau}).weigh(transfer)
+    pieces = transfer.pieces
+    check_rows(transfer, made, lambda n, new: plain_local(transfer, space, new, pieces[n].tolist(), tau))
     rows = rows_of(made)  # ids exactly: no neighbours are searched here
     assert [set(row) for row in rows] == [set(pieces[n].tolist()) for n in range(len(pieces))]
     check_sums(made)
@@ -158,25 +156,25 @@ def test_global_follows_its_equations(
     base: str, target: str, tau: float, k: int, threshold: float, zoo: Mapping[str, TokenizerFiles]
 ) -> None:
     space = RandomSpace(seed=2)
-    problem = make_problem(zoo[base], zoo[target], space)
-    made = find_method("global", {"temperature": tau, "top_k": k, "threshold": threshold}).weigh(problem)
-    check_rows(problem, made, lambda n, new: plain_global(problem, space, new, tau, k, threshold))
+    transfer = make_transfer(zoo[base], zoo[target], space)
+    made = find_method("global", {"temperature": tau, "top_k": k, "threshold": threshold}).weigh(transfer)
+    check_rows(transfer, made, lambda n, new: plain_global(transfer, space, new, tau, k, threshold))
     check_sums(made)
 
 
 @some_pairs
 def test_hybrid_follows_its_equations(base: str, target: str, zoo: Mapping[str, TokenizerFiles]) -> None:
     space = RandomSpace(seed=3)
-    problem = make_problem(zoo[base], zoo[target], space)
+    transfer = make_transfer(zoo[base], zoo[target], space)
     options = {"temperature": 0.4, "top_k": 4, "global_weight": 0.3, "threshold": 0.6}
-    made = find_method("hybrid", options).weigh(problem)
-    pieces = problem.pieces
+    made = find_method("hybrid", options).weigh(transfer)
+    pieces = transfer.pieces
 
     def expected(n: int, new: Token) -> Weights:
-        local = plain_local(problem, space, new, pieces[n].tolist(), 0.4)
-        return plain_hybrid(local, plain_global(problem, space, new, 0.4, 4, 0.6), 0.3)
+        local = plain_local(transfer, space, new, pieces[n].tolist(), 0.4)
+        return plain_hybrid(local, plain_global(transfer, space, new, 0.4, 4, 0.6), 0.3)
 
-    check_rows(problem, made, expected)
+    check_rows(transfer, made, expected)
     check_sums(made)
 
 
@@ -199,7 +197,7 @@ def test_a_worked_example_of_the_local_estimate() -> None:
             return {"abc": [2.0, 0.0], "ab": [5.0, 0.0], "c": [0.0, 1.0]}.get(text, [1.0, 1.0])
 
     definition = plain_definition(["a", "b", "c", "ab"], decoder=BYTE_LEVEL, merges=[["a", "b"]])
-    problem = make_problem(
+    transfer = make_transfer(
         (definition, Vocabulary.from_definition(definition)),
         Vocabulary.from_definition(plain_definition(["abc"], decoder=BYTE_LEVEL)),
         Known(),
@@ -207,7 +205,7 @@ def test_a_worked_example_of_the_local_estimate() -> None:
     u = math.e / (math.e + 1)
     first, second = ((u + 2 / 3) / 2) / 0.5, ((1 - u + 1 / 3) / 2) / 0.5
     weight = 1 / (1 + math.exp(second - first))
-    (row,) = rows_of(find_method("local", {"temperature": 0.5}).weigh(problem))
+    (row,) = rows_of(find_method("local", {"temperature": 0.5}).weigh(transfer))
     assert row == pytest.approx({3: weight, 2: 1 - weight}, abs=1e-6)
 
 
@@ -215,13 +213,13 @@ def test_a_worked_example_of_the_local_estimate() -> None:
 
 
 @pytest.fixture
-def problem(zoo: Mapping[str, TokenizerFiles]) -> TransferProblem:
-    return make_problem(zoo["unigram"], zoo["byte-level"], RandomSpace(seed=4))
+def transfer(zoo: Mapping[str, TokenizerFiles]) -> Transfer:
+    return make_transfer(zoo["unigram"], zoo["byte-level"], RandomSpace(seed=4))
 
 
-def test_a_high_threshold_leaves_nothing(problem: TransferProblem) -> None:
-    made = find_method("global", {"threshold": 1.0}).weigh(problem)
-    assert made.counts.tolist() == [0] * len(problem.new_tokens)
+def test_a_high_threshold_leaves_nothing(transfer: Transfer) -> None:
+    made = find_method("global", {"threshold": 1.0}).weigh(transfer)
+    assert made.counts.tolist() == [0] * len(transfer.new_tokens)
 
 
 def test_neighbours_at_the_threshold_are_kept() -> None:
@@ -233,51 +231,51 @@ def test_neighbours_at_the_threshold_are_kept() -> None:
 
     definition = plain_definition(["a", "b", "c"], decoder=BYTE_LEVEL)
     target = Vocabulary.from_definition(plain_definition(["x"], decoder=BYTE_LEVEL))
-    problem = make_problem((definition, Vocabulary.from_definition(definition)), target, Axes())
+    transfer = make_transfer((definition, Vocabulary.from_definition(definition)), target, Axes())
     for threshold, kept in [(-1.0, {0, 1, 2}), (-0.5, {0, 1}), (0.0, {0, 1}), (0.5, {0}), (1.0, {0})]:
-        made = find_method("global", {"threshold": threshold, "top_k": 3}).weigh(problem)
+        made = find_method("global", {"threshold": threshold, "top_k": 3}).weigh(transfer)
         assert set(rows_of(made)[0]) == kept, threshold
         check_sums(made)
 
 
-def test_top_k_may_be_larger_than_the_vocabulary(problem: TransferProblem) -> None:
-    made = find_method("global", {"top_k": 10**6, "threshold": -1.0}).weigh(problem)
-    assert set(made.counts.tolist()) == {len(problem.candidates)}
+def test_top_k_may_be_larger_than_the_vocabulary(transfer: Transfer) -> None:
+    made = find_method("global", {"top_k": 10**6, "threshold": -1.0}).weigh(transfer)
+    assert set(made.counts.tolist()) == {len(transfer.candidates)}
     check_sums(made)
 
 
-def test_no_special_token_is_ever_used(problem: TransferProblem) -> None:
-    special = set(problem.base.ids(TokenKind.SPECIAL).tolist())
+def test_no_special_token_is_ever_used(transfer: Transfer) -> None:
+    special = set(transfer.base.vocabulary.ids(TokenKind.SPECIAL).tolist())
     options = {"hybrid": {"top_k": 10**6, "threshold": -1.0}, "mean": {}}
     for name, given in options.items():
-        made = find_method(name, given).weigh(problem)
+        made = find_method(name, given).weigh(transfer)
         assert not special & set(made.ids.tolist())
 
 
 def test_tokens_without_a_row_are_no_neighbours(zoo: Mapping[str, TokenizerFiles]) -> None:
-    problem = make_problem(zoo["byte-level"], zoo["unigram"], RandomSpace(seed=5), base_rows=400)
+    transfer = make_transfer(zoo["byte-level"], zoo["unigram"], RandomSpace(seed=5), base_rows=400)
     for name in ("mean", "local", "global", "hybrid"):
-        assert int(find_method(name, {}).weigh(problem).ids.max()) < 400
+        assert int(find_method(name, {}).weigh(transfer).ids.max()) < 400
 
 
 @pytest.mark.parametrize(("share", "same"), [(0.0, "local"), (1.0, "global")])
 def test_global_weight_zero_and_one_are_one_estimate_alone(
     share: float, same: str, zoo: Mapping[str, TokenizerFiles]
 ) -> None:
-    problem = make_problem(zoo["gemma-style"], zoo["byte-level"], RandomSpace(seed=6))
-    hybrid = find_method("hybrid", {"global_weight": share, "threshold": -1.0}).weigh(problem)
-    alone = find_method(same, {} if same == "local" else {"threshold": -1.0}).weigh(problem)
+    transfer = make_transfer(zoo["gemma-style"], zoo["byte-level"], RandomSpace(seed=6))
+    hybrid = find_method("hybrid", {"global_weight": share, "threshold": -1.0}).weigh(transfer)
+    alone = find_method(same, {} if same == "local" else {"threshold": -1.0}).weigh(transfer)
     assert min(alone.counts.tolist()) > 0, "or the other would step in"
-    assert [by_label(problem, row) for row in rows_of(hybrid)] == [
-        pytest.approx(by_label(problem, row), abs=1e-6) for row in rows_of(alone)
+    assert [by_label(transfer, row) for row in rows_of(hybrid)] == [
+        pytest.approx(by_label(transfer, row), abs=1e-6) for row in rows_of(alone)
     ]
 
 
-def test_where_one_estimate_is_empty_the_other_stands_alone(problem: TransferProblem) -> None:
+def test_where_one_estimate_is_empty_the_other_stands_alone(transfer: Transfer) -> None:
     """Unigram cannot cut every token into pieces; the threshold leaves some without neighbours."""
-    local = rows_of(find_method("local", {}).weigh(problem))
-    nearest = rows_of(find_method("global", {"threshold": 0.75}).weigh(problem))
-    hybrid = rows_of(find_method("hybrid", {"threshold": 0.75, "global_weight": 0.9}).weigh(problem))
+    local = rows_of(find_method("local", {}).weigh(transfer))
+    nearest = rows_of(find_method("global", {"threshold": 0.75}).weigh(transfer))
+    hybrid = rows_of(find_method("hybrid", {"threshold": 0.75, "global_weight": 0.9}).weigh(transfer))
     kinds = {(bool(one), bool(other)) for one, other in zip(local, nearest, strict=True)}
     assert kinds == {(True, True), (True, False), (False, True), (False, False)}
     for one, other, both in zip(local, nearest, hybrid, strict=True):
@@ -287,14 +285,14 @@ def test_where_one_estimate_is_empty_the_other_stands_alone(problem: TransferPro
 
 def test_zero_vectors_have_no_neighbours_and_are_none(zoo: Mapping[str, TokenizerFiles]) -> None:
     base, target = zoo["sentencepiece-bpe"], zoo["byte-level"]
-    labels = sorted({t.label for t in make_problem(base, target).new_tokens} | {t.label for t in base.vocabulary})
+    labels = sorted({t.label for t in make_transfer(base, target).new_tokens} | {t.label for t in base.vocabulary})
     unknown = set(labels[::3])
-    problem = make_problem(base, target, RandomSpace(seed=7, unknown=unknown))
-    made = rows_of(find_method("global", {"threshold": -1.0, "top_k": 400}).weigh(problem))
-    known = [t for t in problem.candidates if t.label not in unknown]
-    for new, row in zip(problem.new_tokens, made, strict=True):
+    transfer = make_transfer(base, target, RandomSpace(seed=7, unknown=unknown))
+    made = rows_of(find_method("global", {"threshold": -1.0, "top_k": 400}).weigh(transfer))
+    known = [t for t in transfer.candidates if t.label not in unknown]
+    for new, row in zip(transfer.new_tokens, made, strict=True):
         assert bool(row) == (new.label not in unknown)
-        assert not any(problem.base.by_id[i].label in unknown for i in row)
+        assert not any(transfer.base.vocabulary.by_id[i].label in unknown for i in row)
         assert len(row) in (0, min(400, len(known)))
 
 
@@ -304,41 +302,41 @@ def test_zero_vectors_leave_the_local_estimate_its_lengths(zoo: Mapping[str, Tok
             return [0.0, 0.0]
 
     space = Nothing()
-    problem = make_problem(zoo["byte-level"], zoo["gemma-style"], space)
-    made = find_method("local", {}).weigh(problem)
+    transfer = make_transfer(zoo["byte-level"], zoo["gemma-style"], space)
+    made = find_method("local", {}).weigh(transfer)
     assert not made.weights.isnan().any()
-    pieces = problem.pieces
-    check_rows(problem, made, lambda n, new: plain_local(problem, space, new, pieces[n].tolist(), 0.3))
+    pieces = transfer.pieces
+    check_rows(transfer, made, lambda n, new: plain_local(transfer, space, new, pieces[n].tolist(), 0.3))
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-3, 1e6])
-def test_extreme_temperatures_give_numbers(temperature: float, problem: TransferProblem) -> None:
+def test_extreme_temperatures_give_numbers(temperature: float, transfer: Transfer) -> None:
     for name in ("local", "global", "hybrid"):
-        made = find_method(name, {"temperature": temperature}).weigh(problem)
+        made = find_method(name, {"temperature": temperature}).weigh(transfer)
         assert made.weights.isfinite().all()
         check_sums(made)
 
 
 @pytest.mark.parametrize("block", [1, 7, 100])
-def test_blocks_do_not_change_the_neighbours(block: int, problem: TransferProblem) -> None:
-    similarities, ids = problem.neighbours(5)
-    in_blocks, ids_in_blocks = problem.neighbours(5, block=block)
+def test_blocks_do_not_change_the_neighbours(block: int, transfer: Transfer) -> None:
+    similarities, ids = transfer.neighbours(5)
+    in_blocks, ids_in_blocks = transfer.neighbours(5, block=block)
     assert len(similarities) > 2 * 100
     torch.testing.assert_close(in_blocks, similarities)
-    labels = [[problem.base.by_id[i].label for i in row] for row in ids.tolist()]
-    assert [[problem.base.by_id[i].label for i in row] for row in ids_in_blocks.tolist()] == labels
+    labels = [[transfer.base.vocabulary.by_id[i].label for i in row] for row in ids.tolist()]
+    assert [[transfer.base.vocabulary.by_id[i].label for i in row] for row in ids_in_blocks.tolist()] == labels
 
 
-def test_neighbours_come_most_similar_first(problem: TransferProblem) -> None:
-    similarities, ids = problem.neighbours(4)
-    assert similarities.shape == ids.shape == (len(problem.new_tokens), 4)
+def test_neighbours_come_most_similar_first(transfer: Transfer) -> None:
+    similarities, ids = transfer.neighbours(4)
+    assert similarities.shape == ids.shape == (len(transfer.new_tokens), 4)
     assert (similarities.diff(dim=1) <= 0).all()
 
 
 @pytest.mark.parametrize("name", ["mean", "local", "global", "hybrid"])
 def test_methods_are_deterministic(name: str, zoo: Mapping[str, TokenizerFiles]) -> None:
     one, other = (
-        find_method(name, {}).weigh(make_problem(zoo["gemma-style"], zoo["wordpiece"], RandomSpace(seed=8)))
+        find_method(name, {}).weigh(make_transfer(zoo["gemma-style"], zoo["wordpiece"], RandomSpace(seed=8)))
         for _ in range(2)
     )
     assert torch.equal(one.ids, other.ids)
@@ -346,10 +344,10 @@ def test_methods_are_deterministic(name: str, zoo: Mapping[str, TokenizerFiles])
 
 
 def test_special_tokens_are_not_among_the_new_ones(zoo: Mapping[str, TokenizerFiles]) -> None:
-    problem = make_problem(zoo["byte-level"], zoo["gemma-style"])
-    assert all(t.kind is not TokenKind.SPECIAL for t in problem.new_tokens)
-    assert problem.new_ids.tolist() == [t.id for t in problem.new_tokens]
-    assert problem.mapping.reasons[problem.target.by_spelling["<start_of_turn>"].id] == 2
+    transfer = make_transfer(zoo["byte-level"], zoo["gemma-style"])
+    assert all(t.kind is not TokenKind.SPECIAL for t in transfer.new_tokens)
+    assert transfer.new_ids.tolist() == [t.id for t in transfer.new_tokens]
+    assert transfer.mapping.reasons[transfer.target.vocabulary.by_spelling["<start_of_turn>"].id] == 2
 
 
 def test_segment_softmax_is_a_softmax_for_each_segment() -> None:

@@ -15,7 +15,7 @@ from mergekit_tokenadapt.output.limits import model_max_length
 from mergekit_tokenadapt.output.templates import warn_of_templates, with_mapped_markers
 from mergekit_tokenadapt.tokenizer.chat_templates import read_templates, write_templates
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
-from mergekit_tokenadapt.transfer.transfer import match
+from mergekit_tokenadapt.transfer.matching import match
 
 NAMED = {"default": "{{ 'D' }}", "tool_use": "{{ 'T' }}", "rag": "{{ 'R\r\n' }}"}
 

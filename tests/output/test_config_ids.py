@@ -13,7 +13,7 @@ import pytest
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers_zoo import BYTE_LEVEL, added, byte_level, make_problem, plain_definition, write_tokenizer
+from tokenizers_zoo import BYTE_LEVEL, added, byte_level, make_transfer, plain_definition, write_tokenizer
 from transplanting import transplant
 
 from mergekit_tokenadapt.errors import TokenAdaptError
@@ -48,7 +48,7 @@ def ids_between(order: list[int], roles: Mapping[str, str] = ROLES) -> SpecialId
     old, new = definition(list(range(N))), definition(order)
     base = Vocabulary.from_definition(old, ROLES)
     target = Vocabulary.from_definition(new, roles)
-    return SpecialIds(base, target, make_problem((old, base), target).mapping)
+    return SpecialIds(base, target, make_transfer((old, base), target).mapping)
 
 
 def config_with(p: list[int]) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def without_image() -> SpecialIds:
     new["added_tokens"] = [{**t, "content": "<other>"} if t["content"] == "<image>" else t for t in old["added_tokens"]]
     new["model"]["vocab"] = {("<other>" if s == "<image>" else s): i for s, i in old["model"]["vocab"].items()}
     base, target = Vocabulary.from_definition(old, ROLES), Vocabulary.from_definition(new, ROLES)
-    return SpecialIds(base, target, make_problem((old, base), target).mapping)
+    return SpecialIds(base, target, make_transfer((old, base), target).mapping)
 
 
 @pytest.mark.parametrize("key", LOSING)
@@ -192,7 +192,7 @@ def test_a_token_that_the_user_chose_is_pad(config: Mapping[str, Any]) -> None:
     base = Vocabulary.from_definition(old, ROLES)
     target = Vocabulary.from_definition(new, {"eos": "</s>", "bos": "<s>"})
     for token_map, pad in (({}, None), ({"<pad>": "<other>"}, 12)):
-        ids = SpecialIds(base, target, make_problem((old, base), target, token_map=token_map).mapping)
+        ids = SpecialIds(base, target, make_transfer((old, base), target, token_map=token_map).mapping)
         expected = json.loads(json.dumps(config).replace('"pad_token_id": 12', f'"pad_token_id": {json.dumps(pad)}'))
         assert translate(config, ids).config == expected
 
@@ -205,7 +205,7 @@ def vision_model() -> Any:
 
 def test_a_token_that_the_config_needs_is_asked_for() -> None:
     ids = without_image()
-    mapping = make_problem((definition(list(range(N))), ids.base), ids.target).mapping
+    mapping = make_transfer((definition(list(range(N))), ids.base), ids.target).mapping
     config = vision_model()
     translation = translate(config_content(config), ids)
     with pytest.raises(TokenAdaptError) as raised:
@@ -219,9 +219,9 @@ def test_a_token_that_the_config_needs_is_asked_for() -> None:
 def test_what_is_advised_works() -> None:
     ids = without_image()
     base = (definition(list(range(N))), ids.base)
-    mapping = make_problem(base, ids.target).mapping
+    mapping = make_transfer(base, ids.target).mapping
     pairs = suggest_tokens(["<image>"], files_of(ids), mapping)
-    mended = make_problem(base, ids.target, token_map=pairs).mapping
+    mended = make_transfer(base, ids.target, token_map=pairs).mapping
     mended_ids = SpecialIds(ids.base, ids.target, mended)
     config = vision_model()
     translation = translate(config_content(config), mended_ids)
@@ -231,7 +231,7 @@ def test_what_is_advised_works() -> None:
 
 def test_no_token_is_advised_twice() -> None:
     ids = without_image()
-    mapping = make_problem((definition(list(range(N))), ids.base), ids.target).mapping
+    mapping = make_transfer((definition(list(range(N))), ids.base), ids.target).mapping
     assert suggest_tokens(["<image>", "<video>"], files_of(ids), mapping) is None
     used = files_of(ids, chat_template="{{ '<other>' }}")
     assert suggest_tokens(["<image>"], used, mapping) is None, "the template has a use for it"
@@ -247,7 +247,7 @@ def test_ids_that_are_looked_up_elsewhere_keep_their_tokens() -> None:
     old = definition(list(range(N)))
     base = Vocabulary.from_definition(old, ROLES)
     for order, allowed in (([1, 0, *range(2, N)], True), ([*range(N - 2), N - 1, N - 2], False)):
-        mapping = make_problem((old, base), Vocabulary.from_definition(definition(order), ROLES)).mapping
+        mapping = make_transfer((old, base), Vocabulary.from_definition(definition(order), ROLES)).mapping
         if allowed:
             check_offsets(config, mapping)
         else:
@@ -282,7 +282,7 @@ def test_processors_are_carried_along_with_the_targets_tokens(tmp_path: Path) ->
 def test_a_token_that_stands_for_another_is_named_in_its_place() -> None:
     ids = without_image()
     base = (definition(list(range(N))), ids.base)
-    mapping = make_problem(base, ids.target, token_map={"<image>": "<other>"}).mapping
+    mapping = make_transfer(base, ids.target, token_map={"<image>": "<other>"}).mapping
     mended = SpecialIds(ids.base, ids.target, mapping)
     translation = translate_spellings(Translation({"image_token": "<image>"}), mended)
     assert translation == Translation({"image_token": "<other>"})

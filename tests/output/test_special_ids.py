@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers_zoo import BYTE_LEVEL, CHAT_TEMPLATE, added, make_problem, plain_definition
+from tokenizers_zoo import BYTE_LEVEL, CHAT_TEMPLATE, added, make_transfer, plain_definition
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.methods import find_method
 from mergekit_tokenadapt.output import MANIFEST, PLAN, OutputFolder, SpecialIds, stray_markers
 from mergekit_tokenadapt.output.translation import translate, warn_of
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
 from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 from mergekit_tokenadapt.transfer.plan import TransferPlan
-from mergekit_tokenadapt.transfer.transfer import Transfer, choose_rows
+from mergekit_tokenadapt.transfer.rows import choose_rows
 
 # Base: five letters, then control tokens as chat models have them.
 BASE = plain_definition(
@@ -60,8 +59,8 @@ def special_ids(
 ) -> SpecialIds:
     base = Vocabulary.from_definition(BASE, base_roles)
     new = Vocabulary.from_definition(target, target_roles)
-    problem = make_problem((BASE, base), new, token_map=token_map)
-    return SpecialIds(base, new, problem.mapping)
+    transfer = make_transfer((BASE, base), new, token_map=token_map)
+    return SpecialIds(base, new, transfer.mapping)
 
 
 def translated(ids: SpecialIds, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,7 +214,7 @@ def test_a_config_is_not_changed_and_other_keys_are_kept() -> None:
 
 def test_the_same_tokenizer_keeps_every_id(tokenizer: TokenizerFiles) -> None:
     vocabulary = tokenizer.vocabulary
-    ids = SpecialIds(vocabulary, vocabulary, make_problem(tokenizer, tokenizer).mapping)
+    ids = SpecialIds(vocabulary, vocabulary, make_transfer(tokenizer, tokenizer).mapping)
     assert [ids.new_id(t.id) for t in vocabulary] == [t.id for t in vocabulary]
 
 
@@ -339,17 +338,11 @@ def test_gaps_count_as_rows(load: Callable[..., TokenizerFiles]) -> None:
 # --- a transfer ----------------------------------------------------------------------------------
 
 
-def make_transfer(base: TokenizerFiles, target: TokenizerFiles, **changes: Any) -> Transfer:
-    rows = {"num_rows": target.vocabulary.num_ids, "base_rows": base.vocabulary.num_ids}
-    method = find_method("mean", {})
-    return Transfer(base=base, target=target, method_name="mean", method=method, **(rows | changes))
-
-
 def test_a_transfer_checks_its_token_map_before_anything_slow(zoo: Mapping[str, TokenizerFiles]) -> None:
     bytes_, gemma = zoo["byte-level"], zoo["gemma-style"]
-    make_transfer(bytes_, gemma, token_map={"<|im_start|>": "<start_of_turn>"}).check()
+    make_transfer(bytes_, gemma, token_map={"<|im_start|>": "<start_of_turn>"})
     with pytest.raises(TokenAdaptError, match="token_map: '<nothing>': '<nobody>' fits neither form"):
-        make_transfer(bytes_, gemma, token_map={"<nothing>": "<nobody>"}).check()
+        make_transfer(bytes_, gemma, token_map={"<nothing>": "<nobody>"})
 
 
 def test_a_transfer_makes_the_plan_it_describes(zoo: Mapping[str, TokenizerFiles]) -> None:

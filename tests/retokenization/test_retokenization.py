@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tokenizers_zoo import CORPUS, LOSSLESS
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.methods.mean import Mean
 from mergekit_tokenadapt.retokenization.dynamic import input_rows, merge_frequent_pairs
 from mergekit_tokenadapt.retokenization.stochastic import StochasticSplitter
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
+from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
 
 def content(vocabulary, ids):
@@ -114,7 +114,7 @@ def test_rows_of_merged_tokens(zoo):
     t, h = (files.vocabulary.single_bytes[x] for x in b"th")
     batch = merge_frequent_pairs([[a, b, a, b, t, h, t, h, t, h]], files.vocabulary, 2, num_rows=700)
     assert batch.new_tokens == [(t, h), (a, b)]
-    rows = input_rows(batch, files, matrix, "mean", Mean())
+    rows = input_rows(batch, files, matrix, AdaptConfig(method="mean"))
     assert torch.equal(rows[:700], matrix)
     whole = files.vocabulary.find("th")
     assert whole is not None  # the vocabulary has it: that row is taken

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from learning_texts import QUIET, TEXT, new_ids, plain
 from sentences import SENTENCES
-from tokenizers_zoo import CORPUS, make_problem, write_tokenizer
+from tokenizers_zoo import CORPUS, make_transfer, write_tokenizer
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.supertokens.extend import extend
@@ -89,7 +89,7 @@ def test_texts_are_shorter_and_old_ids_stay(extended, corpus):
 def test_added_ids_are_the_new_rows_of_the_plan(extended, tmp_path):
     base, extension = extended
     folder = write_tokenizer(tmp_path / "out", dict(extension.definition), dict(base.config))
-    mapping = make_problem(base, load_tokenizer(str(folder))).mapping
+    mapping = make_transfer(base, load_tokenizer(str(folder))).mapping
     assert mapping.ids(Reason.NEW).tolist() == list(extension.added)
 
 

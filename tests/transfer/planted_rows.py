@@ -6,18 +6,17 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
-from tokenizers_zoo import BYTE_LEVEL, RandomSpace, make_problem, plain_definition
+from tokenizers_zoo import BYTE_LEVEL, RandomSpace, make_transfer, plain_definition, with_method
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
 from mergekit_tokenadapt.auxiliary.ngram import NgramSpace
-from mergekit_tokenadapt.methods import find_method
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
-from mergekit_tokenadapt.transfer.plan import TransferPlan, make_plan
-from mergekit_tokenadapt.transfer.problem import TransferProblem
+from mergekit_tokenadapt.transfer.plan import TransferPlan
 from mergekit_tokenadapt.transfer.row_regression import PieceFeatures, RowRegression
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 ATOMS, EXAMPLES, NEW, WIDTH = 150, 900, 60, 8
 """Base tokens without a formula, base tokens with one, new tokens, and columns of a matrix made by hand."""
@@ -27,14 +26,14 @@ def random_tensor(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def plan_of(problem: TransferProblem, name: str = "calibrated", **options: int) -> TransferPlan:
-    return make_plan(problem, name, find_method(name, options))
+def plan_of(transfer: Transfer, name: str = "calibrated", **options: int) -> TransferPlan:
+    return with_method(transfer, name, **options).make_plan()
 
 
 def plan_between(
     base: TokenizerFiles, target: TokenizerFiles, space: AuxiliarySpace | None = None, **given: int
 ) -> TransferPlan:
-    return plan_of(make_problem(base, target, space or RandomSpace(seed=1), **given))
+    return plan_of(make_transfer(base, target, space or RandomSpace(seed=1), **given))
 
 
 def regression_of(plan: TransferPlan) -> RowRegression:
@@ -118,7 +117,7 @@ SPACES: Mapping[str, Callable[[], AuxiliarySpace]] = {"random": lambda: RandomSp
 spaces = pytest.mark.parametrize("space", SPACES)
 
 
-def small_world(new: list[str], *, merges: bool = True, letters: str = "abcdefgh") -> tuple[TransferProblem, int]:
+def small_world(new: list[str], *, merges: bool = True, letters: str = "abcdefgh") -> tuple[Transfer, int]:
     """All pairs and some triples of eight letters."""
     pairs = [x + y for x in letters for y in letters]
     triples = [pair + z for pair in pairs[::3] for z in letters[::2]]
@@ -126,4 +125,4 @@ def small_world(new: list[str], *, merges: bool = True, letters: str = "abcdefgh
     definition = plain_definition([*letters, *pairs, *triples], decoder=BYTE_LEVEL, merges=written)
     base = Vocabulary.from_definition(definition)
     target = Vocabulary.from_definition(plain_definition([*letters, *new], decoder=BYTE_LEVEL))
-    return make_problem((definition, base), target, RandomSpace(seed=4)), base.num_ids
+    return make_transfer((definition, base), target, RandomSpace(seed=4)), base.num_ids

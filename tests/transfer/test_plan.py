@@ -16,17 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tokenizers_zoo import BYTE_LEVEL, PAIR_IDS, PAIRS, RandomSpace, added, make_problem, plain_definition
+from tokenizers_zoo import BYTE_LEVEL, PAIR_IDS, PAIRS, RandomSpace, added, make_transfer, plain_definition, with_method
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.ngram import NgramSpace
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.methods import find_method
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 from mergekit_tokenadapt.transfer.matching import Reason
-from mergekit_tokenadapt.transfer.plan import FORMAT, TransferPlan, make_plan, mean_row
-from mergekit_tokenadapt.transfer.problem import TransferProblem
+from mergekit_tokenadapt.transfer.plan import FORMAT, TransferPlan, mean_row
+from mergekit_tokenadapt.transfer.transfer import Transfer
 
 OLD_ROWS = 474
 """Of the base of `plan`."""
@@ -45,12 +44,12 @@ def random_tensor(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def plan_of(problem: TransferProblem, name: str = "hybrid", **options: Any) -> TransferPlan:
-    return make_plan(problem, name, find_method(name, options))
+def plan_of(transfer: Transfer, name: str = "hybrid", **options: Any) -> TransferPlan:
+    return with_method(transfer, name, **options).make_plan()
 
 
 def plan_between(base: TokenizerFiles, target: TokenizerFiles, name: str = "hybrid", **given: Any) -> TransferPlan:
-    return plan_of(make_problem(base, target, RandomSpace(seed=9), **given), name)
+    return plan_of(make_transfer(base, target, RandomSpace(seed=9), **given), name)
 
 
 @pytest.fixture(scope="session")
@@ -97,8 +96,8 @@ def test_every_row_has_one_origin(base: str, target: str, zoo: Mapping[str, Toke
 def test_no_base_token_without_a_row_is_used(zoo: Mapping[str, TokenizerFiles]) -> None:
     base = zoo["byte-level"]
     spread = tokenizers_zoo.renumbered(dict(base.definition), lambda i: 2 * i)
-    problem = make_problem((spread, Vocabulary.from_definition(spread)), zoo["wordpiece"], base_rows=500)
-    made = plan_of(problem, "mean")
+    transfer = make_transfer((spread, Vocabulary.from_definition(spread)), zoo["wordpiece"], base_rows=500)
+    made = plan_of(transfer, "mean")
     used = {token_id for row in range(made.num_rows) for token_id, _ in made.explain(row)}
     assert max(used) < 500
     assert all(token_id % 2 == 0 for token_id in used)
@@ -147,7 +146,7 @@ def test_a_row_from_one_piece_is_that_piece() -> None:
     base = Vocabulary.from_definition(definition)
     wanted = plain_definition(["b"], [added("<t>", 1, special=False)], decoder=BYTE_LEVEL)
     target = Vocabulary.from_definition(wanted)
-    made = plan_of(make_problem((definition, base), target, RandomSpace(), token_map={"<t>": "a"}), "mean")
+    made = plan_of(make_transfer((definition, base), target, RandomSpace(), token_map={"<t>": "a"}), "mean")
     assert made.explain(1) == [(0, 1.0)]
     old = random_tensor(2, 4)
     assert torch.equal(made.apply(old), old[[1, 0]])
@@ -155,18 +154,18 @@ def test_a_row_from_one_piece_is_that_piece() -> None:
 
 def test_rows_asked_for_are_explained_without_a_calibration(zoo: Mapping[str, TokenizerFiles]) -> None:
     """A map would have to be fitted for all new tokens."""
-    problem = make_problem(zoo["byte-level"], zoo["gemma-style"], NgramSpace())
-    whole = plan_of(problem, "calibrated")
+    transfer = make_transfer(zoo["byte-level"], zoo["gemma-style"], NgramSpace())
+    whole = plan_of(transfer, "calibrated")
     assert whole.regression is not None
-    some = dataclasses.replace(problem, only=frozenset(whole.composed_ids[:3].tolist()))
+    some = dataclasses.replace(transfer, only=frozenset(whole.composed_ids[:3].tolist()))
     assert plan_of(some, "calibrated").regression is None
 
 
 def test_asking_for_some_rows_only_gives_the_same_rows(zoo: Mapping[str, TokenizerFiles]) -> None:
-    problem = make_problem(zoo["gemma-style"], zoo["byte-level"], NgramSpace())
-    whole = plan_of(problem)
+    transfer = make_transfer(zoo["gemma-style"], zoo["byte-level"], NgramSpace())
+    whole = plan_of(transfer)
     wanted = whole.composed_ids[::50].tolist()
-    part = plan_of(dataclasses.replace(problem, only=frozenset(wanted)))
+    part = plan_of(dataclasses.replace(transfer, only=frozenset(wanted)))
     for row in wanted:
         assert dict(part.explain(row)) == pytest.approx(dict(whole.explain(row)), abs=1e-5)
 
@@ -261,7 +260,7 @@ def test_the_same_tokenizer_with_gaps_changes_no_bit(zoo: Mapping[str, Tokenizer
     base = zoo["byte-level"]
     spread = tokenizers_zoo.renumbered(dict(base.definition), lambda i: 2 * i + 1)
     vocabulary = Vocabulary.from_definition(spread, base.role_tokens)
-    made = plan_of(make_problem((spread, vocabulary), vocabulary), "mean")
+    made = plan_of(make_transfer((spread, vocabulary), vocabulary), "mean")
     old = random_tensor(vocabulary.num_ids, 4)
     assert torch.equal(made.apply(old), old)
 
@@ -295,7 +294,7 @@ def test_mean_rows_never_win_where_little_of_the_base_is_left() -> None:
     definition = plain_definition([chr(code) for code in range(0x21, 0x7F)], decoder=BYTE_LEVEL)
     base = Vocabulary.from_definition(definition)
     target = Vocabulary.from_definition(plain_definition({"a": 0, "b": 1, "c": 2}, decoder=BYTE_LEVEL))
-    made = plan_of(make_problem((definition, base), target, num_rows=5), "mean")
+    made = plan_of(make_transfer((definition, base), target, num_rows=5), "mean")
     matrix = made.apply(random_tensor(base.num_ids, 8))
     logits = random_tensor(2000, 8, seed=1) @ matrix.T
     winners = set(logits.argmax(1).tolist())
@@ -307,7 +306,7 @@ def test_where_nothing_is_known_every_row_is_the_mean_of_the_old_ones() -> None:
     definition = plain_definition(["a", "b", "c"])
     base = Vocabulary.from_definition(definition)
     target = Vocabulary.from_definition(plain_definition(["x", "y"]))
-    made = plan_of(make_problem((definition, base), target, RandomSpace()), "mean")
+    made = plan_of(make_transfer((definition, base), target, RandomSpace()), "mean")
     assert made.mean_ids.tolist() == [0, 1]
     old = random_tensor(3, 4)
     torch.testing.assert_close(made.apply(old), old.mean(0).expand(2, 4))
@@ -348,8 +347,8 @@ def test_permuting_the_ids_of_the_base_changes_no_row(name: str, zoo: Mapping[st
     moved_rows = torch.empty_like(old)
     moved_rows[torch.tensor(ids)] = old
 
-    one = plan_of(make_problem(base, target, NgramSpace()), name)
-    other = plan_of(make_problem((moved, moved_vocabulary), target, NgramSpace()), name)
+    one = plan_of(make_transfer(base, target, NgramSpace()), name)
+    other = plan_of(make_transfer((moved, moved_vocabulary), target, NgramSpace()), name)
     torch.testing.assert_close(one.apply(old), other.apply(moved_rows), atol=1e-5, rtol=0)
     assert torch.equal(one.apply(old)[one.copied_ids], other.apply(moved_rows)[one.copied_ids])
 
@@ -361,8 +360,8 @@ def test_permuting_the_ids_of_the_target_permutes_the_rows(name: str, zoo: Mappi
     moved = tokenizers_zoo.renumbered(dict(target.definition), lambda i: int(ids[i]))
     moved_vocabulary = Vocabulary.from_definition(moved, target.role_tokens)
     old = random_tensor(base.vocabulary.num_ids, 6)
-    one = plan_of(make_problem(base, target, NgramSpace()), name).apply(old)
-    other = plan_of(make_problem(base, moved_vocabulary, NgramSpace()), name).apply(old)
+    one = plan_of(make_transfer(base, target, NgramSpace()), name).apply(old)
+    other = plan_of(make_transfer(base, moved_vocabulary, NgramSpace()), name).apply(old)
     torch.testing.assert_close(other[ids], one, atol=1e-5, rtol=0)
 
 
@@ -413,7 +412,7 @@ def test_the_same_inputs_give_the_same_file(zoo: Mapping[str, TokenizerFiles], t
     for n in range(2):
         shuffled = tokenizers_zoo.shuffled_entries(dict(base.definition), seed=n)
         vocabulary = Vocabulary.from_definition(shuffled, base.role_tokens)
-        plan_of(make_problem((shuffled, vocabulary), target, NgramSpace())).save(tmp_path / f"{n}.plan")
+        plan_of(make_transfer((shuffled, vocabulary), target, NgramSpace())).save(tmp_path / f"{n}.plan")
     assert (tmp_path / "0.plan").read_bytes() == (tmp_path / "1.plan").read_bytes()
 
 

@@ -24,7 +24,7 @@ from planted_rows import (
     small_world,
     spaces,
 )
-from tokenizers_zoo import BYTE_LEVEL, RandomSpace, make_problem, plain_definition
+from tokenizers_zoo import BYTE_LEVEL, RandomSpace, make_transfer, plain_definition
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
@@ -52,7 +52,7 @@ def test_a_planted_composition_is_recovered_under_the_cuts_of_a_real_plan(
     expected = torch.stack([formula(matrix, pieces) for _, pieces in checked])
     assert relative_error(rows[[i for i, _ in checked]], expected) < 2e-3
     plain = plan_between(zoo[base], zoo[target])
-    mean = uniform(make_problem(zoo[base], zoo[target]).pieces).apply(matrix)
+    mean = uniform(make_transfer(zoo[base], zoo[target]).pieces).apply(matrix)
     assert relative_error(mean[features.new.pieces.counts > 1], expected) > 0.3, "which their mean is not"
     assert plain.reports == {}
 
@@ -128,8 +128,8 @@ def test_other_ids_of_the_base_give_the_same_rows(base: str, space: str, zoo: Ma
     matrix = random_tensor(len(ids), 5, seed=28)
     moved_matrix = torch.empty_like(matrix)
     moved_matrix[torch.tensor(ids)] = matrix
-    one = plan_of(make_problem(old, target, SPACES[space]()))
-    other = plan_of(make_problem((moved, moved_vocabulary), target, SPACES[space]()))
+    one = plan_of(make_transfer(old, target, SPACES[space]()))
+    other = plan_of(make_transfer((moved, moved_vocabulary), target, SPACES[space]()))
     rows, moved_rows = one.apply(matrix), other.apply(moved_matrix)
     torch.testing.assert_close(moved_rows, rows, atol=1e-4, rtol=0)
     assert torch.equal(rows[one.copied_ids], moved_rows[one.copied_ids])
@@ -144,8 +144,8 @@ def test_other_ids_of_the_target_give_the_same_rows(target: str, space: str, zoo
     moved = tokenizers_zoo.renumbered(dict(new.definition), lambda i: int(ids[i]))
     moved_vocabulary = Vocabulary.from_definition(moved, new.role_tokens)
     matrix = random_tensor(base.vocabulary.num_ids, 5, seed=29)
-    one = plan_of(make_problem(base, new, SPACES[space]())).apply(matrix)
-    other = plan_of(make_problem(base, moved_vocabulary, SPACES[space]())).apply(matrix)
+    one = plan_of(make_transfer(base, new, SPACES[space]())).apply(matrix)
+    other = plan_of(make_transfer(base, moved_vocabulary, SPACES[space]())).apply(matrix)
     torch.testing.assert_close(other[ids], one, atol=1e-4, rtol=0)
 
 
@@ -157,7 +157,7 @@ def test_a_second_run_is_bit_identical(space: str, zoo: Mapping[str, TokenizerFi
     for n in range(2):
         shuffled = tokenizers_zoo.shuffled_entries(dict(base.definition), seed=n)
         vocabulary = Vocabulary.from_definition(shuffled, base.role_tokens)
-        plan = plan_of(make_problem((shuffled, vocabulary), target, SPACES[space]()))
+        plan = plan_of(make_transfer((shuffled, vocabulary), target, SPACES[space]()))
         plan.save(tmp_path / f"{n}.plan")
         made.append(plan.apply(matrix))
     assert torch.equal(*made)
@@ -206,7 +206,7 @@ def test_a_matrix_with_too_few_rows_for_the_examples_is_refused() -> None:
     )
     base = Vocabulary.from_definition(definition)
     target = Vocabulary.from_definition(plain_definition([*"abcdefgh", "abc"], decoder=BYTE_LEVEL))
-    made = plan_of(make_problem((definition, base), target, RandomSpace()))
+    made = plan_of(make_transfer((definition, base), target, RandomSpace()))
     made.apply(random_tensor(base.num_ids, 2))
     with pytest.raises(TokenAdaptError, match="has 20 rows, but the plan uses 72"):
         made.apply(random_tensor(20, 2))
@@ -222,19 +222,19 @@ def test_every_row_has_one_origin(zoo: Mapping[str, TokenizerFiles]) -> None:
 def test_copied_rows_are_bit_identical_and_predicted_ones_are_not_the_mean_of_pieces(
     zoo: Mapping[str, TokenizerFiles],
 ) -> None:
-    problem = make_problem(zoo["byte-level"], zoo["unigram"], RandomSpace())
-    made = plan_of(problem)
-    matrix = planted(made, Formula(seed=32, width=4), problem.base.num_ids, seed=33, width=4)
+    transfer = make_transfer(zoo["byte-level"], zoo["unigram"], RandomSpace())
+    made = plan_of(transfer)
+    matrix = planted(made, Formula(seed=32, width=4), transfer.base.vocabulary.num_ids, seed=33, width=4)
     rows = made.apply(matrix)
     assert torch.equal(rows[made.copied_ids], matrix[made.mapping.sources[made.copied_ids.numpy()]])
-    plain = plan_of(problem, "mean").apply(matrix)
-    new = torch.from_numpy(problem.new_ids)
+    plain = plan_of(transfer, "mean").apply(matrix)
+    new = torch.from_numpy(transfer.new_ids)
     assert not torch.isclose(rows[new], plain[new]).all(dim=1).any()
 
 
 def test_rows_made_from_a_text_are_the_mean_of_its_pieces(zoo: Mapping[str, TokenizerFiles]) -> None:
     base, target = zoo["byte-level"], zoo["gemma-style"]
-    made = plan_of(make_problem(base, target, RandomSpace(), token_map={"<start_of_turn>": " the river the"}))
+    made = plan_of(make_transfer(base, target, RandomSpace(), token_map={"<start_of_turn>": " the river the"}))
     matrix = random_tensor(base.vocabulary.num_ids, 5, seed=34)
     row = made.apply(matrix)[target.vocabulary.by_spelling["<start_of_turn>"].id]
     the, river = (base.vocabulary.find(text).id for text in (" the", " river"))
@@ -242,8 +242,8 @@ def test_rows_made_from_a_text_are_the_mean_of_its_pieces(zoo: Mapping[str, Toke
 
 
 def test_a_bias_is_calibrated_as_any_matrix() -> None:
-    problem, num_rows = small_world(["abcde", "hgfed", "acaca"])
-    made = plan_of(problem)
+    transfer, num_rows = small_world(["abcde", "hgfed", "acaca"])
+    made = plan_of(transfer)
     bias = planted(made, Formula(seed=40, width=1), num_rows, seed=41, width=1)[:, 0]
     rows = made.apply(bias, "bias")
     assert rows.shape == (11,)
@@ -253,8 +253,8 @@ def test_a_bias_is_calibrated_as_any_matrix() -> None:
 
 
 def test_a_bias_of_zeros_stays_zero() -> None:
-    problem, num_rows = small_world(["abcde", "hgfed"])
-    made = plan_of(problem)
+    transfer, num_rows = small_world(["abcde", "hgfed"])
+    made = plan_of(transfer)
     assert torch.equal(made.apply(torch.zeros(num_rows)), torch.zeros(10))
 
 

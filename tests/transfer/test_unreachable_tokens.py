@@ -11,7 +11,7 @@ from planted_rows import (
     plan_of,
     random_tensor,
 )
-from tokenizers_zoo import RandomSpace, added, make_problem, plain_definition
+from tokenizers_zoo import RandomSpace, added, make_transfer, plain_definition
 
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
@@ -50,16 +50,16 @@ def test_an_added_token_makes_its_byte_unreachable_and_a_special_one_does_not(
         decoder={"type": "ByteFallback"},
         byte_fallback=True,
     )
-    problem = make_problem(zoo["byte-level"], Vocabulary.from_definition(definition))
-    assert [problem.target.by_id[i].spelling for i in sorted(problem.target.byte_twins)] == ["<0x09>", "<0x41>"]
+    target = make_transfer(zoo["byte-level"], Vocabulary.from_definition(definition)).target.vocabulary
+    assert [target.by_id[i].spelling for i in sorted(target.byte_twins)] == ["<0x09>", "<0x41>"]
 
 
 def test_ordinary_tokens_of_one_byte_are_never_called_unreachable(zoo: Mapping[str, TokenizerFiles]) -> None:
-    for target in ("gemma-style", "sentencepiece-bpe"):
-        problem = make_problem(zoo["byte-level"], zoo[target])
-        assert {problem.target.by_id[i].kind for i in problem.target.byte_twins} == {TokenKind.BYTE}
-    for target in ("unigram", "wordpiece"):
-        assert make_problem(zoo["byte-level"], zoo[target]).target.byte_twins == frozenset()
+    for name in ("gemma-style", "sentencepiece-bpe"):
+        target = zoo[name].vocabulary
+        assert {target.by_id[i].kind for i in target.byte_twins} == {TokenKind.BYTE}
+    for name in ("unigram", "wordpiece"):
+        assert zoo[name].vocabulary.byte_twins == frozenset()
 
 
 def test_explain_says_that_an_unreachable_row_is_a_mean_row(zoo: Mapping[str, TokenizerFiles]) -> None:
@@ -70,11 +70,11 @@ def test_explain_says_that_an_unreachable_row_is_a_mean_row(zoo: Mapping[str, To
 
 @pytest.mark.parametrize("name", ["mean", "local", "global", "hybrid"])
 def test_the_papers_methods_keep_unreachable_rows(name: str, zoo: Mapping[str, TokenizerFiles]) -> None:
-    problem = make_problem(zoo["byte-level"], zoo["gemma-style"], RandomSpace())
-    assert len(problem.target.byte_twins) > 30
-    made = plan_of(problem, name)
+    transfer = make_transfer(zoo["byte-level"], zoo["gemma-style"], RandomSpace())
+    assert len(transfer.target.vocabulary.byte_twins) > 30
+    made = plan_of(transfer, name)
     assert len(made.unreachable_ids) == 0
     assert made.regression is None
     copied = made.mapping.ids(Reason.COPIED)
-    matrix = random_tensor(problem.base.num_ids, 4, seed=56)
+    matrix = random_tensor(transfer.base.vocabulary.num_ids, 4, seed=56)
     assert torch.equal(made.apply(matrix)[copied], matrix[made.mapping.sources[copied]])

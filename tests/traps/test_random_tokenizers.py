@@ -13,15 +13,13 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from tokenizers_zoo import BYTE_TOKENS, Definition, added, make_problem, write_tokenizer
+from tokenizers_zoo import BYTE_TOKENS, Definition, added, make_transfer, write_tokenizer
 
-from mergekit_tokenadapt.methods import find_method
 from mergekit_tokenadapt.output import OutputFolder
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, byte_alphabet
 from mergekit_tokenadapt.transfer.matching import Reason
-from mergekit_tokenadapt.transfer.plan import TransferPlan, make_plan
-from mergekit_tokenadapt.transfer.transfer import Transfer
+from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 NUM_TOKENIZERS = 1000
 BATCH = 50
@@ -232,7 +230,6 @@ def check_saving(plan: TransferPlan, base: TokenizerFiles, target: TokenizerFile
 @pytest.mark.parametrize("first", range(0, NUM_TOKENIZERS, BATCH))
 def test_random_tokenizers_keep_every_promise(tmp_path: Path, first: int) -> None:
     """Each of the batch onto the next one, which is of another family, and onto itself."""
-    method = find_method("mean", {})
     made = [load(tmp_path, seed) for seed in range(first, first + BATCH)]
     for n, base in enumerate(made):
         target = made[(n + 1) % BATCH]
@@ -240,14 +237,11 @@ def test_random_tokenizers_keep_every_promise(tmp_path: Path, first: int) -> Non
         rng = random.Random(first + n)
         base_rows = base.vocabulary.num_ids + rng.choice([0, 0, 5, -7])
         num_rows = target.vocabulary.num_ids + rng.choice([0, 0, 13])
-        transfer = Transfer(
-            base=base, target=target, method_name="mean", method=method, num_rows=num_rows, base_rows=base_rows
-        )
-        plan = transfer.make_plan()
+        plan = make_transfer(base, target, num_rows=num_rows, base_rows=base_rows).make_plan()
         check_plan(plan, base, target, base_rows)
         check_rows(plan, base_rows)
         check_saving(plan, base, target, tmp_path / f"out-{n}")
-        itself = make_plan(make_problem(base, base), "mean", method)
+        itself = make_transfer(base, base).make_plan()
         assert itself.mapping.is_identity
         old = torch.randn(base.vocabulary.num_ids, 2)
         assert torch.equal(itself.apply(old), old)

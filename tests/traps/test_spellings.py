@@ -8,13 +8,10 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers_zoo import BYTE_LEVEL, METASPACE, added, make_problem, plain_definition
+from tokenizers_zoo import BYTE_LEVEL, METASPACE, added, make_transfer, plain_definition
 
-from mergekit_tokenadapt.auxiliary.ngram import NgramSpace
-from mergekit_tokenadapt.methods import find_method
 from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary, byte_alphabet
 from mergekit_tokenadapt.transfer.matching import Reason, match
-from mergekit_tokenadapt.transfer.plan import make_plan
 
 ALPHABET = byte_alphabet()
 DECODER = {
@@ -140,9 +137,7 @@ def test_no_two_incomplete_tokens_share_a_row_or_a_cache_entry(contents: set[byt
 
 def test_real_incomplete_tokens_get_rows_of_their_own(zoo: Mapping) -> None:
     """Made of their bytes, in order of meaning: no two of the byte-level vocabulary have the same mixture."""
-    plan = make_plan(
-        make_problem(zoo["sentencepiece-bpe"], zoo["byte-level"], NgramSpace()), "mean", find_method("mean", {})
-    )
+    plan = make_transfer(zoo["sentencepiece-bpe"], zoo["byte-level"]).make_plan()
     target = zoo["byte-level"].vocabulary
     rows: dict[tuple, bytes] = {}
     for row in plan.composed_ids.tolist():

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mergekit_tokenadapt import AuxiliarySpace, Method, SparseRows, TransferProblem
+from mergekit_tokenadapt import AuxiliarySpace, Method, SparseRows, Transfer
 
 
 class LastPiece(Method):
@@ -21,14 +21,14 @@ class LastPiece(Method):
 
     share: float = Field(default=0.1, ge=0, le=1, description="share of the nearest old token")
 
-    def weigh(self, problem: TransferProblem) -> SparseRows:
+    def weigh(self, transfer: Transfer) -> SparseRows:
         """One weight for the last piece, one for the nearest token."""
-        has_pieces = torch.from_numpy(problem.pieces.counts) > 0
+        has_pieces = torch.from_numpy(transfer.pieces.counts) > 0
         rows = has_pieces.nonzero().flatten()
-        last = torch.from_numpy(problem.pieces.ids[problem.pieces.indptr[1:][has_pieces.numpy()] - 1])
+        last = torch.from_numpy(transfer.pieces.ids[transfer.pieces.indptr[1:][has_pieces.numpy()] - 1])
         num_new = len(has_pieces)
         pieces = SparseRows.from_triplets(rows, last, torch.ones(len(rows)), num_new)
-        _, nearest = problem.neighbours(1)
+        _, nearest = transfer.neighbours(1)
         neighbours = SparseRows.from_triplets(torch.arange(num_new), nearest[:, 0].cpu(), torch.ones(num_new), num_new)
         return pieces.plus(neighbours, self.share)
 

@@ -1,0 +1,65 @@
+"""From a transfer to a plan: the method weighs the new tokens; copied, composed and mean rows are put together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
+from mergekit_tokenadapt.transfer.piece_weights import uniform
+from mergekit_tokenadapt.transfer.plan import TransferPlan
+
+if TYPE_CHECKING:
+    from mergekit_tokenadapt.transfer.transfer import Transfer
+
+
+def plan_rows(transfer: Transfer) -> TransferPlan:
+    """Let the transfer's method weigh the new tokens, and return the plan of all rows.
+
+    Pieces and vectors that this makes stay cached in `transfer`. Use `Transfer.make_plan` to have them freed.
+
+    Raises:
+        TokenAdaptError: the method finds no shared token, or its weights are not finite.
+    """
+    mapping, method = transfer.mapping, transfer.method
+    text_ids = sorted(mapping.texts)
+    from_texts = uniform(transfer.segmenter.cut([mapping.texts[i].encode("utf-8") for i in text_ids]))
+    ids = torch.from_numpy(np.concatenate([transfer.new_ids, np.array(text_ids, dtype=np.int64)]))
+    compositions = (
+        SparseRows.concatenate([method.weigh(transfer).cpu(), from_texts]) if len(transfer.new_ids) else from_texts
+    )
+    has_twins = method.unreachable_as_mean and not mapping.is_identity
+    twins = sorted(transfer.target.vocabulary.byte_twins) if has_twins else []
+    unreachable = torch.tensor(twins, dtype=torch.int64)
+    found = (compositions.counts > 0) & ~torch.isin(ids, unreachable)
+    composition = compositions.select(found.nonzero().flatten())
+    _check_weights(composition, ids[found], transfer)
+    # The regression makes its examples as hard as the new tokens, so it needs all of them. For a few tokens only,
+    # as in `explain`, the compositions have to do.
+    regression = method.make_regression(transfer) if len(transfer.new_ids) and transfer.only is None else None
+    options = method.model_dump(mode="json")
+    return TransferPlan(mapping, ids[found], composition, transfer.method_name, options, regression, unreachable)
+
+
+def _check_weights(composition: SparseRows, ids: Tensor, transfer: Transfer) -> None:
+    """Refuse weights that are not finite before any row is made of them.
+
+    Raises:
+        TokenAdaptError: there are such weights.
+    """
+    bad = ~composition.weights.isfinite()
+    if not bad.any():
+        return
+    row_of = torch.repeat_interleave(torch.arange(len(composition)), composition.counts)
+    rows = ids[torch.from_numpy(np.unique(row_of[bad].numpy()))]
+    token = transfer.target.vocabulary.by_id[int(rows[0])].spelling
+    options = transfer.method.model_dump(mode="json")
+    numbers = ", ".join(f"{k}: {v}" for k, v in options.items() if type(v) in (int, float))
+    raise TokenAdaptError(
+        f"method {transfer.method_name}: the weights of {len(rows)} new tokens are not finite, those of {token!r} for "
+        f"one; look at its options ({numbers or 'it has none that are numbers'})"
+    )
