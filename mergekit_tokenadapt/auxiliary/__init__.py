@@ -1,4 +1,4 @@
-"""Spaces in which similar texts are close: one file each, found through entry points."""
+"""Auxiliary spaces: embeddings of token texts in which similar texts are near each other. One module per space."""
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace, check_auxiliary_name, find_auxiliary
 

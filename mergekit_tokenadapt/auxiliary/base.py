@@ -1,4 +1,4 @@
-"""The contract of an auxiliary embedding space, and how a recipe names one."""
+"""The base class of auxiliary spaces, and the names by which a recipe chooses one."""
 
 from __future__ import annotations
 
@@ -15,51 +15,68 @@ from mergekit_tokenadapt.terminal.plain_words import did_you_mean
 
 
 class AuxiliarySpace(ABC):
-    """A space in which texts with similar meaning or form are close.
+    """An embedding space in which texts of similar meaning or form are near each other.
 
-    Implementations register under the entry-point group ``mergekit_tokenadapt.auxiliary``. Making
-    one must be cheap and must fail with a `TokenAdaptError` where it can never work (package not
-    installed, folder missing): it is made before the first slow step.
+    Implementations register under the entry-point group ``mergekit_tokenadapt.auxiliary``. A space is constructed
+    before the first slow step of a run. Construction must therefore be fast, and must raise a `TokenAdaptError` if the
+    space can never work, for instance because a package or a folder is missing.
     """
 
     @classmethod
     @abstractmethod
     def from_argument(cls, argument: str | None) -> AuxiliarySpace:
-        """Make the space from what follows the colon in ``auxiliary: name:argument`` (None: nothing)."""
+        """Construct the space from a recipe's ``auxiliary: name:argument``.
+
+        Args:
+            argument: the text after the colon; None if there is no colon.
+
+        Raises:
+            TokenAdaptError: the argument is wrong or missing, or a package is not installed.
+        """
 
     @abstractmethod
     def embed(self, texts: Sequence[str], *, device: torch.device, quiet: bool = False) -> Tensor:
-        """Vectors of distinct texts, float32 [len(texts), dimensions], on the CPU.
+        """Embed distinct texts.
 
-        They need not be normalised. It is called once with all texts of both vocabularies, sorted, so
-        that a space may fit itself to them.
+        It is called once with the sorted texts of all tokens of both vocabularies, so that a space may fit itself to
+        them.
+
+        Args:
+            texts: the texts.
+            device: where to compute.
+            quiet: show no progress.
+
+        Returns:
+            One vector per text, float32 [len(texts), dimensions], on the CPU. Vectors need not be normalised.
         """
 
 
 def find_auxiliary(name: str) -> AuxiliarySpace:
-    """The auxiliary space that a recipe names.
+    """Construct the auxiliary space that a recipe names.
 
-    ``ngram`` or another registered name; ``NAME:ARGUMENT`` for a registered name that takes one; else
-    a folder or hub id, whose files say what it is (hub ids are taken for sentence-transformers).
+    A name is a registered name (``ngram``), a registered name with an argument (``NAME:ARGUMENT``), a folder or a hub
+    id. The files of a folder decide which space reads it. A hub id is read by sentence-transformers.
 
     Raises:
-        TokenAdaptError: unknown name, missing folder, or a package that is not installed.
+        TokenAdaptError: the name is unknown, the folder is missing, or a package is not installed.
     """
     kind, argument = _kind_and_argument(name)
     return _load(kind).from_argument(argument)
 
 
 def check_auxiliary_name(name: str) -> None:
-    """Find out whether a recipe's auxiliary space can be meant at all, though it may not be needed.
+    """Check the name of a recipe's auxiliary space without constructing it.
+
+    A method that uses no auxiliary space still gets this check, so that a misspelt name is not ignored.
 
     Raises:
-        TokenAdaptError: unknown name, or missing folder.
+        TokenAdaptError: the name is unknown, or the folder is missing.
     """
     _kind_and_argument(name)
 
 
 def _kind_and_argument(name: str) -> tuple[str, str | None]:
-    """The registered name of a space, and its argument."""
+    """Return the registered name of the space that a recipe's name means, and its argument."""
     head, colon, argument = name.partition(":")
     known = entry_points.names(entry_points.AUXILIARY)
     if head in known:

@@ -1,9 +1,9 @@
-"""Embedding models are slow, so their vectors are kept on disk.
+"""Cache the vectors of embedding models on disk, because embedding a vocabulary takes minutes.
 
-One safetensors file for each list of texts and embedding model, named by the hash of both: the same
-run reads back the very bytes that the first one computed. (A cache per text would not be
-deterministic: a vector depends, in its last bits, on the batch that it was computed in.) Until all are
-computed they are kept in shards, which hold the same texts whether a run was stopped or not.
+The cache holds one safetensors file for each pair of an embedding model and a list of texts; its name is a hash of
+both. A second run of the same job therefore reads exactly the bytes that the first run computed. A cache with one entry
+per text would not be deterministic: the last bits of a vector depend on the batch that it was computed in. While a run
+computes vectors it keeps them in shards. The texts of each shard are fixed, so a resumed run gets the same batches.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from mergekit_tokenadapt.storage.tensor_writing import save_tensors, sealed
 LOG = logging.getLogger(__name__)
 
 SHARD = 16384
-"""Texts embedded between two files on disk."""
+"""Number of texts in a shard on disk. A stopped run loses at most one shard."""
 
 
 class CachedSpace(AuxiliarySpace):
-    """An embedding model in a folder, with its vectors cached.
+    """An auxiliary space of an embedding model whose vectors are cached.
 
     Args:
-        name: what the user wrote: a folder or a hub id.
+        name: the folder or hub id of the model, as the user wrote it.
     """
 
     def __init__(self, name: str) -> None:
@@ -45,10 +45,14 @@ class CachedSpace(AuxiliarySpace):
 
     @abstractmethod
     def compute(self, folder: Path, texts: Sequence[str], *, device: torch.device, quiet: bool) -> Tensor:
-        """Vectors of the texts, float32 [len(texts), dimensions], with the model in `folder`."""
+        """Embed texts with the model in `folder`, float32 [len(texts), dimensions], on any device."""
 
     def embed(self, texts: Sequence[str], *, device: torch.device, quiet: bool = False) -> Tensor:
-        """Vectors from the cache, or computed and put there. Two processes may share the cache."""
+        """Read the vectors from the cache, or compute and store them. Several processes may share the cache.
+
+        Raises:
+            TokenAdaptError: the model cannot be found or loaded.
+        """
         folder = find_model_folder(self.name)
         file = cache_folder() / f"{_key(type(self).__name__, folder, texts)}.safetensors"
         try:
@@ -56,7 +60,7 @@ class CachedSpace(AuxiliarySpace):
             lock = FileLock(f"{file}.lock")
             lock.acquire()
         except OSError as error:
-            LOG.warning("embeddings are not cached: %s", error)
+            LOG.warning("embeddings are not cached: %s", error)  # for instance a read-only home folder
             return self._in_shards(folder, texts, None, device=device, quiet=quiet)
         try:
             if (known := _read(file, len(texts))) is not None:
@@ -71,7 +75,10 @@ class CachedSpace(AuxiliarySpace):
     def _in_shards(
         self, folder: Path, texts: Sequence[str], shards: Path | None, *, device: torch.device, quiet: bool
     ) -> Tensor:
-        """All vectors, float32, on the CPU; a shard holds texts of similar length, so that batches are full."""
+        """Embed all texts, float32 [len(texts), dimensions], on the CPU.
+
+        Texts are sorted by length, so that the texts of a shard have similar lengths and need little padding.
+        """
         order = sorted(range(len(texts)), key=lambda n: (len(texts[n]), n))
         parts = []
         for start in range(0, max(1, len(order)), SHARD):
@@ -86,10 +93,10 @@ class CachedSpace(AuxiliarySpace):
 
 
 def find_model_folder(name: str) -> Path:
-    """The folder of an embedding model; a hub id is downloaded.
+    """Return the folder of an embedding model. A hub id is downloaded.
 
     Raises:
-        TokenAdaptError: neither a folder nor a hub id that can be fetched.
+        TokenAdaptError: the name is neither a folder nor a hub id that can be downloaded.
     """
     if Path(name).is_dir():
         check_plain(Path(name))
@@ -97,7 +104,7 @@ def find_model_folder(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        # Other weight formats, and pickles, are not asked for.
+        # Only safetensors: pickles may run code, and other formats of the same weights are not needed.
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
     except Exception as error:
         reason = first_line(error)

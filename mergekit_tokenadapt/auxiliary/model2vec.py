@@ -1,4 +1,4 @@
-"""Static embeddings of the model2vec library: much faster than an encoder, nearly as good for tokens."""
+"""Auxiliary space of a model2vec model: static embeddings, much faster than a transformer encoder."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ from mergekit_tokenadapt.terminal.progress import shows_progress
 
 
 class Model2VecSpace(CachedSpace):
-    """``auxiliary: model2vec:FOLDER_OR_ID``, or a folder with a model2vec `config.json`."""
+    """The space of ``auxiliary: model2vec:FOLDER_OR_ID``, or of a folder with a model2vec `config.json`."""
 
     @classmethod
     def from_argument(cls, argument: str | None) -> Model2VecSpace:
-        """The argument is a folder or a hub id."""
+        """Construct the space from the folder or hub id of a model.
+
+        Raises:
+            TokenAdaptError: there is no argument, or model2vec is not installed.
+        """
         require("model2vec", extra="model2vec", wanted_by=f"auxiliary {argument!r}")
         if argument is None:
             raise TokenAdaptError("auxiliary 'model2vec' needs a model: model2vec:FOLDER_OR_ID")
         return cls(argument)
 
     def compute(self, folder: Path, texts: Sequence[str], *, device: torch.device, quiet: bool) -> Tensor:
-        """Vectors of all texts; on the CPU, whatever `device` is."""
+        """Embed texts, float32 [len(texts), dimensions]. model2vec runs on the CPU, so `device` is not used."""
         with importing("model2vec", extra="model2vec", wanted_by=f"auxiliary {self.name!r}"):
             from model2vec import StaticModel
 

@@ -1,8 +1,8 @@
-"""The embedded default: character n-grams of the tokens' text. No download, no model.
+"""The default auxiliary space: character n-grams of token texts. It needs no model and no download.
 
-TF-IDF weights of all n-grams of 1 to 4 characters, reduced to a few hundred dimensions by truncated
-singular value decomposition over the two vocabularies at hand. Texts that share rare parts are
-close; texts that differ in case or in a leading space only are closest.
+The vector of a text holds the TF-IDF weights of its n-grams of 1 to 4 characters, reduced to a few hundred dimensions
+by a truncated singular value decomposition over the texts of both vocabularies. Texts that share rare n-grams are near
+each other. Texts that differ only in case or in a leading space are nearest.
 """
 
 from __future__ import annotations
@@ -23,25 +23,30 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 DIMENSIONS = 256
+"""Default number of dimensions."""
 LONGEST = 4
-"""Characters of the longest n-grams."""
+"""Number of characters of the longest n-grams."""
 SEED = 0
-"""Of the randomised decomposition."""
+"""Seed of the randomised decomposition. A fixed seed makes the vectors reproducible."""
 OVERSAMPLES = 10
-"""Directions looked at beyond those that are wanted, as in scikit-learn."""
+"""Number of random directions beyond the wanted ones (scikit-learn's default). They make the wanted ones accurate."""
 EPSILON = 1e-7
-"""Directions whose squared singular value is smaller, against the largest, are rounding noise."""
+"""Smallest squared singular value that is kept, relative to the largest. Directions below it are rounding noise."""
 
 
 class NgramSpace(AuxiliarySpace):
-    """``auxiliary: ngram`` or ``auxiliary: ngram:DIMENSIONS``."""
+    """The space of ``auxiliary: ngram`` or ``auxiliary: ngram:DIMENSIONS``."""
 
     def __init__(self, dimensions: int = DIMENSIONS) -> None:
         self.dimensions = dimensions
 
     @classmethod
     def from_argument(cls, argument: str | None) -> NgramSpace:
-        """The argument is the number of dimensions."""
+        """Construct the space from the number of dimensions as text; None gives the default.
+
+        Raises:
+            TokenAdaptError: the argument is not a positive whole number.
+        """
         if argument is None:
             return cls()
         if not argument.isdecimal() or int(argument) < 1:
@@ -51,11 +56,14 @@ class NgramSpace(AuxiliarySpace):
         return cls(int(argument))
 
     def embed(self, texts: Sequence[str], *, device: torch.device, quiet: bool = False) -> Tensor:
-        """Fit to `texts` and embed them; on the CPU, whatever `device` is."""
+        """Fit the space to `texts` and embed them, float32 [len(texts), dimensions].
+
+        It runs on the CPU, so `device` is not used. With few texts, the result has fewer dimensions.
+        """
         from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
         bar = progress(total=2, desc=f"N-gram space of {len(texts):,} texts", quiet=quiet)
-        # An n-gram of one text only cannot make it similar to another: it is left out.
+        # An n-gram that occurs in one text only makes no two texts similar, so its column is dropped.
         counts = CountVectorizer(analyzer=ngrams, dtype=np.float32).fit_transform(texts)
         counts = counts[:, np.flatnonzero(counts.getnnz(axis=0) > 1)]
         if not counts.shape[1]:  # no two texts have anything in common
@@ -63,7 +71,7 @@ class NgramSpace(AuxiliarySpace):
         weights = TfidfTransformer(sublinear_tf=True).fit_transform(counts)
         bar.update()
         dimensions = min(self.dimensions, min(weights.shape) - 1)
-        # With too little for a decomposition, the weights themselves are the vectors.
+        # A decomposition needs at least 2 dimensions. With fewer, the weights themselves are the vectors.
         reduced = weights.toarray() if dimensions < 2 else _reduce_alike(weights, dimensions)
         bar.update()
         bar.close()
@@ -71,16 +79,20 @@ class NgramSpace(AuxiliarySpace):
 
 
 def _reduce_alike(weights: csr_matrix, dimensions: int) -> np.ndarray:
-    """`reduce`, with the same result for any number of threads. Most of it knows only one, anyway."""
+    """Run `reduce` on one thread, so that the result does not depend on the number of threads.
+
+    This costs little time: the sparse products, which take most of it, use one thread anyway.
+    """
     with one_thread():
         return reduce(weights, dimensions)
 
 
 def reduce(weights: csr_matrix, dimensions: int) -> np.ndarray:
-    """Coordinates of the rows along the leading right singular vectors, float32 [rows, at most `dimensions`].
+    """Return coordinates of the rows along the leading right singular vectors, float32 [rows, at most `dimensions`].
 
-    What scikit-learn's TruncatedSVD gives, but for rounding. It decomposes a dense matrix with a column for every
-    n-gram at the end, which takes half its time; the eigenvectors of that matrix' small Gram matrix say the same.
+    The result equals that of scikit-learn's TruncatedSVD up to rounding, in about half the time. TruncatedSVD ends with
+    the SVD of a dense matrix that has one column per n-gram. The eigenvectors of the small Gram matrix of that matrix
+    give the same directions.
     """
     from sklearn.utils.extmath import randomized_range_finder
 
@@ -93,7 +105,10 @@ def reduce(weights: csr_matrix, dimensions: int) -> np.ndarray:
 
 
 def ngrams(text: str) -> Iterator[str]:
-    """The n-grams of a text without its case and leading space, then a mark for each of these.
+    """Yield the n-grams of a text without its case and leading space, then a mark for each of the two.
+
+    The characters ``\\x02`` and ``\\x03`` mark start and end of the text, so that prefixes and suffixes differ from
+    the same characters inside a text. ``\\x1f`` stands for a leading space, ``\\x1e`` for a capital letter.
 
     >>> sorted(ngrams(" On"))
     ['\\x02', '\\x02o', '\\x02on', '\\x02on\\x03', '\\x03', '\\x1e', '\\x1f', 'n', 'n\\x03', 'o', 'on', 'on\\x03']

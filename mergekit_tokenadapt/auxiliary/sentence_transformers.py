@@ -1,4 +1,4 @@
-"""Any model that the sentence-transformers library reads."""
+"""Auxiliary space of any model that the sentence-transformers library can load."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ from mergekit_tokenadapt.terminal.progress import shows_progress, without_loadin
 from mergekit_tokenadapt.tokenizer.auto_tokenizer import without_dropout
 
 BATCH_SIZE = 256
-"""Token texts are a few tokens long: large batches are cheap."""
+"""Number of texts in a batch. Token texts are only a few tokens long, so large batches fit into memory."""
 
 
 class SentenceTransformersSpace(CachedSpace):
-    """``auxiliary: sentence-transformers/all-MiniLM-L6-v2``, another hub id, or a folder with `modules.json`."""
+    """The space of a hub id (``sentence-transformers/all-MiniLM-L6-v2``) or of a folder with `modules.json`."""
 
     @classmethod
     def from_argument(cls, argument: str | None) -> SentenceTransformersSpace:
-        """The argument is a folder or a hub id."""
+        """Construct the space from the folder or hub id of a model.
+
+        Raises:
+            TokenAdaptError: there is no argument, or sentence-transformers is not installed.
+        """
         require("sentence_transformers", extra="embed", wanted_by=f"auxiliary {argument!r}")
         if argument is None:
             raise TokenAdaptError("auxiliary 'sentence-transformers' needs a model: sentence-transformers:FOLDER_OR_ID")
         return cls(argument)
 
     def compute(self, folder: Path, texts: Sequence[str], *, device: torch.device, quiet: bool) -> Tensor:
-        """The library sorts the texts by length and shows its own progress bar."""
+        """Embed texts, float32 [len(texts), dimensions]. The library batches them by length and shows its own bar."""
         with importing("sentence_transformers", extra="embed", wanted_by=f"auxiliary {self.name!r}"):
             from sentence_transformers import SentenceTransformer
 

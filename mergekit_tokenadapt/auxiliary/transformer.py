@@ -1,4 +1,7 @@
-"""A plain transformers encoder with mean pooling, as the TokenAdapt paper's code has it."""
+"""Auxiliary space of a transformers encoder with mean pooling, as in the code of the TokenAdapt paper.
+
+Letters: B texts in a batch, T tokens, A dimensions.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +17,26 @@ from mergekit_tokenadapt.terminal.progress import progress, without_loading_bar
 from mergekit_tokenadapt.tokenizer.auto_tokenizer import without_dropout
 
 BATCH_SIZE = 256
+"""Number of texts in a batch."""
 
 
 class TransformerSpace(CachedSpace):
-    """``auxiliary: transformer:FOLDER_OR_ID``, or a folder with an encoder's `config.json`."""
+    """The space of ``auxiliary: transformer:FOLDER_OR_ID``, or of a folder with an encoder's `config.json`."""
 
     @classmethod
     def from_argument(cls, argument: str | None) -> TransformerSpace:
-        """The argument is a folder or a hub id."""
+        """Construct the space from the folder or hub id of a model.
+
+        Raises:
+            TokenAdaptError: there is no argument.
+        """
         if argument is None:
             raise TokenAdaptError("auxiliary 'transformer' needs a model: transformer:FOLDER_OR_ID")
         return cls(argument)
 
     @torch.inference_mode()
     def compute(self, folder: Path, texts: Sequence[str], *, device: torch.device, quiet: bool) -> Tensor:
-        """Mean of the last hidden states over the tokens of each text, in batches of similar length."""
+        """Average the last hidden states over the tokens of each text, float32 [len(texts), A], on the CPU."""
         from transformers import AutoModel, AutoTokenizer
 
         tokenizer = without_dropout(AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False))

@@ -1,1 +1,1 @@
-"""Numbers without tokens: sparse rows, largest inner products, matching pursuit, principal directions."""
+"""Linear algebra that knows nothing of tokens: sparse rows, inner products, matching pursuit, principal directions."""

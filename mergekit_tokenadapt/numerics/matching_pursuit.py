@@ -1,9 +1,9 @@
-"""Orthogonal matching pursuit of many targets over one dictionary of atoms.
+"""Orthogonal matching pursuit (OMP) of many targets over one dictionary of atoms.
 
-The pursuit of Pati, Rezaiifar and Krishnaprasad (1993): take the atom that correlates most with what is left of the
-target, fit all atoms taken so far by least squares, and go on with the residual. As in Batch-OMP (Rubinstein,
-Zibulevsky and Elad, 2008) the fit is kept up to date by a growing Cholesky factor of the chosen atoms' Gram matrix
-instead of being made anew.
+OMP (Pati, Rezaiifar and Krishnaprasad, 1993) approximates a target by a weighted sum of few atoms. Each step chooses
+the atom that has the largest inner product with the residual, fits all chosen atoms to the target by least squares, and
+computes the new residual. As in Batch-OMP (Rubinstein, Zibulevsky and Elad, 2008), a step does not solve the least
+squares anew: it extends the Cholesky factor of the chosen atoms' Gram matrix by one row.
 
 Letters: N targets, B targets of a batch, S atoms, D width of an atom, k steps, t steps done.
 """
@@ -23,20 +23,23 @@ from mergekit_tokenadapt.storage.shards import resumed, shard_folder
 from mergekit_tokenadapt.terminal.progress import Bar, progress
 
 BATCH = 512
-"""Targets worked on at a time, at most."""
+"""Largest number of targets in a batch."""
 MEMORY = 2**29
-"""Bytes that a batch's scores and factors may take."""
+"""Bytes that the scores and Cholesky factors of a batch may take, 512 MiB."""
 SHARD = 4096
-"""Targets made between two files on disk."""
+"""Targets per shard on disk. A stopped run loses at most one shard."""
 VERSION = 1
-"""Of what a shard holds; another one makes nothing of old shards."""
+"""Version of the content of a shard. A new number makes old shards unused."""
 EMPTY = SparseRows(torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+"""The result for no targets."""
 REFINED = 32
-"""Targets whose chosen atoms are held in float64 at a time."""
+"""Targets refined at a time: their chosen atoms are copied to float64, which takes 8 * k * D bytes per target."""
 NOTHING_LEFT = 1e-6
-"""A residual that correlates less than this with every atom, relative to target and atom, is rounding noise."""
+"""The pursuit of a target stops when |<residual, atom>| of the best atom is at most this times |target| |atom|. What is
+left of the target then is rounding noise of float32."""
 DEPENDENT = 1e-6
-"""Squared relative distance from the span of the chosen atoms, below which an atom adds nothing but noise."""
+"""Smallest squared distance of an atom from the span of the chosen atoms, relative to its squared length. A nearer atom
+is linearly dependent on the chosen ones up to rounding, and would get arbitrary weights."""
 
 
 def matching_pursuit(
@@ -48,22 +51,22 @@ def matching_pursuit(
     resumes: bool = False,
     search: Search | None = None,
 ) -> SparseRows:
-    """Each target as a combination of at most `k` atoms.
+    """Approximate each target by a weighted sum of at most `k` atoms.
 
-    A target takes fewer atoms where there are no more, or where fewer leave nothing but rounding noise of it; one
-    that is zero, or orthogonal to all atoms, takes none.
+    A target gets fewer than `k` atoms if there are fewer, or if fewer leave only rounding noise as residual. A target
+    that is zero or orthogonal to all atoms gets none.
 
     Args:
-        targets_ND: any floating dtype, all finite; not changed.
-        atoms_SD: likewise, on the same device.
-        k: atoms per target.
-        quiet: no progress bar.
-        resumes: keep what is made in the cache until all is made, and go on from there.
-        search: for tests; by default the fastest one.
+        targets_ND: [N, D], any floating dtype, all values finite; not changed.
+        atoms_SD: [S, D], any floating dtype, all values finite, on the same device; not changed.
+        k: largest number of atoms per target.
+        quiet: show no progress.
+        resumes: store finished shards in the cache, so that a stopped run can resume.
+        search: finds the atom with the largest inner product; None chooses the fastest. Tests pass others.
 
     Returns:
-        N sparse sums of atoms, on the CPU, the atoms in the order in which they were taken; weights were computed in
-        float64.
+        N sparse rows over the S atoms, on the CPU, in the order in which the atoms were chosen. Weights are computed in
+        float64 and stored as float32.
 
     Raises:
         ValueError: the widths differ, or there are no atoms.
@@ -82,13 +85,13 @@ def matching_pursuit(
             shard_ND = targets_ND[start : start + SHARD]
             make = partial(_shard, shard_ND, atoms_SD, min(k, len(atoms_SD)), search, bar)
             parts.append(resumed(folder, f"{start:08d}", make))
-            bar.update(start + len(shard_ND) - bar.n)  # those that were there already
+            bar.update(start + len(shard_ND) - bar.n)  # targets of shards that were read instead of computed
     compositions = [SparseRows(part["indptr"], part["ids"].long(), part["weights"]) for part in parts]
     return SparseRows.concatenate(compositions) if compositions else EMPTY
 
 
 def _key(targets_ND: Tensor, atoms_SD: Tensor, k: int) -> str:
-    """Changes with everything that a shard depends on."""
+    """Return a hash of everything that a shard depends on."""
     digest = hashlib.sha256(f"{VERSION} {k} {list(targets_ND.shape)} {list(atoms_SD.shape)}".encode())
     for tensor in (targets_ND, atoms_SD):
         digest.update(tensor.float().cpu().contiguous().numpy().data)
@@ -96,7 +99,8 @@ def _key(targets_ND: Tensor, atoms_SD: Tensor, k: int) -> str:
 
 
 def _shard(targets_ND: Tensor, atoms_SD: Tensor, steps: int, search: Search, bar: Bar) -> dict[str, Tensor]:
-    """The compositions of some targets, batch by batch."""
+    """Pursue the targets of one shard, batch by batch, and return the three tensors of `SparseRows`."""
+    # float32 scores take 4 * S bytes per target, twice while they are compared; factors take 8 * k * k bytes.
     batch = max(1, min(BATCH, MEMORY // (8 * len(atoms_SD) + 8 * steps * steps)))
     counts, ids, weights = [], [], []
     for targets_BD in targets_ND.split(batch):  # type: ignore[no-untyped-call]
@@ -110,12 +114,17 @@ def _shard(targets_ND: Tensor, atoms_SD: Tensor, steps: int, search: Search, bar
 
 
 def _pursue(targets_BD: Tensor, atoms_SD: Tensor, steps: int, search: Search) -> tuple[Tensor, Tensor, Tensor]:
-    """Atoms int64, coefficients float64, and which of these are used, bool; all [B, steps]."""
+    """Pursue the targets of one batch.
+
+    Returns:
+        Chosen atoms int64, their coefficients float64, and whether each place is used, bool; all [B, steps].
+    """
     size, device = len(targets_BD), targets_BD.device
     chosen = torch.zeros((size, steps), dtype=torch.int64, device=device)
     coefficients = torch.zeros((size, steps), dtype=torch.float64, device=device)
     is_used = torch.zeros((size, steps), dtype=torch.bool, device=device)
-    # The inverse of the Cholesky factor: row t holds the t-th orthonormal direction as a combination of atoms.
+    # The inverse of the Cholesky factor: row t holds the weights of the chosen atoms that give the t-th orthonormal
+    # direction (Gram-Schmidt). With the inverse, no step has to solve a triangular system.
     directions = torch.zeros((size, steps, steps), dtype=torch.float64, device=device)
     is_open = torch.ones(size, dtype=torch.bool, device=device)
     lengths_B = targets_BD.norm(dim=1)
@@ -124,6 +133,7 @@ def _pursue(targets_BD: Tensor, atoms_SD: Tensor, steps: int, search: Search) ->
         places, correlations = search.best(residuals_BD)
         new_BD = atoms_SD[places]
         squares = new_BD.double().square().sum(dim=1)
+        # A target whose pursuit has ended stays in the batch with zero updates: tensors keep one shape.
         is_open = is_open & (correlations.abs() > NOTHING_LEFT * lengths_B * squares.sqrt())
         counts = torch.full((size,), t, device=device)
         gram_Bt = inner_products(new_BD, atoms_SD, counts, chosen[:, :t].flatten()).view(size, t).double()
@@ -133,12 +143,14 @@ def _pursue(targets_BD: Tensor, atoms_SD: Tensor, steps: int, search: Search) ->
         is_open = is_open & (left_B > DEPENDENT * squares)
         if not is_open.any():
             break
+        # The part of the new atom that is orthogonal to the chosen ones, normalised, is the new direction.
         scale_B = torch.where(is_open, left_B, 1).sqrt()
         row = torch.cat([-torch.bmm(shares_Bt[:, None], known)[:, 0], torch.ones_like(left_B)[:, None]], dim=1)
         row = row / scale_B[:, None] * is_open[:, None]
         directions[:, t, : t + 1] = row
         chosen[:, t] = torch.where(is_open, places, 0)
         is_used[:, t] = is_open
+        # The residual is orthogonal to all earlier directions, so its share along the new one is correlation / scale.
         coefficients[:, : t + 1] += row * (correlations / scale_B)[:, None]
         residuals_BD = targets_BD - _combine(chosen[:, : t + 1], coefficients[:, : t + 1], atoms_SD)
     for part in torch.arange(size, device=device).split(REFINED):  # type: ignore[no-untyped-call]
@@ -162,7 +174,10 @@ def _refined(
     directions_Btt: Tensor,
     is_used_Bt: Tensor,
 ) -> Tensor:
-    """The coefficients after a step of iterative refinement in float64: the Gram matrix was made in float32."""
+    """Improve the coefficients, float64 [B, steps], by one step of iterative refinement in float64.
+
+    The Gram matrix consists of float32 inner products, which limit the accuracy of the coefficients.
+    """
     atoms_BtD = atoms_SD[chosen_Bt].double() * is_used_Bt[:, :, None]
     made_BD = torch.bmm(coefficients_Bt[:, None], atoms_BtD)[:, 0]
     errors_Bt1 = torch.bmm(atoms_BtD, (targets_BD.double() - made_BD)[:, :, None])

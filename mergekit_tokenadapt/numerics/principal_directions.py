@@ -1,4 +1,7 @@
-"""Leading principal directions of a matrix: fewer columns where it is wide."""
+"""Reduce a wide matrix to its coordinates along its leading principal directions.
+
+Letters: V rows, D columns, P directions.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,32 @@ from torch import Tensor
 from mergekit_tokenadapt.numerics.threads import one_thread
 
 MAX_DIRECTIONS = 768
-"""Columns are made from at most so many principal directions of the matrix: bounds time and memory."""
+"""Largest number of columns after the reduction. It bounds time and memory of what follows."""
 
 
 def along_principal_directions(matrix_VD: Tensor) -> Tensor:
-    """[V, P]: the matrix itself where it is narrow, else its coordinates along the leading directions."""
+    """Return coordinates along the leading directions, [V, P], or the matrix itself if it has few columns."""
     return along(matrix_VD, principal_directions(matrix_VD))
 
 
 def principal_directions(matrix_VD: Tensor) -> Tensor | None:
-    """The `MAX_DIRECTIONS` leading ones, float32 [D, P]; None where the matrix is no wider."""
+    """Return the `MAX_DIRECTIONS` leading right singular vectors, float32 [D, P]; None if D is not larger than that.
+
+    The matrix is not centred: it has the eigenvectors of ``matrix.T @ matrix``.
+
+    Args:
+        matrix_VD: float32 [V, D]; not changed.
+    """
     if matrix_VD.shape[1] <= MAX_DIRECTIONS:
         return None
     vectors_DD: Tensor
     gram_DD = matrix_VD.T @ matrix_VD
     with one_thread():
         _, vectors_DD = torch.linalg.eigh(gram_DD)
-    return vectors_DD[:, -MAX_DIRECTIONS:].clone()  # without the others, which would stay in memory
+    # `eigh` sorts by ascending eigenvalue. The copy lets the memory of the other directions go.
+    return vectors_DD[:, -MAX_DIRECTIONS:].clone()
 
 
 def along(matrix_VD: Tensor, directions_DP: Tensor | None) -> Tensor:
-    """Return the coordinates of rows along some directions, float32 [V, P]; the rows themselves for None."""
+    """Return the coordinates of rows along directions, float32 [V, P]. Without directions, return the rows."""
     return matrix_VD if directions_DP is None else matrix_VD @ directions_DP

@@ -1,4 +1,4 @@
-"""Rows as weighted sums of old rows: the sparse half of every plan.
+"""New rows as weighted sums of old rows, stored as a sparse matrix of weights.
 
 Letters: N new rows, V rows of the old matrix, D width of a row, Z non-zero weights.
 """
@@ -12,23 +12,23 @@ import torch
 from torch import Tensor
 
 CHUNK_ROWS = 16384
-"""New rows computed at a time, at most: bounds the float32 copies to the old rows that these need."""
+"""Largest number of new rows in a chunk. Only the old rows that a chunk needs are copied to float32 at a time."""
 CHUNK_BYTES = 1 << 25
-"""float32 rows computed at a time, at most: wide rows go in shorter chunks."""
+"""Largest size of a chunk of new rows in bytes of float32, 32 MiB. Wide rows therefore get shorter chunks."""
 
 
 @dataclass(frozen=True)
 class SparseRows:
-    """N rows, each a weighted sum of rows of a V x D matrix, in compressed sparse rows.
+    """N new rows, each a weighted sum of rows of a V x D matrix, in compressed sparse row (CSR) format.
 
-    Row n is ``sum(weights[j] * matrix[ids[j]] for j in range(indptr[n], indptr[n + 1]))``. A row is
-    empty if the method found nothing to compose it from.
+    Row n is ``sum(weights[j] * matrix[ids[j]] for j in range(indptr[n], indptr[n + 1]))``. A row without weights is
+    *empty*: the method found no old rows for it.
     """
 
     indptr: Tensor
     """int64 [N + 1]"""
     ids: Tensor
-    """int64 [Z]: rows of the old matrix."""
+    """int64 [Z]: indices of rows of the old matrix."""
     weights: Tensor
     """float32 [Z]"""
 
@@ -36,50 +36,61 @@ class SparseRows:
         return len(self.indptr) - 1
 
     def check(self) -> None:
-        """Check a composition that was read from a file.
+        """Check sparse rows that were read from a file.
 
         Raises:
             ValueError: the three tensors do not fit together.
         """
         indptr, ids, weights = self.indptr, self.ids, self.weights
         if not indptr.dim() == ids.dim() == weights.dim() == 1 or (indptr.dtype, ids.dtype) != (torch.int64,) * 2:
-            raise ValueError("a composition has the wrong shapes or types")
+            raise ValueError("the tensors of sparse rows have wrong shapes or dtypes")
         if not len(indptr) or indptr[0] != 0 or (indptr.diff() < 0).any() or indptr[-1] != len(ids):
-            raise ValueError("the rows of a composition are not in order")
+            raise ValueError("indptr of sparse rows does not rise from 0 to the number of ids")
         if len(ids) != len(weights) or (ids < 0).any() or weights.dtype != torch.float32:
-            raise ValueError("the weights of a composition do not fit its ids")
+            raise ValueError("the weights of sparse rows do not fit their ids")
 
     @property
     def counts(self) -> Tensor:
-        """Number of weights of each row, int64 [N]."""
+        """The number of weights of each row, int64 [N]."""
         return self.indptr.diff()
 
     @property
     def rows(self) -> Tensor:
-        """For each weight, the row it belongs to, int64 [Z]."""
+        """The new row that each weight belongs to, int64 [Z]."""
         return torch.repeat_interleave(torch.arange(len(self), device=self.indptr.device), self.counts)
 
     def row(self, index: int) -> list[tuple[int, float]]:
-        """(old id, weight) of one row, heaviest first."""
+        """Return (old id, weight) pairs of one row, by descending weight, then by ascending id."""
         start, end = int(self.indptr[index]), int(self.indptr[index + 1])
         pairs = zip(self.ids[start:end].tolist(), self.weights[start:end].tolist(), strict=True)
         return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
 
     def select(self, places: Tensor) -> SparseRows:
-        """Some of the rows, in the order given; `places` int64."""
+        """Return some of the rows, in the order of `places`, int64 [number of rows]."""
         counts = self.counts[places]
         indptr = _indptr(counts)
+        # Weight j of the result comes from place j + shift, where shift is constant within a row.
         shift = self.indptr[places] - indptr[:-1]
         kept = torch.repeat_interleave(shift, counts) + torch.arange(int(indptr[-1]), device=shift.device)
         return SparseRows(indptr, self.ids[kept], self.weights[kept])
 
     def cpu(self) -> SparseRows:
-        """The same composition in main memory."""
+        """Return the same rows with their tensors in main memory."""
         return SparseRows(self.indptr.cpu(), self.ids.cpu(), self.weights.cpu())
 
     @classmethod
     def from_triplets(cls, rows: Tensor, ids: Tensor, weights: Tensor, num_rows: int) -> SparseRows:
-        """Pack (row, old id, weight) triplets; weights of the same row and id are added up."""
+        """Pack (row, old id, weight) triplets. Weights with the same row and id are added up.
+
+        Args:
+            rows: int64 [Z], the new row of each weight.
+            ids: int64 [Z], the old row of each weight.
+            weights: [Z], any floating dtype.
+            num_rows: N, which may exceed the largest row.
+
+        Raises:
+            RuntimeError: a row is not below `num_rows`, or an index is negative.
+        """
         width = int(ids.max()) + 1 if len(ids) else 1
         places = torch.stack([rows, ids])
         packed = torch.sparse_coo_tensor(places, weights.float(), (num_rows, width), check_invariants=True).coalesce()
@@ -88,17 +99,20 @@ class SparseRows:
 
     @classmethod
     def concatenate(cls, parts: Sequence[SparseRows]) -> SparseRows:
-        """The rows of all parts, one after the other."""
+        """Join the rows of all parts in the order of the parts."""
         counts = torch.cat([part.counts for part in parts])
         return cls(_indptr(counts), torch.cat([p.ids for p in parts]), torch.cat([p.weights for p in parts]))
 
     def normalised(self) -> SparseRows:
-        """The same rows with weights that add up to 1; empty rows stay empty."""
+        """Return the rows with the weights of each row divided by their sum. Empty rows stay empty."""
         totals = torch.zeros(len(self)).to(self.weights).index_add_(0, self.rows, self.weights)
         return SparseRows(self.indptr, self.ids, self.weights / totals[self.rows])
 
     def plus(self, other: SparseRows, share: float) -> SparseRows:
-        """``(1 - share) * self + share * other``, row by row; an empty row leaves the other one whole."""
+        """Return ``(1 - share) * self + share * other``, row by row.
+
+        If one of the two rows is empty, the other keeps its full weights.
+        """
         mine, others = torch.full((len(self),), 1 - share), torch.full((len(self),), share)
         mine, others = mine.to(self.weights), others.to(self.weights)
         mine[other.counts == 0] = 1
@@ -111,16 +125,24 @@ class SparseRows:
         )
 
     def apply(self, matrix_VD: Tensor) -> Tensor:
-        """The N rows, float32 [N, D], on the device of `matrix_VD`, which is not changed."""
+        """Compute the N rows, float32 [N, D], on the device of `matrix_VD`.
+
+        Args:
+            matrix_VD: the old matrix, any floating dtype; not changed.
+        """
         made_ND = torch.empty((len(self), matrix_VD.shape[1]), dtype=torch.float32, device=matrix_VD.device)
         for places, rows in self.in_chunks(matrix_VD):
             made_ND[places] = rows
         return made_ND
 
     def in_chunks(self, matrix_VD: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """The N rows a chunk at a time, to be put where they belong: their places, and float32 [chunk, D].
+        """Compute the N rows one chunk at a time, so that neither matrix is needed in float32 as a whole.
 
-        Only the old rows that a chunk of new rows needs are copied to float32 at a time.
+        Args:
+            matrix_VD: the old matrix, any floating dtype; not changed.
+
+        Yields:
+            The indices of a chunk of new rows, and these rows, float32 [chunk, D].
         """
         device, width = matrix_VD.device, matrix_VD.shape[1]
         indptr, ids, weights = self.indptr.to(device), self.ids.to(device), self.weights.to(device)

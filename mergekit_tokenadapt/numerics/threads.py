@@ -1,8 +1,8 @@
-"""The same numbers, however many threads there are.
+"""Make results independent of the number of threads.
 
-Products of matrices come out the same for any number of threads: each is a sum in a fixed order. Decompositions
-(LAPACK's) and sums over a whole tensor cut their work by the number of threads, and round accordingly. They are small
-beside the products: one thread is enough for them.
+Matrix products give the same bits for any number of threads, because each entry is a sum in a fixed order.
+Decompositions (LAPACK) and sums over a whole tensor divide their work by the number of threads, so their rounding
+depends on it. They take little time beside the products, and therefore run on one thread.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch, numpy and scipy decompose matrices with one thread."""
+    """Inside the ``with`` block, let torch, numpy and scipy use one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -28,5 +28,8 @@ def one_thread() -> Iterator[None]:
 
 
 def total(matrix: Tensor) -> Tensor:
-    """The sum of all entries, columns first: torch's own sum depends on the number of threads."""
+    """Return the sum of all entries, shape [], computed column by column.
+
+    ``matrix.sum()`` rounds differently with another number of threads.
+    """
     return matrix.sum(0).sum()
