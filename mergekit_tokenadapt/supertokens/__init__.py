@@ -1,1 +1,1 @@
-"""Learning vocabularies whose tokens may span words."""
+"""Learn supertokens (tokens that may span several words), and add them to a tokenizer."""

@@ -1,9 +1,11 @@
-"""Random chunks: the trainer of the TokenAdapt paper (arXiv 2505.09738, appendix A), made to run.
+"""The algorithm `chunks`: BPE on random chunks of text (TokenAdapt, arXiv 2505.09738, appendix A).
 
-Text is cut into chunks of random lengths, and BPE is learned inside the chunks, so that merges may reach
-across words but not further than chance lets them. Differences from the paper's code: its distribution adds
-up to 1.10, and is refused here; chunks are also cut where the result's own pre-tokenizer cuts, so that every
-token can be produced.
+The text is divided into chunks of random lengths. BPE then merges within each chunk, so that a token may span words but
+not more characters than a chunk has.
+
+Two things differ from the paper's code. The probabilities of its chunk lengths add up to 1.10; `ChunkLengths` refuses
+such a distribution. Chunks also end wherever the learned tokenizer's own pre-tokenizer ends a piece, so that the
+tokenizer can produce every token.
 """
 
 from __future__ import annotations
@@ -26,12 +28,16 @@ from mergekit_tokenadapt.supertokens.texts import Corpus
 from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 
 MARK = "\ufdd0"
-"""Put between chunks. Unicode keeps it free for such uses: it is no character of any text."""
+"""Character between two chunks. Unicode reserves U+FDD0 for internal use, so that no text contains it."""
 SHORTEST, LONGEST = 4, 23
+"""Range of the default chunk lengths, in characters, as in the paper."""
 
 
 def bell_shaped() -> dict[int, float]:
-    """Lengths 4 to 23 with probabilities along a bell curve around their middle, adding up to 1."""
+    """Return the default distribution of chunk lengths: 4 to 23 characters, with normal weights around the middle.
+
+    The standard deviation is a quarter of the range. The probabilities add up to 1.
+    """
     lengths = np.arange(SHORTEST, LONGEST + 1)
     middle, spread = (SHORTEST + LONGEST) / 2, (LONGEST - SHORTEST) / 4
     weights = np.exp(-(((lengths - middle) / spread) ** 2) / 2)
@@ -40,9 +46,10 @@ def bell_shaped() -> dict[int, float]:
 
 @dataclass(frozen=True)
 class ChunkLengths:
-    """How long chunks are, in characters: length to probability."""
+    """The distribution of chunk lengths."""
 
     distribution: Mapping[int, float] = field(default_factory=bell_shaped)
+    """Chunk length in characters -> probability. The probabilities have to add up to 1."""
 
     def __post_init__(self) -> None:
         total = sum(self.distribution.values())
@@ -54,7 +61,7 @@ class ChunkLengths:
             raise TokenAdaptError(f"the probabilities of the chunk lengths add up to {total:.4f}; they should make 1")
 
     def draw(self, number: int, generator: np.random.Generator) -> np.ndarray:
-        """Random lengths, int64 [number]."""
+        """Draw random chunk lengths in characters, int64 [number]."""
         lengths = np.array(sorted(self.distribution), dtype=np.int64)
         weights = np.array([self.distribution[int(n)] for n in lengths])
         return generator.choice(lengths, size=number, p=weights / weights.sum())
@@ -71,17 +78,18 @@ def train_chunks(
     lengths: ChunkLengths | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """A new tokenizer definition.
+    """Learn a new tokenizer from random chunks and return its definition (the content of ``tokenizer.json``).
 
     Args:
-        corpus: read once, up to ``limits.words_from``: the trainer holds every distinct chunk.
-        vocab_size: tokens, with special ones and the 256 bytes.
-        rules: what tokens may hold.
-        limits: what learning may use up.
-        special_tokens: get the first ids.
-        pre_tokenizer: how words are cut; by `word_pattern` where there is none.
-        lengths: of the chunks.
-        seed: of the random cuts.
+        corpus: the text. Its first ``limits.words_from`` bytes are read once, because the trainer holds every distinct
+            chunk in memory.
+        vocab_size: number of tokens, including special tokens and the 256 bytes.
+        rules: which texts a token may have.
+        limits: memory, minimum frequency and amount of text.
+        special_tokens: tokens that get the first ids.
+        pre_tokenizer: the word pre-tokenizer, as in ``tokenizer.json``; None takes `word_pattern`.
+        lengths: the distribution of chunk lengths; None takes `bell_shaped`.
+        seed: seed of the random chunk lengths.
 
     Raises:
         TokenAdaptError: an option is out of range, or there is no text.
@@ -94,7 +102,9 @@ def train_chunks(
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(MARK, "removed"), cut])
     asked = vocab_size
-    while True:  # tokens that break a rule only as a whole go, and others take their place
+    # Some learned tokens are removed afterwards, because only the finished token shows that it breaks a rule. Training
+    # is repeated with a larger vocabulary until enough tokens remain, or the text has no more pairs to merge.
+    while True:
         trainer = trainers.BpeTrainer(
             vocab_size=asked,
             min_frequency=limits.min_frequency,
@@ -116,7 +126,7 @@ def train_chunks(
 
 
 def chunked(pieces: Iterable[str], lengths: ChunkLengths, seed: int) -> Iterator[str]:
-    """The pieces with `MARK` between random chunks."""
+    """Yield each piece of text with `MARK` between chunks of random lengths."""
     generator = np.random.default_rng(seed)
     shortest = max(1, min(n for n, p in lengths.distribution.items() if p > 0))
     for piece in pieces:
@@ -129,7 +139,10 @@ def chunked(pieces: Iterable[str], lengths: ChunkLengths, seed: int) -> Iterator
 def _kept(
     definition: Mapping[str, Any], vocab_size: int, rules: Rules, in_one_piece: Callable[[str], bool]
 ) -> dict[str, Any]:
-    """The trained model without tokens that break a rule or would be cut, and what is made of them, ids closed up."""
+    """Return the trained BPE model without tokens that break a rule or that the pre-tokenizer would split.
+
+    Tokens that are merged from a removed token are removed, too. The remaining ids are renumbered without gaps.
+    """
     vocabulary = Vocabulary.from_definition({**definition, "decoder": {"type": "ByteLevel"}})
     model = definition["model"]
     made = {x + y for x, y in model["merges"]}

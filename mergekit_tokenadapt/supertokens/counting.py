@@ -1,12 +1,14 @@
-"""Counting what tokens could be merged into: pairs of neighbours, then the runs that they make.
+"""Count the pairs of neighbouring tokens in a corpus, and then the runs of tokens that may become one token.
 
-A run is a stretch of tokens that may all become one: cut by the pre-tokenizer, by the rules, and wherever
-two neighbours meet too rarely to be ever merged. Counting runs by frequency instead of keeping the text is
-what makes merges across words quick to learn ("Faster Superword Tokenization", arXiv 2604.05192); cutting at
-rare neighbours changes nothing that is learned, because a merge is never more frequent than any pair of
-neighbours inside it, and it is what lets the counts be bounded.
+A run is a sequence of tokens within which every pair of neighbours may be merged. A run ends where the pre-tokenizer
+ends a piece, where the rules forbid a merge, and between two neighbours that occur too rarely to be merged. Runs with
+their frequencies replace the text, which makes learning merges across words fast ("Faster Superword Tokenization",
+arXiv 2604.05192).
 
-Everything here works on any iterator of texts, and counts of parts of a corpus can be added up.
+Ending runs at rare pairs limits the number of distinct runs. It does not change the learned merges, because a merge is
+never more frequent than any pair of neighbours inside it.
+
+All functions take any iterator of texts, and counts of parts of a corpus can be added up.
 """
 
 from __future__ import annotations
@@ -26,56 +28,60 @@ from mergekit_tokenadapt.tokenizer.files import tokenizer_of
 from mergekit_tokenadapt.tokenizer.vocabulary import Definition, Vocabulary
 
 BATCH_BYTES = 4_000_000
-"""Text that is encoded at once."""
+"""Size of one batch for ``encode_batch``. It is measured in characters; for ASCII these are bytes."""
 FIRST_CHARACTER = 0x10000
-"""A token is written as the character with this number plus its id: no separator, no surrogate is that high."""
+"""A token is written as the character with the code point `FIRST_CHARACTER` + id.
+
+This range contains neither `END` nor surrogates, which UTF-8 cannot encode.
+"""
 MAX_IDS = 0x10FFFF - FIRST_CHARACTER
+"""Highest token id that can be written as one character: Unicode ends at U+10FFFF."""
 END = "\n"
-"""Parts runs."""
+"""Separates two runs."""
 REPLACED = "\ufffd"
-"""What stands for bytes that are no text."""
+"""U+FFFD, which replaces bytes that are not valid UTF-8."""
 
 Stream = Iterator[tuple[np.ndarray, np.ndarray]]
-"""Token ids of a part of the corpus, int32 [n], and whether each starts a new run, bool [n]."""
+"""Batches of a corpus: token ids, int32 [n], and whether each token starts a new run, bool [n]."""
 
 
 Prepare = Callable[[Iterator[str]], Iterator[str]]
-"""A last step on the pieces of text before they are encoded."""
+"""A function that changes the pieces of text right before they are encoded."""
 
 
 @dataclass(frozen=True)
 class Encode:
-    """How texts become a stream. Can be sent to another process."""
+    """The step from pieces of text to a `Stream`. The object can be pickled and sent to another process."""
 
     definition: Definition
-    """With the pre-tokenizer that the result will have, and the merges that are there already."""
+    """The tokenizer with its present merges, and with the pre-tokenizer that the result will have."""
     vocabulary: Vocabulary
     rules: Rules
     prepare: Prepare = iter
 
     def __call__(self, texts: Iterator[str]) -> Stream:
-        """Encode pieces of a corpus, in batches."""
+        """Encode pieces of text in batches."""
         joints = Joints(self.vocabulary, self.rules)
         return run_stream(self.prepare(readable(texts)), tokenizer_of(self.definition), joints)
 
 
 class TokenRuns(Protocol):
-    """An encoded corpus, of which pairs are counted first, and then runs, perhaps more than once."""
+    """An encoded corpus. `pairs` is called once, then `runs` one or more times."""
 
     def pairs(self, max_pairs: int) -> PairCounts:
-        """See `count_pairs`."""
+        """Count pairs of neighbours, see `count_pairs`."""
 
     def runs(self, pairs: PairCounts, min_frequency: int, max_bytes: int) -> RunCounts:
-        """See `count_runs`."""
+        """Count runs, see `count_runs`."""
 
 
 def run_stream(texts: Iterable[str], tokenizer: Tokenizer, joints: Joints) -> Stream:
-    """Encode texts, batch by batch, and say where runs start.
+    """Encode texts in batches, and mark the tokens at which runs start.
 
     Args:
-        texts: the corpus, in pieces.
-        tokenizer: with the pre-tokenizer that the result will have, and the merges that are there already.
-        joints: which neighbours may be merged.
+        texts: the pieces of a corpus.
+        tokenizer: a tokenizer with the present merges, and with the pre-tokenizer that the result will have.
+        joints: which neighbouring tokens may be merged.
     """
     for batch in batches(texts):
         encodings = tokenizer.encode_batch(batch, add_special_tokens=False)
@@ -84,7 +90,7 @@ def run_stream(texts: Iterable[str], tokenizer: Tokenizer, joints: Joints) -> St
         if not total:
             continue
         ids = np.fromiter((i for e in encodings for i in e.ids), dtype=np.int32, count=total)
-        # A special token in the text has no word.
+        # A special token in the text belongs to no word: its word id is None.
         words = np.fromiter((-1 if w is None else w for e in encodings for w in e.word_ids), np.int32, total)
         starts = np.ones(total, dtype=bool)
         starts[1:] = (words[1:] != words[:-1]) | ~joints.allowed(ids[:-1], ids[1:])
@@ -94,13 +100,16 @@ def run_stream(texts: Iterable[str], tokenizer: Tokenizer, joints: Joints) -> St
 
 
 def readable(pieces: Iterable[str]) -> Iterator[str]:
-    """The pieces without U+FFFD, cut there: a token with it would stand for text that could not be read."""
+    """Split pieces at U+FFFD and leave that character out, because no token should contain it.
+
+    Here U+FFFD mostly stands for bytes that were not valid UTF-8.
+    """
     for piece in pieces:
         yield from filter(None, piece.split(REPLACED))
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts in lists that are worth encoding at once."""
+    """Group texts into lists of about `BATCH_BYTES` characters."""
     batch: list[str] = []
     size = 0
     for text in texts:
@@ -115,23 +124,23 @@ def batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 @dataclass
 class PairCounts:
-    """How often tokens were neighbours in a run."""
+    """How often two tokens were neighbours within a run."""
 
     keys: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    """int64 [pairs], ascending: left id * 2 ** 32 + right id."""
+    """int64 [pairs], ascending: id of the left token * 2 ** 32 + id of the right token."""
     counts: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """int64 [pairs]"""
     lost: int = 0
-    """Pairs that were forgotten had at most this count."""
+    """Upper bound of the number of occurrences that one pair lost when rare pairs were removed from memory."""
 
     def __add__(self, other: PairCounts) -> PairCounts:
-        """The counts of both parts of a corpus."""
+        """Add the counts of two parts of a corpus."""
         keys, places = np.unique(np.concatenate([self.keys, other.keys]), return_inverse=True)
         counts = np.bincount(places, weights=np.concatenate([self.counts, other.counts])).astype(np.int64)
         return PairCounts(keys, counts[: len(keys)], self.lost + other.lost)
 
     def limited(self, max_pairs: int) -> PairCounts:
-        """Forget the rarest pairs where there are more than `max_pairs` (lossy counting, Manku and Motwani 2002)."""
+        """Remove the rarest pairs if there are more than `max_pairs` (lossy counting, Manku and Motwani 2002)."""
         if len(self.keys) <= max_pairs:
             return self
         threshold = int(np.partition(self.counts, -max_pairs)[-max_pairs])
@@ -139,12 +148,14 @@ class PairCounts:
         return PairCounts(self.keys[kept], self.counts[kept], self.lost + threshold)
 
     def frequent(self, min_frequency: int) -> PairCounts:
-        """The pairs that may have been met at least so often."""
+        """Return the pairs that may have occurred at least `min_frequency` times, given that counts may lack up to
+        `lost`.
+        """
         kept = self.counts + self.lost >= min_frequency
         return PairCounts(self.keys[kept], self.counts[kept], self.lost)
 
     def contains(self, keys: np.ndarray) -> np.ndarray:
-        """Whether each of the pairs is counted here, bool."""
+        """Return whether each key belongs to a counted pair, bool [len(keys)]."""
         if not len(self.keys):
             return np.zeros(len(keys), dtype=bool)
         places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
@@ -153,13 +164,13 @@ class PairCounts:
 
 
 def pair_keys(ids: np.ndarray) -> np.ndarray:
-    """Each token with the one after it as one number, int64 [n - 1]."""
+    """Encode each token and its right neighbour as one number, int64 [n - 1]."""
     keys: np.ndarray = ids[:-1].astype(np.int64) << 32 | ids[1:]
     return keys
 
 
 def count_pairs(stream: Iterable[tuple[np.ndarray, np.ndarray]], max_pairs: int) -> PairCounts:
-    """Count neighbours inside runs, holding at most about `max_pairs` different ones."""
+    """Count pairs of neighbours within runs. About `max_pairs` distinct pairs are held in memory at most."""
     return add_pairs((_pairs_of(ids, starts) for ids, starts in stream), max_pairs)
 
 
@@ -168,15 +179,15 @@ def _pairs_of(ids: np.ndarray, starts: np.ndarray) -> PairCounts:
 
 
 def add_pairs(parts: Iterable[PairCounts], max_pairs: int) -> PairCounts:
-    """Add up the counts of parts of a corpus, holding at most about `max_pairs` different pairs.
+    """Add up the counts of parts of a corpus. About `max_pairs` distinct pairs are held in memory at most.
 
-    As long as nothing is forgotten (`lost` is 0), neither the order of the parts nor their size matters.
+    While no pair has been removed (`lost` is 0), neither the order nor the size of the parts changes the result.
     """
     total, waiting, held = PairCounts(), list[PairCounts](), 0
     for part in parts:
         waiting.append(part)
         held += len(part.keys)
-        # Adding up costs as much as there is: wait until it is worth while.
+        # One addition sorts the whole total. Parts wait until they have about as many pairs as the total.
         if held > max(len(total.keys), max_pairs // 4):
             total, waiting, held = _sum([total, *waiting]).limited(max_pairs), [], 0
     return _sum([total, *waiting]).limited(max_pairs)
@@ -189,30 +200,31 @@ def _sum(parts: list[PairCounts]) -> PairCounts:
 
 @dataclass
 class RunCounts:
-    """How often each run of tokens was met. A run is written with one character per token."""
+    """How often each run occurred. A run is a string with one character per token, see `FIRST_CHARACTER`."""
 
     counts: Counter[str] = field(default_factory=Counter)
     min_frequency: int = 2
-    """Runs are cut where neighbours were met less often than this."""
+    """Runs end between neighbours that occurred less often than this."""
 
     def __add__(self, other: RunCounts) -> RunCounts:
-        """The counts of both parts of a corpus."""
+        """Add the counts of two parts of a corpus."""
         return RunCounts(self.counts + other.counts, max(self.min_frequency, other.min_frequency))
 
     def bytes_held(self) -> int:
-        """About the memory that the counts take."""
+        """Estimate the memory of the counts in bytes, from the sizes of the first 1,000 runs."""
         sample = [sys.getsizeof(run) for run, _ in zip(self.counts, range(1000), strict=False)]
+        # About 100 bytes an entry: the slot of the hash table and the count.
         return int(len(self.counts) * (sum(sample) / max(1, len(sample)) + 100))
 
     def cut_at_rarer(self, pairs: PairCounts, min_frequency: int) -> RunCounts:
-        """The same counts with more cuts: where neighbours were met less often than `min_frequency`."""
+        """Divide the runs further, between neighbours that occurred less often than `min_frequency`."""
         frequent, counts = pairs.frequent(min_frequency), Counter[str]()
         runs = list(self.counts.items())
         for first in range(0, len(runs), 100_000):
             part = runs[first : first + 100_000]
             ids, starts = _from_text(END.join(run for run, _ in part))
             texts = _to_text(ids, _cut(ids, starts, frequent)).split(END)
-            # Every old run starts a new one, so that the pieces of each are found in order.
+            # Every old run starts a new run. The running number of starts therefore tells which old run a part is from.
             numbers = np.cumsum(starts) - 1
             owner = numbers[_cut(ids, starts, frequent)]
             for text, n in zip(texts, owner.tolist(), strict=True):
@@ -224,13 +236,13 @@ class RunCounts:
 def count_runs(
     stream: Iterable[tuple[np.ndarray, np.ndarray]], pairs: PairCounts, min_frequency: int, max_bytes: int
 ) -> RunCounts:
-    """Count runs of at least two tokens.
+    """Count the runs that have at least two tokens.
 
     Args:
-        stream: the same corpus that the pairs were counted on.
-        pairs: its pairs.
-        min_frequency: pairs met less often are never merged.
-        max_bytes: where the counts take more memory than this, `min_frequency` is doubled.
+        stream: the corpus on which the pairs were counted.
+        pairs: the counts of its pairs.
+        min_frequency: runs end between neighbours that occurred less often than this.
+        max_bytes: memory for the counts in bytes. Where they need more, `min_frequency` is doubled until they fit.
     """
     result, frequent = RunCounts(min_frequency=min_frequency), pairs.frequent(min_frequency)
     for ids, starts in stream:
@@ -243,9 +255,10 @@ def count_runs(
 
 
 def add_runs(parts: Iterable[RunCounts], pairs: PairCounts, min_frequency: int, max_bytes: int) -> RunCounts:
-    """Add up the runs of parts of a corpus, all cut at `min_frequency`; see `count_runs`.
+    """Add up the runs of parts of a corpus. All runs end at pairs that are rarer than `min_frequency`; see
+    `count_runs`.
 
-    As long as they fit into `max_bytes`, neither the order of the parts nor their size matters.
+    While the counts fit into `max_bytes`, neither the order nor the size of the parts changes the result.
     """
     result = RunCounts(min_frequency=min_frequency)
     for part in parts:
@@ -258,13 +271,14 @@ def add_runs(parts: Iterable[RunCounts], pairs: PairCounts, min_frequency: int, 
 
 
 def _cut(ids: np.ndarray, starts: np.ndarray, frequent: PairCounts) -> np.ndarray:
+    """Return where runs start when they also end at pairs that are not in `frequent`, bool [n]."""
     result: np.ndarray = starts.copy()
     result[1:] |= ~frequent.contains(pair_keys(ids))
     return result
 
 
 def _to_text(ids: np.ndarray, starts: np.ndarray) -> str:
-    """Runs as text, `END` between them."""
+    """Write runs as text with `END` between them."""
     if len(ids) and int(ids.max()) > MAX_IDS:
         raise TokenAdaptError(f"token ids above {MAX_IDS:,} cannot be counted")
     places = np.flatnonzero(starts[1:]) + 1
@@ -273,7 +287,7 @@ def _to_text(ids: np.ndarray, starts: np.ndarray) -> str:
 
 
 def _from_text(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """The inverse of `_to_text`."""
+    """Return the ids and run starts that `_to_text` has written."""
     characters = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     is_end = characters == ord(END)
     starts = np.zeros(len(characters), dtype=bool)

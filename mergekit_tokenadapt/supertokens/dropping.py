@@ -1,4 +1,4 @@
-"""Dropping the least used tokens of a vocabulary, so that it keeps its size when others are added."""
+"""Remove the least used tokens of a vocabulary, so that its size stays the same when other tokens are added."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabular
 
 
 def least_used(vocabulary: Vocabulary, model: Mapping[str, Any], usage: np.ndarray, number: int) -> list[Token]:
-    """The tokens that are missed least, in the order in which they go.
+    """Choose the `number` least used tokens, in the order in which they are removed.
 
-    Only ordinary tokens that a merge makes can go: special and added tokens, bytes and single characters
-    of the alphabet stay. So does every token that a merge which stays needs: a token goes when all longer
-    ones made from it have gone. Text that held a dropped token is cut into the two that it was made of.
+    Candidates are ordinary tokens that a merge makes. Special tokens, added tokens, bytes and single characters of the
+    alphabet stay. So does every token that a remaining merge needs: a token can go only after all longer tokens that
+    are merged from it. Text with a removed token is segmented into the two tokens that it was merged from.
 
     Args:
-        vocabulary: tokens that may go.
-        model: the BPE model, with its new merges.
-        usage: how often each id occurs.
-        number: tokens to drop.
+        vocabulary: the vocabulary with the candidates.
+        model: the BPE model from ``tokenizer.json``, with its new merges.
+        usage: occurrences of each id, int64 [ids].
+        number: number of tokens to remove.
 
     Raises:
-        TokenAdaptError: fewer can go.
+        TokenAdaptError: fewer than `number` tokens can be removed.
     """
     made_by: dict[str, list[tuple[str, str]]] = {}
     needed: Counter[str] = Counter()
@@ -36,7 +36,7 @@ def least_used(vocabulary: Vocabulary, model: Mapping[str, Any], usage: np.ndarr
         made_by.setdefault(left + right, []).append((left, right))
         needed.update({left, right} - {left + right})
     candidates = {t.spelling: t for t in vocabulary if t.kind is TokenKind.ORDINARY and t.spelling in made_by}
-    # Of equally rare tokens, the one learned last goes first.
+    # Of equally rare tokens, the one with the highest id goes first: BPE learned it last, from the rarest pair.
     heap = [(int(usage[t.id]), -t.id, t.spelling) for t in candidates.values() if not needed[t.spelling]]
     heapq.heapify(heap)
     dropped: list[Token] = []
@@ -50,7 +50,7 @@ def least_used(vocabulary: Vocabulary, model: Mapping[str, Any], usage: np.ndarr
         dropped.append(candidates[spelling])
         for merge in made_by[spelling]:
             for part in set(merge):
-                needed[part] -= 1
+                needed[part] -= 1  # a part that no other merge needs becomes a candidate itself
                 if not needed[part] and part in candidates:
                     token = candidates[part]
                     heapq.heappush(heap, (int(usage[token.id]), -token.id, part))
@@ -58,10 +58,12 @@ def least_used(vocabulary: Vocabulary, model: Mapping[str, Any], usage: np.ndarr
 
 
 def check_number(vocabulary: Vocabulary, model: Mapping[str, Any], number: int) -> None:
-    """Refuse, before anything is learned, to drop more tokens than merges make.
+    """Check, before anything is learned, that merges make at least `number` tokens.
+
+    This is a quick upper bound; `least_used` finds the exact number.
 
     Raises:
-        TokenAdaptError: there are not so many.
+        TokenAdaptError: merges make fewer than `number` tokens.
     """
     made = {left + right for left, right in merges_of({"model": model})}
     most = sum(t.kind is TokenKind.ORDINARY and t.spelling in made for t in vocabulary)
@@ -70,12 +72,12 @@ def check_number(vocabulary: Vocabulary, model: Mapping[str, Any], number: int) 
 
 
 def replace_tokens(model: Mapping[str, Any], dropped: Sequence[Token], spellings: Sequence[str]) -> dict[str, Any]:
-    """A copy of a BPE model without the dropped tokens, whose ids the new ones take, lowest id first.
+    """Return a copy of a BPE model in which new tokens take the ids of the dropped tokens, lowest id first.
 
     Args:
-        model: with the new tokens and their merges.
-        dropped: tokens to take out; no kept merge needs them.
-        spellings: the new tokens, as many.
+        model: a model with the new tokens and their merges.
+        dropped: tokens to remove. No remaining merge may need them.
+        spellings: spellings of the new tokens, as many as `dropped` has.
     """
     gone = {t.spelling for t in dropped}
     vocab = {s: i for s, i in model["vocab"].items() if s not in gone}

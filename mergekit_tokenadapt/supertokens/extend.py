@@ -1,8 +1,8 @@
-"""More tokens for a vocabulary that exists, by continuing its merges.
+"""Add tokens to an existing vocabulary by continuing its merges.
 
-New merges come after all old ones, and the pre-tokenizer is made coarser only where no old merge can reach
-across (see `pretokenizers`). So text is first cut exactly as before, and then new merges join what was cut:
-text in which none applies stays as it was.
+New merges come after all old merges. The pre-tokenizer becomes coarser only at boundaries that no old merge can cross
+(see `pretokenizers`). A text is therefore first segmented exactly as before, and new merges then join the resulting
+tokens. A text to which no new merge applies keeps its segmentation.
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ class Extension:
     """An extended tokenizer."""
 
     definition: Mapping[str, Any]
+    """The content of ``tokenizer.json``."""
     added: tuple[int, ...] = ()
     """Ids of the new tokens, ascending."""
     dropped: tuple[Token, ...] = ()
-    """Tokens of the base that are gone."""
+    """Tokens of the base that were removed."""
     notes: tuple[str, ...] = ()
-    """What could not be learned, and why."""
+    """What could not be learned and why, one sentence each."""
 
 
 def extend(
@@ -55,19 +56,19 @@ def extend(
 ) -> Extension:
     """Add tokens to a tokenizer.
 
-    Every token of the base keeps its id and its merges. New tokens get the ids after the highest one, or,
-    with `drop`, those of the tokens that go.
+    Every token of the base keeps its id and its merges. New tokens get the ids after the highest id of the base. With
+    `drop`, they get the ids of the removed tokens instead.
 
     Args:
         base: the tokenizer to extend.
-        corpus: the text to learn from; read once, with `drop` twice.
-        num_tokens: tokens to add. Fewer are added where the text does not support them.
-        rules: what they may hold.
-        limits: what learning may use up.
-        drop: drop as many of the tokens that the text uses least.
+        corpus: the text to learn from. It is read once, with `drop` twice.
+        num_tokens: number of tokens to add. Fewer are added where the text has no more frequent pairs.
+        rules: which texts a new token may have.
+        limits: memory, minimum frequency and amount of text.
+        drop: remove as many of the base's tokens as are added, those that the text uses least.
 
     Raises:
-        TokenAdaptError: the base cannot be extended, or there is no text.
+        TokenAdaptError: the base cannot be extended, fewer tokens can be removed than added, or there is no text.
     """
     if num_tokens < 0:
         raise TokenAdaptError(f"{num_tokens} tokens to add: give 0 or more")
@@ -81,7 +82,7 @@ def extend(
     old = _with_all_ids(_without_shortcut(coarse.definition, base.vocabulary), base.vocabulary)
     _check_cut_as_before(base.definition, old)
     prepare = iter if coarse.seams else _lines
-    # Runs of text are cut as inside a longer one: no dummy space comes before them.
+    # Pieces of the corpus continue one another. SentencePiece's space at the start of a text must not be counted.
     counted = without_dummy_space(old)
     characters, merges = _learn(counted, base, corpus, num_tokens, rules, limits, prepare)
     learned = list(dict.fromkeys([*characters, *(m.spelling for m in merges)]))
@@ -110,7 +111,10 @@ def _learn(
     limits: Limits,
     prepare: Prepare,
 ) -> tuple[list[str], list[NewMerge]]:
-    """New characters, where a SentencePiece vocabulary lacks some of the text's, and new merges."""
+    """Return new single-character tokens and new merges.
+
+    Single characters are added where a SentencePiece vocabulary lacks many characters of the text.
+    """
     vocabulary, characters = base.vocabulary, list[str]()
     if definition["model"].get("byte_fallback") and lacks_characters(definition, vocabulary, corpus):
         characters = _missing_characters(definition, corpus, limits)[:num_tokens]
@@ -123,25 +127,25 @@ def _learn(
 def _grown(
     model: Mapping[str, Any], old: Vocabulary, characters: Sequence[str], merges: Sequence[NewMerge]
 ) -> dict[str, Any]:
-    """A copy of the model with new characters and merges, whose tokens get the ids after the highest one."""
+    """Return a copy of the BPE model with new characters and merges. New tokens get ids after the highest old id."""
     vocab = {**model["vocab"], **{c: n for n, c in enumerate(characters, start=old.num_ids)}}
     first = old.num_ids + len(characters)
     return append_merges({**model, "vocab": vocab}, merges, range(first, first + len(merges)))
 
 
 def _missing_characters(definition: Definition, corpus: Corpus, limits: Limits) -> list[str]:
-    """Letters that a SentencePiece vocabulary spells in bytes, most frequent first. They need no merges."""
+    """Return the letters that a SentencePiece vocabulary spells in bytes, most frequent first. They need no merges."""
     known, found = definition["model"]["vocab"], Counter[str]()
     for part in corpus.counted(_Counter(definition).characters, watching(corpus, "characters", limits)):
         found.update(part)
-    # ASCII has its byte tokens, one each; a new token would be a copy of that.
+    # An ASCII character is one byte, and has a byte token already. A new token would be a second copy of it.
     letters = [c for c, n in found.items() if c not in known and n >= limits.min_frequency and not c.isascii()]
     letters = [c for c in letters if c.isalpha() or unicodedata.category(c)[0] == "M"]
     return sorted(letters, key=lambda c: (-found[c], c))
 
 
 def _usage(definition: Definition, corpus: Corpus, limits: Limits, prepare: Prepare) -> np.ndarray:
-    """How often each token occurs in the text, int64 [ids]."""
+    """Count how often each token occurs in the text, int64 [ids]."""
     usage = np.zeros(max(definition["model"]["vocab"].values()) + 1, dtype=np.int64)
     for part in corpus.counted(_Counter(definition, prepare).tokens, watching(corpus, "usage", limits)):
         usage[list(part)] += list(part.values())
@@ -150,7 +154,7 @@ def _usage(definition: Definition, corpus: Corpus, limits: Limits, prepare: Prep
 
 @dataclass(frozen=True)
 class _Counter:
-    """Counts in lists of pieces. Can be sent to another process; the tokenizer is made once in each."""
+    """Counts over lists of pieces. The object can be pickled; each process makes its own tokenizer once."""
 
     definition: Definition
     prepare: Prepare = iter
@@ -160,14 +164,14 @@ class _Counter:
         return tokenizer_of(self.definition)
 
     def characters(self, pieces: Sequence[str]) -> Counter[str]:
-        """How often each character occurs."""
+        """Count how often each character occurs after normalization."""
         normalizer, found = self._tokenizer.normalizer, Counter[str]()
         for piece in pieces:
             found.update(normalizer.normalize_str(piece) if normalizer else piece)
         return found
 
     def tokens(self, pieces: Sequence[str]) -> Counter[int]:
-        """How often each token occurs."""
+        """Count how often each token occurs."""
         found = Counter[int]()
         for batch in batches(self.prepare(iter(pieces))):
             for encoding in self._tokenizer.encode_batch_fast(batch, add_special_tokens=False):
@@ -176,22 +180,23 @@ class _Counter:
 
 
 def _lines(pieces: Iterator[str]) -> Iterator[str]:
-    """Line by line: tokenizers that never cut take a whole piece for one word, and time for it."""
+    """Yield single lines. Without pre-tokenization a whole piece would be one word, and BPE on such a word is slow."""
     for piece in pieces:
         yield from piece.splitlines(keepends=True)
 
 
-# --- nothing old may change ----------------------------------------------------------------------
+# --- checks that old tokens and old segmentations stay -------------------------------------------
 
 
 def _without_shortcut(definition: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
-    """A copy in which merges alone make every token.
+    """Return a copy of the definition without ``ignore_merges``, so that merges alone make every token.
 
-    With ``ignore_merges``, a word that is a token is that token whatever the merges say. Words are no
-    longer alone between two cuts, so the merges have to say the same.
+    With ``ignore_merges``, a pre-tokenized word that equals a token becomes that token, whatever the merges say. A
+    coarser pre-tokenizer joins words, and this lookup would no longer find them. The merges therefore have to give the
+    same tokens.
 
     Raises:
-        TokenAdaptError: they do not.
+        TokenAdaptError: the merges do not make some of the tokens.
     """
     if not definition["model"].get("ignore_merges"):
         return dict(definition)
@@ -200,15 +205,16 @@ def _without_shortcut(definition: Mapping[str, Any], vocabulary: Vocabulary) -> 
         shown = ", ".join(repr(vocabulary.by_id[i].label) for i in sorted(lost)[:5])
         raise TokenAdaptError(
             f"the base looks words up before it merges (ignore_merges), and {len(lost)} of its tokens cannot be made "
-            f"by its merges, among them {shown}: tokens across words would change how these are cut"
+            f"by its merges, among them {shown}: new tokens across words would change how their text is segmented"
         )
     return {**definition, "model": {**definition["model"], "ignore_merges": False}}
 
 
 def _with_all_ids(definition: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
-    """A copy in which added tokens are entries of the model, too.
+    """Return a copy in which the model's vocabulary contains the added tokens, too.
 
-    `tokenizers` gives any other the next free id, which would be another one when there are more entries.
+    `tokenizers` ignores the id of an added token that is not in the model's vocabulary and gives it the next free id.
+    That id would change when new tokens are appended.
     """
     vocab = dict(definition["model"]["vocab"])
     for token in vocabulary:
@@ -219,19 +225,30 @@ def _with_all_ids(definition: dict[str, Any], vocabulary: Vocabulary) -> dict[st
 
 
 def _check_cut_as_before(before: Definition, after: Definition) -> None:
-    """Compare ids on all built-in texts, before anything is learned.
+    """Compare the token ids of all built-in texts before and after the change of the pre-tokenizer.
+
+    The construction of the coarser pre-tokenizer should rule a difference out. This check runs before the first slow
+    step in case it does not.
 
     Raises:
-        TokenAdaptError: a text is cut differently. By construction it is not; this is the last line of defence.
+        TokenAdaptError: a text gets different tokens.
     """
     texts = [document for name in BUILTIN for document in builtin_text(name).documents]
     old, new = (tokenizer_of(d).encode_batch(texts, add_special_tokens=False) for d in (before, after))
     for text, one, other in zip(texts, old, new, strict=True):
         if one.ids != other.ids:
-            raise TokenAdaptError(f"with cuts between words taken away, the base would cut {text[:60]!r} differently")
+            raise TokenAdaptError(
+                f"with a pre-tokenizer that joins words, the base would segment {text[:60]!r} differently; "
+                "it cannot be extended"
+            )
 
 
 def _check_old_tokens(old: Vocabulary, new: Vocabulary, dropped: Iterable[int]) -> None:
+    """Check that every token of the base that was not dropped is unchanged.
+
+    Raises:
+        AssertionError: a token changed; this is a bug of this package.
+    """
     gone = set(dropped)
     changed = [t for t in old if t.id not in gone and new.by_id.get(t.id) != t]
     if changed:

@@ -1,4 +1,4 @@
-"""A learned tokenizer as a folder: tokenizer.json, tokenizer_config.json, and how it was made."""
+"""Write a learned tokenizer as a folder: ``tokenizer.json``, ``tokenizer_config.json`` and a manifest."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from mergekit_tokenadapt.tokenizer.auto_tokenizer import auto_tokenizer
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, copy_files, load_tokenizer, read_json
 
 MANIFEST = "supertokens.json"
+"""File that records how the tokenizer was made."""
 COPIED = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json")
-"""Files of another tokenizer that stay true when its vocabulary grows; vocab.json and its like do not."""
+"""Files of another tokenizer that stay correct when its vocabulary grows. ``vocab.json`` and ``merges.txt`` do not."""
 
 
 def write_tokenizer(
@@ -32,22 +33,23 @@ def write_tokenizer(
     force: bool = False,
     may_be_there: bool = False,
 ) -> None:
-    """Write a tokenizer folder, complete or not at all.
+    """Write a tokenizer folder. Either the whole folder appears or nothing.
 
     Args:
-        out: the folder.
-        definition: tokenizer.json.
-        manifest: how it was made; no dates or paths of outputs, so that the same work writes the same file.
-        like: whose roles of special tokens and chat template it has.
-        force: replace `out`, if this tool wrote it.
-        may_be_there: leave `out` as it is where it holds the same tokenizer already.
+        out: the folder to write.
+        definition: the content of ``tokenizer.json``.
+        manifest: how the tokenizer was made. It has no dates and no output paths, so that the same work writes the same
+            file.
+        like: the tokenizer whose special token roles, config and chat template the result gets.
+        force: replace `out` if this package wrote it.
+        may_be_there: accept `out` as it is if it already holds the same tokenizer.
 
     Raises:
-        TokenAdaptError: `out` exists, or transformers would not cut text as this tokenizer.json does.
+        TokenAdaptError: `out` exists, or transformers would segment a text differently from ``tokenizer.json``.
     """
     with staged_folder(out, force=force, may_be_there=may_be_there) as folder:
         folder.mkdir()
-        # The library's own writing: what it reads back is what it writes.
+        # `tokenizers` itself writes the file: it fills in defaults, and what it writes it reads back unchanged.
         write_file(folder / "tokenizer.json", Tokenizer.from_str(json.dumps(definition)).to_str(pretty=True))
         if like is not None:
             copy_files(like.folder, folder, COPIED)
@@ -57,13 +59,17 @@ def write_tokenizer(
 
 
 def check_same_command(out: Path, request: Mapping[str, Any]) -> None:
-    """Find out before the work that a folder was made by another command than the one that goes on with it.
+    """Check, before the work starts, that the same command made a folder that already exists.
+
+    Args:
+        out: the existing folder.
+        request: the options of this command, as its manifest would record them.
 
     Raises:
-        TokenAdaptError: its manifest does not say what the request says.
+        TokenAdaptError: the folder's manifest records other options.
     """
     made = read_json(out / MANIFEST)
-    wanted = json.loads(json.dumps(request))
+    wanted = json.loads(json.dumps(request))  # tuples and integer keys become what JSON makes of them
     text = wanted.pop("text")
     same_text = isinstance(made.get("text"), Mapping) and made["text"].get("sources") == text["sources"]
     if not same_text or any(made.get(key) != value for key, value in wanted.items()):
@@ -73,9 +79,10 @@ def check_same_command(out: Path, request: Mapping[str, Any]) -> None:
 
 
 def _config(like: TokenizerFiles | None) -> dict[str, Any]:
-    """The other tokenizer's config, under the class that takes tokenizer.json as it is.
+    """Return the other tokenizer's config with the class ``PreTrainedTokenizerFast``.
 
-    Classes of model families bring their own pre-tokenizers, which would cut at every word again.
+    That class uses ``tokenizer.json`` as it is. The classes of model families replace the pre-tokenizer with their own,
+    which would split at every word again.
     """
     config = {} if like is None else dict(like.config)
     for key in ("auto_map", "tokenizer_file", "vocab_file", "merges_file", "backend", "is_local", "local_files_only"):
@@ -90,14 +97,17 @@ def _versions() -> dict[str, Any]:
 
 
 def check_transformers(folder: Path) -> None:
-    """Compare what transformers reads from the folder with its tokenizer.json, on prose, code and hard texts.
+    """Compare the token ids from transformers with those from ``tokenizer.json``, on prose, code and difficult texts.
 
     Raises:
-        TokenAdaptError: they cut a text differently.
+        TokenAdaptError: a text gets different tokens.
     """
     mine, theirs = load_tokenizer(str(folder)).fast_tokenizer(), auto_tokenizer(folder)
     for name in ("prose", "code", "hard"):
         for document in builtin_text(name).documents:
             ids = theirs(document, add_special_tokens=False).input_ids
             if ids != mine.encode(document, add_special_tokens=False).ids:
-                raise TokenAdaptError(f"transformers would cut the text {document[:40]!r} in another way")
+                raise TokenAdaptError(
+                    f"transformers would segment the text {document[:40]!r} differently from the new tokenizer.json; "
+                    "the folder is not written"
+                )

@@ -1,4 +1,4 @@
-"""From options to a tokenizer folder: what the commands `train` and `extend` do."""
+"""Learn a tokenizer and write its folder: the work of the commands `train` and `extend`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ALGORITHMS = ("superwords", "chunks")
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a new vocabulary is learned."""
+    """Options of learning a new vocabulary."""
 
     vocab_size: int
     algorithm: str = "superwords"
@@ -52,16 +52,16 @@ def train_folder(
     force: bool = False,
     may_be_there: bool = False,
 ) -> int:
-    """Learn a tokenizer and write its folder; the number of its tokens.
+    """Learn a tokenizer and write its folder. Returns the number of its tokens.
 
     Args:
         out: the folder to write.
-        corpus: the text.
+        corpus: the text to learn from.
         options: how to learn.
-        like: whose special tokens, roles, chat template and, where it can be made coarser, word pre-tokenizer
-            the result has.
-        force: replace `out`, if this tool wrote it.
-        may_be_there: `out` may hold what the same command has made before it was stopped.
+        like: a tokenizer whose special tokens, roles and chat template the result gets. The result also gets its word
+            pre-tokenizer if that can be made coarser.
+        force: replace `out` if this package wrote it.
+        may_be_there: accept an `out` that the same command made before it was stopped.
 
     Raises:
         TokenAdaptError: an option is out of range, there is no text, or `out` exists.
@@ -89,7 +89,8 @@ def train_folder(
     vocabulary = Vocabulary.from_definition(definition)
     if len(vocabulary) + len(dropped) < options.vocab_size:
         LOG.warning(
-            "the text supports %s tokens, not %s: nothing else occurs %d times and keeps to the rules",
+            "%s tokens could be learned from the text, not %s: no other token occurs at least %d times and keeps the "
+            "rules; give more text or a smaller vocabulary",
             f"{len(vocabulary) + len(dropped):,}",
             f"{options.vocab_size:,}",
             options.limits.min_frequency,
@@ -117,13 +118,13 @@ def extend_folder(
     Args:
         out: the folder to write.
         base: the tokenizer to extend.
-        corpus: the text.
-        num_tokens: tokens to add; fewer are added where the text does not support them.
-        rules: what they may hold.
-        limits: what learning may use up.
-        drop: drop as many of the least used tokens, so that the size stays.
-        force: replace `out`, if this tool wrote it.
-        may_be_there: `out` may hold what the same command has made before it was stopped.
+        corpus: the text to learn from.
+        num_tokens: number of tokens to add. Fewer are added where the text has no more frequent pairs.
+        rules: which texts a new token may have.
+        limits: memory, minimum frequency and amount of text.
+        drop: remove as many of the least used tokens as are added, so that the vocabulary keeps its size.
+        force: replace `out` if this package wrote it.
+        may_be_there: accept an `out` that the same command made before it was stopped.
 
     Raises:
         TokenAdaptError: the base cannot be extended, an option is out of range, there is no text, or `out` exists.
@@ -140,7 +141,8 @@ def extend_folder(
     extension = extend(base, corpus, num_tokens, rules, limits, drop=drop)
     if len(extension.added) < num_tokens:
         LOG.warning(
-            "the text supports %s new tokens, not %s: nothing else occurs %d times and keeps to the rules",
+            "%s new tokens could be learned from the text, not %s: no other token occurs at least %d times and keeps "
+            "the rules; give more text or add fewer tokens",
             f"{len(extension.added):,}",
             f"{num_tokens:,}",
             limits.min_frequency,
@@ -164,6 +166,7 @@ def _special_tokens(like: TokenizerFiles | None) -> list[str]:
 
 
 def _described(options: TrainOptions, corpus: Corpus) -> dict[str, Any]:
+    """Return the options and the text as the manifest records them."""
     described: dict[str, Any] = {
         "algorithm": options.algorithm,
         "vocab_size": options.vocab_size,

@@ -1,17 +1,17 @@
-"""Pre-tokenizers: where words end, and which of these ends tokens may be learned across.
+"""Pre-tokenizers: where words end, and which word boundaries a token may be learned across.
 
-A word pre-tokenizer cuts text with a regular expression R. Its coarse form is
+A word pre-tokenizer splits text with a regular expression R. Its coarse form is
 
     (?>R)(?:SEAM(?>R)){0,N}
 
-where SEAM looks at the characters on both sides of a boundary. Atomic groups match exactly what R by
-itself would match there, so every piece of the coarse form is a run of whole pieces of R: boundaries are
-only taken away, and only where SEAM allows it. It is an ordinary regular expression in an ordinary
-``tokenizer.json``.
+A *seam* is a kind of boundary between two words, described by the characters on both sides of it. SEAM matches the
+allowed seams. The atomic groups match exactly what R alone would match at that place. Every piece of the coarse form is
+therefore a run of whole pieces of R: the coarse form only removes boundaries, and only at allowed seams. It is an
+ordinary regular expression in an ordinary ``tokenizer.json``.
 
-For a vocabulary that exists, a boundary may only be taken away where none of its merges could reach
-across: its merges then do the same as before, and new merges, which come after them, only join what they
-leave. `Coarsening.of` verifies that merge by merge, and narrows SEAM where it must.
+When an existing vocabulary is extended, a boundary may be removed only where none of its merges could cross it. Its
+merges then give the same tokens as before, and the new merges, which come later, only join these tokens.
+`Coarsening.of` checks every merge and narrows SEAM where a merge could cross.
 """
 
 from __future__ import annotations
@@ -37,22 +37,25 @@ from mergekit_tokenadapt.supertokens.rules import (
 from mergekit_tokenadapt.tokenizer.vocabulary import Definition, components, speller
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""What the ByteLevel pre-tokenizer of `tokenizers` cuts with (``use_regex``)."""
+"""The pattern of the ByteLevel pre-tokenizer of `tokenizers` with ``use_regex``."""
 
 DIGITS = {"1": r"\p{N}", "3": r"\p{N}{1,3}", "all": r"\p{N}+"}
-"""Digits in one piece -> pattern."""
+"""Value of the option `digits` -> pattern of one piece of digits."""
 
 MAX_PIECES = 64
-"""Most pieces of R in one coarse piece: bounds the time that one piece takes."""
+"""Largest number of pieces of R in one coarse piece. It bounds the time that BPE takes for one piece."""
 
 
 def word_pattern(digits: str = "3") -> str:
-    """The pattern that words are learned with: letters, digits, punctuation and white space apart.
+    """Return the default pattern of words. It separates letters, digits, punctuation and white space.
 
-    Line ends and indentation never fuse with words. Marks belong to their letters.
+    Line ends and indentation never share a piece with words. Combining marks belong to their letters.
+
+    Args:
+        digits: how many digits share a piece: ``1``, ``3`` (up to three) or ``all``.
 
     Raises:
-        TokenAdaptError: digits can not be grouped like that.
+        TokenAdaptError: `digits` has another value.
     """
     if digits not in DIGITS:
         raise TokenAdaptError(f"digits: take one of {', '.join(DIGITS)}, not {digits!r}")
@@ -61,7 +64,7 @@ def word_pattern(digits: str = "3") -> str:
 
 
 def byte_level_split(pattern: str) -> dict[str, Any]:
-    """The pre-tokenizer that cuts with a pattern and spells bytes in GPT-2's alphabet."""
+    """Return the pre-tokenizer that splits with a pattern and spells bytes in GPT-2's alphabet."""
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     return {"type": "Sequence", "pretokenizers": [split, _byte_level()]}
 
@@ -73,7 +76,8 @@ def _byte_level() -> dict[str, Any]:
 # --- seams ---------------------------------------------------------------------------------------
 
 CLASSES = {"letter": r"[\p{L}\p{M}]", "digit": r"\p{N}", "white": r"\s"}
-"""Kind of character -> pattern; punctuation is everything else, and marks are listed one by one."""
+"""Kind of character -> pattern. Every other character is punctuation. Marks are listed one by one, see `MARK_BLOCKS`.
+"""
 
 MARK_BLOCKS = {
     "Devanagari": (0x0900, 0x0980),
@@ -92,28 +96,32 @@ MARK_BLOCKS = {
     "Myanmar": (0x1000, 0x10A0),
     "Khmer": (0x1780, 0x1800),
 }
-"""Scripts whose vowels are marks, by code points. GPT-2's pattern cuts their words at every vowel sign."""
+"""Script whose vowel signs are marks -> range of its code points. GPT-2's pattern splits its words at every vowel sign.
+"""
 
 
 @dataclass(frozen=True)
 class Seam:
-    """One kind of boundary that tokens may be learned across."""
+    """One kind of boundary between words that tokens may be learned across."""
 
     left: str
-    """Kind of the character before it."""
+    """Kind of the character before the boundary."""
     space: bool
     """Whether a space follows the boundary."""
     right: str
-    """Kind of the character after it, and after the space."""
+    """Kind of the character after the boundary, or after the space."""
     without: frozenset[str] = frozenset()
-    """What is left out: ASCII punctuation, on the side that is punctuation (on the left, where both are);
-    or scripts, of marks."""
+    """Characters that the seam leaves out.
+
+    They are ASCII punctuation on the side whose kind is punctuation (the left side where both are). For marks they are
+    names of scripts, see `MARK_BLOCKS`.
+    """
     ascii_only: bool = False
-    """Whether punctuation beyond ASCII is left out, too."""
+    """Whether the seam also leaves out punctuation beyond ASCII."""
 
     @property
     def pattern(self) -> str:
-        """The two look-arounds."""
+        """Return the regular expression of the boundary: a look-behind and a look-ahead."""
         return f"(?<={self._class(self.left, first=True)})(?={' ' if self.space else ''}{self._class(self.right)})"
 
     def _class(self, kind: str, first: bool = False) -> str:
@@ -127,12 +135,13 @@ class Seam:
         return rf"[^\s\p{{L}}\p{{M}}\p{{N}}{_escaped(without)}]"
 
     def __str__(self) -> str:
+        """Name the two sides, as error messages show them."""
         return f"{self.left} and {'a space with ' if self.space else ''}{self.right}"
 
 
 @cache
 def _marks(without: frozenset[str] = frozenset()) -> frozenset[str]:
-    """The marks of all blocks but these."""
+    """Return the marks of all blocks of `MARK_BLOCKS` except those named in `without`."""
     blocks = [range(*block) for name, block in MARK_BLOCKS.items() if name not in without]
     return frozenset(chr(n) for block in blocks for n in block if unicodedata.category(chr(n))[0] == "M")
 
@@ -142,7 +151,8 @@ def _escaped(characters: Iterable[str]) -> str:
 
 
 def seams(rules: Rules) -> list[Seam]:
-    """The boundaries that the rules let tokens be learned across."""
+    """Return the seams that the rules allow."""
+    # "." ends a sentence only before white space (not in "3.5" or "self.x"), but "。" does so before anything.
     closing = frozenset() if rules.allows(Crossing.SENTENCES) else frozenset(WIDE_STOPS)
     stops = frozenset() if rules.allows(Crossing.SENTENCES) else closing | frozenset(STOPS)
     found = [Seam("letter", True, "letter"), Seam("letter", False, "mark"), Seam("mark", False, "letter")]
@@ -166,7 +176,7 @@ def seams(rules: Rules) -> list[Seam]:
 
 
 def coarse_pattern(pattern: str, allowed: Sequence[Seam]) -> str:
-    """The coarse form of a word pattern, see the head of this module."""
+    """Return the coarse form of a word pattern; the module's docstring shows it."""
     seam = "|".join(s.pattern for s in allowed)
     return f"(?>{pattern})(?:(?:{seam})(?>{pattern})){{0,{MAX_PIECES - 1}}}"
 
@@ -176,17 +186,17 @@ def coarse_pattern(pattern: str, allowed: Sequence[Seam]) -> str:
 
 @dataclass(frozen=True)
 class Coarsening:
-    """A definition whose pre-tokenizer lets tokens reach across words."""
+    """A tokenizer definition whose pre-tokenizer lets tokens span words."""
 
     definition: Mapping[str, Any]
     seams: tuple[Seam, ...]
-    """What tokens can be learned across; empty where nothing had to be changed."""
+    """Boundaries that tokens can be learned across. It is empty where the pre-tokenizer did not have to change."""
     notes: tuple[str, ...] = ()
-    """What had to be left out, and why."""
+    """Boundaries that had to be left out and why, one sentence each."""
 
     @classmethod
     def of(cls, definition: Definition, rules: Rules) -> Coarsening:
-        """Make a tokenizer's pre-tokenizer coarser without a change to what its own merges do.
+        """Make a tokenizer's pre-tokenizer coarser without changing the tokens that its own merges give.
 
         Raises:
             TokenAdaptError: the tokenizer cannot learn tokens across words.
@@ -197,14 +207,14 @@ class Coarsening:
         allowed, notes = narrowed(seams(rules), definition)
         if not any((s.left, s.space, s.right) == ("letter", True, "letter") for s in allowed):
             raise TokenAdaptError(
-                "the base's merges reach across the boundaries between words, "
-                f"so that no token can be added there without changing how old text is cut: {'; '.join(notes)}"
+                "the base's merges reach across the boundaries between words, so that tokens across words would "
+                f"change how old text is segmented: {'; '.join(notes)}"
             )
         return cls(coarsened(definition, allowed), tuple(allowed), tuple(notes))
 
 
 def can_be_coarser(definition: Definition) -> bool:
-    """Whether words can be learned with this tokenizer's pre-tokenizer, and tokens then across them."""
+    """Return whether this tokenizer's pre-tokenizer suits learning words, and then tokens across words."""
     try:
         check_model(definition)
         coarsened(definition, seams(Rules()))
@@ -214,16 +224,17 @@ def can_be_coarser(definition: Definition) -> bool:
 
 
 def check_model(definition: Definition) -> None:
-    """Refuse what merges cannot be added to.
+    """Check that merges can be added to a tokenizer.
 
     Raises:
-        TokenAdaptError: the tokenizer is not BPE, or of a kind whose spellings depend on where words end.
+        TokenAdaptError: the tokenizer is not BPE, its spellings depend on word boundaries, or it drops merges at
+            random.
     """
     model = definition["model"]
     if model.get("type") != "BPE":
         raise TokenAdaptError(
             f"the base is a {model.get('type')} tokenizer: it has no merges to continue, and new entries would change "
-            "how old text is cut; only BPE can be extended (supertokens train makes a new one)"
+            "how old text is segmented; only BPE can be extended (supertokens train makes a new tokenizer)"
         )
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise TokenAdaptError(
@@ -235,11 +246,12 @@ def check_model(definition: Definition) -> None:
 
 
 def _cuts(definition: Definition) -> bool:
-    """Whether the pre-tokenizer ever cuts: SentencePiece-like tokenizers take a line as it is."""
+    """Return whether the pre-tokenizer ever splits text. SentencePiece-like tokenizers leave a line in one piece."""
     parts = [p for p in components(definition.get("pre_tokenizer")) if p["type"] != "Sequence"]
     normalizer = list(components(definition.get("normalizer")))
     no_spaces = any(p["type"] == "Replace" and p["pattern"].get("String") == " " for p in normalizer)
     for part in parts:
+        # Gemma splits at spaces after its normalizer has replaced all spaces: this never splits.
         at_spaces = part["type"] == "Split" and part["pattern"].get("String") == " " and no_spaces
         whole = (part["type"] == "Metaspace" and part.get("split") is False) or (
             part["type"] == "ByteLevel" and not part.get("use_regex", True) and not part.get("add_prefix_space")
@@ -250,10 +262,10 @@ def _cuts(definition: Definition) -> bool:
 
 
 def coarsened(definition: Definition, allowed: Sequence[Seam]) -> dict[str, Any]:
-    """A copy of a definition whose last cut is coarse.
+    """Return a copy of a definition in which the last splitting pattern is coarse.
 
     Raises:
-        TokenAdaptError: the pre-tokenizer is none that can be made coarser.
+        TokenAdaptError: the pre-tokenizer has another form than those that can be made coarser.
     """
     result = copy.copy(dict(definition))
     parts = _flat(definition.get("pre_tokenizer"))
@@ -274,26 +286,27 @@ def coarsened(definition: Definition, allowed: Sequence[Seam]) -> dict[str, Any]
 
 
 def _flat(part: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the steps of a pre-tokenizer without the sequences that hold them."""
     return [dict(p) for p in components(part) if p["type"] != "Sequence"]
 
 
 def _unknown(parts: Sequence[Mapping[str, Any]]) -> TokenAdaptError:
     shown = ", ".join(str(p["type"]) for p in parts) or "none"
     return TokenAdaptError(
-        f"the base's pre-tokenizer ({shown}) is none that can be made coarser: it should end in ByteLevel without "
-        "add_prefix_space, with its own pattern or after a Split with a regular expression"
+        f"the base's pre-tokenizer ({shown}) is none that can be made coarser: it has to end in ByteLevel without "
+        "add_prefix_space, and either ByteLevel uses its own pattern or a Split with a regular expression precedes it"
     )
 
 
-# --- verifying that no merge reaches across ------------------------------------------------------
+# --- checking that no merge crosses a removed boundary -------------------------------------------
 
 
 def narrowed(wanted: Sequence[Seam], definition: Definition) -> tuple[list[Seam], list[str]]:
-    """The seams that no merge of the definition could reach across, and what was left out.
+    """Return the seams that no merge of the definition could cross, and notes on what was left out.
 
-    A merge of x and y reaches across a boundary between two characters if x can end with the one and y
-    can start with the other. Where the tokens hold only a part of a character, it is taken for any
-    character beyond ASCII.
+    A merge of x and y could cross a boundary if x can end with the character before it and y can start with the
+    character after it. A token that holds only a part of a character counts as every character that the part can belong
+    to.
     """
     notes: list[str] = []
     current: list[Seam | None] = list(wanted)
@@ -311,6 +324,7 @@ def narrowed(wanted: Sequence[Seam], definition: Definition) -> tuple[list[Seam]
 
 
 def _left_out(before: Seam, after: Seam) -> str:
+    """Name the characters that `after` leaves out and `before` does not."""
     names = sorted(after.without - before.without)
     parts = [(", " if "mark" in (after.left, after.right) else "").join(names)]
     parts += ["punctuation beyond ASCII"] if after.ascii_only else []
@@ -322,35 +336,38 @@ def _shown(content: bytes) -> str:
 
 
 Meeting = tuple[bytes, bytes]
-"""The last character of x, and the first one of y with the space before it; as far as they are complete."""
+"""The last character of x, and the first character of y with the space before it.
+
+Where a token holds only a part of that character, the token's bytes stand for it.
+"""
 
 
 def _meetings(definition: Definition) -> list[Meeting]:
-    """What meets in the merges of a definition, each once, sorted."""
+    """Return the characters that meet in the merges of a definition, without repetition, sorted."""
     spell_out = speller(definition)
     found = set()
     for x, y in merges_of(definition):
         left, right = spell_out(x)[0], spell_out(y)[0]
-        # In UTF-8 a byte 10xxxxxx continues a character: such a y never starts at a boundary.
+        # In UTF-8 a byte 10xxxxxx continues a character. If y starts with one, x and y meet within a character.
         if right[0] & 0xC0 == 0x80 or _is_cut_off(left):
             continue
         last, after = last_character(left), right.removeprefix(b" ")
         first = first_character(after) if after else ""
-        # An incomplete last character is all of x, an incomplete first one all of y.
+        # A BPE token with an incomplete last (or first) character consists of that part of a character alone.
         start = right if first is None else right[: len(right) - len(after)] + first.encode("utf-8")
         found.add((left if last is None else last.encode("utf-8"), start))
     return sorted(found)
 
 
 def merges_of(definition: Definition) -> Iterator[tuple[str, str]]:
-    """The merges of a BPE model, in their order."""
+    """Yield the merges of a BPE model in their order."""
     for merge in definition["model"].get("merges") or ():
         left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
         yield left, right
 
 
 def _is_cut_off(content: bytes) -> bool:
-    """Whether the bytes end in the middle of a character, of which they hold the start."""
+    """Return whether the bytes end after the first bytes of a character and before its last byte."""
     for length in range(1, min(4, len(content)) + 1):
         byte = content[-length]
         if byte & 0xC0 != 0x80:
@@ -360,7 +377,7 @@ def _is_cut_off(content: bytes) -> bool:
 
 
 def _touches(seam: Seam, left: bytes, right: bytes) -> bool:
-    """Whether a merge in which these characters meet could reach across the seam."""
+    """Return whether a merge in which these characters meet could cross the seam."""
     if seam.right == "white" and right[:1] == b" " and not seam.space:
         return _is_of(seam.left, left, seam, first=True)
     if seam.space != (right[:1] == b" "):
@@ -370,7 +387,10 @@ def _touches(seam: Seam, left: bytes, right: bytes) -> bool:
 
 
 def _is_of(kind: str, content: bytes, seam: Seam, first: bool = False) -> bool:
-    """Whether a character, or any that an incomplete one can be part of, is on this side of the seam."""
+    """Return whether a character is on this side of the seam.
+
+    For a part of a character, return whether any character that it can belong to is.
+    """
     try:
         character = content.decode("utf-8")
     except UnicodeDecodeError:
@@ -387,10 +407,10 @@ def _is_of(kind: str, content: bytes, seam: Seam, first: bool = False) -> bool:
 
 @cache
 def _parts_of_characters(kind: str) -> frozenset[bytes]:
-    """Every proper beginning and end of the UTF-8 of the characters of a kind.
+    """Return every proper prefix and suffix of the UTF-8 bytes of the characters of a kind.
 
-    Characters that Unicode has not assigned yet count as punctuation, as they do in regular expressions;
-    beyond the planes that are in use nothing is looked at, for time's sake.
+    Characters that Unicode has not assigned yet count as punctuation, as in regular expressions. Only planes in use are
+    enumerated, to save time.
     """
     everything = map(chr, (*range(0x80, 0xD800), *range(0xE000, 0x34000), *range(0xE0000, 0xE0200)))
     return _parts_of(frozenset(c for c in everything if character_kind(c) == kind))
@@ -398,12 +418,16 @@ def _parts_of_characters(kind: str) -> frozenset[bytes]:
 
 @cache
 def _parts_of(characters: frozenset[str]) -> frozenset[bytes]:
+    """Return every proper prefix and suffix of the UTF-8 bytes of these characters."""
     contents = [c.encode("utf-8") for c in characters]
     return frozenset(part for c in contents for n in range(1, len(c)) for part in (c[:n], c[n:]))
 
 
 def _without(seam: Seam, left: bytes, right: bytes) -> Seam | None:
-    """The seam without this character on its punctuation side, or None where it has none."""
+    """Return the seam without this character, or None if the whole seam has to go.
+
+    Only punctuation and marks can be left out one by one.
+    """
     if "mark" in (seam.left, seam.right):
         content = left if seam.left == "mark" else right
         blocks = seam.without | {name for name in MARK_BLOCKS if _has(content, _marks(frozenset(MARK_BLOCKS) - {name}))}
@@ -413,10 +437,11 @@ def _without(seam: Seam, left: bytes, right: bytes) -> Seam | None:
     content = left if seam.left == "punctuation" else right.removeprefix(b" ")
     if content and content.isascii():
         return replace(seam, without=seam.without | {content.decode("ascii")})
-    # One of many beyond ASCII. After a lone space it could be any character.
+    # Punctuation beyond ASCII has too many characters to list, so all of it goes. A lone space on the right may come
+    # before any character, so the whole seam goes.
     return None if seam.ascii_only or not content else replace(seam, ascii_only=True)
 
 
 def _has(content: bytes, characters: frozenset[str]) -> bool:
-    """Whether these bytes are one of the characters, or a part of one."""
+    """Return whether these bytes are one of the characters or a part of one."""
     return content in _parts_of(characters) or content in {c.encode("utf-8") for c in characters}

@@ -1,8 +1,7 @@
-"""Text that is too large for one machine: a dataset of Ray, read and counted where its blocks are.
+"""A corpus that is too large for one machine: a Ray dataset whose blocks are read and counted on the cluster.
 
-Encoding and counting run on the cluster, a block of the dataset at a time; the counts of the blocks are added
-up here, in the order of the blocks. Nothing else differs from files, and neither does the result: see
-`RayCorpus`.
+Workers encode and count one block at a time. This process adds up the counts in the order of the blocks. The algorithms
+are the same as for files, and the result is the same, see `RayCorpus`.
 """
 
 from __future__ import annotations
@@ -37,25 +36,26 @@ if TYPE_CHECKING:
     import ray
 
 UNLIMITED = 1 << 62
-"""What is counted in one block needs no limit: blocks are small."""
+"""Memory limit for the counts of one block. Blocks are small, so they need no limit."""
 RESULT = "result"
-"""Column that holds what a block gave, pickled."""
+"""Column with the pickled result of a block."""
 SIZES = ("bytes", "documents")
 
 
 class RayCorpus(Corpus):
-    """The texts in a column of a Ray dataset. Rows without text there are skipped.
+    """The texts in one column of a Ray dataset. Rows whose value is no text are skipped.
 
-    The learned tokenizer is the same, byte for byte, as from files with the same documents in the same order, as
-    long as the counts fit into memory (`Limits.max_memory`): where rare pairs have to be forgotten, it depends on
-    how the dataset is cut into blocks, which pairs these are. The same blocks always give the same result.
-    Words (`Limits.words_from`), and the chunks algorithm, are learned from a stream of pieces that this
-    process reads in the dataset's order.
+    The learned tokenizer is byte for byte the same as from files with the same documents in the same order, as long as
+    the counts fit into memory (`Limits.max_memory`). If they do not fit, rare pairs are removed from memory, and which
+    pairs these are depends on the blocks of the dataset. The same blocks always give the same result.
+
+    The first phase of `superwords` (`Limits.words_from`) and the algorithm `chunks` do not run on the cluster. They
+    learn from a stream of pieces that this process reads in the dataset's order.
 
     Args:
-        dataset: `ray.data.Dataset`. To learn from a part of it, give `dataset.limit(...)`.
-        field: the column.
-        name: what to call it in the manifest.
+        dataset: a `ray.data.Dataset`. To learn from a part of it, give `dataset.limit(...)`.
+        field: the column with the texts.
+        name: the dataset's name in the manifest and in error messages.
     """
 
     def __init__(self, dataset: ray.data.Dataset, field: str = "text", name: str = "a Ray dataset") -> None:
@@ -67,21 +67,24 @@ class RayCorpus(Corpus):
 
     @classmethod
     def read(cls, source: str) -> RayCorpus:
-        """The corpus that ``ray:PATH`` names; see `open_dataset`.
+        """Open the corpus that ``ray:PATH`` names; see `open_dataset`.
 
         Raises:
-            TokenAdaptError: Ray is not installed, or cannot read this.
+            TokenAdaptError: Ray is not installed, or it cannot read the files.
         """
         dataset, field = open_dataset(source, "--text")
         return cls(dataset, field, split_settings(source)[0])
 
     @property
     def size(self) -> int | None:
-        """Not known before reading."""
+        """Return None: the size is not known before the dataset is read."""
         return None
 
     def pieces(self, max_bytes: int = 0) -> Iterator[str]:
-        """The text in pieces, read by this process.
+        """Yield the text in pieces. This process reads them.
+
+        Args:
+            max_bytes: stop after about this many bytes of UTF-8; 0 reads everything.
 
         Raises:
             TokenAdaptError: there is no text.
@@ -99,7 +102,9 @@ class RayCorpus(Corpus):
 
     @contextmanager
     def token_runs(self, encode: Encode, watch: Watch = iter) -> Iterator[TokenRuns]:
-        """The corpus in tokens, kept in the cluster's object store, which spills to its disks."""
+        """Encode the corpus on the cluster. The tokens stay in Ray's object store, which spills to the disks of its
+        nodes.
+        """
         import ray
 
         encoding = partial(_encoded, ray.put(encode))
@@ -108,7 +113,7 @@ class RayCorpus(Corpus):
         yield _EncodedBlocks(kept)
 
     def counted(self, count: Callable[[Sequence[str]], PartT], watch: Watch = iter) -> Iterator[PartT]:
-        """What `count` makes of the pieces of each block, on the cluster, in the order of the blocks."""
+        """Yield the result of `count` for the pieces of each block, in the order of the blocks. Workers run `count`."""
         import ray
 
         counting = partial(_counted, ray.put(count))
@@ -130,16 +135,16 @@ class RayCorpus(Corpus):
 
 @dataclass(frozen=True)
 class _EncodedBlocks:
-    """`TokenRuns` of a dataset in which each block's stream is kept."""
+    """A `TokenRuns` whose blocks stay in Ray's object store."""
 
     blocks: ray.data.Dataset
 
     def pairs(self, max_pairs: int) -> PairCounts:
-        """Count pairs in every block, and add them up here."""
+        """Count pairs of every block on the cluster, and add them up in this process."""
         return add_pairs(_results(self.blocks.map_batches(_block_pairs, **WHOLE_BLOCKS)), max_pairs)
 
     def runs(self, pairs: PairCounts, min_frequency: int, max_bytes: int) -> RunCounts:
-        """Count runs in every block, and add them up here."""
+        """Count runs of every block on the cluster, and add them up in this process."""
         import ray
 
         count = partial(_block_runs, ray.put(pairs.frequent(min_frequency)), min_frequency)
@@ -147,21 +152,21 @@ class _EncodedBlocks:
 
 
 WHOLE_BLOCKS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
-"""Every block goes to a function as one table, which is not changed."""
+"""Arguments of `map_batches`: a function gets each block as one table, which it must not change."""
 
 
 def _results(dataset: ray.data.Dataset) -> Iterator[Any]:
-    """What the blocks gave, in their order."""
+    """Yield the results of the blocks, in the order of the blocks."""
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         for result in table.column(RESULT).to_pylist():
-            yield pickle.loads(result)
+            yield pickle.loads(result)  # `_table` has pickled it on our own workers
 
 
 # --- on the workers --------------------------------------------------------------------------------
 
 
 def _documents(field: str, table: pyarrow.Table) -> Iterator[str]:
-    """The texts of a block."""
+    """Yield the texts of a block."""
     for chunk in table.column(field).iterchunks():
         for value in chunk:
             text = value.as_py()
@@ -170,8 +175,8 @@ def _documents(field: str, table: pyarrow.Table) -> Iterator[str]:
 
 
 def _with_pieces(field: str, function: Callable[[list[str]], list[Any]], table: pyarrow.Table) -> pyarrow.Table:
-    """What a function makes of the pieces of a block, and how much text that was."""
-    # Ray gives every task one core: the threads of `tokenizers` would take those of the others.
+    """Apply a function to the pieces of a block. Returns its pickled results and the size of the text."""
+    # Ray gives every task one core. Threads of `tokenizers` would compete with the other tasks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     documents = list(_documents(field, table))
     results = function([piece for document in documents for piece in cut(document)])
@@ -201,7 +206,7 @@ def _counted(count: ray.ObjectRef[Callable[[list[str]], Any]], pieces: list[str]
 
 
 def _stream(table: pyarrow.Table) -> Iterator[Any]:
-    """The stream that `_encoded` kept of a block."""
+    """Yield the batches of a block that `_encoded` has written."""
     for written in table.column(RESULT).to_pylist():
         if batch := pickle.loads(written):
             yield unpacked(batch)

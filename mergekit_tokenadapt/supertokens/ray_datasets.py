@@ -1,4 +1,4 @@
-"""Datasets of Ray as sources of text. Ray is imported where it is used: it is an optional package."""
+"""Ray datasets as sources of text. Ray is an optional package, so functions import it when they need it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ JSON = (".json", ".jsonl", ".jsonl.gz")
 
 
 def open_dataset(source: str, option: str) -> tuple[ray.data.Dataset, str]:
-    """The dataset that ``ray:PATH`` names, parquet or jsonl, and its column of texts (``,field=NAME``).
+    """Open the parquet or jsonl files that ``ray:PATH`` names. Returns the dataset and its column of texts.
 
-    The cluster is the one that `ray.init` finds (``RAY_ADDRESS``), else a local one.
+    ``,field=NAME`` after the path names the column; the default is ``text``. The dataset belongs to the cluster that
+    `ray.init` finds (``RAY_ADDRESS``), or to a local one.
+
+    Args:
+        source: ``ray:PATH`` or ``ray:PATH,field=NAME``.
+        option: the option that gave the source. Error messages start with it.
 
     Raises:
-        TokenAdaptError: Ray is not installed or does not work, or cannot read this; the message starts with `option`.
+        TokenAdaptError: Ray is not installed or cannot be imported, or it cannot read the files.
     """
     require("ray", extra="ray", wanted_by=f"{option} {source}")
     with importing("ray", extra="ray", wanted_by=f"{option} {source}"):
@@ -32,15 +37,17 @@ def open_dataset(source: str, option: str) -> tuple[ray.data.Dataset, str]:
     read = ray.data.read_json if path.endswith(JSON) else ray.data.read_parquet
     try:
         return read(path), settings.get("field", "text")
-    except Exception as error:  # whatever file systems and formats raise
+    except Exception as error:  # file systems and formats raise exceptions of their own
         raise TokenAdaptError(f"{option} {source}: Ray cannot read {path!r}: {first_line(error)}") from error
 
 
 def text_column(dataset: ray.data.Dataset, field: str, name: str) -> ray.data.Dataset:
-    """The column of texts alone, whose blocks come in the dataset's order whichever is ready first.
+    """Return a dataset with the column of texts alone.
+
+    Its blocks come in the dataset's order, and not in the order in which they become ready.
 
     Raises:
-        TokenAdaptError: there is no such column.
+        TokenAdaptError: the dataset has no such column.
     """
     columns = dataset.columns() or []
     if field not in columns:

@@ -1,4 +1,4 @@
-"""Can a tokenizer produce its tokens? Nothing leaves this package with a new token that it cannot."""
+"""Find and remove tokens that a tokenizer can never produce. No new token of that kind leaves this package."""
 
 from __future__ import annotations
 
@@ -16,25 +16,28 @@ from mergekit_tokenadapt.tokenizer.vocabulary import Definition, Token, TokenKin
 LOG = logging.getLogger(__name__)
 
 BLOCK = 65536
+"""Tokens that are encoded in one call."""
 
 
 def unreachable(definition: Definition, vocabulary: Vocabulary, only: Iterable[int] | None = None) -> list[Token]:
-    """Ordinary tokens whose own text is not cut into them alone, in the order of their ids.
+    """Return the ordinary tokens whose own text is not segmented into that single token, in the order of their ids.
 
-    Text goes the whole way, through normalizer, pre-tokenizer and model. Parts of characters, which no
-    text consists of, are given to the model as they are spelt.
+    Text goes through normalizer, pre-tokenizer and model. A token that is a part of a character has no text. Its
+    spelling goes to the model directly.
 
     Args:
         definition: the tokenizer.
         vocabulary: its tokens.
-        only: ids to look at; all by default.
+        only: ids to check; None checks all.
     """
     wanted = None if only is None else set(only)
     tokens = [t for t in vocabulary if t.kind is TokenKind.ORDINARY and (wanted is None or t.id in wanted)]
     texts = [t for t in tokens if t.text is not None]
     pieces = Segmenter(definition, vocabulary).cut([t.bytes for t in texts])
     lost = {t.id for n, t in enumerate(texts) if pieces[n].tolist() != [t.id]}
-    # A longer text may be needed: where a look-ahead cuts, or where a bare spelling cannot be typed.
+    # A token that fails alone may still occur in a longer text: a look-ahead of the pre-tokenizer sees what follows,
+    # and SentencePiece puts a space before the text. Such a token is unreachable only if the merges or the
+    # pre-tokenizer alone rule it out.
     lost &= unmergeable(definition, [t for t in texts if t.id in lost]) | _cut_apart(definition, texts)
     parts = [t for t in tokens if t.text is None]
     lost |= unmergeable(definition, parts)
@@ -42,7 +45,8 @@ def unreachable(definition: Definition, vocabulary: Vocabulary, only: Iterable[i
 
 
 def unmergeable(definition: Definition, tokens: Iterable[Token]) -> set[int]:
-    """Ids of the tokens that the model's merges do not make of their own spelling."""
+    """Return the ids of the tokens that the model's merges do not make from the token's own spelling."""
+    # ignore_merges would find every token in the vocabulary without trying its merges.
     model: Mapping[str, Any] = {**definition["model"], "ignore_merges": False}
     bare = Tokenizer.from_str(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
     tokens = list(tokens)
@@ -55,16 +59,16 @@ def unmergeable(definition: Definition, tokens: Iterable[Token]) -> set[int]:
 
 
 def _cut_apart(definition: Definition, tokens: Iterable[Token]) -> set[int]:
-    """Ids of the tokens whose text the pre-tokenizer cuts."""
+    """Return the ids of the tokens whose text the pre-tokenizer splits."""
     in_one_piece = whole_pieces(definition)
     return {t.id for t in tokens if not in_one_piece(t.text or "")}
 
 
 def whole_pieces(definition: Definition) -> Callable[[str], bool]:
-    """A function that says whether the tokenizer's pre-tokenizer leaves a text in one piece.
+    """Return a function that tells whether the tokenizer's pre-tokenizer leaves a text in one piece.
 
-    White space is what it often does not: in ``"\\n \\n"``, one piece of most patterns, a merge may first make
-    ``"\\n "``, which by itself is two pieces.
+    White space is often split: ``"\\n \\n"`` is one piece of most patterns, and a merge in it may first make ``"\\n
+    "``, which alone is two pieces.
     """
     tokenizer = Tokenizer.from_str(json.dumps({**definition, "model": {"type": "BPE", "vocab": {}, "merges": []}}))
     cutter = tokenizer.pre_tokenizer
@@ -73,28 +77,28 @@ def whole_pieces(definition: Definition) -> Callable[[str], bool]:
     return lambda text: len(cutter.pre_tokenize_str(text)) <= 1
 
 
-# --- taking out what cannot be produced ------------------------------------------------------------
+# --- removing unreachable tokens -------------------------------------------------------------------
 
 
 def pruned(
     definition: Mapping[str, Any], roles: Mapping[str, str], new: Collection[str]
 ) -> tuple[dict[str, Any], list[Token]]:
-    """A copy of a BPE definition without new tokens that it never produces.
+    """Return a copy of a BPE definition without the new tokens that it never produces.
 
-    With a token go the merges that make it or need it, and the new tokens that no merge is left for. The new tokens
-    that stay keep their order and close up: together they have the lowest of the ids that the new ones had.
+    The merges that make or need a removed token are removed, too, and so are the new tokens that no merge makes any
+    more. The remaining new tokens keep their order and take the lowest ids of all new tokens, without gaps.
 
     Args:
         definition: the tokenizer.
         roles: its special tokens by role, as `Vocabulary.from_definition` takes them.
-        new: spellings of the tokens that may go.
+        new: spellings of the tokens that may be removed.
 
     Returns:
-        The definition, and the tokens that are gone, in the order of the ids that they had.
+        The definition, and the removed tokens in the order of their former ids.
     """
     given = Vocabulary.from_definition(definition, roles)
     result, kept = dict(definition), set(new)
-    while True:
+    while True:  # without the removed merges, other tokens may be segmented differently
         vocabulary = Vocabulary.from_definition(result, roles)
         lost = {t.spelling for t in unreachable(result, vocabulary, [vocabulary.by_spelling[s].id for s in kept])}
         if not lost:
@@ -105,12 +109,14 @@ def pruned(
 
 
 def merged_spellings(definition: Definition) -> set[str]:
-    """Spellings of the tokens that a merge makes: of a new tokenizer all but its bytes and special tokens."""
+    """Return the spellings of all tokens that a merge makes. In a new tokenizer only bytes and special tokens are
+    missing.
+    """
     return {x + y for x, y in merges_of(definition)}
 
 
 def _without(model: Mapping[str, Any], new: Collection[str], lost: Collection[str]) -> dict[str, Any]:
-    """A copy of the model without the lost tokens, and without the new ones that cannot be made without them."""
+    """Return a copy of the model without the lost tokens, and without the new tokens that need one of them."""
     merges = [(x, y) for x, y in merges_of({"model": model})]
     made = {x + y for x, y in merges}
     gone: set[str] = set(lost)
@@ -127,12 +133,12 @@ def _without(model: Mapping[str, Any], new: Collection[str], lost: Collection[st
 
 
 def tell_dropped(dropped: Sequence[Token]) -> None:
-    """Say how many learned tokens were taken out again, and why."""
+    """Log how many learned tokens were removed again, and why."""
     if dropped:
         shown = ", ".join(repr(t.label) for t in dropped[:5])
         LOG.warning(
-            "%d of the learned tokens were dropped, among them %s: text is cut inside them, so that they would never "
-            "be produced, or they are made of such a token",
+            "%d of the learned tokens were dropped, among them %s: the tokenizer would never produce them, or they are "
+            "merged from such a token",
             len(dropped),
             shown,
         )

@@ -1,4 +1,4 @@
-"""Compression and safety of a learned tokenizer, next to others."""
+"""Measure compression and safety of a learned tokenizer, beside other tokenizers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from mergekit_tokenadapt.tokenizer.text_measures import renyi_efficiency, tokeni
 from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
 
 SAMPLES = 8
-"""Tokens shown of each kind."""
+"""Number of example tokens for each kind of finding."""
 
 
 def describe(tokenizers: Sequence[TokenizerFiles], texts: Sequence[TextSet]) -> dict[str, Any]:
-    """Everything that `supertokens report` shows; the first tokenizer is the one that it is about.
+    """Return the content of `supertokens report`; docs/supertokens.md describes its keys.
 
-    Returns:
-        The report's content, see docs/supertokens.md.
+    Args:
+        tokenizers: the first one is the subject. Its safety figures count only tokens that none of the others has.
+        texts: texts to measure compression on.
     """
     return {
         "command": "supertokens report",
@@ -42,7 +43,12 @@ def describe(tokenizers: Sequence[TokenizerFiles], texts: Sequence[TextSet]) -> 
 
 
 def compression(tokenizer: TokenizerFiles, documents: Sequence[str]) -> dict[str, Any]:
-    """How a tokenizer cuts documents: length, supertokens, Renyi efficiency, round trips."""
+    """Measure how a tokenizer segments documents.
+
+    Returns:
+        Sizes of the text, bytes per token, Renyi efficiency, the share of documents that decode to themselves, the
+        share of supertokens among the text's tokens, and the number of ordinary tokens that the text never uses.
+    """
     tokenized, vocabulary = tokenize(tokenizer, documents), tokenizer.vocabulary
     usage = np.bincount(np.concatenate([d.ids for d in tokenized]), minlength=vocabulary.num_ids)
     supertokens = [t.id for t in vocabulary if t.spans_words]
@@ -60,7 +66,7 @@ def compression(tokenizer: TokenizerFiles, documents: Sequence[str]) -> dict[str
 
 
 def parity(tokenizer: TokenizerFiles) -> dict[str, float]:
-    """Tokens for the same text in each language, English = 1 (Petrov et al., arXiv 2305.15425)."""
+    """Return the tokens of one text in each language, relative to English (Petrov et al., arXiv 2305.15425)."""
     lengths = {
         code: sum(len(d.ids) for d in tokenize(tokenizer, text.documents)) for code, text in parallel_texts().items()
     }
@@ -68,11 +74,11 @@ def parity(tokenizer: TokenizerFiles) -> dict[str, float]:
 
 
 def safety(tokenizer: TokenizerFiles, against: Sequence[TokenizerFiles] = ()) -> dict[str, Any]:
-    """What could go wrong with the tokens: rules broken, tokens that are never produced, extremes.
+    """Count tokens that may cause trouble: those that break a rule, unreachable ones, and duplicates; list the longest.
 
     Args:
-        tokenizer: the one to look at.
-        against: where given, only tokens count that none of these has.
+        tokenizer: the tokenizer to examine.
+        against: other tokenizers. Tokens that one of them has are not counted.
     """
     vocabulary = tokenizer.vocabulary
     old = {t.bytes for other in against for t in other.vocabulary}
@@ -95,10 +101,11 @@ def safety(tokenizer: TokenizerFiles, against: Sequence[TokenizerFiles] = ()) ->
 
 
 def _shown(tokens: Sequence[Token]) -> dict[str, Any]:
+    """Return the number of tokens and the first `SAMPLES` labels."""
     return {"number": len(tokens), "for_instance": [t.label for t in tokens[:SAMPLES]]}
 
 
 def _duplicates(vocabulary: Vocabulary) -> int:
-    """Ordinary tokens that stand for the same bytes as another one."""
+    """Count the ordinary tokens whose bytes an earlier token already stands for."""
     contents = Counter(t.bytes for t in vocabulary if t.kind is TokenKind.ORDINARY)
     return sum(n - 1 for n in contents.values())

@@ -1,9 +1,9 @@
-"""What a token may hold: the rules that keep supertokens safe, and which neighbours may become one token.
+"""Rules for the text of a supertoken, and for which neighbouring tokens may be merged.
 
-By default a token never crosses a sentence end, never holds digits beside anything else, never holds a
-line end or indentation beside a word, and never mixes scripts. `Crossing` names the rules that a user can
-lift. The rules work on pairs of neighbouring tokens, before anything is merged, and once more on the
-finished text of every new token.
+By default a token does not cross the end of a sentence, has no digits beside other characters, has no line end or
+indentation beside a word, and has letters of one script only. `Crossing` names the rules that an option can lift. The
+rules are applied to pairs of neighbouring tokens before anything is merged, and once more to the text of every new
+token.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from mergekit_tokenadapt.tokenizer.scripts import script
 from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
 
 STOPS = ".!?…‽"
-"""Ends of sentences, where white space follows."""
+"""Characters that end a sentence if white space follows."""
 WIDE_STOPS = "。！？｡।॥۔؟።"
-"""Ends of sentences, whatever follows."""
+"""Characters that end a sentence whatever follows."""
 WHITE = " \t\n\x0b\x0c\r\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-"""White space as regular expressions have it, for a character class. Python's `isspace` has U+001C to U+001F, too."""
+"""White space for a character class, as regular expressions define it.
+
+Python's `str.isspace` also accepts U+001C to U+001F.
+"""
 _CLOSING = "\"'”’»›)\\]}*_`"
 _SENTENCE_END = re.compile(f"[{STOPS}][{_CLOSING}]*[{WHITE}]+[^{WHITE}]|[{WIDE_STOPS}][{_CLOSING}]*[^{_CLOSING}]")
 _WHITE = re.compile(f"[{WHITE}]")
@@ -36,32 +39,33 @@ _JAPANESE = {"HIRAGANA", "KATAKANA", "HAN"}
 
 
 class Crossing(str, Enum):
-    """What tokens do not cross, unless they are allowed to. The names are those of the option."""
+    """Boundaries that a token does not cross unless an option allows it. The values are those of the option."""
 
     DIGITS = "digits"
-    """Digits stay as the word pre-tokenizer groups them, apart from everything else."""
+    """Digits stay grouped as the word pre-tokenizer groups them, and apart from all other characters."""
     LINES = "lines"
     """Line ends, tabs and runs of spaces stay apart from words."""
     SENTENCES = "sentences"
-    """No token reaches from one sentence into the next."""
+    """A token does not continue from one sentence into the next."""
     SCRIPTS = "scripts"
-    """The letters of a token are of one script; Japanese writing counts as one."""
+    """All letters of a token belong to one script. The Japanese scripts count as one."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What new tokens may hold."""
+    """Rules for the text of new tokens."""
 
     max_words: int = 4
-    """Most words, parted by spaces, in a token; SuperBPE's limit (arXiv 2503.13423, section 3.1)."""
+    """Most words in a token, counted between spaces. The default is SuperBPE's (arXiv 2503.13423, section 3.1)."""
     max_characters: int | None = None
-    """Most characters in a token; 3 or 4 makes a vocabulary for text correction (KL3M, arXiv 2503.17247)."""
+    """Most characters in a token, or None. Limits of 3 or 4 suit models for text correction (KL3M, arXiv 2503.17247).
+    """
     punctuation: bool = True
-    """Whether punctuation and symbols may be in one token with words, as in ``, and`` or ``self.``."""
+    """Whether a token may have punctuation or symbols beside words, as in ``, and`` or ``self.``."""
     crossing: frozenset[Crossing] = frozenset()
-    """Rules that do not hold."""
+    """Boundaries that tokens may cross."""
     characters_only: bool = False
-    """Nothing but whole characters may be made, of their parts."""
+    """Merge only parts of characters, into whole characters."""
 
     def __post_init__(self) -> None:
         if self.max_words < 1:
@@ -70,11 +74,11 @@ class Rules:
             raise TokenAdaptError(f"max_characters is {self.max_characters}: a token holds at least one character")
 
     def allows(self, what: Crossing) -> bool:
-        """Whether tokens may cross this."""
+        """Return whether tokens may cross this boundary."""
         return what in self.crossing
 
     def accept(self, content: bytes) -> bool:
-        """Whether a new token may stand for these bytes.
+        """Return whether a new token may stand for these bytes.
 
         >>> Rules().accept(b" of the"), Rules().accept(b"end. The"), Rules().accept(b" one of the most")
         (True, False, True)
@@ -86,12 +90,12 @@ class Rules:
         if self.max_characters is not None and len(text) > self.max_characters:
             return False
         if len(text.split()) > self.max_words or (text.endswith(" ") and text.strip()):
-            return False  # a space belongs to the word after it
+            return False  # a space belongs to the next word, as in GPT-2's vocabulary
         return not any(found not in self.crossing for found in crossed(text))
 
 
 def crossed(text: str) -> set[Crossing]:
-    """The rules that a token with this text breaks.
+    """Return the boundaries that a token with this text crosses.
 
     >>> sorted(c.value for c in crossed("word 7")), crossed(" = "), crossed("2024")
     (['digits'], set(), set())
@@ -110,7 +114,7 @@ def crossed(text: str) -> set[Crossing]:
 
 
 def scripts_of(text: str) -> set[str]:
-    """The scripts of a text's letters.
+    """Return the scripts of a text's letters.
 
     >>> sorted(scripts_of("на the")), sorted(scripts_of("ひらがなと漢字"))
     (['CYRILLIC', 'LATIN'], ['JAPANESE'])
@@ -125,29 +129,35 @@ def _script(character: str) -> str | None:
     return "JAPANESE" if name in _JAPANESE else name
 
 
-# --- neighbours ----------------------------------------------------------------------------------
+# --- which neighbouring tokens may be merged -----------------------------------------------------
 
 
 class Edge(NamedTuple):
-    """One end of a token, as far as its neighbour is concerned."""
+    """The first or the last character of a token. It decides which neighbours the token may be merged with."""
 
     kind: str
-    """letter, digit, punctuation, stop, wide stop, white, space (nothing but one) or none; of a part of a
-    character, the end is open, and the start is rest (nothing but the end of one) or opening."""
+    """Kind of the character.
+
+    It is letter, digit, punctuation, stop, wide stop, white, space (the token is a single space), or none (the token is
+    not merged on this side). For an incomplete character, a last one is open. A first one is rest if the token only
+    continues a character, and otherwise opening.
+    """
     script: str | None = None
+    """Script of a letter."""
     space: bool = False
-    """Of a beginning: whether a space comes before the character."""
+    """Whether a space precedes the first character."""
 
 
 NONE = Edge("none")
+"""The edge of a token that is not merged on this side."""
 
 
 def may_join(end: Edge, start: Edge, rules: Rules) -> bool:
-    """Whether a token that ends like this and one that starts like that may become one."""
+    """Return whether a token that ends with `end` and a next token that starts with `start` may become one token."""
     if "none" in (end.kind, start.kind):
         return False
     if end.kind == "open" or start.kind in ("rest", "opening"):
-        return end.kind == "open" and start.kind == "rest"  # parts of one character
+        return end.kind == "open" and start.kind == "rest"  # they are parts of one character
     if rules.characters_only:
         return False
     if end.kind == "space" and start.space:
@@ -166,14 +176,15 @@ def may_join(end: Edge, start: Edge, rules: Rules) -> bool:
 
 
 class Joints:
-    """Which neighbouring tokens of a vocabulary may become one token, as a table.
+    """A table of which neighbouring tokens of a vocabulary may become one token.
 
     Args:
-        vocabulary: the tokens that text is made of before anything is merged.
-        rules: what holds for the result.
+        vocabulary: the tokens before anything is merged.
+        rules: rules for the merged token.
     """
 
     def __init__(self, vocabulary: Vocabulary, rules: Rules) -> None:
+        # A vocabulary has few distinct edges. A table over edges is small, where one over tokens would not fit.
         edges = {t.id: edges_of(t, rules) for t in vocabulary}
         starts = {edge: n for n, edge in enumerate(_sorted(start for start, _ in edges.values()))}
         ends = {edge: n for n, edge in enumerate(_sorted(end for _, end in edges.values()))}
@@ -184,7 +195,12 @@ class Joints:
         self._allowed = np.array([[may_join(end, start, rules) for start in starts] for end in ends])
 
     def allowed(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """For each pair of token ids, whether the two may become one token, bool."""
+        """Return for each pair of token ids whether the two may become one token, bool [n].
+
+        Args:
+            left: ids of the left tokens, int [n].
+            right: ids of the right tokens, int [n].
+        """
         result: np.ndarray = self._allowed[self._end[left], self._start[right]]
         return result
 
@@ -194,12 +210,12 @@ def _sorted(edges: Iterable[Edge]) -> list[Edge]:
 
 
 def edges_of(token: Token, rules: Rules) -> tuple[Edge, Edge]:
-    """Beginning and end of a token."""
+    """Return the first and the last edge of a token."""
     if token.kind is not TokenKind.ORDINARY or not token.bytes:
-        return NONE, NONE  # byte tokens of SentencePiece, too: merged, they would no longer be decoded
+        return NONE, NONE  # this includes byte tokens such as <0x41>: a decoder only knows them unmerged
     body = token.bytes.removeprefix(b" ")
     if not body:
-        return NONE, Edge("space")  # a space by itself belongs to the word after it, and to nothing before
+        return NONE, Edge("space")  # a single space belongs to the next word, and never to the word before
     first, last = first_character(body), last_character(token.bytes)
     text = token.text or ""
     if not rules.allows(Crossing.LINES) and _LINE_OR_INDENT.search(text):
@@ -212,7 +228,7 @@ def edges_of(token: Token, rules: Rules) -> tuple[Edge, Edge]:
         start = Edge("rest" if is_rest else "opening")
     else:
         start = _edge(first, space=len(body) < len(token.bytes))
-    # Only what holds nothing but a part of one character may be completed.
+    # A token may be completed to a whole character only if it is nothing but a part of one.
     unfinished = Edge("open") if first is None else NONE
     end = unfinished if last is None else _edge(last)
     return start, end
@@ -226,7 +242,7 @@ def _edge(character: str, space: bool = False) -> Edge:
 
 
 def character_kind(character: str) -> str:
-    """letter (marks, too), digit, white, or punctuation (everything else).
+    """Return the kind of a character: letter (or mark), digit, white, or punctuation (everything else).
 
     >>> [character_kind(c) for c in "a9 ,\\u0301"]
     ['letter', 'digit', 'white', 'punctuation', 'letter']
@@ -238,7 +254,7 @@ def character_kind(character: str) -> str:
 
 
 def is_part_of_character(content: bytes) -> bool:
-    """Whether these bytes are the beginning of one character, or only continue one.
+    """Return whether these bytes are the start of one character, or only continue one.
 
     >>> is_part_of_character(b"\\xe0\\xa4"), is_part_of_character(b"\\xa4"), is_part_of_character(b"a\\xe0")
     (True, True, False)
@@ -250,7 +266,7 @@ def is_part_of_character(content: bytes) -> bool:
 
 
 def first_character(content: bytes) -> str | None:
-    """The first character, or None where it is not complete.
+    """Return the first character of UTF-8 bytes, or None if it is incomplete.
 
     >>> first_character("é!".encode()), first_character(b"\\xa9!")
     ('é', None)
@@ -264,7 +280,7 @@ def first_character(content: bytes) -> str | None:
 
 
 def last_character(content: bytes) -> str | None:
-    """The last character, or None where it is not complete."""
+    """Return the last character of UTF-8 bytes, or None if it is incomplete."""
     for length in range(1, min(4, len(content)) + 1):
         try:
             return content[-length:].decode("utf-8")

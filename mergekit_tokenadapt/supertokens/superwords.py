@@ -1,10 +1,12 @@
-"""Two phases: words first, then merges across their boundaries.
+"""The algorithm `superwords`: learn words first, then merges across word boundaries.
 
-SuperBPE (arXiv 2503.13423): BPE under an ordinary pre-tokenizer up to a share of the vocabulary, and then
-on, without it. The second phase counts runs of tokens by frequency instead of keeping the text
-("Faster Superword Tokenization", arXiv 2604.05192). Differences: boundaries are not dropped but kept where
-the rules want them, in the result's own pre-tokenizer, so that training and use cut the same; and both
-phases run in the trainer of `tokenizers`.
+SuperBPE (arXiv 2503.13423) runs BPE with an ordinary pre-tokenizer up to a share of the vocabulary, and goes on without
+the pre-tokenizer. Here the second phase counts runs of tokens by frequency instead of keeping the text ("Faster
+Superword Tokenization", arXiv 2604.05192).
+
+Two things differ from the papers. The second phase keeps those word boundaries that the rules forbid to cross. They are
+part of the result's own pre-tokenizer, so that training and later use split text alike. Both phases run in the trainer
+of `tokenizers`.
 """
 
 from __future__ import annotations
@@ -29,34 +31,39 @@ from mergekit_tokenadapt.tokenizer.files import tokenizer_of
 from mergekit_tokenadapt.tokenizer.vocabulary import Definition, TokenKind, Vocabulary
 
 PAIR_BYTES = 64
-"""Memory that a counted pair takes while counts are added up."""
+"""Memory of one counted pair while counts are added up, in bytes."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What learning may use up."""
+    """Limits of memory and text for learning."""
 
     min_frequency: int = 2
-    """Nothing rarer is merged."""
+    """Pairs that occur less often are not merged."""
     max_memory: int = 4 << 30
-    """Bytes for the counts of pairs and runs. Rarer things are forgotten where this is not enough."""
+    """Memory for the counts of pairs and runs, in bytes. Where it does not suffice, rare pairs and runs are not
+    counted.
+    """
     words_from: int = 1 << 30
-    """Bytes of text, from the beginning of the mixture, that words are learned from; 0 is all. Their trainer
-    holds every distinct word."""
+    """Words are learned from this many bytes at the start of the text; 0 takes all of it.
+
+    The trainer of words holds every distinct word in memory. Sources take turns, so the start is a mixture of all of
+    them.
+    """
     quiet: bool = False
 
     @property
     def shows_progress(self) -> bool:
-        """Whether the trainer may draw its bars."""
+        """Whether the trainer may draw its progress bars."""
         return shows_progress(quiet=self.quiet)
 
 
 PAIRS_PER_TOKEN = 2
-"""Pairs of neighbours, most frequent first, that runs may hold for every token wanted."""
+"""Number of most frequent pairs per wanted token that are used first to build runs."""
 PROBE_BYTES = 1_000_000
-"""Text that is looked at to find out whether characters are missing."""
+"""Size of the text that is examined for missing characters, in bytes."""
 MISSING_CHARACTERS = 0.01
-"""Share of tokens that are parts of characters above which whole characters are learned first."""
+"""Share of a text's tokens that are parts of characters above which whole characters are learned first."""
 
 
 def train_superwords(
@@ -69,22 +76,22 @@ def train_superwords(
     pre_tokenizer: Mapping[str, Any] | None = None,
     word_share: float = 0.5,
 ) -> dict[str, Any]:
-    """A new tokenizer definition.
+    """Learn a new tokenizer with merges across words, and return its definition (the content of ``tokenizer.json``).
 
     Args:
-        corpus: read twice.
-        vocab_size: tokens, with special ones and the 256 bytes.
-        rules: what tokens may hold.
-        limits: what learning may use up.
-        special_tokens: get the first ids.
-        pre_tokenizer: how words are cut; by `word_pattern` where there is none.
-        word_share: share of the vocabulary that is learned inside words.
+        corpus: the text. It is read twice.
+        vocab_size: number of tokens, including special tokens and the 256 bytes.
+        rules: which texts a token may have.
+        limits: memory, minimum frequency and amount of text.
+        special_tokens: tokens that get the first ids.
+        pre_tokenizer: the word pre-tokenizer, as in ``tokenizer.json``; None takes `word_pattern`.
+        word_share: share of the vocabulary that is learned within words, more than 0 and at most 1.
 
     Raises:
         TokenAdaptError: an option is out of range, or there is no text.
     """
     if not 0 < word_share <= 1:
-        raise TokenAdaptError(f"word share is {word_share}; it is more than 0 and at most 1")
+        raise TokenAdaptError(f"word share is {word_share}; it has to be more than 0 and at most 1")
     special = list(special_tokens)
     smallest = check_size(vocab_size, len(special))
     num_words = min(vocab_size, max(smallest, round(word_share * vocab_size)))
@@ -99,10 +106,14 @@ def train_superwords(
 
 
 def check_size(vocab_size: int, num_special: int) -> int:
-    """The smallest vocabulary there can be.
+    """Check the size of a new vocabulary, and return the smallest size that is possible.
+
+    Args:
+        vocab_size: number of tokens, including special tokens and the 256 bytes.
+        num_special: number of special tokens.
 
     Raises:
-        TokenAdaptError: this one is smaller, or larger than what can be counted.
+        TokenAdaptError: `vocab_size` is smaller than that, or larger than `MAX_IDS`.
     """
     smallest = 256 + num_special
     if vocab_size > MAX_IDS:
@@ -123,9 +134,10 @@ def train_words(
     limits: Limits,
     rules: Rules | None = None,
 ) -> dict[str, Any]:
-    """Plain byte-level BPE: the first phase, and what the result is compared with.
+    """Train plain byte-level BPE: the first phase of `superwords`, and the usual baseline for its results.
 
-    Of the rules only ``max_characters`` is kept here, in bytes; characters of several are left to the next phase.
+    The trainer applies no rule except ``max_characters``, which it takes as a number of bytes. Characters of several
+    bytes may therefore be completed only in the second phase.
     """
     empty = Tokenizer(models.BPE())
     definition = json.loads(empty.to_str()) | {"pre_tokenizer": dict(pre_tokenizer)}
@@ -154,19 +166,19 @@ def learn_all(
     limits: Limits,
     prepare: Prepare = iter,
 ) -> list[NewMerge]:
-    """Merges that continue those of a tokenizer, across words as its pre-tokenizer allows.
+    """Learn merges that continue those of a tokenizer, across words where its pre-tokenizer allows it.
 
-    Where a good part of the text is spelt in parts of characters, whole characters are learned first: rules
-    that speak of letters can only be kept where letters can be seen.
+    If many of the text's tokens are parts of characters, whole characters are learned first. The rules on letters and
+    scripts can be checked only on whole characters.
 
     Args:
         definition: the tokenizer, with the pre-tokenizer that the result will have.
         vocabulary: its tokens.
-        corpus: read once; where characters are learned, twice.
-        num_tokens: new tokens wanted.
-        rules: what they may hold.
-        limits: what learning may use up.
-        prepare: a last step on the pieces of text before they are encoded.
+        corpus: the text. It is read once, and twice if characters are learned.
+        num_tokens: number of new tokens.
+        rules: which texts a new token may have.
+        limits: memory, minimum frequency and amount of text.
+        prepare: a function that changes the pieces of text right before they are encoded.
     """
     first: list[NewMerge] = []
     if num_tokens and lacks_characters(definition, vocabulary, corpus):
@@ -188,7 +200,7 @@ def _learn(
     limits: Limits,
     prepare: Prepare,
 ) -> list[NewMerge]:
-    """One pass: count pairs, count runs, learn."""
+    """Learn merges in one pass: count pairs, count runs, train."""
     if not num_tokens:
         return []
     encode = Encode(definition, vocabulary, rules, prepare)
@@ -206,20 +218,20 @@ def _learn(
                 in_one_piece=whole_pieces(definition),
                 show_progress=limits.shows_progress,
             )
-            # All merges that are wanted are that frequent: they are those that all runs would have given.
+            # If all wanted merges are at least this frequent, then rarer runs would not have changed any of them.
             if sum(merge.is_new for merge in merges) == num_tokens or frequency == least:
                 return merges
             frequency = max(least, frequency // 4)
 
 
 def _promising_frequency(pairs: PairCounts, num_tokens: int) -> int:
-    """A frequency that enough merges should have. Counting and learning take longer the lower it is."""
+    """Guess a frequency that enough merges reach. Lower frequencies make counting and training slower."""
     wanted = max(1, int(PAIRS_PER_TOKEN * num_tokens))
     return int(np.partition(pairs.counts, -wanted)[-wanted]) if wanted < len(pairs.counts) else 0
 
 
 def lacks_characters(definition: Definition, vocabulary: Vocabulary, corpus: Corpus) -> bool:
-    """Whether a good part of the text is spelt in parts of characters."""
+    """Return whether more than `MISSING_CHARACTERS` of a text's tokens are parts of characters."""
     tokenizer = tokenizer_of(definition)
     encodings = tokenizer.encode_batch_fast(list(corpus.pieces(PROBE_BYTES)), add_special_tokens=False)
     usage = np.bincount([i for e in encodings for i in e.ids], minlength=vocabulary.num_ids)
@@ -228,7 +240,7 @@ def lacks_characters(definition: Definition, vocabulary: Vocabulary, corpus: Cor
 
 
 def with_progress(pieces: Iterator[str], corpus: Corpus, what: str, limits: Limits) -> Iterator[str]:
-    """The pieces, with a bar that shows bytes and time left."""
+    """Yield the pieces while a progress bar shows the bytes read and the time left."""
     size = corpus.size
     if what == "words" and size and limits.words_from:
         size = min(size, limits.words_from)
@@ -239,5 +251,5 @@ def with_progress(pieces: Iterator[str], corpus: Corpus, what: str, limits: Limi
 
 
 def watching(corpus: Corpus, what: str, limits: Limits) -> Callable[[Iterator[str]], Iterator[str]]:
-    """`with_progress` for pieces that the corpus itself will read."""
+    """Return `with_progress` as a function of the pieces, for a corpus that reads them itself."""
     return lambda pieces: with_progress(pieces, corpus, what, limits)

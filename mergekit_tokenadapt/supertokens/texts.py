@@ -1,6 +1,6 @@
-"""Text to learn from, as a stream: files, folders, jsonl, gzip, datasets of the hub.
+"""Read text to learn from as a stream: files, folders, jsonl, gzip, and datasets of the Hugging Face hub.
 
-Nothing is held but one piece: a few ten thousand characters, cut at a line end wherever a line ends.
+Only one piece is in memory at a time. It has some ten thousand characters, and ends at a line end if there is one.
 """
 
 from __future__ import annotations
@@ -30,37 +30,42 @@ from mergekit_tokenadapt.texts.sources import (
 LOG = logging.getLogger(__name__)
 
 PIECE_CHARACTERS = 1 << 16
-"""A document is cut into pieces of about this size."""
+"""Approximate size of the pieces that a document is divided into, in characters."""
 MOST_NAMED = 10
-"""Files named in a warning."""
+"""Most files that a warning names."""
 _ESCAPED = re.compile("[\udc80-\udcff]")
+"""Matches a byte that is not valid UTF-8, as ``surrogateescape`` decodes it."""
 
 Watch = Callable[[Iterator[str]], Iterator[str]]
-"""Shows how far the reading of pieces has come."""
+"""A function that wraps the reading of pieces to show its progress."""
 PartT = TypeVar("PartT")
 
 
 @dataclass
 class Corpus:
-    """Texts that can be read more than once, and what was found in them when they were read last."""
+    """Texts that can be read more than once, and figures from their last reading."""
 
     sources: Sequence[str]
-    """As `parse_text` takes them: ``PATH``, ``NAME=PATH``, ``hf:ID``, with ``,field=...`` behind where needed."""
+    """Sources as `parse_text` takes them: ``PATH``, ``NAME=PATH`` or ``hf:ID``, followed by ``,field=...`` where
+    needed.
+    """
     max_bytes: int = 0
     """Stop after about this many bytes of UTF-8; 0 reads everything."""
     num_bytes: int = field(default=0, init=False)
+    """Bytes of UTF-8 that the last reading yielded."""
     num_documents: int = field(default=0, init=False)
+    """Documents that the last reading began."""
     num_skipped: int = field(default=0, init=False)
-    """Files that hold zero bytes, and so are no text."""
+    """Files that were skipped because they contain zero bytes and are therefore binary."""
     replaced: Counter[str] = field(default_factory=Counter, init=False)
-    """Bytes that are no UTF-8, by file, in any reading so far."""
+    """File -> bytes that are not UTF-8, in any reading so far."""
 
     def __post_init__(self) -> None:
         self._streams = [_Source.parse(source) for source in self.sources]
 
     @property
     def size(self) -> int | None:
-        """Bytes to read, for the progress bar; None where that is not known before reading."""
+        """Number of bytes to read, for the progress bar. It is None if it is not known before reading."""
         sizes = [source.size for source in self._streams]
         if any(size is None for size in sizes):
             return self.max_bytes or None
@@ -68,13 +73,13 @@ class Corpus:
         return min(total, self.max_bytes) if self.max_bytes else total
 
     def pieces(self, max_bytes: int = 0) -> Iterator[str]:
-        """The text in pieces, sources taking turns piece by piece, so that any beginning is a mixture.
+        """Yield the text in pieces. Sources take turns piece by piece, so that every prefix is a mixture of them.
 
         Args:
-            max_bytes: stop after about this many bytes, where that is less than the corpus has.
+            max_bytes: stop after about this many bytes if the corpus has more; 0 sets no limit.
 
         Raises:
-            TokenAdaptError: a source cannot be read, or there is no text in any of them.
+            TokenAdaptError: a source cannot be read, or none of them has text.
         """
         limit = min((n for n in (max_bytes, self.max_bytes) if n), default=0)
         self.num_bytes = self.num_documents = self.num_skipped = 0
@@ -86,44 +91,45 @@ class Corpus:
                 if limit and self.num_bytes >= limit:
                     return
         finally:
-            self.replaced |= replaced  # the larger count of each file: it may have been read in part before
+            # Take the larger count of each file: an earlier reading may have ended within it.
+            self.replaced |= replaced
         if not self.num_bytes:
             raise TokenAdaptError(f"there is no text in {', '.join(self.sources)}: nothing can be learned from it")
 
     def check(self) -> None:
-        """Look for the first text of every source, to find out before the learning that there is none.
+        """Check that every source has text, before the learning starts.
 
         Raises:
-            TokenAdaptError: a source holds no text, or cannot be read.
+            TokenAdaptError: a source has no text, or it cannot be read.
         """
         for text, source in zip(self.sources, self._streams, strict=True):
             if source.place.startswith("hf:"):
-                continue  # that would be a request for nothing
+                continue  # a check would download data that the learning then downloads again
             documents = (d for d in source.documents(Counter[str]()) if d is not None)
             if not any(piece for document in documents for piece in document):
                 raise TokenAdaptError(f"--text: there is no text in {text}: nothing can be learned from it")
 
     def token_runs(self, encode: Encode, watch: Watch = iter) -> AbstractContextManager[TokenRuns]:
-        """The corpus in tokens, kept so that it is encoded once.
+        """Encode the corpus, and keep its tokens in a temporary file so that they can be read again.
 
         Args:
-            encode: from pieces to tokens.
-            watch: put around the pieces.
+            encode: the step from pieces to tokens.
+            watch: wraps the reading of the pieces.
         """
         return spooled(encode(watch(self.pieces())))
 
     def counted(self, count: Callable[[Sequence[str]], PartT], watch: Watch = iter) -> Iterator[PartT]:
-        """What `count` makes of each part of the corpus: of lists of pieces. It may run in another process."""
+        """Yield the result of `count` for lists of pieces. Subclasses may run `count` in another process."""
         return map(count, batches(watch(self.pieces())))
 
     def tell_unread(self) -> None:
-        """Say of what text nothing was learned, once the learning is done."""
+        """Log which text was not read, once the learning is done."""
         for file, number in sorted(self.replaced.items())[:MOST_NAMED]:
-            LOG.warning("%s is not UTF-8: %d of its bytes could not be read, and no token holds them", file, number)
+            LOG.warning("%s is not UTF-8: %d of its bytes could not be read, and no token contains them", file, number)
         if len(self.replaced) > MOST_NAMED:
-            LOG.warning("nor are %d more files UTF-8", len(self.replaced) - MOST_NAMED)
+            LOG.warning("%d more files are not UTF-8, either", len(self.replaced) - MOST_NAMED)
         if self.num_skipped:
-            LOG.warning("%d files were skipped: they hold zero bytes, and so are no text", self.num_skipped)
+            LOG.warning("%d files were skipped: they contain zero bytes, so they are not text", self.num_skipped)
 
     def _pieces_of(self, source: _Source, replaced: Counter[str]) -> Iterator[str]:
         for document in source.documents(replaced):
@@ -135,7 +141,7 @@ class Corpus:
 
 
 def _taking_turns(streams: Sequence[Iterator[str]]) -> Iterator[str]:
-    """One item of each stream in turn, until all have ended."""
+    """Yield one item of each stream in turn, until all streams have ended."""
     waiting = list(streams)
     while waiting:
         for stream in list(waiting):
@@ -148,7 +154,7 @@ def _taking_turns(streams: Sequence[Iterator[str]]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Source:
-    """One ``--text``."""
+    """One value of ``--text``."""
 
     place: str
     settings: Mapping[str, str]
@@ -164,7 +170,7 @@ class _Source:
         if self.place.startswith("hf:"):
             return None
         files = self._files()
-        # What a compressed file holds is not known before it is read.
+        # The uncompressed size of a gzip file is not known before it is read.
         return None if any(f.suffix == ".gz" for f in files) else sum(f.stat().st_size for f in files)
 
     def _files(self) -> list[Path]:
@@ -172,10 +178,10 @@ class _Source:
         return [path] if path.is_file() else files_below(path)
 
     def documents(self, replaced: Counter[str]) -> Iterator[Iterator[str] | None]:
-        """The pieces of each document; None for a file that is no text.
+        """Yield the pieces of each document, or None for a file that is not text.
 
         Args:
-            replaced: is told, by file, how many bytes were no UTF-8.
+            replaced: is increased by the number of bytes that are not UTF-8, for each file.
         """
         if self.place.startswith("hf:"):
             for text in dataset_texts(self.place.removeprefix("hf:"), self.settings):
@@ -187,7 +193,7 @@ class _Source:
     def _documents_of(self, file: Path, replaced: Counter[str]) -> Iterator[Iterator[str] | None]:
         try:
             with _open(file) as opened:
-                # After `is_binary`: what a compressed file holds is known here only.
+                # `is_binary` looked at the file as it is stored. The content of a compressed file is known only here.
                 if b"\0" in opened.read(BINARY_PROBE):
                     yield None
                     return
@@ -203,10 +209,10 @@ class _Source:
 
 
 class _Utf8:
-    """A file as text, line ends as they are. A byte that is no UTF-8 becomes U+FFFD, and is counted."""
+    """A text file that is read with its line ends unchanged. Bytes that are not UTF-8 become U+FFFD and are counted."""
 
     def __init__(self, opened: IO[bytes], file: Path, replaced: Counter[str]) -> None:
-        # surrogateescape: what could not be read can be told from a U+FFFD that is in the file.
+        # With surrogateescape, invalid bytes differ from a U+FFFD that the file itself contains.
         self._text = io.TextIOWrapper(opened, encoding="utf-8", errors="surrogateescape", newline="")
         self._file, self._replaced = str(file), replaced
 
@@ -233,12 +239,12 @@ def _open(file: Path) -> IO[bytes]:
 
 
 def without_surrogates(text: str) -> str:
-    """A lone surrogate, which JSON can spell, is no character."""
+    """Replace lone surrogates, which JSON can spell but UTF-8 cannot encode, by ``?``."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def cut(text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
-    """Cut a text into pieces of about `size` characters, at line ends where it has any.
+    """Divide a text into pieces of about `size` characters, at line ends where it has any.
 
     >>> list(cut("one\\ntwo\\nthree", size=5))
     ['one\\ntwo\\n', 'three']
@@ -248,5 +254,5 @@ def cut(text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
 
 def _cut_stream(text: IO[str] | _Utf8, size: int = PIECE_CHARACTERS) -> Iterator[str]:
     while piece := text.read(size):
-        # The rest of the line, but no more than a piece: there are files without line ends.
+        # The piece goes on to the end of the line, but no further than `size`: some files have no line ends.
         yield piece if piece.endswith("\n") else piece + text.readline(size)
