@@ -1,4 +1,4 @@
-"""One vocabulary for two models: a draft model or a teacher gets the ids and the rows of the other."""
+"""Give two models one vocabulary: a draft model or a student gets the ids and the number of rows of the other model."""
 
 from mergekit_tokenadapt.two_models.onto import put_onto
 

@@ -1,8 +1,8 @@
-"""Spans of bytes that two tokenizations of a text have in common, for losses that keep both tokenizers.
+"""Find the byte spans that two tokenizations of a text have in common, for losses that keep both tokenizers.
 
-ALM (arXiv 2503.20083) and TRL's GOLD compare what two models say of the same piece of text, where both
-tokenizations have a boundary at its beginning and at its end. Here these pieces are as short as they
-can be: every place where both have a boundary is one.
+ALM (arXiv 2503.20083) and TRL's GOLD compare the likelihoods that two models give to the same piece of text. Both
+tokenizations must have a token boundary at its start and at its end. The spans here are as short as possible: each
+common boundary ends a span.
 """
 
 from __future__ import annotations
@@ -21,38 +21,41 @@ from mergekit_tokenadapt.tokenizer.encoded_text import byte_ends
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 
 BATCH = 1024
-"""Documents in a row group."""
+"""Documents in one row group of the parquet file."""
 COLUMNS = ("teacher_ids", "student_ids", "teacher_ends", "student_ends", "byte_ends")
+"""Columns of token ids and span ends, in the order of the fields of `AlignedText`."""
 
 
 @dataclass(frozen=True, eq=False)
 class AlignedText:
-    """One document, cut by two tokenizers. S spans; they cover all tokens of both, and all bytes."""
+    """One document, segmented by two tokenizers, and its S spans. The spans cover all tokens of both and all bytes."""
 
     teacher_ids: np.ndarray
-    """int32"""
+    """int32 [tokens of the teacher]"""
     student_ids: np.ndarray
-    """int32"""
+    """int32 [tokens of the student]"""
     teacher_ends: np.ndarray
-    """int32 [S]: span s holds the teacher's tokens ``teacher_ends[s - 1]:teacher_ends[s]`` (from 0 for s = 0)."""
+    """int32 [S]: span s has the teacher's tokens ``teacher_ids[teacher_ends[s - 1]:teacher_ends[s]]`` (from 0 for s =
+    0).
+    """
     student_ends: np.ndarray
-    """int32 [S]: likewise for the student's tokens."""
+    """int32 [S]: the same for the student's tokens."""
     byte_ends: np.ndarray
-    """int32 [S]: where the spans end in the text's UTF-8."""
+    """int32 [S]: offset in the text's UTF-8 at which each span ends."""
 
 
 def align(
     text: str, teacher: Sequence[int], teacher_ends: np.ndarray, student: Sequence[int], student_ends: np.ndarray
 ) -> AlignedText:
-    """Find the spans.
+    """Find the spans of one document.
 
     Args:
-        text: not empty.
-        teacher, student: the tokens.
-        teacher_ends, student_ends: int64, where each token ends in the text's UTF-8, not decreasing; the
-            last is its length (see `byte_ends`).
+        text: the document; not empty.
+        teacher, student: token ids of the two tokenizations.
+        teacher_ends, student_ends: int64, the byte offset in UTF-8 at which each token ends. They do not decrease, and
+            the last one is the length of the text (see `byte_ends`).
     """
-    # A token that ends at 0 is a dummy space: it belongs to what follows.
+    # A token that ends at byte 0 is SentencePiece's space before the text. It belongs to the first span.
     common = np.intersect1d(teacher_ends, student_ends)
     common = common[common > 0]
     return AlignedText(
@@ -65,7 +68,7 @@ def align(
 
 
 def align_texts(texts: Sequence[str], teacher: TokenizerFiles, student: TokenizerFiles) -> Iterator[AlignedText]:
-    """Cut documents with both tokenizers, without special tokens, and find the spans.
+    """Segment documents with both tokenizers, without special tokens, and find the spans of each.
 
     Raises:
         TokenAdaptError: a tokenizer makes no token of a document.
@@ -86,11 +89,14 @@ def _cut(text: str, files: TokenizerFiles, encoder: Tokenizer, number: int) -> t
 def write_spans(
     file: Path, texts: Sequence[str], aligned: Iterator[AlignedText], metadata: dict[str, str]
 ) -> dict[str, int]:
-    """Write a parquet file: one row for each document, the columns of `AlignedText` and ``text``.
+    """Write a parquet file with one row for each document: its text, and the columns of `AlignedText`.
 
     Returns:
-        Totals: documents, bytes, teacher_tokens, student_tokens, spans, and `equal_spans`, those that are
-        one token of each.
+        Totals: documents, bytes, teacher_tokens, student_tokens, spans, and `equal_spans`, the spans with one token of
+        each.
+
+    Raises:
+        TokenAdaptError: pyarrow is not installed or cannot be imported.
     """
     pyarrow, parquet = _pyarrow()
     fields = [("text", pyarrow.string()), *[(name, pyarrow.list_(pyarrow.int32())) for name in COLUMNS]]
@@ -108,6 +114,7 @@ def write_spans(
 
 
 def _count(one: AlignedText, totals: dict[str, int]) -> None:
+    """Add the figures of one document to the totals."""
     single = (np.diff(one.teacher_ends, prepend=0) == 1) & (np.diff(one.student_ends, prepend=0) == 1)
     totals["documents"] += 1
     totals["bytes"] += int(one.byte_ends[-1])
@@ -118,7 +125,7 @@ def _count(one: AlignedText, totals: dict[str, int]) -> None:
 
 
 def read_spans(file: Path) -> Iterator[tuple[str, AlignedText]]:
-    """The documents that `write_spans` wrote, and their spans."""
+    """Yield the documents and spans that `write_spans` has written."""
     _, parquet = _pyarrow()
     for batch in parquet.ParquetFile(str(file)).iter_batches():
         for row in batch.to_pylist():

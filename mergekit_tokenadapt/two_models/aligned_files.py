@@ -1,4 +1,4 @@
-"""The folder that `align` writes."""
+"""Write and read the folder of the command `align`."""
 
 from __future__ import annotations
 
@@ -31,10 +31,20 @@ def write_aligned(
     force: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Write spans, nearest tokens and a report into the folder `out`; returns the report.
+    """Write spans, nearest tokens and a report into the folder `out`. Returns the report.
+
+    Args:
+        text: the documents to align.
+        teacher: the teacher's tokenizer.
+        student: the student's tokenizer.
+        out: the folder to write.
+        nearest: also write the nearest tokens of both vocabularies.
+        force: replace `out` where it exists.
+        quiet: show no progress bar.
 
     Raises:
-        TokenAdaptError: `out` exists, an extra is missing, or a tokenizer makes no token of a document.
+        TokenAdaptError: `out` exists, a package of the extra `align` is missing, or a tokenizer makes no token of a
+            document.
     """
     check_output(out, force=force, inputs=[teacher.name, student.name], texts=[text.source])
     names = {"teacher": teacher.name, "student": student.name}
@@ -74,6 +84,8 @@ def _write_nearest(file: Path, teacher: TokenizerFiles, student: TokenizerFiles,
 
 
 def read_nearest(file: Path) -> dict[str, NearestTokens]:
-    """What `align` wrote, by direction: ``teacher_to_student`` and ``student_to_teacher``."""
+    """Read the nearest tokens that `align` has written, by direction: ``teacher_to_student`` and
+    ``student_to_teacher``.
+    """
     arrays: dict[str, np.ndarray] = load_file(str(file))
     return {d: NearestTokens(arrays[f"{d}.ids"], arrays[f"{d}.distances"]) for d in DIRECTIONS}

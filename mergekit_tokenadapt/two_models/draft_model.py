@@ -1,4 +1,4 @@
-"""A small model on the exact vocabulary of a large one, to draft for it in speculative decoding."""
+"""Make a draft model for speculative decoding: a small model with the exact vocabulary of a large one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mergekit_tokenadapt.two_models.onto import put_onto
 
 REPORT = "draft.json"
 LLAMA_CPP_MAX_DIFFERENCE = 128
-"""SPEC_VOCAB_MAX_SIZE_DIFFERENCE in llama.cpp's common/speculative.cpp."""
+"""Largest difference of vocabulary sizes: SPEC_VOCAB_MAX_SIZE_DIFFERENCE in llama.cpp's common/speculative.cpp."""
 
 
 def make_draft(
@@ -30,7 +30,18 @@ def make_draft(
     options: MergeOptions | None = None,
     force: bool = False,
 ) -> Path:
-    """Make `out`: the small model with the target's exact ids and (unless `rows` says otherwise) rows.
+    """Write `out`: the small model with the target's exact ids, and with the target's number of rows unless `rows` is
+    given.
+
+    Args:
+        target: folder or hub id of the large model.
+        small: folder or hub id of the small model.
+        out: the folder to write.
+        adapt: the ``adapt`` block of a recipe.
+        rows: number of rows of the output, or None for the target's.
+        dtype: dtype of the output, or None for the small model's.
+        options: options of mergekit.
+        force: replace `out` where it exists.
 
     Raises:
         TokenAdaptError: see `put_onto`.
@@ -45,15 +56,18 @@ def make_draft(
 
 
 def accepted_by(target: ModelFolder, draft: ModelFolder) -> dict[str, str]:
-    """What three engines would say of the pair: ``yes``, or why not.
+    """Tell which engines accept the pair of models for speculative decoding.
 
-    - transformers (assisted generation without `assistant_tokenizer`): the same `vocab_size`;
-    - vLLM (method ``draft_model``): the same `vocab_size` in both configs;
-    - llama.cpp (when both folders are converted): the same bos and eos, sizes that differ by no more
-      than 128, and the same text for every id from 5 on.
+    - transformers (assisted generation without `assistant_tokenizer`) requires the same `vocab_size`.
+    - vLLM (method ``draft_model``) requires the same `vocab_size` in both configs.
+    - llama.cpp (after both folders are converted) requires the same bos and eos, sizes that differ by at most 128, and
+      the same text for every id from 5 on.
+
+    Returns:
+        Engine -> ``yes``, or the reason why it refuses the pair.
 
     Raises:
-        TokenAdaptError: an id is another token: no engine could use the pair.
+        TokenAdaptError: bos or eos differ, so that no engine could use the pair.
     """
     sizes = [int(folder.text_config.get("vocab_size") or folder.num_rows) for folder in (target, draft)]
     differ = f"vocab_size is {sizes[1]:,} and not {sizes[0]:,}"
@@ -62,5 +76,6 @@ def accepted_by(target: ModelFolder, draft: ModelFolder) -> dict[str, str]:
     roles = [{r: folder.tokenizer.vocabulary.roles.get(r) for r in ("bos", "eos")} for folder in (target, draft)]
     if roles[0] != roles[1]:
         raise TokenAdaptError(f"{draft.name}: bos and eos are {roles[1]}, but those of {target.name} are {roles[0]}")
+    # `check_same_vocabulary` has compared the tokens of all ids before.
     llama = "yes" if apart <= LLAMA_CPP_MAX_DIFFERENCE else f"{differ}: more than {LLAMA_CPP_MAX_DIFFERENCE} apart"
     return {"transformers": same, "vllm": same, "llama.cpp": llama}

@@ -1,8 +1,8 @@
-"""The nearest token of another vocabulary by edit distance: MinED (FuseLLM, arXiv 2401.10491, 3.3).
+"""Find the nearest token of another vocabulary by edit distance: MinED (FuseLLM, arXiv 2401.10491, section 3.3).
 
-The distance is Levenshtein's over bytes, the fewest insertions, deletions and substitutions. Ties go
-to the token of nearest length, then to the shorter one, then to the lowest id. Special tokens
-stand for no text: they match by string and role, as in a transplant, or not at all.
+The distance is Levenshtein's over bytes: the smallest number of insertions, deletions and substitutions. Among equal
+distances, the token with the nearest length is taken, then the shorter one, then the lowest id. Special tokens have no
+text. A special token matches the token with the same string or role, as in a transplant, or no token.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabular
 from mergekit_tokenadapt.transfer.matching import match
 
 BLOCK = 512
-"""Tokens compared with all others at a time."""
+"""Number of tokens that one call compares with all candidates."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,20 +26,20 @@ class NearestTokens:
     """For each id of one vocabulary, the nearest token of another."""
 
     ids: np.ndarray
-    """int32 [highest id + 1]; -1 for ids without a token, and special tokens without a counterpart."""
+    """int32 [highest id + 1]; -1 for ids without a token, and for special tokens without a counterpart."""
     distances: np.ndarray
-    """int16, the same length: 0 for the same bytes or a special counterpart, -1 where there is no nearest token."""
+    """int16 [highest id + 1]; 0 for the same bytes or a special counterpart, -1 where `ids` is -1."""
 
 
 def nearest_tokens(source: Vocabulary, target: Vocabulary, *, quiet: bool = True) -> NearestTokens:
-    """The nearest token of `target` for each token of `source`, exact.
+    """Find the nearest token of `target` for each token of `source`. The result is exact.
 
-    Tokens with the same bytes are found by looking them up. The others are compared length by length,
-    nearest lengths first: the distance of two strings is at least the difference of their lengths, so a
-    token is done when no length is left that could hold a nearer one.
+    Tokens with the same bytes are looked up. The others are compared with candidates of one length after the other,
+    nearest length first. The distance of two strings is at least the difference of their lengths, so the search ends
+    when no remaining length can give a nearer token.
 
     Raises:
-        TokenAdaptError: rapidfuzz is not installed or does not work.
+        TokenAdaptError: rapidfuzz is not installed or cannot be imported.
     """
     ids = np.full(source.num_ids, -1, dtype=np.int32)
     distances = np.full(source.num_ids, -1, dtype=np.int16)
@@ -58,11 +58,11 @@ def nearest_tokens(source: Vocabulary, target: Vocabulary, *, quiet: bool = True
 
 
 def _search(missing: list[Token], candidates: list[Token], quiet: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and distances of the nearest candidates, int64 [missing] each."""
+    """Return the ids and distances of the nearest candidates, int64 [missing] each."""
     by_length: dict[int, list[Token]] = {}
     for token in sorted(candidates, key=lambda t: t.id):
         by_length.setdefault(len(token.bytes), []).append(token)
-    # Bytes as Latin-1 characters: the library is quickest with one byte for a character.
+    # Latin-1 turns each byte into one character; rapidfuzz is fastest on strings with one byte a character.
     texts = {length: [t.bytes.decode("latin-1") for t in tokens] for length, tokens in by_length.items()}
     known = {length: np.array([t.id for t in tokens]) for length, tokens in by_length.items()}
     order = sorted(range(len(missing)), key=lambda n: (len(missing[n].bytes), n))
@@ -74,7 +74,8 @@ def _search(missing: list[Token], candidates: list[Token], quiet: bool) -> tuple
             block = group[start : start + BLOCK]
             queries = [missing[n].bytes.decode("latin-1") for n in block]
             for other in sorted(texts, key=lambda n: (abs(n - length), n)):
-                # Nothing of this length can be nearer than what there is: nor of any that follows.
+                # Tokens whose distance is at most the difference of lengths are done: neither this length nor a later
+                # one can give a nearer candidate.
                 open_ = np.flatnonzero(distances[block] > abs(other - length))
                 if not len(open_):
                     break
@@ -90,7 +91,7 @@ def _search(missing: list[Token], candidates: list[Token], quiet: bool) -> tuple
 
 
 def _distances(queries: list[str], choices: list[str], largest: int) -> np.ndarray:
-    """Levenshtein distances [queries, choices]; those beyond `largest` are `largest` + 1."""
+    """Return Levenshtein distances, int16 [queries, choices]. Distances beyond `largest` are `largest` + 1."""
     process, levenshtein = _rapidfuzz()
     return np.asarray(
         process.cdist(queries, choices, scorer=levenshtein.distance, score_cutoff=largest, dtype=np.int16, workers=-1)

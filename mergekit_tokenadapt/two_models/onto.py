@@ -1,4 +1,4 @@
-"""Put a model onto the vocabulary of another: the same ids, the same number of rows."""
+"""Give a model the vocabulary of another model: the same ids and the same number of rows."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ def put_onto(
     force: bool = False,
     finish: Callable[[ModelFolder, ModelFolder], None] | None = None,
 ) -> Path:
-    """Make `out`: `model` with the tokenizer of the model `target`, and with as many rows.
+    """Write `out`: `model` with the tokenizer of the model `target`, and with as many rows.
 
-    Rows without a token are the mean of the others: their logit is the mean of the logits, so they
-    never win.
+    Rows without a token become the mean of the other rows. Their logit is then the mean of the other logits, so that
+    greedy decoding never chooses them.
 
     Args:
-        model: folder or hub id.
-        target: folder or hub id of a model, not only of a tokenizer: its weights say how many rows it has.
-        out: appears when it is complete.
-        adapt: the ``adapt`` block; `rows` and `save_plan` are set here.
-        rows: rows of the output where they are to be others than the target's.
-        dtype: of the output; None for that of `model`.
-        options: of mergekit.
+        model: folder or hub id of the model.
+        target: folder or hub id of the other model. A tokenizer alone does not do, because the weights tell the number
+            of rows.
+        out: the folder to write. It appears only when it is complete.
+        adapt: the ``adapt`` block of a recipe; this function sets `rows` and `save_plan`.
+        rows: number of rows of the output, or None for the target's.
+        dtype: dtype of the output, or None for the model's.
+        options: options of mergekit.
         force: replace `out` where it exists.
-        finish: gets (the target, the output before it is renamed), and may write into the output.
+        finish: is called with the target and the output before `out` is renamed into place, and may write into the
+            output.
 
     Raises:
-        TokenAdaptError: a folder is no model, or has too few rows for its tokenizer, or `out` exists.
+        TokenAdaptError: a folder is not a model, a model has too few rows for its tokenizer, or `out` exists.
     """
     options = options or merge_options(quiet=True)
     target_folder = open_model(target, trust_remote_code=options.trust_remote_code).with_own_rows()
@@ -54,6 +56,6 @@ def put_onto(
         if finish is not None:
             finish(target_folder, made)
 
-    # From where the target was found: a hub id is not fetched a second time.
+    # The recipe names the folder that `open_model` found, so that a hub id is not downloaded a second time.
     recipe = make_recipe(model, str(target_folder.folder), adapt, dtype=dtype)
     return run_recipe(recipe, out, options, force=force, finish=check_and_finish)

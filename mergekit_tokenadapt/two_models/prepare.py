@@ -1,4 +1,4 @@
-"""The student on the teacher's vocabulary, so that ordinary same-vocabulary distillation runs."""
+"""Give the student the teacher's vocabulary, so that distillation for models with one vocabulary can run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mergekit_tokenadapt.two_models.onto import put_onto
 REPORT = "distillation.json"
 TOKEN_MAP = "token_map.safetensors"
 ORIGINS = ("copied", "special", "composed", "mean", "padding")
-"""What the numbers of `origin` in the token map mean, from 0."""
+"""Meaning of the values of ``origin`` in the token map: the value is the position in this tuple."""
 
 
 def prepare_student(
@@ -34,7 +34,16 @@ def prepare_student(
     options: MergeOptions | None = None,
     force: bool = False,
 ) -> Path:
-    """Make `out`: the student with the teacher's exact ids and rows, a token map and a report.
+    """Write `out`: the student with the teacher's exact ids and number of rows, a token map and a report.
+
+    Args:
+        teacher: folder or hub id of the teacher.
+        student: folder or hub id of the student.
+        out: the folder to write.
+        adapt: the ``adapt`` block of a recipe.
+        dtype: dtype of the output, or None for the student's.
+        options: options of mergekit.
+        force: replace `out` where it exists.
 
     Raises:
         TokenAdaptError: see `put_onto`.
@@ -51,12 +60,13 @@ def prepare_student(
 
 
 def token_map(plan: TransferPlan, made: ModelFolder) -> dict[str, torch.Tensor]:
-    """Where every one of the teacher's ids comes from, as arrays.
+    """Return as tensors from which old rows each of the teacher's ids got its row.
 
     Returns:
-        ``origin`` int8 [rows]: a place in `ORIGINS`; ``student_id`` int64 [rows]: the old id whose row was
-        copied, or -1; ``indptr`` int64 [rows + 1] and ``pieces`` int64, ``weights`` float32: the old
-        ids of composed rows, in compressed sparse rows (a method with a regression predicts from these).
+        ``origin``, int8 [rows]: position in `ORIGINS`. ``student_id``, int64 [rows]: the old id whose row was copied,
+        or -1. ``indptr``, int64 [rows + 1], ``pieces``, int64, and ``weights``, float32: the old ids of composed rows
+        and their weights, as compressed sparse rows. A method with a regression predicts composed rows from the rows of
+        these pieces.
     """
     origin = torch.full((plan.num_rows,), ORIGINS.index("composed"), dtype=torch.int8)
     reasons = torch.from_numpy(plan.mapping.reasons)

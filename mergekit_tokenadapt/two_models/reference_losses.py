@@ -1,5 +1,7 @@
-"""Losses between models with different tokenizers, as plain as they can be: they show what the files of
-`align` are for, and that they are right. For training, use a trainer's own.
+"""Reference losses for models with different tokenizers.
+
+They show how to use the files of `align`, and tests check the files with them. They are not optimised; for training,
+use the losses of a trainer.
 
 Letters: T tokens, S spans, V vocabulary.
 """
@@ -14,12 +16,12 @@ from mergekit_tokenadapt.two_models.nearest_tokens import NearestTokens
 
 
 def span_log_probabilities(logits_TV: Tensor, ids_T: np.ndarray, ends_S: np.ndarray) -> Tensor:
-    """Log probability of each span: the sum over its tokens, float32 [S].
+    """Return the log probability of each span (the sum over its tokens, in nats), float32 [S].
 
     Args:
-        logits_TV: for each token, the logits that it is predicted with.
-        ids_T: the tokens.
-        ends_S: number of tokens up to and including each span.
+        logits_TV: for each token, the logits at the position before it.
+        ids_T: the token ids.
+        ends_S: for each span, the number of tokens up to its end.
     """
     chosen = torch.from_numpy(ids_T.astype(np.int64)).to(logits_TV.device)
     tokens_T = logits_TV.float().log_softmax(dim=1).gather(1, chosen[:, None]).squeeze(1)
@@ -29,11 +31,18 @@ def span_log_probabilities(logits_TV: Tensor, ids_T: np.ndarray, ends_S: np.ndar
 
 
 def alm_loss(teacher_S: Tensor, student_S: Tensor, temperature: float = 100.0) -> Tensor:
-    """Approximate likelihood matching (arXiv 2503.20083, 3.2), with Kullback and Leibler's divergence.
+    """Approximate likelihood matching (arXiv 2503.20083, section 3.2) with the Kullback-Leibler divergence.
 
-    The probability of a span, to the power 1 / temperature, and its complement are taken for a
-    distribution of two outcomes. The mean over spans is 0 where both models say the same of each.
+    The probability of a span to the power 1 / temperature, and one minus this value, form a distribution over two
+    outcomes. The loss is the mean divergence over spans. It is 0 if both models give every span the same probability.
+
+    Args:
+        teacher_S: the teacher's log probability of each span, in nats.
+        student_S: the student's log probability of each span, in nats.
+        temperature: probabilities of long spans are close to 0, where differences would hardly count. A high
+            temperature moves them away from 0.
     """
+    # log(1 - p) is not finite at p = 1.
     teacher_S, student_S = (log.clamp(max=-1e-6) / temperature for log in (teacher_S, student_S))
     others_teacher, others_student = (torch.log(-torch.expm1(log)) for log in (teacher_S, student_S))
     divergence_S = teacher_S.exp() * (teacher_S - student_S)
@@ -42,10 +51,15 @@ def alm_loss(teacher_S: Tensor, student_S: Tensor, temperature: float = 100.0) -
 
 
 def carry_over(probabilities_TV: Tensor, nearest: NearestTokens, num_rows: int) -> Tensor:
-    """Distributions over one vocabulary, carried to another by nearest tokens: [T, num_rows], rows sum to 1.
+    """Map distributions over one vocabulary to another by nearest tokens. Returns [T, num_rows]; each row sums to 1.
 
-    Every token hands its probability to its nearest one; what belongs to tokens without one is shared
-    out in proportion.
+    Each token gives its probability to its nearest token. The probability of tokens without a nearest token is
+    distributed over the others in proportion.
+
+    Args:
+        probabilities_TV: one distribution over the first vocabulary for each position.
+        nearest: the nearest tokens in the second vocabulary.
+        num_rows: number of ids of the second vocabulary.
     """
     known = np.flatnonzero(nearest.ids >= 0)
     places = torch.from_numpy(nearest.ids[known].astype(np.int64)).to(probabilities_TV.device)

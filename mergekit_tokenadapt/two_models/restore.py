@@ -1,12 +1,12 @@
-"""Put a model back on the vocabulary that it had before a transplant.
+"""Give a model the vocabulary back that it had before a transplant.
 
-Every row of the old vocabulary comes from one of two places:
+Every row of the old vocabulary comes from one of two models:
 
-- If the transplant copied the row, it is the model's present row for that token, trained or not. Unchanged
-  rows return bit for bit. If several tokens got the same row (a special token by its role, for instance),
-  the token with the same bytes is used, else the one with the lowest id.
-- If the transplant dropped the row, because the target had no such token, the row comes from the base model.
-  If the model was trained in between, this row was not.
+- If the transplant copied the row, the row comes from the adapted model, trained or not. Rows that training left alone
+  return bit for bit. If several tokens got the same old row (a special token by its role, for instance), the token with
+  the same bytes is used, or else the token with the lowest id.
+- If the transplant dropped the row, because the target had no such token, the row comes from the base model. Training
+  of the adapted model could not change it.
 """
 
 from __future__ import annotations
@@ -39,21 +39,22 @@ from mergekit_tokenadapt.transfer.plan import TransferPlan
 LOG = logging.getLogger(__name__)
 
 COPIED = ("generation_config.json", *TOKENIZER_FILES)
-"""Files of the base model that the restored one gets."""
+"""Files that the restored model gets from the base model."""
 SAVED_BY_TRAINING = ("dtype", "torch_dtype", "transformers_version")
-"""Keys of config.json that say how the weights were saved; they stay as the model has them."""
+"""Keys of ``config.json`` that describe how the weights were saved. The adapted model's values stay."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What was put back."""
+    """Numbers of the rows that `restore` has written."""
 
     folder: Path
+    """The folder of the restored model."""
     rows: int
     from_model: int
-    """Rows that the model still had."""
+    """Rows that come from the adapted model."""
     from_base: int
-    """Rows that the transplant had dropped."""
+    """Rows that the transplant had dropped, and that come from the base model."""
 
 
 def restore(
@@ -65,20 +66,20 @@ def restore(
     input_number: int | None = None,
     force: bool = False,
 ) -> Restored:
-    """Make `out`: `model` with the tokenizer, the ids and the rows of the model that it was made from.
+    """Write `out`: `model` with the tokenizer, the ids and the rows of the model that it was made from.
 
     Args:
         model: the folder of the transplanted model, trained or not.
-        out: appears when it is complete.
-        manifest: a folder with its `tokenadapt.json` and `tokenadapt.plan`; `model` itself by default.
-            (A trainer does not take these files along.)
-        base: the model it was made from; by default where the manifest says it was.
-        input_number: which of several merged models' vocabularies, from 0.
+        out: the folder to write. It appears only when it is complete.
+        manifest: a folder with the model's `tokenadapt.json` and `tokenadapt.plan`; `model` itself by default.
+            (Trainers do not copy these files.)
+        base: the model that `model` was made from; by default the one that the manifest names.
+        input_number: for a merge, the number of the input model whose vocabulary to restore, from 0.
         force: replace `out` where it exists.
 
     Raises:
-        TokenAdaptError: no manifest or plan, the base is not the one of the manifest, the model does not
-            have the plan's rows, or `out` exists.
+        TokenAdaptError: the manifest or the plan is missing, the base is not the one that the manifest describes, the
+            model has another number of rows than the plan, or `out` exists.
     """
     inputs = [model, *(str(one) for one in (manifest, base) if one is not None)]
     check_output(out, force=force, inputs=inputs)
@@ -100,9 +101,10 @@ def restore(
 
 
 def row_sources(plan: TransferPlan, base_rows: int) -> np.ndarray:
-    """For each old row, the new row that is its copy, or -1 where the transplant dropped it; int64 [base_rows]."""
+    """Return for each old row the new row that is its copy, or -1 if the transplant dropped it; int64 [base_rows]."""
     rows = np.full(base_rows, -1, dtype=np.int64)
-    # The last one written stays: tokens that stand for the same bytes come last, the lowest id last of all.
+    # Later assignments overwrite earlier ones. Tokens with the same bytes therefore come last, and among them the
+    # lowest id comes last.
     order = sorted(plan.copied_ids.tolist(), key=lambda row: (plan.mapping.reasons[row] == Reason.COPIED, -row))
     for row in order:
         rows[plan.mapping.sources[row]] = row
@@ -123,7 +125,7 @@ def _read_manifest(folder: Path, input_number: int | None) -> tuple[Mapping[str,
     if adapt.get("untie") or any((one.get("correction") or {}).get("strength") for one in inputs):
         raise TokenAdaptError(
             f"{folder} was made with calibration_text or untie, which change rows that are otherwise copies: "
-            "what they were is in the base model only, and cannot be told from training"
+            "their old values are in the base model only, and cannot be told from the effect of training"
         )
     number = input_number or 0
     if number >= len(inputs):
@@ -135,7 +137,9 @@ def _read_manifest(folder: Path, input_number: int | None) -> tuple[Mapping[str,
 
 
 def _are_inputs(inputs: Any) -> bool:
-    """Whether this is what `OutputFolder.manifest` says of input models, as far as it is used here."""
+    """Return whether a manifest's ``inputs`` have the form that `OutputFolder.manifest` writes, as far as it is used
+    here.
+    """
     return (
         isinstance(inputs, list)
         and bool(inputs)
@@ -148,33 +152,40 @@ def _are_inputs(inputs: Any) -> bool:
 def _open_base(base: str | None, described: Mapping[str, Any]) -> ModelFolder:
     try:
         return open_model(base or described["name"])
-    except (TokenAdaptError, OSError) as error:  # a name too long to be a file's, for one
-        hint = "" if base else " (the manifest names it; if it is somewhere else now, say where with --base)"
+    except (TokenAdaptError, OSError) as error:  # an OSError comes, for example, from a name that is too long
+        hint = "" if base else " (the manifest names it; if it has moved, name its place with --base)"
         raise TokenAdaptError(f"{error}{hint}") from error
 
 
 def _check_base(original: ModelFolder, described: Mapping[str, Any]) -> None:
-    """Refuse another model than the one that the manifest describes."""
+    """Check the base's config and tokenizer against the hashes in the manifest.
+
+    Raises:
+        TokenAdaptError: a file differs.
+    """
     for name in ("config.json", "tokenizer.json"):
         expected, file = described["files"].get(name), original.folder / name
         if expected and not (file.is_file() and file_hashes([file])[name] == expected):
             raise TokenAdaptError(
-                f"{original.name} is not the model that the manifest describes: its {name} is another; "
+                f"{original.name} is not the model that the manifest describes: its {name} differs; "
                 "name the right one with --base"
             )
 
 
 def _check_weights(adapted: ModelFolder, original: ModelFolder, described: Mapping[str, Any], rows: np.ndarray) -> None:
-    """Refuse a model with the config and the tokenizer of the right one, but with other weights.
+    """Check that the base has the weights of the model that the manifest describes.
 
-    Manifests of earlier versions hold no hashes. The copied rows are then the only evidence: those that training
-    has not touched are the base model's, bit for bit.
+    Manifests of earlier versions have no hashes of weights. Then the copied rows decide: rows that training did not
+    change are bit for bit the base model's.
+
+    Raises:
+        TokenAdaptError: the config and the tokenizer agree, but the weights differ.
     """
     answer = is_described_by(described, original.folder)
     if answer is None:
         answer = _shares_rows(adapted, original, rows)
         LOG.warning(
-            "the manifest was written by an earlier version and holds no hashes of weights: %s, going by its rows",
+            "the manifest was written by an earlier version and has no hashes of weights: judged by its rows, %s",
             f"{original.name} {'is' if answer else 'is not'} the model that {adapted.name} was made from",
         )
     if not answer:
@@ -185,7 +196,7 @@ def _check_weights(adapted: ModelFolder, original: ModelFolder, described: Mappi
 
 
 def _shares_rows(adapted: ModelFolder, original: ModelFolder, rows: np.ndarray) -> bool:
-    """Whether a row that the transplant had copied, and that is not all zero, still is the base model's row."""
+    """Return whether at least one copied row that is not all zero equals the base model's row."""
     then, now = original.rows(original.input_matrix), adapted.rows(adapted.input_matrix)
     kept = np.flatnonzero(rows >= 0)
     if then.shape[1:] != now.shape[1:] or not len(kept) or kept[-1] >= len(then) or rows.max() >= len(now):
@@ -197,7 +208,7 @@ def _shares_rows(adapted: ModelFolder, original: ModelFolder, rows: np.ndarray) 
 def _write_weights(
     adapted: ModelFolder, original: ModelFolder, plan: TransferPlan, rows: np.ndarray, out: Path
 ) -> None:
-    """The tensors, file by file as the model has them; vocabulary tensors with the old rows."""
+    """Write all tensors in files as the adapted model has them. Vocabulary tensors get the old rows."""
     if adapted.num_rows != plan.num_rows:
         raise TokenAdaptError(
             f"{adapted.name} has {adapted.num_rows} rows, but was made with {plan.num_rows}: its vocabulary was changed"
@@ -224,12 +235,12 @@ def _write_weights(
 
 
 def _old_rows(name: str, adapted: ModelFolder, original: ModelFolder, rows: np.ndarray) -> Tensor:
-    """One vocabulary tensor, in the model's dtype."""
+    """Return one vocabulary tensor with the old rows, in the adapted model's dtype."""
     now = adapted.rows(name)
     known_as = _same_tensor(name, adapted, original)
     then = original.rows(known_as)
     if original.checkpoint.stored[known_as].is_per_layer:
-        rows = rows[: len(then)]  # it had no rows for the ids beyond
+        rows = rows[: len(then)]  # such a tensor may have fewer rows than the vocabulary matrices
     if len(then) != len(rows) or then.shape[1:] != now.shape[1:]:
         raise TokenAdaptError(
             f"{original.name}: its {name} has the shape {tuple(then.shape)}, which does not go with {tuple(now.shape)}"
@@ -241,7 +252,7 @@ def _old_rows(name: str, adapted: ModelFolder, original: ModelFolder, rows: np.n
 
 
 def _same_tensor(name: str, adapted: ModelFolder, original: ModelFolder) -> str:
-    """The tensor of the base model that is this one; a tied matrix may have the other matrix's name there."""
+    """Return the tensor's name in the base model. A tied matrix may be stored there under the other matrix's name."""
     if name in original.vocabulary_tensors:
         return name
     if name in (adapted.input_matrix, adapted.output_matrix):
@@ -250,12 +261,12 @@ def _same_tensor(name: str, adapted: ModelFolder, original: ModelFolder) -> str:
 
 
 def _write_configs(adapted: ModelFolder, original: ModelFolder, out: Path) -> None:
-    """The base's configs and tokenizer files; how the weights were saved, and if they are tied, is the model's own."""
+    """Write the base's config and tokenizer files. Dtype and tying of the weights stay as in the adapted model."""
     saved = {key: adapted.config[key] for key in SAVED_BY_TRAINING if key in adapted.config}
     config = deepcopy({**original.config, **saved})
     is_tied = adapted.checkpoint.tables.is_tied
     if is_tied != original.checkpoint.tables.is_tied:
-        # Training untied it. By the base's config, the output rows that it learned would not be looked at.
+        # Training untied the matrices. With the base's config, transformers would ignore the learned output rows.
         nested = ("text_config.",) if isinstance(config.get("text_config"), dict) else ()
         for section in ("", *nested):
             set_nested(config, f"{section}tie_word_embeddings", is_tied)
