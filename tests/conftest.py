@@ -13,13 +13,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import hypothesis
 import pytest
 import tokenizers_zoo
 import torch
+from forked import Server, serving
 from tokenizers_zoo import FAMILIES, OTHER_SPELLINGS, Definition
 
 from mergekit_tokenadapt.numerics import inner_products
@@ -135,3 +136,17 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks of atoms, and several groups in each, in small sets of atoms."""
     monkeypatch.setattr(inner_products, "BLOCK", 128)
     monkeypatch.setattr(inner_products, "GROUP", 8)
+
+
+@pytest.fixture(scope="session")
+def stock() -> Iterator[Server]:
+    """A process that has imported what `mergekit-yaml` imports: our plugin is installed, and not active yet."""
+    with serving("stock") as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def without_plugin() -> Iterator[Server]:
+    """The same where the plugin is switched off."""
+    with serving("stock", PYDANTIC_DISABLE_PLUGINS="mergekit-tokenadapt") as started:
+        yield started

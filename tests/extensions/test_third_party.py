@@ -1,7 +1,6 @@
 """Another package adds a method and an auxiliary space, by declaring entry points only."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,29 +23,33 @@ def installed(tmp_path_factory):
     return site
 
 
-def run(installed, name, *args, cwd):
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
-    command = Path(sys.executable).parent / name
-    return subprocess.run([command, *args], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture
+def run(stock, installed, tmp_path):
+    """``run("mergekit-yaml", recipe, "out")`` where the package is installed: what it says."""
+
+    def run_command(program, *arguments):
+        ended = stock.run(tmp_path, program, *arguments, cwd=str(tmp_path), path=[str(installed)])
+        assert ended.code == 0, ended.said
+        return ended.said
+
+    return run_command
 
 
-def test_it_is_used_from_a_recipe(installed, tmp_path, byte_level_folder, gemma_style_folder, tiny_model_folder):
+def test_it_is_used_from_a_recipe(run, tmp_path, byte_level_folder, gemma_style_folder, tiny_model_folder):
     tiny_model_folder(byte_level_folder, tmp_path / "base")
     (tmp_path / "recipe.yml").write_text(
         "merge_method: passthrough\n"
         "models: [{model: ./base}]\n"
         f"tokenizer: {{source: {gemma_style_folder}, adapt: {{method: last-piece, auxiliary: byte-counts, share: 0}}}}"
     )
-    done = run(installed, "mergekit-yaml", "recipe.yml", "out", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    run("mergekit-yaml", "recipe.yml", "out")
     manifest = json.loads((tmp_path / "out/tokenadapt.json").read_text())
     assert manifest["inputs"][0]["method"] == "last-piece"
     assert manifest["inputs"][0]["options"] == {"share": 0.0}
 
 
-def test_it_is_listed(installed, tmp_path):
-    done = run(installed, "mergekit-tokenadapt", "methods", "--json", cwd=tmp_path)
-    listed = json.loads(done.stdout)
+def test_it_is_listed(run):
+    listed = json.loads(run("mergekit-tokenadapt", "methods", "--json"))
     assert "last-piece" in {method["name"] for method in listed["methods"]}
     assert "byte-counts" in {space["name"] for space in listed["auxiliary"]}
 

@@ -1,6 +1,5 @@
 """Activation: when it happens, what it changes, and what it leaves alone."""
 
-import os
 import subprocess
 import sys
 
@@ -23,11 +22,9 @@ def recipe(**tokenizer):
     return {"merge_method": "passthrough", "models": [{"model": "./m"}], "tokenizer": tokenizer}
 
 
-def python(code, **environment):
+def python(code):
     """Run code in a fresh process; its standard output."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -40,7 +37,7 @@ def test_making_merge_options_is_enough_to_activate():
     assert "method='mean'" in python(code)
 
 
-def test_a_recipe_read_before_activation_is_refused_not_ignored():
+def test_a_recipe_read_before_activation_is_refused_not_ignored(stock, tmp_path):
     code = (
         "from mergekit.config import MergeConfiguration\n"
         f"block = {recipe(source='./t', adapt={'method': 'mean'})}\n"
@@ -49,7 +46,7 @@ def test_a_recipe_read_before_activation_is_refused_not_ignored():
         "import mergekit_tokenadapt; mergekit_tokenadapt.activate()\n"
         "print(MergeConfiguration.model_validate(block).tokenizer.adapt.method)"
     )
-    refusal, method = python(code).splitlines()
+    refusal, method = stock.python(tmp_path, code).splitlines()
     assert "call mergekit_tokenadapt.activate() before reading the recipe" in refusal
     assert method == "mean"
 
@@ -63,18 +60,18 @@ def test_importing_pydantic_imports_nothing_of_ours_but_the_hook():
     assert python(code) == ours
 
 
-def test_the_plugin_can_be_switched_off():
+def test_the_plugin_can_be_switched_off(stock, without_plugin, tmp_path):
     code = (
         "from mergekit.options import MergeOptions; import mergekit.merge; MergeOptions();"
         "print(mergekit.merge.MergePlanner.__module__)"
     )
-    assert python(code) == "mergekit_tokenadapt.plugin.planner"
-    assert python(code, PYDANTIC_DISABLE_PLUGINS="mergekit-tokenadapt") == "mergekit.plan"
+    assert stock.python(tmp_path, code) == "mergekit_tokenadapt.plugin.planner"
+    assert without_plugin.python(tmp_path, code) == "mergekit.plan"
 
 
-def test_our_own_command_works_where_the_hook_is_off(tmp_path):
+def test_our_own_command_works_where_the_hook_is_off(without_plugin, tmp_path):
     code = "from mergekit_tokenadapt.cli.main import main; main(['transplant', '--help'])"
-    assert "--method" in python(code, PYDANTIC_DISABLE_PLUGINS="__all__")
+    assert "--method" in without_plugin.python(tmp_path, code)
 
 
 def test_activating_twice_changes_nothing():

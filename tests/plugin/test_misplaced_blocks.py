@@ -1,7 +1,6 @@
 """Recipes that mergekit would run without their ``adapt`` block, and what is wrong in one: an error in a line."""
 
 import logging
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -125,21 +124,15 @@ STOCK_RECIPES = [
 ]
 
 
-def test_stock_recipes_mean_what_they_did():
+def test_stock_recipes_mean_what_they_did(without_plugin, tmp_path):
     recipes = [{**STOCK, **stock} for stock in STOCK_RECIPES]
     code = (
         "from mergekit.config import MergeConfiguration\n"
         f"for recipe in {recipes!r}: print(MergeConfiguration.model_validate(recipe).model_dump_json())"
     )
-    without = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYDANTIC_DISABLE_PLUGINS": "mergekit-tokenadapt"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    without = without_plugin.python(tmp_path, code)
     configurations = [MergeConfiguration.model_validate(recipe) for recipe in recipes]
-    assert [c.model_dump_json() for c in configurations] == without.stdout.splitlines()
+    assert [c.model_dump_json() for c in configurations] == without.splitlines()
     # mergekit-multi writes and reads them again.
     assert [MergeConfiguration.model_validate(c.model_dump()) for c in configurations] == configurations
 
@@ -251,19 +244,15 @@ def test_our_command_says_the_same(tmp_path, byte_level_folder):
         assert_one_line(result, "'metod'", "did you mean 'method'?")
 
 
-def test_commands_in_the_shell_print_one_line(tmp_path):
+def test_commands_in_the_shell_print_one_line(stock, tmp_path):
     (tmp_path / "recipe.yml").write_text(
         yaml.safe_dump({**STOCK, "tokenizer": {"source": "./t", "adapt": {"metod": 1}}})
     )
     (tmp_path / "moe.yml").write_text(yaml.safe_dump(moe(tmp_path)))
-    for command, recipe in (("mergekit-yaml", "recipe.yml"), ("mergekit-moe", "moe.yml")):
-        done = subprocess.run(
-            [Path(sys.executable).parent / command, recipe, "out"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 2
-        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-        assert done.stderr.startswith("Error: ")
+    command = [Path(sys.executable).parent / "mergekit-yaml", "recipe.yml", "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    forked = stock.run(tmp_path, "mergekit-moe", "moe.yml", "out", cwd=str(tmp_path))
+    assert done.returncode == forked.code == 2
+    for said in (done.stderr, forked.said):
+        assert len(said.strip().splitlines()) == 1, said
+        assert said.startswith("Error: ")

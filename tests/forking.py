@@ -1,7 +1,9 @@
 """Runs commands as a shell would, each in a fork of one process that has imported everything already.
 
-A server: one JSON request a line on standard input, one JSON answer a line on standard output. A request names
-the arguments of `mergekit-tokenadapt`, and what is to happen to the command while it runs:
+A server: one JSON request a line on standard input, one JSON answer a line on standard output. Its argument says
+what it imports: ``ours`` imports what `mergekit-tokenadapt` needs, ``stock`` what `mergekit-yaml` imports by itself,
+so that it is left to the command to find the plugin. A request names a console script with its ``arguments``, or
+Python ``code``; the folder to run in; and what is to happen to the command while it runs:
 
 - ``kill_at``: SIGKILL just before the n-th time it opens, makes, renames or removes a file below `root`; another
   signal where ``signal`` names one;
@@ -17,6 +19,7 @@ import resource
 import signal
 import sys
 import time
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +67,17 @@ def _command(request: dict[str, Any], said: Path, counted: Path) -> None:
     code = 1
     try:
         os.environ.update(request.get("env") or {})
+        sys.path[:0] = request.get("path") or []
+        os.chdir(request.get("cwd") or os.getcwd())
         if request.get("largest_file"):
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"],) * 2)
         events = _watch(request["root"], request.get("kill_at"), signal.Signals[request.get("signal", "SIGKILL")])
-        from mergekit_tokenadapt.cli.main import main
-
-        main(request["arguments"])
+        if request.get("code"):
+            exec(request["code"], {"__name__": "__main__"})
+            sys.exit()
+        (script,) = entry_points(group="console_scripts", name=request["program"])
+        sys.argv = [request["program"], *request["arguments"]]
+        sys.exit(script.load()())
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
         if request.get("count"):
@@ -99,16 +107,31 @@ def _watch(root: str, kill_at: int | None, number: signal.Signals) -> list[int]:
     return events
 
 
-def serve() -> None:
-    """Import what commands need, then answer requests until standard input ends."""
-    import transformers.models.auto.modeling_auto
-    import transformers.models.llama.modeling_llama  # noqa: F401
-
+def import_ours() -> None:
+    """What `mergekit-tokenadapt` imports, and the plugin activated."""
     import mergekit_tokenadapt.cli.main
     import mergekit_tokenadapt.correction
     import mergekit_tokenadapt.plugin.planner
     import mergekit_tokenadapt.plugin.transplant
     import mergekit_tokenadapt.supertokens.making  # noqa: F401
+
+
+def import_stock() -> None:
+    """What `mergekit-yaml` and `mergekit-multi` import, and libraries; of ours nothing but the hook of pydantic."""
+    import mergekit.scripts.multimerge
+    import mergekit.scripts.run_yaml  # noqa: F401
+    import rich.table  # noqa: F401
+    import sklearn.feature_extraction.text  # noqa: F401
+
+    ours = {name for name in sys.modules if name.startswith("mergekit_tokenadapt")}
+    assert ours <= {f"mergekit_tokenadapt{rest}" for rest in ("", ".plugin", ".plugin.pydantic_hook")}, ours
+
+
+def serve(imports: str) -> None:
+    """Import what commands need, then answer requests until standard input ends."""
+    {"ours": import_ours, "stock": import_stock}[imports]()
+    import transformers.models.auto.modeling_auto
+    import transformers.models.llama.modeling_llama  # noqa: F401
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -118,4 +141,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(sys.argv[1])
