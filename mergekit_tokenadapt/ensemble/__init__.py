@@ -1,6 +1,6 @@
-"""Several models as one: their probabilities averaged, token by token or byte by byte.
+"""Use several models as one: average their probabilities token by token or byte by byte.
 
-Lockstep: the members are put onto one vocabulary, and averaged for every token (`lockstep`, `build`).
-Byte by byte: the members stay as they are; each is asked for the next byte (`byte_model`,
-`byte_ensemble`).
+In a lockstep ensemble, all members get one vocabulary, and the probabilities of each token are averaged (`build`; the
+model class is in `models.lockstep`). In a byte ensemble, the members keep their vocabularies, and the probabilities of
+each next byte are averaged (`byte_model`, `byte_ensemble`).
 """

@@ -1,4 +1,4 @@
-"""Make the folder of a lockstep ensemble: every member on the vocabulary of one of them."""
+"""Write the folder of a lockstep ensemble, in which every member has the vocabulary of one of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.folder import ModelFolder, context_length, open_model
-from mergekit_tokenadapt.models.lockstep import MODEL_TYPE  # and with it, transformers knows the type
+from mergekit_tokenadapt.models.lockstep import MODEL_TYPE  # this import also registers the type with transformers
 from mergekit_tokenadapt.output import write_json
 from mergekit_tokenadapt.plugin.merge_options import MergeOptions
 from mergekit_tokenadapt.storage.input_files import check_own
@@ -18,10 +18,10 @@ from mergekit_tokenadapt.two_models import put_onto
 
 
 def normalised_weights(weights: Sequence[float] | None, num_members: int) -> list[float]:
-    """Weights that sum to 1; equal ones by default.
+    """Return weights that sum to 1. Without weights, all members get the same one.
 
     Raises:
-        TokenAdaptError: another number of weights than of members, or one that is not positive.
+        TokenAdaptError: the number of weights is not the number of members, or a weight is not positive.
 
     >>> normalised_weights([1, 3], 2)
     [0.25, 0.75]
@@ -45,20 +45,21 @@ def make_lockstep(
     options: MergeOptions | None = None,
     force: bool = False,
 ) -> Path:
-    """Make `out`, a model folder with a folder for each member.
+    """Write `out`: a model folder with one folder for each member.
 
     Args:
-        models: two or more folders or hub ids; hidden sizes and architectures may differ.
-        out: appears when it is complete.
-        adapt: the ``adapt`` block for members that are moved.
-        target: place of the model whose vocabulary it is; that model stays as it is.
-        weights: one for each model.
+        models: two or more folders or hub ids. Hidden sizes and architectures may differ.
+        out: the folder to write. It appears only when it is complete.
+        adapt: the ``adapt`` block of a recipe, for the members that get another vocabulary.
+        target: position of the model whose vocabulary all members get, from 0. Its files are copied unchanged.
+        weights: one weight for each model, or None for equal ones.
         mean: ``arithmetic`` or ``geometric``.
-        options: of mergekit.
+        options: options of mergekit.
         force: replace `out` where it exists.
 
     Raises:
-        TokenAdaptError: fewer than two models, wrong weights, no such target, or see `put_onto`.
+        TokenAdaptError: there are fewer than two models, a weight is wrong, there is no model at position `target`, or
+            see `put_onto`.
     """
     if len(models) < 2:
         raise TokenAdaptError("an ensemble needs two models or more")

@@ -1,4 +1,4 @@
-"""Models with any tokenizers, averaged byte by byte: a text scored, or continued."""
+"""Average models with any tokenizers byte by byte, to score a text or to continue it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mergekit_tokenadapt.ensemble.byte_model import EOS, ByteModel
 
 @dataclass
 class ByteEnsemble:
-    """The weighted mean of the members' distributions of the next byte. One member is fine, too."""
+    """The weighted mean of the members' distributions of the next byte. An ensemble may have a single member."""
 
     members: Sequence[ByteModel]
     weights: Sequence[float] | None = None
-    """One for each member; equal by default."""
+    """One positive weight for each member, or None for equal ones."""
     mean: str = "arithmetic"
-    """Or ``geometric``, normalised again."""
+    """``arithmetic`` or ``geometric``. A geometric mean is normalised again."""
 
     def __post_init__(self) -> None:
         self.weights = normalised_weights(self.weights, len(self.members))
@@ -31,27 +31,29 @@ class ByteEnsemble:
             member.reset()
 
     def read(self, content: bytes) -> None:
-        """Read some bytes, which may end anywhere, also inside a token or a character."""
+        """Read bytes. They may end within a token or a character."""
         for byte in content:
             for member in self.members:
                 member.append(byte)
 
     def log_probabilities(self) -> np.ndarray:
-        """Of the next byte, and at `EOS` of the end: float64 [257], nats."""
+        """Return the log probabilities of the next byte, and at index `EOS` of the end of the text: float64 [257],
+        nats.
+        """
         return self._mean(np.stack([member.log_probabilities() for member in self.members]))
 
     def _mean(self, members_MB: np.ndarray) -> np.ndarray:
         assert self.weights is not None
         shares = np.array(self.weights)[:, None]
         if self.mean == "geometric":
-            with np.errstate(invalid="ignore"):
+            with np.errstate(invalid="ignore"):  # 0 * -inf
                 average = (shares * members_MB).sum(axis=0)
             return np.asarray(average - _log_sum(average))
         with np.errstate(divide="ignore"):
             return np.asarray(np.log((shares * np.exp(members_MB)).sum(axis=0)))
 
     def score(self, text: str) -> tuple[float, np.ndarray]:
-        """Bits of a text from its beginning, of the ensemble and of each member by itself, float64 [members]."""
+        """Return the bits of a text for the ensemble, and for each member alone: float64 [members]."""
         self.reset()
         total, each = 0.0, np.zeros(len(self.members))
         for byte in text.encode("utf-8"):
@@ -69,7 +71,17 @@ class ByteEnsemble:
         return total / math.log(2), each / math.log(2)
 
     def generate(self, prompt: str | bytes, max_bytes: int, *, temperature: float = 0.0, seed: int = 0) -> bytes:
-        """Continue a prompt, until the end of the text or for `max_bytes`; temperature 0 takes the likeliest byte."""
+        """Continue a prompt until the end of the text, or for `max_bytes` bytes.
+
+        Args:
+            prompt: text or bytes.
+            max_bytes: largest number of bytes to generate.
+            temperature: temperature of sampling; 0 takes the most likely byte.
+            seed: seed of sampling.
+
+        Raises:
+            TokenAdaptError: a member's tokenizer cannot make the prompt.
+        """
         self.reset()
         self.read(prompt.encode("utf-8") if isinstance(prompt, str) else prompt)
         generator = np.random.default_rng(seed)
@@ -89,5 +101,6 @@ class ByteEnsemble:
 
 
 def _log_sum(values: np.ndarray) -> float:
+    """Return the logarithm of the sum of exponentials."""
     largest = float(values.max())
     return largest + math.log(float(np.exp(values - largest).sum()))

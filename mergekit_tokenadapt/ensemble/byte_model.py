@@ -1,15 +1,16 @@
-"""The next byte, asked of a model of tokens: exact, without training or another vocabulary.
+"""Compute a token model's probabilities of the next byte, exactly and without training.
 
-Byte-Token Representation Lemma (Phan et al., "Exact Byte-Level Probabilities from Tokenized Language
-Models", arXiv 2410.09303, section 3): the probability of a text's first n bytes is the sum over its
-*covers*, the canonical sequences of tokens of which the last one reaches byte n or beyond,
+The method is the Byte-Token Representation Lemma (Phan et al., "Exact Byte-Level Probabilities from Tokenized Language
+Models", arXiv 2410.09303, section 3). A *cover* of a text x is a canonical sequence of tokens whose bytes start with x,
+and whose last token is needed to reach the end of x. The probability of x is a sum over its covers:
 
     P(x) = sum over covers t of x of P(t),     P(b | x) = P(x b) / (sum over b' of P(x b') + P(x, eos)).
 
-All covers are a canonical sequence for x[:i] (a *context* at cut i) and one more token that begins with
-x[i:]. So each context needs one run of the model, and its mass is a sum over neighbours in the list of
-tokens sorted by their bytes, which serves as a trie. A model gives some probability to sequences that
-are not canonical; they are left out, and what remains is normalised.
+Every cover is a canonical sequence for x[:i] (a *context* at the cut i), followed by one more token whose bytes start
+with x[i:]. Each context needs one run of the model. The tokens are sorted by their bytes, so those with a common start
+are neighbours, and the probability of a cover's last byte is a sum over a slice of this list.
+
+A model gives some probability to sequences that are not canonical. They are left out, and the rest is normalised.
 """
 
 from __future__ import annotations
@@ -31,42 +32,44 @@ from mergekit_tokenadapt.tokenizer.encoded_text import start_token
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 
 EOS = 256
-"""The outcome that follows the 256 bytes: the end of the text."""
+"""Index of the outcome "the text ends", after the 256 bytes."""
 TOLERANCE = 1e-2
+"""Default of `ByteModel`'s `tolerance`."""
 SURPRISE = 10
-"""A byte less likely than this many tolerances is worked out anew, without any."""
+"""The probability of a byte below `SURPRISE` * `tolerance` is computed again without tolerance."""
 
 
 @dataclass(eq=False)
 class Context:
-    """A canonical sequence of tokens, and what the model says after it."""
+    """A canonical sequence of tokens, and the model's probabilities after it."""
 
     tokens: tuple[int, ...]
     before: Context | None
-    """The sequence without its last token; None once `log_probability` is known."""
+    """The sequence without its last token. It is None once `log_probability` is known."""
     log_probability: float | None = None
-    """Of all its tokens, nats; None until it is asked for."""
+    """Log probability of all tokens in nats, or None while nobody has needed it."""
     said_V: np.ndarray | None = None
-    """Probability of the next token, by its place in the sorted list, float32; None until it is asked for."""
+    """Probability of each next token in the order of `Canonical.ids`, float32, or None while nobody has needed it."""
     masses_V: np.ndarray | None = None
-    """The same, float64, with 0 where the sequence with that token would not be canonical."""
+    """`said_V` as float64, with 0 for tokens that are known to make the sequence not canonical."""
     is_checked_V: np.ndarray | None = None
-    """Where that has been found out, bool."""
+    """Whether the sequence with each token was checked for being canonical, bool."""
     eos: float = 0.0
+    """Probability of the eos token."""
 
 
 class ByteModel:
-    """Reads a text byte by byte, and gives the distribution of the next one.
+    """Reads a text byte by byte, and gives the distribution of the next byte.
 
     Args:
         model: a causal language model of transformers whose cache can be cropped.
         tokenizer: its tokenizer.
-        tolerance: the probability, after each context, of tokens that are not checked for being canonical; a
-            hundredth of it is the least share of a context that is asked about. Bytes less likely than
-            ten times it are worked out without it. 0: exact, and slow.
+        tolerance: after each context, the least likely tokens with at most this total probability are not checked for
+            being canonical. Contexts with less than a hundredth of it as their share of P(x) are ignored. Bytes less
+            likely than ten times the tolerance are computed again without it. 0 makes everything exact, and slow.
 
     Raises:
-        TokenAdaptError: the tokenizer is of another kind (see `Canonical`), or has neither bos nor eos.
+        TokenAdaptError: the tokenizer is not supported (see `Canonical`), or it has neither a bos nor an eos token.
     """
 
     def __init__(self, model: Any, tokenizer: TokenizerFiles, *, tolerance: float = TOLERANCE) -> None:
@@ -82,40 +85,45 @@ class ByteModel:
 
     @property
     def num_runs(self) -> int:
-        """Runs of the model so far."""
+        """Number of model runs so far."""
         return self._runs.count
 
     def reset(self) -> None:
         """Start with an empty text."""
         self._text = b""
-        self._fixed: tuple[int, ...] = ()  # tokens that no later byte can change
+        self._fixed: tuple[int, ...] = ()  # leading tokens that later bytes cannot change
         self._fixed_bytes = 0
-        self._log_total = 0.0  # of the text
+        self._log_total = 0.0  # log P(text), in nats
         root = Context((), None, 0.0)
         self._by_cut: dict[int, list[Context]] = {0: [root]}
         self._by_tokens: dict[tuple[int, ...], Context] = {(): root}
-        self._whole: tuple[int, ...] | None = ()  # what the tokenizer makes of the text, if it is UTF-8
+        self._whole: tuple[int, ...] | None = ()  # the tokenizer's tokens for the text; None if it is not UTF-8
         self._next: np.ndarray | None = None
         for byte in self.canonical.dummy_space:
             self.append(byte)
-        self._log_space = self._log_total  # always there: nothing to be paid for it
+        self._log_space = self._log_total  # every text starts with this space, so `log_mass` does not count it
 
     def log_probabilities(self) -> np.ndarray:
-        """Of the next byte, and at `EOS` of the end: float64 [257], nats; normalised.
+        """Return the log probabilities of the next byte, and at index `EOS` of the end of the text.
+
+        Returns:
+            float64 [257], nats, normalised.
 
         Raises:
-            TokenAdaptError: the text so far has no canonical sequence (it is not UTF-8).
+            TokenAdaptError: the text so far has no canonical sequence, because it is not UTF-8.
         """
         if self._next is None:
             self._next = self._masses(None)
         total = self._next.sum()
         if not total > 0:
-            raise TokenAdaptError(f"the bytes {self._text[-12:]!r} are none that the tokenizer can make")
+            raise TokenAdaptError(
+                f"the tokenizer has no tokens for the bytes {self._text[-12:]!r}; text has to be UTF-8"
+            )
         with np.errstate(divide="ignore"):
             return np.asarray(np.log(self._next) - math.log(total))
 
     def log_probability(self, byte: int) -> float:
-        """Of one byte, or of `EOS`; worked out without tolerance where it is small."""
+        """Return the log probability of one byte or of `EOS`, in nats. A small one is computed without tolerance."""
         value = float(self.log_probabilities()[byte])
         if byte == EOS or self.tolerance == 0 or value > math.log(SURPRISE * self.tolerance):
             return value
@@ -124,19 +132,19 @@ class ByteModel:
         return math.log(mass / self._next.sum()) if mass > 0 else -math.inf
 
     def log_mass(self) -> float:
-        """Log probability of the text so far as the lemma has it, before any normalising (nats)."""
+        """Return log P(text so far) in nats, as in the lemma and before any normalisation."""
         return self._log_total - self._log_space
 
     def append(self, byte: int) -> None:
         """Read one more byte.
 
         Raises:
-            TokenAdaptError: no token makes it here (the text would not be UTF-8).
+            TokenAdaptError: no token has this byte here, because the text would not be UTF-8.
         """
         mass = self._masses(byte)[byte] if self._next is None or self._is_small(byte) else self._next[byte]
         if not mass > 0:
             raise TokenAdaptError(
-                f"the byte 0x{byte:02X} after {self._text[-12:]!r} is none that the tokenizer can make"
+                f"the tokenizer has no token for the byte 0x{byte:02X} after {self._text[-12:]!r}; text has to be UTF-8"
             )
         self._log_total += math.log(mass)
         self._text += bytes([byte])
@@ -150,13 +158,14 @@ class ByteModel:
     # --- sums over covers
 
     def _masses(self, wanted: int | None) -> np.ndarray:
-        """P(x b) / P(x) for each byte b, and P(x, eos) / P(x): float64 [257].
+        """Return P(x b) / P(x) for each byte b, and P(x, eos) / P(x): float64 [257].
 
-        With `wanted`, of that byte only, and without tolerance.
+        With `wanted`, compute it for that byte only, and without tolerance.
         """
         masses = np.zeros(257)
         smallest = -math.inf if wanted is not None or self.tolerance == 0 else math.log(self.tolerance / 100)
         for cut, context in self._live_contexts():
+            # The bound needs no run of the model, so contexts with a negligible share cost nothing.
             if self._bound(context) - self._log_total < smallest:
                 continue
             share = math.exp(self._log_probability(context) - self._log_total)
@@ -171,7 +180,7 @@ class ByteModel:
         return masses
 
     def _live_contexts(self) -> list[tuple[int, Context]]:
-        """(cut, context) of those that some token can still continue; the others are forgotten."""
+        """Return (cut, context) of all contexts that some token can still continue. Forget the others."""
         for cut in list(self._by_cut):
             suffix = self._text[cut:]
             place = bisect_left(self.canonical.contents, suffix)
@@ -181,7 +190,7 @@ class ByteModel:
         return [(cut, context) for cut, contexts in sorted(self._by_cut.items()) for context in contexts]
 
     def _followers(self, suffix: bytes, wanted: int | None) -> Iterator[tuple[int, int, int]]:
-        """(byte, low, high): places of the tokens that begin with the suffix and that byte."""
+        """Yield (byte, low, high): the slice of sorted tokens whose bytes start with the suffix and then that byte."""
         contents = self.canonical.contents
         if wanted == EOS:
             return
@@ -198,10 +207,10 @@ class ByteModel:
             yield byte, low, high
             low = high
 
-    # --- what the model says
+    # --- probabilities from the model
 
     def _ask(self, context: Context) -> np.ndarray:
-        """The masses after a context; runs the model at the first time."""
+        """Return the probabilities after a context. The first call for a context runs the model."""
         if context.masses_V is None:
             probabilities = self._runs.after(context.tokens)
             context.said_V = probabilities[self.canonical.ids]
@@ -215,7 +224,7 @@ class ByteModel:
         return context.masses_V
 
     def _check(self, context: Context, places: np.ndarray) -> None:
-        """Give tokens that would not be canonical after a context no mass."""
+        """Set the probability of tokens to 0 where they would make a sequence that is not canonical."""
         masses_V = self._ask(context)
         assert context.is_checked_V is not None
         places = places[~context.is_checked_V[places]]
@@ -227,6 +236,7 @@ class ByteModel:
         context.is_checked_V[places] = True
 
     def _log_probability(self, context: Context) -> float:
+        """Return the log probability of a context in nats. This may run the model on shorter contexts."""
         if context.log_probability is None:
             assert context.before is not None
             self._ask(context.before)
@@ -238,7 +248,7 @@ class ByteModel:
         return context.log_probability
 
     def _bound(self, context: Context) -> float:
-        """What `_log_probability` cannot exceed, without a run of the model."""
+        """Return an upper bound of `_log_probability` without running the model: that of a known prefix."""
         if context.log_probability is None and context.before is not None and context.before.said_V is None:
             return self._bound(context.before)
         return self._log_probability(context)
@@ -246,7 +256,7 @@ class ByteModel:
     # --- contexts
 
     def _add_contexts(self) -> None:
-        """The canonical sequences for the text so far become contexts."""
+        """Add the canonical sequences for the whole text so far to the contexts."""
         tail = self._text[self._fixed_bytes :]
         for ids in sorted(self.canonical.sequences(tail)):
             self._context(self._fixed + ids)
@@ -257,7 +267,7 @@ class ByteModel:
             self._fixed_bytes += len(self.canonical.bytes_of(encoded[:place]))
 
     def _context(self, tokens: tuple[int, ...]) -> Context:
-        """The context of a sequence, made where it is not known, as are those before it."""
+        """Return the context of a sequence. It is made, together with its prefixes, if it does not exist."""
         known = self._by_tokens.get(tokens)
         if known is not None:
             return known
@@ -269,13 +279,13 @@ class ByteModel:
 
 
 def _end(contents: list[bytes], beginning: bytes) -> int:
-    """Where the entries that begin with these bytes end in a sorted list."""
-    stem = beginning.rstrip(b"\xff")
+    """Return the index after the last entry that starts with these bytes, in a sorted list."""
+    stem = beginning.rstrip(b"\xff")  # 0xFF has no successor, so the byte before it is increased
     return bisect_left(contents, stem[:-1] + bytes([stem[-1] + 1])) if stem else len(contents)
 
 
 class _Runs:
-    """Runs of the model on sequences that have most of their beginning in common, with one cache."""
+    """Runs the model on sequences that share long prefixes, with one key-value cache."""
 
     def __init__(self, model: Any, start: int) -> None:
         self._model, self._start = model, start
@@ -285,17 +295,17 @@ class _Runs:
 
     @torch.inference_mode()
     def after(self, tokens: tuple[int, ...]) -> np.ndarray:
-        """Probabilities of all ids after the start token and these, float32."""
+        """Return the probabilities of all ids after the start token and `tokens`, float32 [V]."""
         ids = [self._start, *tokens]
         same = 0
-        for one, other in zip(ids[:-1], self._seen, strict=False):  # the last one is run again
+        for one, other in zip(ids[:-1], self._seen, strict=False):  # the last token has to run: its logits are needed
             if one != other:
                 break
             same += 1
         if self._cache is None or same == 0:
             self._cache, same = DynamicCache(), 0
         elif same < len(self._seen):
-            self._cache.crop(same - len(self._seen))  # below 0: so many positions off the end
+            self._cache.crop(same - len(self._seen))  # a negative length removes that many positions from the end
         device = self._model.device
         mask = torch.ones((1, len(ids)), dtype=torch.int64, device=device)
         inputs = torch.tensor([ids[same:]], device=device)

@@ -1,15 +1,16 @@
-"""Which sequences of tokens a tokenizer makes: the others are never seen in training.
+"""Tell which sequences of tokens a tokenizer produces. A model never sees other sequences in training.
 
-A sequence is *canonical* here if it is the beginning of what the tokenizer makes of some text. To
-find out, its bytes are encoded again, with an ending:
+A sequence is called *canonical* if it is the start of the tokenizer's output for some text. To decide this, the bytes
+of the sequence are encoded again, followed by one of these endings:
 
-- none, where the bytes are whole characters: this is ``encode(decode(tokens)) == tokens``;
-- one more character of each class that the lookahead ``\\s+(?!\\S)`` of most pre-tokenizers tells
-  apart, too, where they end in white space;
-- the rest of a character, where they end inside one: all 64 of them where one byte is missing, 64 of
-  them spread evenly where two or three are. What only another one of these would show is missed.
+- Nothing, if the bytes are whole characters: the test is ``encode(decode(tokens)) == tokens``.
+- One more character of each class that the look-ahead ``\\s+(?!\\S)`` of most pre-tokenizers distinguishes, if the
+  bytes end in white space.
+- The rest of a character, if the bytes end within one. If one byte is missing, all 64 are tried. If two or three are
+  missing, 64 evenly spread combinations are tried, so a sequence that only another one would show is missed.
 
-So it is exact for BPE whose pre-tokenizer looks ahead by no more than that. Others are refused.
+The result is exact (up to the last point) for BPE whose pre-tokenizer looks ahead by no more than one character. Other
+tokenizers are refused.
 """
 
 from __future__ import annotations
@@ -26,22 +27,26 @@ from mergekit_tokenadapt.tokenizer.segmentation import plain_tokenizer
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, components
 
 PROBES = ("a", "1", ".", "\n", " ")
-"""What may follow white space: a letter, a digit, punctuation, a line end, more of it."""
+"""Characters that may follow white space: a letter, a digit, punctuation, a line end, more white space."""
 SPARED = {*range(0x20), 0x7F, 0xC0, 0xC1, *range(0xF1, 0x100)}
-"""Bytes that a tokenizer may lack: controls, and what Unicode does not use (yet). A text with one cannot be read."""
+"""Bytes that a tokenizer need not have: control characters, and bytes that UTF-8 does not use (yet).
+
+A text with a byte that the tokenizer lacks cannot be read.
+"""
 RESPELLS_SPACES = {"Prepend", "Replace", "Sequence"}
+"""Normalizers that only spell spaces differently."""
 UNICODE_FORMS = {"NFC"}
-"""Normalizers that are left out: a text is taken to be in this form already."""
+"""Normalizers that are removed, because the text is assumed to be in this Unicode form already."""
 
 
 class Canonical:
-    """The tokenizer of one model, asked for canonical sequences.
+    """Finds canonical sequences of one tokenizer.
 
     Args:
         tokenizer: byte-level BPE, or BPE with byte fallback.
 
     Raises:
-        TokenAdaptError: it is something else, or has a part for which the answers would be wrong.
+        TokenAdaptError: the tokenizer is of another kind, or has a component for which the results would be wrong.
     """
 
     def __init__(self, tokenizer: TokenizerFiles) -> None:
@@ -49,29 +54,31 @@ class Canonical:
         self.vocabulary = tokenizer.vocabulary
         self._encoder = plain_tokenizer(_without_unicode_forms(tokenizer), tokenizer.vocabulary)
         self.dummy_space = _dummy_space(tokenizer)
-        """What the tokenizer puts before a text: a space, or nothing."""
+        """Bytes that the tokenizer puts before a text: one space, or nothing."""
         kinds = (TokenKind.ORDINARY, TokenKind.BYTE, TokenKind.ADDED)
         usable = [t for t in self.vocabulary if t.kind in kinds and t.bytes]
         usable.sort(key=lambda t: (t.bytes, t.id))
         self.contents = [t.bytes for t in usable]
-        """Bytes of all tokens that can stand in a text, sorted: those with a common beginning are neighbours."""
+        """Bytes of all tokens that a text can have, sorted, so that tokens with a common start are neighbours."""
         self.ids = np.array([t.id for t in usable], dtype=np.int64)
-        """Their ids."""
+        """int64: id of each entry of `contents`."""
         self.longest = max(map(len, self.contents))
         self._bytes_of = {t.id: t.bytes for t in usable}
         inside = (content[place - 1] for content in self.contents for place in _spaces(content))
-        self._before_space = frozenset(inside)  # bytes that some token has in front of a space
+        self._before_space = frozenset(inside)  # bytes that precede a space within some token
 
     def bytes_of(self, ids: Iterable[int]) -> bytes:
-        """What tokens stand for."""
+        """Return the bytes of a sequence of tokens."""
         return b"".join(self._bytes_of[i] for i in ids)
 
     def encode(self, content: bytes) -> tuple[int, ...] | None:
-        """What the tokenizer makes of a text; None where it is not UTF-8."""
+        """Return the tokenizer's tokens for a text, or None if the text is not UTF-8."""
         return tuple(self._encode([content])[0].ids) if b"" in endings(content) else None
 
     def sequences(self, content: bytes) -> set[tuple[int, ...]]:
-        """All canonical sequences for exactly these bytes; none where a token always crosses their end."""
+        """Return all canonical sequences for exactly these bytes. The set is empty if some token always crosses their
+        end.
+        """
         found = set()
         for encoding in self._encode([content + ending for ending in endings(content)]):
             ids = self._beginning(encoding.ids, len(content))
@@ -80,17 +87,17 @@ class Canonical:
         return found
 
     def extend(self, window: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
-        """Whether each of the sequences ``window + [token]`` is canonical, bool [tokens].
+        """Return whether each of the sequences ``window + [token]`` is canonical, bool [tokens].
 
         Args:
-            window: what precedes, from a place where a text can be cut (see `cut`) to the end.
-            tokens: ids.
+            window: the end of the preceding sequence, from a position that `cut` returned.
+            tokens: ids of the possible next tokens.
         """
         before = self.bytes_of(window)
         contents = [before + self._bytes_of[token] for token in tokens]
         is_canonical = np.zeros(len(tokens), dtype=bool)
         tails = [endings(content) for content in contents]
-        # Nearly all sequences are decided by the first ending.
+        # The first ending alone decides nearly all sequences. Only the rest is encoded with the other endings.
         for part in (slice(0, 1), slice(1, None)):
             tries = [(n, tail) for n in np.flatnonzero(~is_canonical).tolist() for tail in tails[n][part]]
             encodings = self._encode([contents[n] + tail for n, tail in tries])
@@ -100,11 +107,12 @@ class Canonical:
         return is_canonical
 
     def cut(self, ids: Sequence[int]) -> int:
-        """A place in a canonical sequence from which on it can be encoded by itself: as late as possible.
+        """Return the last position in a canonical sequence from which its end can be encoded on its own.
 
-        That is before a word with a single space in front, after something other than white space: every
-        pre-tokenizer starts anew there, and where there is none, no token, so no merge, holds what stands on
-        both sides. The last two tokens are never cut off.
+        This is a position before a word with a single space in front of it, and after something other than white space.
+        Every pre-tokenizer starts a new piece there. Without a pre-tokenizer, no token has the byte before that
+        position followed by a space, so no merge crosses it. The last two tokens always stay together, because later
+        bytes may change them. The result is 0 if there is no such position.
         """
         for place in range(len(ids) - 2, 0, -1):
             here, last = self._bytes_of[ids[place]], self._bytes_of[ids[place - 1]][-1:]
@@ -114,7 +122,7 @@ class Canonical:
         return 0
 
     def _beginning(self, ids: Sequence[int], length: int) -> tuple[int, ...] | None:
-        """The first tokens, if they end at this byte."""
+        """Return the leading tokens that end exactly at byte `length`, or None."""
         end = 0
         for place, token in enumerate(ids):
             if end == length:
@@ -129,11 +137,12 @@ class Canonical:
 
 
 def _spaces(content: bytes) -> list[int]:
+    """Return the positions of spaces that follow something other than white space."""
     return [n for n in range(1, len(content)) if content[n : n + 1] == b" " and content[n - 1 : n].strip()]
 
 
 def endings(content: bytes) -> list[bytes]:
-    """What to put after some bytes to see how the tokenizer may cut them; none where they are no UTF-8."""
+    """Return what to append to some bytes to see their possible segmentations. Bytes that are not UTF-8 have none."""
     complete = len(content)
     for back in range(1, min(4, len(content) + 1)):
         byte = content[-back]
@@ -152,11 +161,11 @@ def endings(content: bytes) -> list[bytes]:
 
 
 def _rests(beginning: bytes) -> list[bytes]:
-    """Bytes that make a character of its first ones, see the module."""
+    """Return bytes that complete a character from its first bytes; see the module's docstring."""
     size = 2 if beginning[0] < 0xE0 else 3 if beginning[0] < 0xF0 else 4
     missing = size - len(beginning)
     step = {1: 1, 2: 8, 3: 16}[missing]
-    # Steps of 9 and 17 in place of 8 and 16: last bytes that differ, not all multiples of a power of 2.
+    # Steps of 9 and 17 instead of 8 and 16 give last bytes that differ in their low bits, too.
     values = [0x80 + (n * (step + 1)) % 64 for n in range(64 // step)] if step > 1 else list(range(0x80, 0xC0))
     found = []
     for rest in itertools.product(values, repeat=missing):
@@ -169,10 +178,10 @@ def _rests(beginning: bytes) -> list[bytes]:
 
 
 def check_supported(tokenizer: TokenizerFiles) -> None:
-    """Refuse tokenizers that cannot be asked for bytes.
+    """Check that byte probabilities can be computed with this tokenizer.
 
     Raises:
-        TokenAdaptError: says which part it is.
+        TokenAdaptError: they cannot; the message names the component.
     """
 
     def refuse(reason: str) -> TokenAdaptError:
@@ -198,6 +207,7 @@ def check_supported(tokenizer: TokenizerFiles) -> None:
 
 
 def _without_unicode_forms(tokenizer: TokenizerFiles) -> dict[str, object]:
+    """Return the definition without normalizers that only choose a Unicode form."""
     definition = dict(tokenizer.definition)
     normalizer = definition.get("normalizer")
     if normalizer and normalizer["type"] in UNICODE_FORMS:
@@ -209,7 +219,7 @@ def _without_unicode_forms(tokenizer: TokenizerFiles) -> dict[str, object]:
 
 
 def _dummy_space(tokenizer: TokenizerFiles) -> bytes:
-    """What the tokenizer puts before a text that has no space there."""
+    """Return what the tokenizer puts before a text that does not start with a space."""
     with_text = tokenizer.fast_tokenizer().encode("a", add_special_tokens=False).ids
     content = b"".join(tokenizer.vocabulary.by_id[i].bytes for i in with_text)
     return content.removesuffix(b"a")

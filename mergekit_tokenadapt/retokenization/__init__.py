@@ -1,1 +1,1 @@
-"""Other tokens for the same text: split at random for training, merged for a shorter prompt."""
+"""Segment the same text into other tokens: split tokens at random for training, or merge them for a shorter prompt."""

@@ -1,9 +1,9 @@
-"""Frequent sequences of tokens merged for one batch, to shorten a prompt: dynamic tokenization (Feher et
-al., "Retrofitting Large Language Models with Dynamic Tokenization", arXiv 2411.18553, section 3.1).
+"""Merge frequent sequences of tokens for one batch, to shorten a prompt.
 
-Pairs of tokens that are next to each other are merged, the most frequent one of the batch first, as
-in BPE; never across the beginning of a word. The new tokens live for the batch only: their input
-rows are made on the fly, and nothing ever predicts them.
+This is dynamic tokenization (Feher et al., "Retrofitting Large Language Models with Dynamic Tokenization", arXiv
+2411.18553, section 3.1). Pairs of neighbouring tokens are merged as in BPE, the batch's most frequent pair first, but
+never across the start of a word. The new tokens exist for this batch only. Their input rows are computed from old rows.
+They have no output rows, so the model cannot generate them.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from mergekit_tokenadapt.transfer.transfer import Transfer
 
 @dataclass(frozen=True)
 class DynamicBatch:
-    """A batch with its own tokens."""
+    """A batch of sequences with tokens of its own."""
 
     sequences: list[list[int]]
-    """Ids; those from `first_new` on are new."""
+    """Token ids. Ids from `first_new` on are new tokens."""
     new_tokens: list[tuple[int, ...]]
-    """The old ids that each new token stands for."""
+    """The old ids that each new token replaces."""
     first_new: int
-    """The id of the first new token: the number of rows of the model."""
+    """Id of the first new token. It equals the number of rows of the model."""
 
     @property
     def num_tokens(self) -> int:
-        """Of all sequences."""
+        """Number of tokens of all sequences."""
         return sum(map(len, self.sequences))
 
 
 def merge_frequent_pairs(
     sequences: Sequence[Sequence[int]], vocabulary: Vocabulary, num_merges: int, *, num_rows: int
 ) -> DynamicBatch:
-    """Merge the most frequent pair of neighbours, again and again.
+    """Merge the most frequent pair of neighbouring tokens, up to `num_merges` times.
 
     Args:
         sequences: token ids of one batch.
-        vocabulary: whose ids they are. Special tokens are not merged, and nothing is merged with a token
-            after it that begins with white space.
-        num_merges: at most; it ends earlier when no pair occurs twice.
-        num_rows: of the model: where new ids begin.
+        vocabulary: the vocabulary of these ids. Special tokens are not merged. Tokens that begin with white space are
+            not merged with the token before them.
+        num_merges: largest number of merges. It ends earlier when no pair occurs twice.
+        num_rows: number of rows of the model; the first new id.
     """
     merged = [list(ids) for ids in sequences]
     parts: dict[int, tuple[int, ...]] = {}
@@ -65,6 +65,7 @@ def merge_frequent_pairs(
         counts = Counter(pair for ids in merged for pair in itertools.pairwise(ids) if may_follow(*pair))
         if not counts:
             break
+        # Among equally frequent pairs, the lowest ids win, so that the result does not depend on the order of counting.
         (left, right), count = min(counts.items(), key=lambda item: (-item[1], item[0]))
         if count < 2:
             break
@@ -94,17 +95,18 @@ def input_rows(
     adapt: AdaptConfig,
     auxiliary: AuxiliarySpace | None = None,
 ) -> Tensor:
-    """The input matrix with rows for the batch's tokens below it, [V + new, D].
+    """Return the input matrix followed by rows for the batch's new tokens, [V + new, D].
 
-    The new tokens are put to the method as a target vocabulary would be; a token that has the bytes of an
-    old one gets that one's row.
+    The method treats the new tokens as tokens of a target vocabulary. A new token with the same bytes as an old token
+    gets a copy of that token's row.
 
     Args:
         batch: see `merge_frequent_pairs`.
-        tokenizer: the model's own.
-        matrix_VD: its input embeddings.
-        adapt: the method that makes the rows, and its options. Other keys of a recipe are not used.
-        auxiliary: the space for methods that need one; None: the space that `adapt` names.
+        tokenizer: the model's tokenizer.
+        matrix_VD: the model's input embeddings.
+        name: name of the method, for the plan.
+        method: the method that composes rows.
+        auxiliary: an auxiliary space, for methods that need one.
     """
     base = tokenizer.vocabulary
     made = [_as_token(batch.first_new + n, ids, base) for n, ids in enumerate(batch.new_tokens)]

@@ -1,7 +1,7 @@
-"""Tokens split at random, so that a model sees what its tokens are made of: StochasTok (arXiv 2506.01687).
+"""Split tokens at random, so that a model learns what its tokens consist of: StochasTok (arXiv 2506.01687).
 
-In each step a place in the sequence is drawn; if its token can be written as two tokens of the
-vocabulary, one of these pairs, drawn too, takes its place. The bytes stay the same, so the text does.
+Each step draws a position in the sequence. If its token has the same bytes as some pairs of tokens in the vocabulary,
+one of these pairs is drawn and replaces the token. The bytes stay the same, and so does the text.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
 
 
 class StochasticSplitter:
-    """Splits tokens of a vocabulary; a callable for `datasets.Dataset.map`.
+    """Splits tokens at random; a callable for `datasets.Dataset.map`.
 
     >>> dataset.map(StochasticSplitter(vocabulary, 0.1), batched=True, with_indices=True)  # doctest: +SKIP
 
     Args:
-        vocabulary: whose ids the sequences hold.
-        share: steps by tokens of the sequence; 0.1 in most of the paper. Steps that draw a token that
-            cannot be split do nothing.
-        seed: with a sequence's number in the dataset, decides its splits, whatever the batches are.
+        vocabulary: the vocabulary of the sequences.
+        share: number of steps divided by the number of tokens in a sequence. Most of the paper uses 0.1. A step that
+            draws a token without such a pair changes nothing.
+        seed: together with a sequence's number in the dataset, the seed decides the splits of the sequence. The size of
+            batches has no influence.
 
     Raises:
-        TokenAdaptError: the share is below 0.
+        TokenAdaptError: the share is negative or infinite.
     """
 
     def __init__(self, vocabulary: Vocabulary, share: float = 0.1, seed: int = 0) -> None:
@@ -39,12 +40,12 @@ class StochasticSplitter:
 
     @cached_property
     def _by_bytes(self) -> Mapping[bytes, int]:
-        """Bytes to the token that is them: an ordinary one before a byte token, then the lowest id."""
+        """Bytes -> id. Ordinary tokens come before byte tokens, and then the lowest id is taken."""
         usable = [t for t in self._vocabulary if t.kind in (TokenKind.ORDINARY, TokenKind.BYTE) and t.bytes]
         return {t.bytes: t.id for t in sorted(usable, key=lambda t: (t.kind is TokenKind.ORDINARY, -t.id))}
 
     def pairs(self, token_id: int) -> list[tuple[int, int]]:
-        """The pairs of tokens with the same bytes, the shortest first part first; none for special tokens."""
+        """Return the pairs of tokens with this token's bytes, shortest first part first. Special tokens have none."""
         if token_id not in self._pairs:
             token = self._vocabulary.by_id.get(token_id)
             found = []
@@ -56,7 +57,7 @@ class StochasticSplitter:
         return self._pairs[token_id]
 
     def split(self, ids: Sequence[int], number: int = 0) -> list[int]:
-        """One sequence with some tokens split; `number` is its place in the dataset."""
+        """Split some tokens of one sequence. `number` is the sequence's position in the dataset."""
         generator = np.random.default_rng([self.seed, number])
         result = list(ids)
         for _ in range(round(self.share * len(ids))):
@@ -67,10 +68,14 @@ class StochasticSplitter:
         return result
 
     def __call__(self, batch: Mapping[str, Sequence[Any]], numbers: Sequence[int]) -> dict[str, list[Any]]:
-        """For ``Dataset.map(..., batched=True, with_indices=True)``: new `input_ids`, and columns as long as they.
+        """Split a batch, for ``Dataset.map(..., batched=True, with_indices=True)``.
+
+        Returns:
+            New `input_ids`, and new `attention_mask` and `labels` where the batch has them.
 
         Raises:
-            TokenAdaptError: there are labels that are not the tokens themselves, and could not be split alike.
+            TokenAdaptError: the attention_mask hides tokens, or the labels are not the input_ids. Neither could be
+                split alike.
         """
         ids = [self.split(one, number) for one, number in zip(batch["input_ids"], numbers, strict=True)]
         result: dict[str, list[Any]] = {"input_ids": ids}

@@ -1,4 +1,4 @@
-"""Texts to score: a small built-in set that works offline, files, folders, jsonl and hub datasets."""
+"""Texts to score or to learn from: built-in texts that work offline, files, folders, jsonl and hub datasets."""
 
 from mergekit_tokenadapt.texts.builtin import BUILTIN, LANGUAGES, builtin_text, parallel_texts
 from mergekit_tokenadapt.texts.passages import cut_passages

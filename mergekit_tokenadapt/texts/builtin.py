@@ -1,4 +1,4 @@
-"""The built-in texts: our own or in the public domain, see SOURCES.md."""
+"""The built-in texts. They are our own or in the public domain, see SOURCES.md."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mergekit_tokenadapt.texts.text_set import TextSet
 
 FOLDER = Path(__file__).parent
 SEPARATOR = "\n%%\n"
+"""Separates two documents in a built-in file."""
 
 LANGUAGES: Mapping[str, str] = {
     "ar": "Arabic",
@@ -28,7 +29,7 @@ LANGUAGES: Mapping[str, str] = {
     "tr": "Turkish",
     "zh": "Chinese",
 }
-"""Languages of the parallel text (Universal Declaration of Human Rights), by ISO 639-1 code."""
+"""ISO 639-1 code -> language of the parallel text (Universal Declaration of Human Rights)."""
 
 BUILTIN: Mapping[str, str] = {
     "prose": "English prose",
@@ -37,14 +38,14 @@ BUILTIN: Mapping[str, str] = {
     "hard": "characters that tokenizers stumble over",
     **{code: f"Universal Declaration of Human Rights, {language}" for code, language in LANGUAGES.items()},
 }
-"""Name to description of every built-in text."""
+"""Name -> description of every built-in text."""
 
 
 def builtin_text(name: str) -> TextSet:
-    """A built-in text by name.
+    """Return a built-in text.
 
     Raises:
-        TokenAdaptError: there is none of that name.
+        TokenAdaptError: no built-in text has that name.
     """
     if name not in BUILTIN:
         raise TokenAdaptError(f"there is no built-in text {name!r}; there are {', '.join(BUILTIN)}")
@@ -57,5 +58,5 @@ def builtin_text(name: str) -> TextSet:
 
 
 def parallel_texts() -> dict[str, TextSet]:
-    """Language code to the same 31 documents in that language."""
+    """Return for each language code the same 31 documents in that language."""
     return {code: builtin_text(code) for code in LANGUAGES}

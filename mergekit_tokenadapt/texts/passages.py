@@ -1,4 +1,4 @@
-"""Cutting documents into short passages."""
+"""Divide documents into short passages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 def cut_passages(document: str, longest: int) -> Iterator[str]:
-    """Passages of about so many bytes at most, ending at the end of a line or a word where there is one.
+    """Yield passages of at most about `longest` bytes. They end at a line end or after a word where there is one.
 
     >>> [len(p) for p in cut_passages("word " * 500, 2000)]
     [1999, 501]
@@ -19,7 +19,7 @@ def cut_passages(document: str, longest: int) -> Iterator[str]:
     while start < len(document):
         end = start + longest
         if end < len(document):
-            half = start + longest // 2
+            half = start + longest // 2  # a break in the first half would make the passage too short
             window = document[half:end]
             breaks = (window.rfind("\n") + 1, window.rfind(" "))
             end = next((half + b for b in breaks if b > 0), end)

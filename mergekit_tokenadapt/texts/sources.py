@@ -1,7 +1,7 @@
-"""Texts that the user names: a file, a folder, jsonl with a field, a dataset of the hub.
+"""Read texts that the user names: a file, a folder, jsonl with a field, or a dataset of the hub.
 
-``PATH`` or ``hf:ID``, or with a name of one's own ``NAME=PATH`` or ``NAME=hf:ID``; with ``,field=...``,
-``,config=...``, ``,split=...`` behind it where needed. Every command reads its texts by this one spelling.
+A text is given as ``PATH`` or ``hf:ID``, or with a name as ``NAME=PATH`` or ``NAME=hf:ID``. It may be followed by
+``,field=...``, ``,config=...`` and ``,split=...``. All commands use this syntax.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from mergekit_tokenadapt.texts.text_set import TextSet
 
 _SETTING = re.compile(r",(field|config|split)=([^,]*)$")
 BINARY_PROBE = 4096
-"""A file with a zero byte among its first ones is no text."""
+"""A file with a zero byte among its first `BINARY_PROBE` bytes is binary."""
 ELSEWHERE = ("hf:", "ray:")
-"""Beginnings of places that are no files here."""
+"""Prefixes of places that are not files of this machine."""
 MAX_DATASET_DOCUMENTS = 1000
-"""Documents read of a hub dataset, which may be larger than any disk."""
+"""Number of documents that are read of a hub dataset, which may be larger than any disk."""
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,29 @@ class TextPlace:
     """A text that an option names."""
 
     name: str
-    """As the user gave it, or that of the file or folder."""
+    """The name that the user gave, or the name of the file or folder."""
     source: str
     """The place and its settings, as the user wrote them."""
     place: str
+    """A path, or ``hf:`` and the id of a dataset."""
     settings: Mapping[str, str]
+    """Values of ``field``, ``config`` and ``split``."""
     is_named: bool = True
-    """Whether the name was given."""
+    """Whether the user gave the name."""
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether it is no file or folder of this machine."""
+        """Whether the place is not a file or folder of this machine."""
         return self.place.startswith(ELSEWHERE)
 
     def check(self, option: str) -> None:
-        """Find out before the first slow step that there is nothing to read.
+        """Check before the first slow step that there is a text to read.
+
+        Args:
+            option: the option that gave the text. Error messages start with it.
 
         Raises:
-            TokenAdaptError: there is no such file or folder, or the file is empty or no text.
+            TokenAdaptError: the file or folder does not exist, or the file is empty or binary.
         """
         path = Path(self.place)
         if self.is_elsewhere or path.is_dir():
@@ -61,11 +66,11 @@ class TextPlace:
                 f"{option} {self.name}: the text {self.place!r} is empty: there is nothing to score or learn"
             )
         if path.suffix != ".gz" and is_binary(path):
-            raise TokenAdaptError(f"{option} {self.name}: {self.place!r} holds zero bytes, and so is no text")
+            raise TokenAdaptError(f"{option} {self.name}: {self.place!r} contains zero bytes, so it is not a text")
 
 
 def parse_text(argument: str, *, option: str = "--text") -> TextPlace:
-    """What an argument such as ``NAME=PATH`` or ``PATH`` names. A path that is there may hold a ``=``.
+    """Parse an argument such as ``NAME=PATH`` or ``PATH``. An existing path may contain a ``=``.
 
     >>> parse_text("law=hf:some/texts,split=test").name, parse_text("./no/such.jsonl,field=body").name
     ('law', 'such')
@@ -91,24 +96,24 @@ def _own_name(place: str) -> str:
 
 
 def is_binary(file: Path) -> bool:
-    """Whether a file has a zero byte among its first ones."""
+    """Return whether there is a zero byte among the first `BINARY_PROBE` bytes of a file."""
     with file.open("rb") as opened:
         return b"\0" in opened.read(BINARY_PROBE)
 
 
 def read_text(argument: str, *, option: str = "--text", name: str | None = None) -> TextSet:
-    """Read what an option such as ``--text`` names, by `parse_text`.
+    """Read the text that an option such as ``--text`` names.
 
-    A file is one document; a folder is one document per file below it, in the order of their paths;
-    of ``.jsonl``, every line is one document, whose text is in `field` (``text`` by default).
+    A file is one document. A folder has one document for each file below it, in the order of their paths. A ``.jsonl``
+    file has one document in each line; `field` names the key of its text (``text`` by default).
 
     Args:
         argument: see `parse_text`.
-        option: named in errors.
-        name: of the result; by default that of the argument.
+        option: the option that gave the argument, for error messages.
+        name: name of the result; None takes the argument's.
 
     Raises:
-        TokenAdaptError: the argument has another form, nothing is there, or it holds no text.
+        TokenAdaptError: the argument has another form, its place does not exist, or there is no text in it.
     """
     text = parse_text(argument, option=option)
     text = text if name is None else replace(text, name=name, is_named=True)
@@ -128,7 +133,7 @@ def read_text(argument: str, *, option: str = "--text", name: str | None = None)
 
 
 def split_settings(source: str) -> tuple[str, dict[str, str]]:
-    """The place that a source names, and the settings behind it.
+    """Separate the place that a source names from the settings after it.
 
     >>> split_settings("hf:some/texts,config=en,field=body")
     ('hf:some/texts', {'field': 'body', 'config': 'en'})
@@ -141,7 +146,7 @@ def split_settings(source: str) -> tuple[str, dict[str, str]]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files in a folder and its folders but hidden ones, in the order of their paths."""
+    """Return all files in a folder and its subfolders in the order of their paths, without hidden files."""
     return sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
 
 
@@ -153,10 +158,10 @@ def _documents(file: Path, field: str) -> Iterator[bytes | str]:
 
 
 def json_lines(lines: Iterable[bytes | str], field: str, file: Path) -> Iterator[str]:
-    """The texts of the lines of a jsonl file.
+    """Yield the texts of the lines of a jsonl file.
 
     Raises:
-        TokenAdaptError: a line is no JSON, or has no text in the field; the message names it.
+        TokenAdaptError: a line is not JSON, or has no text in the field; the message names the line.
     """
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -169,7 +174,7 @@ def json_lines(lines: Iterable[bytes | str], field: str, file: Path) -> Iterator
 
 
 def _field_text(record: Any, field: str, where: str) -> str:
-    """The text in a field of a record.
+    """Return the text in a field of a record.
 
     Raises:
         TokenAdaptError: there is no text; the message starts with `where` and lists the fields.
@@ -182,16 +187,16 @@ def _field_text(record: Any, field: str, where: str) -> str:
 
 
 def dataset_texts(name: str, settings: Mapping[str, str], *, most: int | None = None) -> Iterator[str]:
-    """The texts of a dataset of the hub, streamed.
+    """Stream the texts of a dataset of the hub.
 
     Args:
-        name: of the dataset.
+        name: id of the dataset.
         settings: `field`, `config` and `split`.
-        most: stop after so many.
+        most: stop after this number of documents; None reads all.
 
     Raises:
-        TokenAdaptError: the package is not installed or does not work, the dataset cannot be read, or it has no
-            such field.
+        TokenAdaptError: the package `datasets` is not installed or cannot be imported, the dataset cannot be read, or
+            it has no such field.
     """
     with importing("datasets", extra="datasets", wanted_by="a text from the hub"):
         from datasets import load_dataset
@@ -202,6 +207,6 @@ def dataset_texts(name: str, settings: Mapping[str, str], *, most: int | None = 
             yield _field_text(record, field, f"{name}, row {number},")
     except TokenAdaptError:
         raise
-    except Exception as error:  # the library raises whatever the network and the file formats raise
+    except Exception as error:  # the library passes on exceptions of the network and of file formats
         reason = first_line(error)
         raise TokenAdaptError(f"the dataset {name!r}, split {split!r}, cannot be read: {reason}") from error

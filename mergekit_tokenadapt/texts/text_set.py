@@ -1,4 +1,4 @@
-"""A named list of documents, and what a report must say about it."""
+"""A named list of documents, with the figures that a report gives about it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse texts that a report could not tell apart.
+    """Check that all texts have different names, so that a report can tell them apart.
 
     Raises:
-        TokenAdaptError: two have one name.
+        TokenAdaptError: two texts have one name.
     """
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -23,27 +23,27 @@ def check_names(names: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class TextSet:
-    """Documents of one domain, none of them empty."""
+    """Documents of one domain. No document is empty."""
 
     name: str
     documents: tuple[str, ...]
     source: str
-    """Where they come from, as the user wrote it."""
+    """The place of the documents, as the user wrote it."""
     num_empty: int = 0
-    """Documents that were left out because they are empty."""
+    """Number of documents that were left out because they are empty."""
     num_repaired: int = 0
-    """Documents whose bytes were not UTF-8: what could not be read became U+FFFD."""
+    """Number of documents that were not valid UTF-8. Their invalid bytes became U+FFFD."""
 
     @classmethod
     def of(cls, name: str, documents: Iterable[bytes | str], source: str) -> TextSet:
-        """Decode documents, leave out empty ones, and count both.
+        """Decode documents, leave out empty ones, and count repaired and empty ones.
 
         Raises:
-            TokenAdaptError: nothing is left.
+            TokenAdaptError: no document is left.
         """
         texts, num_repaired = [], 0
         for document in documents:
-            # A lone surrogate in a JSON string is as unreadable as a stray byte.
+            # JSON can spell a lone surrogate, which is not valid Unicode text. It is treated like an invalid byte.
             content = document if isinstance(document, bytes) else document.encode("utf-8", "surrogatepass")
             text = content.decode("utf-8", errors="replace")
             num_repaired += text.encode("utf-8") != content
@@ -55,21 +55,21 @@ class TextSet:
 
     @property
     def num_bytes(self) -> int:
-        """UTF-8 bytes of all documents."""
+        """Number of UTF-8 bytes of all documents."""
         return sum(len(document.encode("utf-8")) for document in self.documents)
 
     @property
     def sha256(self) -> str:
-        """Hash of the documents' UTF-8, each followed by a zero byte."""
+        """SHA-256 of the documents' UTF-8, with a zero byte after each document."""
         digest = hashlib.sha256()
         for document in self.documents:
             digest.update(document.encode("utf-8") + b"\0")
         return digest.hexdigest()
 
     def limited(self, max_bytes: int) -> TextSet:
-        """The first documents, until they have `max_bytes` bytes or more; 0 means all of them.
+        """Keep the first documents until they have at least `max_bytes` bytes; 0 keeps all.
 
-        Documents are never cut: the last one may go beyond the limit.
+        Documents stay whole, so the last one may exceed the limit.
         """
         if max_bytes == 0:
             return self
@@ -82,7 +82,7 @@ class TextSet:
         return replace(self, documents=tuple(kept))
 
     def describe(self) -> dict[str, Any]:
-        """What was scored, for the report."""
+        """Return the figures of this text for a report."""
         return {
             "name": self.name,
             "source": self.source,

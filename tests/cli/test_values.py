@@ -47,7 +47,7 @@ OURS = [
     (("align", NO_MODEL, NO_MODEL, "law=nowhere", "out"), "law: there is no file or folder 'nowhere'"),
     ((*TRAIN, "--text", "nowhere"), "--text takes NAME=PATH or PATH, and there is no file or folder 'nowhere'"),
     ((*TRAIN, "--text", "empty.txt"), "--text empty: the text 'empty.txt' is empty"),
-    ((*TRAIN, "--text", "own=image.png"), "--text own: 'image.png' holds zero bytes, and so is no text"),
+    ((*TRAIN, "--text", "own=image.png"), "--text own: 'image.png' contains zero bytes, so it is not a text"),
     ((*TRAIN, "--text", "folder"), "there is no text in folder"),
     ((*TRAIN, "--words-from", "inf"), "inf is not a number to reckon with"),
     ((*TRAIN, "--max-memory", "nan"), "nan is not a number to reckon with"),
