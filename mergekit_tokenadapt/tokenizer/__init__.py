@@ -1,1 +1,1 @@
-"""Tokenizers: their files, the bytes of each token, and how they segment text. Nothing here knows a model."""
+"""Tokenizers: their files, the bytes of each token, and the segmentation of text. Nothing here depends on a model."""

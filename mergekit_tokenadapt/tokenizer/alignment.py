@@ -1,4 +1,4 @@
-"""One text in two tokenizations: where the old model stands when a new token is to come."""
+"""Align two tokenizations of one text by byte positions."""
 
 from __future__ import annotations
 
@@ -13,33 +13,42 @@ from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Encoded:
-    """A passage as one tokenizer sees it."""
+    """The tokenization of a passage: token ids, and the byte position at which each token ends."""
 
     ids: np.ndarray
     """int64 [tokens]"""
     ends: np.ndarray
-    """int64 [tokens]: where each token ends in the passage's UTF-8; not decreasing."""
+    """int64 [tokens]: end of each token in the passage's UTF-8, in bytes; never decreasing."""
 
     @classmethod
     def of(cls, text: str, encoder: Tokenizer, vocabulary: Vocabulary) -> Encoded:
-        """Encode a passage, without special tokens around it."""
+        """Encode a passage without adding special tokens.
+
+        Args:
+            text: the passage.
+            encoder: the tokenizer of the `tokenizers` library.
+            vocabulary: its vocabulary.
+        """
         encoding = encoder.encode(text, add_special_tokens=False)
         ends = byte_ends(text, encoding.ids, encoding.offsets, vocabulary)
         return cls(np.array(encoding.ids, dtype=np.int64), ends)
 
     @property
     def starts(self) -> np.ndarray:
-        """Where each token starts, int64 [tokens]."""
+        """Start of each token in the passage's UTF-8, int64 [tokens], in bytes."""
         return np.concatenate([np.zeros(1, dtype=np.int64), self.ends[:-1]])[: len(self.ends)]
 
 
 def standing_at(old: Encoded, new: Encoded) -> tuple[np.ndarray, np.ndarray]:
-    """For each new token: the old token under way where it starts, and the bytes of that already passed.
+    """Find the old token that covers the first byte of each new token.
+
+    The old model predicts a new token at that place: the old tokens before it are its context, and the bytes of the
+    old token that lie before the new token are already known.
 
     Returns:
-        place of the old token, int64 [new tokens], -1 where there is none (the new token holds no
-        bytes, or the old tokenizer has nothing left to say); bytes passed, int64 [new tokens],
-        0 where both tokenizers have a boundary.
+        Index of the old token in `old`, int64 [new tokens]; -1 if the new token has no bytes, or lies behind the last
+        old token. And the number of bytes of the old token that lie before the new token, int64 [new tokens]; 0 where
+        both tokenizations have a boundary.
     """
     places = np.searchsorted(old.ends, new.starts, side="right")
     is_open = (places < len(old.ids)) & (new.ends > new.starts)

@@ -1,8 +1,9 @@
-"""What transformers makes of a tokenizer folder: the ids, the special tokens and the roles that a model sees.
+"""Load a tokenizer folder with transformers, to get the ids, special tokens and roles that a model sees.
 
-``tokenizer.json`` is not the whole tokenizer. Roles and lists in ``tokenizer_config.json``, ``added_tokens.json``,
-``special_tokens_map.json`` and the defaults of a tokenizer class add tokens, or make some special. The rules differ
-between classes and between versions. So none of them is repeated here: the folder is loaded as its users load it.
+``tokenizer.json`` alone does not define them. ``tokenizer_config.json``, ``added_tokens.json``,
+``special_tokens_map.json`` and the defaults of a tokenizer class can add tokens, or mark tokens as special. The rules
+differ between tokenizer classes and between versions of transformers. This module therefore does not reimplement them:
+it loads the folder with ``AutoTokenizer``, as users do.
 """
 
 from __future__ import annotations
@@ -28,41 +29,42 @@ ROLES = ("bos", "eos", "unk", "pad", "cls", "sep", "mask")
 
 @dataclass(frozen=True)
 class WholeTokenizer:
-    """A `tokenizer.json` together with what stands beside it."""
+    """A `tokenizer.json` completed with the tokens and roles that other files of its folder define."""
 
     definition: Mapping[str, Any]
-    """The content of `tokenizer.json`, but with the added tokens that transformers has, under its ids."""
+    """The content of `tokenizer.json`, with the added tokens and ids that transformers gives them."""
     roles: Mapping[str, str]
-    """Role to spelling (``{"eos": "</s>"}``); roles that the tokenizer does not set are missing."""
+    """Role -> spelling of its token (``{"eos": "</s>"}``), without the roles that the tokenizer does not set."""
 
 
 def load_whole(folder: Path, definition: Mapping[str, Any], *, trust_remote_code: bool = False) -> WholeTokenizer:
-    """Complete the `tokenizer.json` of a folder by what transformers makes of the whole folder.
+    """Complete the `tokenizer.json` of a folder with what transformers reads from the whole folder.
 
-    Ids, special tokens and roles are those of ``AutoTokenizer``. How text is cut stays as `tokenizer.json` says,
-    even where a class (``LlamaTokenizer``) puts pre-tokenizers of its own in their place: other programs read the
-    file, and `mergekit-tokenadapt-eval check` tells the difference. Only where the class makes another vocabulary
-    of the same file, its own definition is taken.
+    Ids, special tokens and roles come from ``AutoTokenizer``. Segmentation stays as `tokenizer.json` defines it, even
+    if a class such as ``LlamaTokenizer`` replaces the pre-tokenizer: other programs read the file itself, and
+    `mergekit-tokenadapt-eval check` reports the difference. Only if the class builds another vocabulary from the file
+    does its whole definition replace that of the file.
 
     Args:
-        folder: the folder.
+        folder: the tokenizer's folder.
         definition: the content of its `tokenizer.json`.
         trust_remote_code: whether code from the folder may run.
 
     Raises:
-        TokenAdaptError: transformers cannot load it.
+        TokenAdaptError: transformers cannot load the folder.
     """
     tokenizer = _load(folder, trust_remote_code)
     vocabulary: Mapping[str, int] = tokenizer.get_vocab()
     whole = {**definition, "added_tokens": added_tokens(tokenizer)}
     if dropout := definition["model"].get("dropout"):
         warn_once(
-            f"{folder / 'tokenizer.json'} asks for BPE dropout ({dropout}): other programs will cut text at random"
+            f"{folder / 'tokenizer.json'} asks for BPE dropout ({dropout}): other programs will segment text at random"
         )
         whole["model"] = {**definition["model"], "dropout": None}
     if _ids(whole) != vocabulary:
         warn_once(
-            f"{folder}: {type(tokenizer).__name__} of transformers gives other ids than tokenizer.json: they are used"
+            f"{folder}: {type(tokenizer).__name__} of transformers gives other ids than tokenizer.json; "
+            "transformers' ids are used"
         )
         whole = {**json.loads(tokenizer.backend_tokenizer.to_str()), "added_tokens": whole["added_tokens"]}
     _warn_of_other_ids(folder, definition, vocabulary)
@@ -72,7 +74,7 @@ def load_whole(folder: Path, definition: Mapping[str, Any], *, trust_remote_code
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers from writing warnings about tokenizer classes, which a user can do nothing about."""
+    """Inside the ``with`` block, hide transformers' warnings about tokenizer classes. Users cannot act on them."""
     from transformers.utils import logging as transformers_logging
 
     before = transformers_logging.get_verbosity()
@@ -84,10 +86,10 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def auto_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """The folder as ``AutoTokenizer`` reads it: a fast tokenizer of transformers, without dropout.
+    """Load a folder with ``AutoTokenizer``, as a fast tokenizer without BPE dropout.
 
     Raises:
-        TokenAdaptError: it cannot be loaded, or has no backend of `tokenizers`.
+        TokenAdaptError: the tokenizer cannot be loaded, or is slow (it does not use the `tokenizers` library).
     """
     from transformers import AutoTokenizer
 
@@ -99,9 +101,9 @@ def auto_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
 
 
 def without_dropout(tokenizer: Any) -> Any:
-    """Let a tokenizer of transformers cut a text the same way every time; the tokenizer itself is changed.
+    """Switch BPE dropout off in a transformers tokenizer, in place, so that it segments a text the same way each time.
 
-    BPE dropout leaves out merges at random. It is meant for training, but is live wherever the file is loaded.
+    BPE dropout skips merges at random. It is meant for training, but it is active wherever the file is loaded.
     """
     model: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     if getattr(model, "dropout", None) is not None:
@@ -110,10 +112,10 @@ def without_dropout(tokenizer: Any) -> Any:
 
 
 def _load(folder: Path, trust_remote_code: bool) -> Any:
-    """The folder's tokenizer of transformers, by its class where that can be."""
+    """Load the folder's tokenizer with its own class, or with the generic class if that fails."""
     from transformers import PreTrainedTokenizerFast
 
-    # Without these files, AutoTokenizer has nothing to choose a class by.
+    # AutoTokenizer chooses a class by one of these files.
     if any((folder / name).is_file() for name in ("tokenizer_config.json", "config.json")):
         try:
             return auto_tokenizer(folder, trust_remote_code=trust_remote_code)
@@ -126,17 +128,17 @@ def _load(folder: Path, trust_remote_code: bool) -> Any:
 
 
 def check_file(file: Path) -> None:
-    """Let the library judge whether a file is a `tokenizer.json`.
+    """Check that the `tokenizers` library can read a file.
 
     Raises:
-        TokenAdaptError: it is none.
+        TokenAdaptError: it cannot.
     """
     with one_error(f"{file} is not a tokenizer that `tokenizers` can read"):
         Tokenizer.from_file(str(file))
 
 
 def added_tokens(tokenizer: Any) -> list[dict[str, Any]]:
-    """A tokenizer's added tokens as `tokenizer.json` writes them, by id."""
+    """Return the added tokens of a transformers tokenizer in the format of `tokenizer.json`, by ascending id."""
     special = set(tokenizer.all_special_tokens)
     flags = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
     added = [(i, {flag: getattr(t, flag) for flag in flags}) for i, t in sorted(tokenizer.added_tokens_decoder.items())]
@@ -144,14 +146,17 @@ def added_tokens(tokenizer: Any) -> list[dict[str, Any]]:
 
 
 def _ids(definition: Mapping[str, Any]) -> dict[str, int]:
-    """Spelling to id, of the model's entries and of the added tokens."""
+    """Return spelling -> id of the model's entries and the added tokens of a definition."""
     entries = definition["model"]["vocab"]
     ids = dict(entries) if isinstance(entries, Mapping) else {piece: i for i, (piece, _score) in enumerate(entries)}
     return ids | {entry["content"]: entry["id"] for entry in definition["added_tokens"]}
 
 
 def _warn_of_other_ids(folder: Path, definition: Mapping[str, Any], vocabulary: Mapping[str, int]) -> None:
-    """Tell of tokens that a file of the folder gives another id than transformers does: gaps, or ids given twice."""
+    """Warn about tokens to which a file of the folder gives another id than transformers.
+
+    transformers does so if added tokens leave a gap between ids, or if two tokens have one id.
+    """
     for file, declared in _declared(folder, definition):
         other = [(token, i) for token, i in declared if vocabulary.get(token) != i]
         if other:
@@ -159,12 +164,13 @@ def _warn_of_other_ids(folder: Path, definition: Mapping[str, Any], vocabulary: 
             more = f" (and {len(other) - 1} others)" if len(other) > 1 else ""
             found = f"as {vocabulary[token]}" if token in vocabulary else "as no token at all"
             warn_once(
-                f"{folder / file} gives {token!r} the id {i}, but transformers reads it {found}{more}: that is used"
+                f"{folder / file} gives {token!r} the id {i}, but transformers reads it {found}{more}; "
+                "transformers' reading is used"
             )
 
 
 def _declared(folder: Path, definition: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, int]]]]:
-    """Each file that gives added tokens ids, and what it says."""
+    """Yield the name of each file that gives ids to added tokens, with its (spelling, id) pairs."""
     yield "tokenizer.json", [(entry["content"], entry["id"]) for entry in definition.get("added_tokens") or ()]
     config = _content(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
     yield "tokenizer_config.json", [(entry.get("content", ""), int(i)) for i, entry in config.items()]
@@ -172,12 +178,12 @@ def _declared(folder: Path, definition: Mapping[str, Any]) -> Iterator[tuple[str
 
 
 def _content(file: Path) -> dict[str, Any]:
-    """A JSON file that transformers has read without complaint; empty where there is none."""
+    """Read a JSON file that transformers has already accepted; return an empty dict if it does not exist."""
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return content
 
 
 @functools.lru_cache(maxsize=1024)
 def warn_once(message: str) -> None:
-    """Log a warning once: a command may load a folder several times."""
+    """Log a warning only once per process, because a command may load one folder several times."""
     LOG.warning("%s", message)

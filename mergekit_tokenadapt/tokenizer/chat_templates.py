@@ -1,4 +1,4 @@
-"""A tokenizer's chat templates: the default one and others by name, wherever a folder keeps them."""
+"""Read and write the chat templates of a tokenizer: the default template and named ones."""
 
 from __future__ import annotations
 
@@ -14,24 +14,36 @@ from mergekit_tokenadapt.errors import one_error
 LOG = logging.getLogger(__name__)
 
 DEFAULT = "default"
+"""Name of the template that is used if none is named."""
 DEFAULT_FILE = "chat_template.jinja"
 NAMED_FOLDER = "additional_chat_templates"
-"""Where transformers keeps the other templates, one ``NAME.jinja`` each."""
+"""Folder in which transformers keeps the other templates, as ``NAME.jinja``."""
 
 _FILE_NAME = re.compile(r"[\w][\w .-]*")
+"""Matches names that are safe as file names: they hold no path separators and do not start with a dot."""
 
 
 def template_files(folder: Path) -> list[Path]:
-    """The files of the named templates, sorted."""
+    """Return the files of a folder's named templates, sorted."""
     return sorted(file for file in (folder / NAMED_FOLDER).glob("*.jinja") if file.is_file())
 
 
 def read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Name to Jinja source; the one that is used where nobody names one is called ``default``.
+    """Read all chat templates of a tokenizer folder.
 
-    As transformers has it, files win over `config`, the content of tokenizer_config.json, which holds one template,
-    a list of ``{"name": ..., "template": ...}``, or a mapping. Last comes chat_template.json, where processors of
-    images used to keep theirs.
+    Three places are tried in transformers' order, and the first that holds templates is used: Jinja files; the key
+    ``chat_template`` of tokenizer_config.json; and chat_template.json, where image processors used to keep theirs. The
+    key holds one template, a list of ``{"name": ..., "template": ...}``, or a mapping from names to templates.
+
+    Args:
+        folder: the tokenizer's folder.
+        config: the content of its tokenizer_config.json.
+
+    Returns:
+        Name -> Jinja source. The template that is used by default has the name ``default``.
+
+    Raises:
+        TokenAdaptError: a file is not UTF-8, or chat_template.json is not valid JSON.
     """
     files = {DEFAULT: folder / DEFAULT_FILE, **{file.stem: file for file in template_files(folder)}}
     found = {name: _read(file) for name, file in files.items() if file.is_file()}
@@ -39,7 +51,10 @@ def read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write_templates(folder: Path, templates: Mapping[str, str]) -> None:
-    """Put templates where transformers looks first; a name that is no plain file name is left out with a warning."""
+    """Write templates as Jinja files, where transformers looks first.
+
+    A template whose name cannot be a file name is left out with a warning.
+    """
     for name, template in templates.items():
         if name == DEFAULT:
             (folder / DEFAULT_FILE).write_bytes(template.encode("utf-8"))
@@ -47,7 +62,7 @@ def write_templates(folder: Path, templates: Mapping[str, str]) -> None:
             (folder / NAMED_FOLDER).mkdir(exist_ok=True)
             (folder / NAMED_FOLDER / f"{name}.jinja").write_bytes(template.encode("utf-8"))
         else:
-            LOG.warning("the chat template %r is left out: its name cannot be that of a file", name)
+            LOG.warning("the chat template %r is left out: its name cannot be a file name", name)
 
 
 def _of_processor(folder: Path) -> Any:

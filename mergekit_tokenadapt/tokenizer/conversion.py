@@ -1,4 +1,4 @@
-"""A `tokenizer.json` made of a tokenizer's other files: SentencePiece, tekken, tiktoken, lists of words and merges."""
+"""Convert tokenizers that have no `tokenizer.json`: SentencePiece, tekken, tiktoken, lists of words and merges."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from mergekit_tokenadapt.storage.whole_files import check_fetched, what_is_there
 from mergekit_tokenadapt.tokenizer.auto_tokenizer import quiet_transformers
 
 SUFFIXES = frozenset((".model", ".spm", ".txt", ".tiktoken", ".bpe", ".codes", ".vocab"))
-"""Of files that vocabularies are kept in, as far as they are not JSON."""
+"""Suffixes of vocabulary files that are not JSON."""
 
 
 def convert(name: str, folder: Path, *, trust_remote_code: bool = False) -> TemporaryFolder:
-    """Convert a tokenizer without `tokenizer.json` into a temporary folder.
+    """Convert a tokenizer without `tokenizer.json`, and save the result into a temporary folder.
 
     Args:
-        name: as the user wrote it.
-        folder: where its files are.
+        name: what the user wrote, for messages.
+        folder: the folder of the tokenizer's files.
         trust_remote_code: whether code from the folder may run.
 
     Raises:
-        TokenAdaptError: there are no such files, they are not whole, or transformers cannot make sense of them.
+        TokenAdaptError: the folder holds no vocabulary file, a file is incomplete, or transformers cannot convert it.
     """
     vocabularies = [f for f in sorted(folder.iterdir()) if f.suffix in SUFFIXES or f.name in ("vocab.json", TEKKEN)]
     for file in vocabularies:
@@ -44,7 +44,7 @@ def convert(name: str, folder: Path, *, trust_remote_code: bool = False) -> Temp
             f"{name!r} has only a slow tokenizer ({type(tokenizer).__name__}), whose vocabulary cannot be read; "
             "convert it to a tokenizer.json first"
         )
-    # `save_pretrained` would write the source's vocabulary under a name that means another format.
+    # Otherwise `save_pretrained` copies the source file under a name that stands for another format.
     tokenizer.vocab_file = None
     temporary = TemporaryFolder()
     tokenizer.save_pretrained(temporary.name)
@@ -52,7 +52,7 @@ def convert(name: str, folder: Path, *, trust_remote_code: bool = False) -> Temp
 
 
 Reader = Callable[[Path, bool], Any]
-"""(folder, whether remote code is trusted) -> a tokenizer of transformers."""
+"""(folder, whether code from the folder may run) -> a transformers tokenizer."""
 
 
 def _reader(vocabularies: list[Path]) -> Reader:
@@ -100,11 +100,11 @@ TEKKEN_SPECIALS = [
     "[/SYSTEM_PROMPT]",
     "[TOOL_CONTENT]",
 ]
-"""Special tokens of files that name none, by id (`Tekkenizer.DEPRECATED_SPECIAL_TOKENS` of mistral-common)."""
+"""Special tokens, by id, of tekken files that list none (`Tekkenizer.DEPRECATED_SPECIAL_TOKENS` in mistral-common)."""
 
 
 def _read_tekken(folder: Path, _trust_remote_code: bool) -> Any:
-    """Mistral's own format, by transformers' converter."""
+    """Read Mistral's tekken.json with transformers' converter."""
     with one_error(f"{folder / TEKKEN} cannot be read as Mistral's tekken.json"):
         from transformers.integrations.mistral import convert_tekken_tokenizer
 
@@ -112,6 +112,7 @@ def _read_tekken(folder: Path, _trust_remote_code: bool) -> Any:
         if content.get("special_tokens") is None:
             content["special_tokens"] = [{"rank": n, "token_str": s} for n, s in enumerate(TEKKEN_SPECIALS)]
         with tempfile.TemporaryDirectory(prefix="tokenadapt-") as temporary, quiet_transformers():
+            # The converter takes a file, so the completed content is written to a copy.
             file = Path(temporary) / TEKKEN
             file.write_text(json.dumps(content), encoding="utf-8")
             for template in ("chat_template.jinja", "chat_template.json"):
@@ -136,18 +137,18 @@ _O200K = (
 
 @dataclass(frozen=True)
 class Tiktoken:
-    """What a `.tiktoken` file does not say: the rest of a tokenizer whose ranks are in one."""
+    """The parts of a tokenizer that a `.tiktoken` file does not hold. The file holds only tokens and their ranks."""
 
     pattern: str
-    """The regular expression that cuts text into words."""
+    """The regular expression of the pre-tokenizer."""
     num_ranks: int
-    """Entries of the file: another number is another tokenizer."""
+    """Number of entries in the file. A file with another number belongs to another tokenizer."""
     specials: dict[str, int] = field(default_factory=dict)
-    """Special tokens by id."""
+    """Special token -> id."""
     roles: dict[str, str] = field(default_factory=dict)
-    """Role to special token."""
+    """Role -> special token."""
     normalizer: str | None = None
-    """Unicode form that text is brought to first."""
+    """Unicode normalization form that is applied first (``NFC``); None for none."""
 
 
 _END = {"eos": "<|endoftext|>", "bos": "<|endoftext|>", "unk": "<|endoftext|>"}
@@ -172,27 +173,31 @@ TIKTOKENS = {
         _WORDS % "", 151643, {s: 151643 + n for n, s in enumerate(_QWEN)}, {"eos": "<|endoftext|>"}, normalizer="NFC"
     ),
 }
-"""Name of the file, without its ending, to what goes with it (tiktoken's openai_public.py, Qwen's repository)."""
+"""File name without suffix -> the rest of the tokenizer (from tiktoken's openai_public.py and Qwen's repository)."""
 
 
 def _read_tiktoken(folder: Path, _trust_remote_code: bool) -> Any:
-    """A list of tokens by rank, where it is known what else belongs to it."""
+    """Read a `.tiktoken` file of a known tokenizer.
+
+    Raises:
+        TokenAdaptError: the tokenizer is not one of `TIKTOKENS`.
+    """
     file = sorted(folder.glob("*.tiktoken"))[0]
     known = TIKTOKENS.get(file.stem)
     ranks = _ranks(file)
     if known is None or known.num_ranks != len(ranks):
         raise TokenAdaptError(
-            f"{file} holds {len(ranks):,} tokens, but neither the pattern that cuts text into words nor the special "
-            f"tokens, which are known for {', '.join(sorted(TIKTOKENS))} only: take the model's tokenizer.json"
+            f"{file} holds {len(ranks):,} tokens, but neither the pre-tokenizer's pattern nor the special tokens, "
+            f"which are known for {', '.join(sorted(TIKTOKENS))} only: use the model's tokenizer.json"
         )
     return _with_rest(ranks, known)
 
 
 def _ranks(file: Path) -> dict[bytes, int]:
-    """Token to rank: a line each, the token in base64.
+    """Read token -> rank from a `.tiktoken` file. Each line holds a token in base64 and its rank.
 
     Raises:
-        TokenAdaptError: the file is another one.
+        TokenAdaptError: the file has another format.
     """
     try:
         lines = [line.split() for line in file.read_bytes().splitlines() if line]
@@ -207,7 +212,7 @@ def _with_rest(ranks: dict[bytes, int], known: Tiktoken) -> Any:
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
     class Converter(TikTokenConverter):  # type: ignore[misc]
-        """The library's, but for the reading, which needs another package there."""
+        """transformers' converter with the ranks given, because its own reader needs the package tiktoken."""
 
         @staticmethod
         def load_tiktoken_bpe(_file: str) -> dict[bytes, int]:
@@ -217,7 +222,8 @@ def _with_rest(ranks: dict[bytes, int], known: Tiktoken) -> Any:
     if known.normalizer is not None:
         tokenizer.normalizer = getattr(normalizers, known.normalizer)()
     definition = json.loads(tokenizer.to_str())
-    definition["model"]["vocab"] |= known.specials  # the library gives an added token the next free id, if it has none
+    # `tokenizers` gives an added token that is no entry of the model the next free id, not its own.
+    definition["model"]["vocab"] |= known.specials
     whole = type(tokenizer).from_str(json.dumps(definition))
     whole.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in known.specials])
     return PreTrainedTokenizerFast(tokenizer_object=whole, **{f"{role}_token": s for role, s in known.roles.items()})

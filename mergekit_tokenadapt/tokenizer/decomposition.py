@@ -1,7 +1,8 @@
-"""Split old tokens into smaller old tokens: the training tokens of `calibrated`.
+"""Split old tokens into smaller old tokens, to make training examples for the method `calibrated`.
 
-The rows of an old token and of its parts are known, so they show how this model's rows follow from their parts.
-New tokens have two pieces or ten. An old token is therefore split into a requested number of pieces.
+The rows of an old token and of its pieces are both known. Such pairs show how a row of this model follows from the rows
+of the pieces. New tokens have between two and about ten pieces. To get examples with as many pieces, each old token is
+split into a requested number of pieces.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from mergekit_tokenadapt.tokenizer.vocabulary import Definition, Token, TokenKin
 
 
 class Decomposer:
-    """Cuts old tokens the way their own tokenizer would if it did not have them.
+    """Splits old tokens as their own tokenizer would segment their text if they were not in its vocabulary.
 
-    - BPE: the merges that made the token are undone, the latest first.
-    - Unigram and WordPiece: the text is segmented again without the token; the best segmentation is
-      the one of highest score (Unigram) or fewest pieces, and more pieces come from shorter ones.
+    - BPE: the merges that make the token are undone, the one of highest rank first.
+    - Unigram and WordPiece: the text is segmented into shorter tokens, by highest score (Unigram) or fewest pieces
+      (WordPiece). A smaller length limit for the pieces gives more of them.
 
     Args:
-        definition: the tokenizer's `tokenizer.json`.
+        definition: the content of the tokenizer's `tokenizer.json`.
         vocabulary: its vocabulary.
-        num_rows: tokens with ids beyond these rows are not used.
+        num_rows: number of rows of the old matrix. Tokens with ids beyond them are not used as pieces.
     """
 
     def __init__(self, definition: Definition, vocabulary: Vocabulary, num_rows: int) -> None:
@@ -32,11 +33,16 @@ class Decomposer:
         self._longest = max((len(content) for content in self._pieces), default=0)
 
     def cut(self, token: Token, num_pieces: int) -> list[int]:
-        """The ids of at least 2 and about `num_pieces` pieces; empty where the token cannot be cut."""
+        """Split a token into at least 2 and about `num_pieces` pieces.
+
+        Returns:
+            The ids of the pieces in their order; an empty list if the token cannot be split.
+        """
         if self._halves is not None:
             return self._undo_merges(token.id, num_pieces, self._halves)
+        # Pieces of at most 1.5 times the average length give about the requested number.
         longest = max(1, min(len(token.bytes) - 1, math.ceil(1.5 * len(token.bytes) / num_pieces)))
-        for limit in range(longest, len(token.bytes)):  # characters of several bytes cannot be cut so small
+        for limit in range(longest, len(token.bytes)):  # a limit may be too small for characters of several bytes
             if pieces := self._segment(token.bytes, limit):
                 return pieces
         return []
@@ -55,8 +61,13 @@ class Decomposer:
         return pieces
 
     def _segment(self, content: bytes, longest: int) -> list[int]:
-        """The best segmentation into pieces of at most `longest` bytes (Viterbi); empty where there is none."""
-        best: list[tuple[float, int, int]] = [(0.0, 0, -1)]  # score so far, start and id of the last piece
+        """Find the best segmentation into at least 2 pieces of at most `longest` bytes (Viterbi algorithm).
+
+        Returns:
+            The ids of the pieces; an empty list if there is no such segmentation.
+        """
+        # Entry n describes the best segmentation of the first n bytes: its score, and start and id of its last piece.
+        best: list[tuple[float, int, int]] = [(0.0, 0, -1)]
         for end in range(1, len(content) + 1):
             candidates = []
             for start in range(max(0, end - min(longest, self._longest)), end):
@@ -73,14 +84,14 @@ class Decomposer:
 
 
 def _halves(model: Mapping[str, object], vocabulary: Vocabulary, num_rows: int) -> dict[int, tuple[int, int, int]]:
-    """Token id -> (rank of its merge, id of the left half, id of the right half)."""
+    """Read the merges of BPE: token id -> (rank of its merge, id of the left part, id of the right part)."""
     by_spelling = vocabulary.by_spelling
     merges: Sequence[str | Sequence[str]] = model.get("merges") or ()  # type: ignore[assignment]
     prefix = str(model.get("continuing_subword_prefix") or "")
     halves: dict[int, tuple[int, int, int]] = {}
     for rank, merge in enumerate(merges):
         left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
-        # "qu" and "##ick" make "quick": the sign is that of a place, and no part of the text.
+        # "qu" and "##ick" make "quick": the prefix marks the inside of a word, and is no part of the text.
         tokens = [by_spelling.get(spelling) for spelling in (left + right.removeprefix(prefix), left, right)]
         if all(t is not None and t.id < num_rows and t.kind is not TokenKind.SPECIAL for t in tokens):
             whole, first, second = (t.id for t in tokens if t is not None)
@@ -91,10 +102,10 @@ def _halves(model: Mapping[str, object], vocabulary: Vocabulary, num_rows: int) 
 def _scored_pieces(
     model: Mapping[str, object], vocabulary: Vocabulary, num_rows: int
 ) -> dict[bytes, tuple[float, int]]:
-    """Bytes -> (score, id) of every token that can be a piece; a score of -1 each where there are none.
+    """Return bytes -> (score, id) of every token that can be a piece. Without scores (WordPiece), each score is -1.
 
-    A byte token is a piece only where nothing else is: it serves no other token of its byte, and its
-    score is far below all others.
+    A byte token is used only if no other token has its byte. Its score lies far below all others, so that it is used
+    only where no other segmentation exists.
     """
     entries = model.get("vocab")
     scores = {n: float(entry[1]) for n, entry in enumerate(entries)} if isinstance(entries, list) else {}
@@ -106,6 +117,6 @@ def _scored_pieces(
     best: dict[bytes, Token] = {}
     for token in vocabulary:
         if token.kind in (TokenKind.ORDINARY, TokenKind.BYTE) and token.id < num_rows and token.bytes:
-            # Never by id: equal tokens are told apart by their spelling.
+            # Tokens with equal bytes and scores are ordered by spelling, so the choice does not depend on ids.
             best[token.bytes] = max(best.get(token.bytes, token), token, key=rank)
     return {content: (rank(token)[0], token.id) for content, token in best.items()}

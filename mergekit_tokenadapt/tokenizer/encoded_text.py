@@ -1,4 +1,4 @@
-"""A text in tokens: where each token ends in the text's bytes, and the token that the first one is predicted from."""
+"""Byte positions of tokens in an encoded text, and the start token from which the first token is predicted."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 
 
 def start_token(vocabulary: Vocabulary) -> int | None:
-    """The token that the first one is predicted from: bos, or else eos, as lm-evaluation-harness has it."""
+    """Return the id from which the first token of a text is predicted: bos, else eos, else None.
+
+    lm-evaluation-harness chooses the same token.
+    """
     return vocabulary.roles.get("bos", vocabulary.roles.get("eos"))
 
 
 def check_some_tokens(tokenizer: TokenizerFiles, encodings: Sequence[Encoding]) -> None:
-    """Refuse texts of which nothing is left, for instance white space that the tokenizer drops.
+    """Refuse texts that have no token at all, for instance white space that the tokenizer drops.
 
     Raises:
         TokenAdaptError: no document has a token.
@@ -28,18 +31,24 @@ def check_some_tokens(tokenizer: TokenizerFiles, encodings: Sequence[Encoding]) 
 
 
 def byte_ends(text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], vocabulary: Vocabulary) -> np.ndarray:
-    """Where each token ends in the text's UTF-8, int64 [tokens], not decreasing, the last at its end.
+    """Return the end of each token in the text's UTF-8, int64 [tokens], in bytes.
 
-    The tokens' own bytes say so exactly where they add up to the text (with or without a dummy space
-    in front); otherwise (normalizers) the tokenizer's character offsets do, and tokens that share a
-    character end with it.
+    Ends never decrease, and the last one is the length of the text. If the bytes of the tokens add up to the text, with
+    or without a dummy space in front, they give exact ends. Otherwise, for instance after a normalizer, the tokenizer's
+    character offsets give the ends; all tokens of one character then end where the character ends.
+
+    Args:
+        text: the text.
+        ids: its token ids.
+        offsets: (start, end) of each token in characters, from the `tokenizers` library.
+        vocabulary: the tokenizer's vocabulary.
     """
     content = text.encode("utf-8")
     pieces = [vocabulary.by_id[i].bytes for i in ids]
     joined = b"".join(pieces)
     if joined in (content, b" " + content):
         ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
-        return np.maximum(ends - (len(joined) - len(content)), 0)
+        return np.maximum(ends - (len(joined) - len(content)), 0)  # without the dummy space
     widths = np.array([len(character.encode("utf-8")) for character in text], dtype=np.int64)
     places = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(widths)])
     ends = np.maximum.accumulate(places[[end for _, end in offsets]]) if len(ids) else np.zeros(0, dtype=np.int64)

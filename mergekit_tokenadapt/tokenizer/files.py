@@ -1,7 +1,7 @@
-"""Finding and reading a tokenizer: from a folder, a ``tokenizer.json`` or a hub id.
+"""Find and read a tokenizer: a folder, a ``tokenizer.json`` or a hub id.
 
-No weights are read and no remote code is run. A tokenizer that has no ``tokenizer.json`` is
-converted once by transformers into a temporary folder, and read from there like any other.
+No weights are read, and code from a folder runs only with `trust_remote_code`. A tokenizer without ``tokenizer.json``
+is first converted by transformers into a temporary folder, and then read from there.
 """
 
 from __future__ import annotations
@@ -41,46 +41,54 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-"""Every file that belongs to a tokenizer, and so goes with it into the output folder."""
+"""Names of the files that belong to a tokenizer. All of them are copied into the output folder."""
 
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """A tokenizer on disk: its parsed definition and the folder with its files."""
+    """A tokenizer on disk: its parsed definition, and the folder that holds its files."""
 
     name: str
-    """As the user wrote it."""
+    """The name that the user wrote."""
     folder: Path
     definition: Mapping[str, Any] = field(repr=False)
     """The content of `tokenizer.json`, with the tokens that other files of the folder add."""
     config: Mapping[str, Any]
-    """The content of `tokenizer_config.json`; empty where there is none."""
+    """The content of `tokenizer_config.json`; empty if the file does not exist."""
     role_tokens: Mapping[str, str]
-    """Role to spelling (``{"eos": "</s>"}``); roles that the tokenizer does not set are missing."""
+    """Role -> spelling of its token (``{"eos": "</s>"}``), without the roles that the tokenizer does not set."""
     rows: int | None = None
-    """Rows of the model that it is to serve: tokens beyond them are left out; None for all tokens."""
+    """Number of rows of the model. Tokens with ids beyond them are left out; None keeps all tokens."""
     _temporary: TemporaryFolder | None = field(default=None, repr=False)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The tokens, with their bytes, kinds and roles."""
+        """The tokens with their bytes, kinds and roles.
+
+        Raises:
+            TokenAdaptError: the definition has no valid vocabulary.
+        """
         with one_error(f"the vocabulary of {self.name} cannot be read"):
             whole = Vocabulary.from_definition(self.definition, self.role_tokens)
             return whole if self.rows is None else whole.with_rows(self.rows)
 
     @property
     def chat_template(self) -> str | None:
-        """The default chat template (Jinja source), or None."""
+        """The default chat template as Jinja source; None if there is none."""
         return self.chat_templates.get(DEFAULT)
 
     @cached_property
     def chat_templates(self) -> dict[str, str]:
-        """All chat templates (Jinja source) by name."""
+        """Name -> Jinja source of all chat templates."""
         return read_templates(self.folder, self.config)
 
     @cached_property
     def model_rows(self) -> int | None:
-        """Rows of the model that this tokenizer comes with (`vocab_size` in its config.json), or None."""
+        """`vocab_size` in the config.json beside the tokenizer: the rows of its own model; None if it is not stated.
+
+        Raises:
+            TokenAdaptError: the value is not a number of rows.
+        """
         config = read_json(self.folder / "config.json")
         nested = config.get("text_config")
         rows = config.get("vocab_size") or (nested.get("vocab_size") if isinstance(nested, Mapping) else None)
@@ -89,18 +97,20 @@ class TokenizerFiles:
         return rows or None
 
     def files(self) -> list[Path]:
-        """The tokenizer's own files, sorted; those of named chat templates are in a folder of their own."""
+        """Return the existing files of the tokenizer, sorted, then the files of its named chat templates."""
         return _present(self.folder, TOKENIZER_FILES)
 
     def with_rows(self, num_rows: int, *, tell: bool = True) -> TokenizerFiles:
-        """The same tokenizer for a model of so many rows: added tokens beyond them are left out, with a note.
+        """Return the tokenizer without the added tokens that have no row in a model, and warn about them.
+
+        Published models may have more added tokens than rows, for instance image tokens that a text model never sees.
 
         Args:
-            num_rows: the model's rows.
-            tell: whether the note is to be made.
+            num_rows: number of rows of the model's vocabulary matrices.
+            tell: whether to warn.
 
         Raises:
-            TokenAdaptError: a token that is no added one has no row.
+            TokenAdaptError: an ordinary token has no row, so tokenizer and model do not belong together.
         """
         vocabulary = self.vocabulary
         if num_rows >= vocabulary.num_ids:
@@ -121,26 +131,35 @@ class TokenizerFiles:
         return replace(self, definition={**self.definition, "added_tokens": added}, rows=num_rows)
 
     def with_tokens(self, tokens: Iterable[Token]) -> TokenizerFiles:
-        """The same tokenizer with a larger vocabulary. No text is cut into the further tokens: its rules stay."""
+        """Return the tokenizer with further tokens in its vocabulary. Segmentation stays, so it never produces them."""
         larger = replace(self)
-        # `vocabulary` is worked out once and kept: here it is what would be found there.
+        # `vocabulary` is a cached property: this sets the cached value.
         larger.__dict__["vocabulary"] = Vocabulary((*self.vocabulary.tokens, *tokens), self.vocabulary.roles)
         return larger
 
     def copy_to(self, folder: Path) -> None:
-        """Copy the tokenizer's own files into a folder, byte for byte."""
+        """Copy the tokenizer's files into a folder, byte for byte.
+
+        Raises:
+            TokenAdaptError: a file is a link that points out of the tokenizer's folder.
+        """
         copy_files(self.folder, folder, TOKENIZER_FILES)
 
     def fast_tokenizer(self) -> Tokenizer:
-        """The tokenizer itself, without the truncation and padding that its definition may ask for."""
+        """Build the tokenizer of the `tokenizers` library, without truncation, padding and BPE dropout."""
         return tokenizer_of(self.definition)
 
 
 def copy_files(source: Path, destination: Path, names: Iterable[str]) -> None:
-    """Copy those of some files that are there, and the named chat templates with them, byte for byte.
+    """Copy existing files and the named chat templates from one folder to another, byte for byte.
+
+    Args:
+        source: folder to copy from.
+        destination: folder to copy to.
+        names: names of the files. Files that do not exist are ignored.
 
     Raises:
-        TokenAdaptError: one of them is a link that leads out of the folder.
+        TokenAdaptError: a file is a link that points out of `source`.
     """
     files = _present(source, names)
     check_own(source, files)
@@ -156,7 +175,11 @@ def _present(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def tokenizer_of(definition: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer of a definition, without the truncation, padding and BPE dropout that it may ask for."""
+    """Build the tokenizer of a `tokenizer.json`'s content, without truncation, padding and BPE dropout.
+
+    Raises:
+        TokenAdaptError: the `tokenizers` library cannot read the definition.
+    """
     model = definition.get("model")
     if isinstance(model, Mapping) and model.get("dropout"):
         definition = {**definition, "model": {**model, "dropout": None}}
@@ -171,7 +194,7 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
     """Read a tokenizer from a folder, a `tokenizer.json` file or a hub id.
 
     Raises:
-        TokenAdaptError: there is no tokenizer at `name`, or it cannot be read.
+        TokenAdaptError: `name` is no tokenizer, or the tokenizer cannot be read.
     """
     folder = _find(name, revision)
     check_plain(folder)
@@ -185,14 +208,14 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
     _check_prefix(file, definition)
     config = read_json(folder / "tokenizer_config.json")
     for companion in ("special_tokens_map.json", "added_tokens.json"):
-        read_json(folder / companion)  # a broken file is named, before transformers stumbles over it
+        read_json(folder / companion)  # reports a broken file by name, which transformers does not
     whole = load_whole(folder, definition, trust_remote_code=trust_remote_code)
     _share_strings(whole.definition["model"])
     return TokenizerFiles(name, folder, whole.definition, config, whole.roles, _temporary=temporary)
 
 
 def _find(name: str, revision: str | None) -> Path:
-    """The folder of a tokenizer: as named, around a `tokenizer.json`, or fetched."""
+    """Return the folder of a tokenizer: the named folder, the folder of a named `tokenizer.json`, or a download."""
     path = Path(name).expanduser()
     if path.is_file() and path.name != "tokenizer.json":
         raise file_is_no_tokenizer(path)
@@ -200,17 +223,17 @@ def _find(name: str, revision: str | None) -> Path:
         return path.parent
     if path.is_dir():
         return path
-    if "+" in name:  # a model with an adapter speaks the model's tokenizer
+    if "+" in name:  # MODEL+ADAPTER has the tokenizer of MODEL
         return _find(name.split("+")[0], revision)
     check_exists(name, "tokenizer")
     return _download(name, revision)
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no such file.
+    """Read the JSON object in a file; return an empty dict if the file does not exist.
 
     Raises:
-        TokenAdaptError: the file is not valid JSON, or holds something other than an object.
+        TokenAdaptError: the file is not valid JSON, or does not hold an object.
     """
     if not file.is_file():
         return {}
@@ -225,7 +248,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def _share_strings(model: dict[str, Any]) -> None:
-    """Let the merges hold the vocabulary's own strings in place of copies: 100 MB less for 262,144 tokens."""
+    """Let the merges refer to the strings of the vocabulary instead of copies. It saves 100 MB for 262,144 tokens."""
     vocab, merges = model.get("vocab"), model.get("merges")
     if isinstance(vocab, dict) and isinstance(merges, list):
         own = {token: token for token in vocab}
@@ -233,7 +256,7 @@ def _share_strings(model: dict[str, Any]) -> None:
 
 
 def _check_prefix(file: Path, definition: Mapping[str, Any]) -> None:
-    """Refuse merges that do not continue a word the way the model says: `tokenizers` would abort the process."""
+    """Refuse BPE merges whose second part lacks the model's prefix. `tokenizers` would abort the process on them."""
     model = definition.get("model")
     prefix = model.get("continuing_subword_prefix") if isinstance(model, Mapping) else None
     merges = model.get("merges") if isinstance(model, Mapping) else None
@@ -248,7 +271,7 @@ def _check_prefix(file: Path, definition: Mapping[str, Any]) -> None:
 
 
 def _download(name: str, revision: str | None) -> Path:
-    """The tokenizer files and config of a hub repository; no weights."""
+    """Download the tokenizer files and the config of a hub repository, without weights."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -262,6 +285,7 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def _copy_companions(source: Path, destination: Path) -> None:
+    """Copy the model's configs beside a converted tokenizer, where later code looks for rows and ids."""
     for name in ("config.json", "generation_config.json"):
         with contextlib.suppress(FileNotFoundError):
             (destination / name).write_bytes((source / name).read_bytes())

@@ -1,4 +1,4 @@
-"""How a tokenizer treats digits and white space."""
+"""Find out by trial how a tokenizer groups digits and where it puts white space."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
 
 MAX_GROUP = 9
+"""Largest group of digits that is tried."""
 LONGEST_RUN = 128
-"""Runs of white space are tried up to this length."""
+"""Longest run of white space that is tried, in characters."""
 
 
 def habits(tokenizer: TokenizerFiles) -> dict[str, Any]:
-    """Grouping of digits; the longest runs of white space that are one token; where a space goes."""
+    """Describe a tokenizer's treatment of digits and white space.
+
+    Returns:
+        ``digits``: the rule of `digit_grouping`; ``longest_spaces``, ``longest_newlines`` and ``longest_tabs``: length
+        of the longest run that is one token; ``space_between_words``: which token holds the space between two words.
+    """
     segmenter = Segmenter(tokenizer.definition, tokenizer.vocabulary)
     by_id = tokenizer.vocabulary.by_id
 
@@ -32,10 +38,13 @@ def habits(tokenizer: TokenizerFiles) -> dict[str, Any]:
 
 
 def digit_grouping(cut: Callable[[str], list[str]]) -> str:
-    """The rule that numbers are cut by, in words; ``learned`` where none fits.
+    """Describe the rule by which numbers of 1 to 12 digits are segmented; ``learned`` if no rule fits.
 
     >>> digit_grouping(list)
     'one by one'
+
+    Args:
+        cut: segments a number into pieces.
     """
     generator = random.Random(0)
     numbers = [str(generator.randrange(10 ** (n - 1), 10**n)) for n in range(1, 13) for _ in range(8)]
@@ -62,7 +71,7 @@ def _longest_run(character: str, cut: Callable[[str], list[bytes]]) -> int:
 
 
 def _space_place(pieces: list[bytes]) -> str:
-    """Where the space of ``river stone`` went."""
+    """Say which token of ``river stone`` holds the space."""
     if b" " in pieces:
         return "a token of its own"
     if any(p.startswith(b" ") for p in pieces[1:]):

@@ -1,4 +1,4 @@
-"""What a vocabulary is made of: tokens by kind and by script, as Qtok reports it (arXiv 2410.12989)."""
+"""Composition of a vocabulary: number of tokens by kind and by script, as Qtok reports it (arXiv 2410.12989)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,18 @@ KINDS = (
 )
 """Every token has exactly one of these kinds."""
 
+# `unicodedata` has no script property. The first word of a letter's name is its script, with these exceptions.
 _RENAMED = {"CJK": "HAN", "IDEOGRAPHIC": "HAN"}
 _NOT_SCRIPTS = {"MODIFIER", "MATHEMATICAL", "FEMININE", "MASCULINE", "FULLWIDTH", "HALFWIDTH", "SUPERSCRIPT", "MICRO"}
 
 
 def make_up(vocabulary: Vocabulary) -> dict[str, Any]:
-    """Tokens by kind, and tokens that hold letters by script, most frequent first."""
+    """Count the tokens of a vocabulary.
+
+    Returns:
+        ``tokens``: their number; ``highest_id``; ``kinds``: kind -> number of tokens, in the order of `KINDS`;
+        ``scripts``: script -> number of tokens with letters of it, in descending order.
+    """
     kinds = Counter(kind_of(token) for token in vocabulary)
     scripts = Counter(script for token in vocabulary if (script := script_of(token)))
     return {
@@ -41,7 +47,7 @@ def make_up(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def kind_of(token: Token) -> str:
-    """The token's kind, one of `KINDS`."""
+    """Return the token's kind, one of `KINDS`."""
     if token.kind is not TokenKind.ORDINARY:
         return str(token.kind.value)
     text = token.text
@@ -61,7 +67,7 @@ def kind_of(token: Token) -> str:
 
 
 def script_of(token: Token) -> str | None:
-    """The script of the token's letters by Unicode's names; ``several``; None without letters.
+    """Return the script of a token's letters; ``several`` for more than one script, None for a token without letters.
 
     >>> from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind
     >>> script_of(Token(0, "", " река".encode(), TokenKind.ORDINARY))
@@ -76,7 +82,7 @@ def script_of(token: Token) -> str | None:
 
 
 def script(character: str) -> str | None:
-    """The script of a letter by its Unicode name, in capitals; None for letters that belong to none.
+    """Return the script of a letter in capitals, from its Unicode name; None for a letter without a script.
 
     >>> script("я"), script("漢")
     ('CYRILLIC', 'HAN')
@@ -86,6 +92,7 @@ def script(character: str) -> str | None:
 
 
 def _num_characters(content: bytes) -> int:
-    """Characters that a piece of UTF-8 holds bytes of: leading bytes, and continuations without one."""
+    """Count the characters, complete or not, that some bytes of UTF-8 belong to."""
+    # Each leading byte starts a character. Continuation bytes at the start belong to one more.
     leading = sum((byte & 0xC0) != 0x80 for byte in content)
     return leading + (content[0] & 0xC0 == 0x80)

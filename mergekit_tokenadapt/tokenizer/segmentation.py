@@ -1,4 +1,4 @@
-"""Cutting the true text of new tokens into pieces of the old vocabulary."""
+"""Segment the texts of new tokens into pieces, that is, into tokens of the old vocabulary."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mergekit_tokenadapt.tokenizer.files import tokenizer_of
 from mergekit_tokenadapt.tokenizer.vocabulary import Definition, TokenKind, Vocabulary, components
 
 BATCH = 8192
-"""Texts cut at a time: what the library gives back for one takes about a kilobyte."""
+"""Number of texts segmented at a time. The library's result for one text takes about a kilobyte of memory."""
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """For each of N texts, the old tokens it is made of, in compressed sparse rows.
+    """The pieces (old tokens) of each of N texts, in compressed sparse row (CSR) format.
 
-    The pieces of text n are ``ids[indptr[n]:indptr[n + 1]]``; a text can have none.
+    The pieces of text n are ``ids[indptr[n]:indptr[n + 1]]``. A text may have no pieces.
     """
 
     indptr: np.ndarray
@@ -38,17 +38,17 @@ class Pieces:
 
     @property
     def counts(self) -> np.ndarray:
-        """Number of pieces of each text, int64 [N]."""
+        """The number of pieces of each text, int64 [N]."""
         return np.diff(self.indptr)
 
     @property
     def rows(self) -> np.ndarray:
-        """For each piece, the text it belongs to, int64 [number of pieces]."""
+        """The index of the text that each piece belongs to, int64 [number of pieces]."""
         return np.repeat(np.arange(len(self)), self.counts)
 
     @classmethod
     def from_lists(cls, lists: Iterable[Sequence[int]]) -> Pieces:
-        """Pack a list of ids per text.
+        """Pack one list of ids per text.
 
         >>> Pieces.from_lists([[7, 8], [], [9]]).indptr.tolist()
         [0, 2, 2, 3]
@@ -61,16 +61,19 @@ class Pieces:
 
 
 class Segmenter:
-    """The old tokenizer, cutting any text the way it would inside a longer one.
+    """Segments texts with the old tokenizer as if they stood inside a longer text.
 
-    Differences from plain encoding: no special tokens are added or recognised, and no SentencePiece
-    dummy space is put before the text, so that the pieces of ``"ing"`` do not start with a space.
+    It differs from plain encoding in two ways. Special tokens are neither added nor recognised. And SentencePiece's
+    dummy space is not put before the text, so that the pieces of ``"ing"`` do not start with a space.
 
     Args:
-        definition: the old tokenizer's `tokenizer.json`.
+        definition: the content of the old tokenizer's `tokenizer.json`.
         vocabulary: its vocabulary.
-        num_rows: rows that the old matrices have. Tokens with ids beyond them are not used as
-            pieces: their bytes are taken one by one instead.
+        num_rows: number of rows of the old matrices. A token with an id beyond them is not used as a piece; it is
+            replaced by the tokens of its single bytes.
+
+    Raises:
+        TokenAdaptError: the `tokenizers` library cannot read the definition.
     """
 
     def __init__(self, definition: Definition, vocabulary: Vocabulary, num_rows: int | None = None) -> None:
@@ -83,10 +86,13 @@ class Segmenter:
         self._excluded = unknown | set(vocabulary.ids(TokenKind.SPECIAL).tolist())
 
     def cut(self, contents: Sequence[bytes]) -> Pieces:
-        """The old tokens that make up each of the given byte strings.
+        """Segment byte strings into old tokens.
 
-        Content that is not valid UTF-8 is cut into single bytes. What the old vocabulary cannot
-        express (its unknown token, or a byte that it lacks) is left out.
+        A byte string that is not valid UTF-8 is split into single bytes. Text that the old vocabulary cannot express
+        (its unknown token, or a byte without a token) is left out.
+
+        Raises:
+            TokenAdaptError: the old tokenizer fails on a text.
         """
         texts: list[str] = []
         places: list[int] = []
@@ -98,7 +104,7 @@ class Segmenter:
             except UnicodeDecodeError:
                 lists[n] = self._byte_pieces(content)
         for start in range(0, len(texts), BATCH):
-            with one_error("the base tokenizer cannot cut the texts of new tokens"):
+            with one_error("the base tokenizer cannot segment the texts of new tokens"):
                 encodings = self._tokenizer.encode_batch_fast(texts[start : start + BATCH], add_special_tokens=False)
             for place, encoding in zip(places[start : start + BATCH], encodings, strict=True):
                 lists[place] = self._usable(encoding.ids)
@@ -121,13 +127,13 @@ class Segmenter:
 
 
 def plain_tokenizer(definition: Definition, vocabulary: Vocabulary) -> Tokenizer:
-    """The tokenizer as it works inside a text: no dummy space, and special tokens are not recognised."""
+    """Build the tokenizer as it works inside a text: without dummy space, and without recognising special tokens."""
     plain = _without_specials(without_dummy_space(definition), vocabulary)
     return tokenizer_of(plain)
 
 
 def unknown_ids(definition: Definition, vocabulary: Vocabulary) -> frozenset[int]:
-    """Ids of the model's unknown token, which stands for no text at all."""
+    """Return the id of the model's unknown token, if it has one. This token stands for no text."""
     model = definition["model"]
     if model.get("unk_id") is not None:
         return frozenset([model["unk_id"]])
@@ -136,12 +142,13 @@ def unknown_ids(definition: Definition, vocabulary: Vocabulary) -> frozenset[int
 
 
 def without_dummy_space(definition: Definition) -> dict[str, Any]:
-    """A copy of the definition that puts nothing before or around a text."""
+    """Return a copy of the definition that adds nothing before or around a text. `model` is shared, not copied."""
     copy: dict[str, Any] = json.loads(json.dumps({k: v for k, v in definition.items() if k != "model"}))
     copy |= {"model": definition["model"], "post_processor": None, "truncation": None, "padding": None}
     copy["normalizer"] = _without(copy.get("normalizer"), "Prepend")
     if any(part["type"] == "Metaspace" for part in components(copy.get("pre_tokenizer"))):
-        # T5 splits at spaces, dropping them, and has the Metaspace put them back: that would now not happen.
+        # T5 splits at spaces, drops them, and lets Metaspace put one before each word. Without the dummy space, they
+        # would be lost. So the split is removed, and Metaspace sees the spaces themselves.
         copy["pre_tokenizer"] = _without(copy["pre_tokenizer"], "WhitespaceSplit")
     for part in [*components(copy.get("normalizer")), *components(copy.get("pre_tokenizer"))]:
         if "add_prefix_space" in part:
@@ -152,27 +159,28 @@ def without_dummy_space(definition: Definition) -> dict[str, Any]:
 
 
 def _without_specials(definition: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
-    """A copy of the definition that takes the strings of special tokens for ordinary text."""
+    """Return a copy of the definition that treats the strings of special tokens as ordinary text."""
     special = set(vocabulary.ids(TokenKind.SPECIAL).tolist())
     added = [entry for entry in definition.get("added_tokens") or () if entry["id"] not in special]
     model = dict(definition["model"])
     if isinstance(model["vocab"], list):
-        # Unigram looks its pieces up in the text: those of special tokens are given an unlikely spelling.
+        # Unigram would find the pieces of special tokens in the text, so they get a spelling that no text contains.
+        # They cannot be removed, because the position in the list is the id.
         pieces = enumerate(model["vocab"])
         model["vocab"] = [[f"\uffff{i}" if i in special else piece, score] for i, (piece, score) in pieces]
-        # An added token beyond them would be given the next free id, not its own.
+        # `tokenizers` gives an added token that is no piece the next free id. Fillers give it its own id.
         contents = {entry["id"]: entry["content"] for entry in added}
         beyond = range(len(model["vocab"]), max(contents, default=-1) + 1)
         lowest = min((score for _, score in model["vocab"]), default=0.0)
         model["vocab"] += [[contents.get(i, f"\uffff{i}"), lowest] for i in beyond]
     else:
-        # An added token that is no entry of the model would be given the next free id, not its own.
+        # `tokenizers` gives an added token that is no entry of the model the next free id, not its own.
         model["vocab"] = {**model["vocab"], **{entry["content"]: entry["id"] for entry in added}}
     return definition | {"model": model, "added_tokens": added}
 
 
 def _without(part: Mapping[str, Any] | None, unwanted: str) -> Mapping[str, Any] | None:
-    """A normalizer or pre-tokenizer without its members of one type."""
+    """Return a normalizer or pre-tokenizer without its members of the type `unwanted`; None if nothing is left."""
     if part is None or part["type"] == unwanted:
         return None
     for key in ("normalizers", "pretokenizers"):

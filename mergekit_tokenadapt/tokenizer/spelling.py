@@ -1,20 +1,21 @@
-"""How the entries of a vocabulary stand for bytes.
+"""Decode the entries of a vocabulary into bytes.
 
-A tokenizer spells bytes in one of a few ways, and says which in its own definition (normalizer, pre-tokenizer,
-model, decoder), never reliably in its class name:
+A vocabulary writes bytes in one of a few spellings. The tokenizer's definition (normalizer, pre-tokenizer, model,
+decoder) says which one; the name of the tokenizer's class does not say it reliably:
 
 ==========================  ==================================================================
 byte-level                  each byte is one printable character (GPT-2's alphabet)
 SentencePiece (BPE or       a marker, usually U+2581, stands for the space;
-Unigram)                    ``<0x0A>`` stands for a byte where byte fallback is on
-words without their space   ``example`` starts a word: the space before it was thrown away, and
-(BERT, WordLevel)           the decoder puts it back; ``##ing`` continues a word
-words with an end           ``example</w>`` ends a word, with the space after it
+Unigram)                    ``<0x0A>`` stands for a byte if byte fallback is on
+words without their space   ``example`` starts a word: the pre-tokenizer drops the space before
+(BERT, WordLevel)           it, and the decoder restores it; ``##ing`` continues a word
+words with an end           ``example</w>`` ends a word, and includes the space after it
 plain                       the spelling is the text
 ==========================  ==================================================================
 
-The first two spell characters, the next two say where words begin and end. They can come together: CLIP is
-byte-level with ``</w>``. What happens to a space is not guessed from the names of components, but tried.
+The first two rows concern characters, the next two the boundaries of words. They can be combined: CLIP is byte-level
+with ``</w>``. The names of components do not show what happens to a space. This module therefore runs a short text
+through the components and looks at the result.
 """
 
 from __future__ import annotations
@@ -33,11 +34,15 @@ Definition = Mapping[str, Any]
 """The content of a ``tokenizer.json``."""
 
 Speller = Callable[[str], "tuple[bytes, bool]"]
-"""A spelling -> the bytes it stands for, and whether it is a byte-fallback token such as ``<0x0A>``."""
+"""Spelling of an entry -> (its bytes, whether it is a byte-fallback token such as ``<0x0A>``)."""
 
 
 def speller(definition: Definition) -> Speller:
-    """Choose how this tokenizer's spellings stand for bytes, from its own definition."""
+    """Return the function that decodes this tokenizer's spellings into bytes.
+
+    Args:
+        definition: the content of its ``tokenizer.json``.
+    """
     model = definition["model"]
     spaces = _Spaces.of(definition)
     characters = _characters(definition, spaces)
@@ -46,13 +51,13 @@ def speller(definition: Definition) -> Speller:
     starts = not suffix and (spaces.come_back if spaces.are_dropped else model.get("type") == "WordPiece")
     if not (prefix or suffix or starts):
         return characters
-    # Where the space is in the words already, an end of a word is only that.
+    # If the entries hold the spaces themselves, the suffix marks only the end of a word and adds no space.
     ends = bool(suffix) and (spaces.are_dropped or spaces.marker is None)
     return partial(_word, characters, prefix, suffix, b" " if starts else b"", b" " if ends else b"")
 
 
 def components(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """A normalizer, pre-tokenizer or decoder, and for a ``Sequence`` each of its members, in order.
+    """Yield a normalizer, pre-tokenizer or decoder, and the members of a ``Sequence``, in order and at any depth.
 
     >>> [p["type"] for p in components({"type": "Sequence", "decoders": [{"type": "Fuse"}]})]
     ['Sequence', 'Fuse']
@@ -70,41 +75,42 @@ def components(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
 
 @dataclass(frozen=True)
 class _Spaces:
-    """What becomes of the space between two words."""
+    """The treatment of the space between two words."""
 
     marker: str | None = None
-    """What stands for it in the text that the model gets; None where that is the space itself, or nothing."""
+    """The characters that replace a space before the model sees the text; None if it stays a space or is dropped."""
     are_dropped: bool = False
-    """The model gets words without it."""
+    """Whether the model gets words without their spaces."""
     come_back: bool = False
-    """The decoder puts one before every entry that does not continue a word."""
+    """Whether the decoder puts a space before every entry that does not continue a word."""
 
     @classmethod
     def of(cls, definition: Definition) -> _Spaces:
-        """Send two words through the normalizer and the pre-tokenizer, and two entries through the decoder."""
+        """Find out by running two words through normalizer and pre-tokenizer, and two entries through the decoder."""
         try:
             tokenizer = _without_model(definition)
             before = _encoded("x y", tokenizer)
             is_joined = _decoded(["x", "y"], tokenizer) == "x y"
             is_usual = _decoded(["x▁y"], tokenizer) == "x y"
-        except Exception:  # a part that `tokenizers` cannot read, in a definition that no file holds
+        except Exception:  # `tokenizers` cannot read a component; a definition that comes from a file never gets here
             return cls()
         start, end = before.find("x"), before.rfind("y")
         between = before[start + 1 : end] if 0 <= start < end else " "
-        if between == " " and is_usual:  # a decoder without its encoder
+        # A definition may lack the normalizer that writes the marker, and still have the decoder that reads it.
+        if between == " " and is_usual:
             between = "▁"
         return cls(between if between not in ("", " ") else None, not between, is_joined)
 
 
 def _without_model(definition: Definition) -> Tokenizer:
-    """A tokenizer with the parts before and after the model, and no tokens."""
+    """Build a tokenizer with the components before and after the model, and with an empty vocabulary."""
     parts = {key: definition.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")}
     empty = {"type": "BPE", "vocab": {}, "merges": []}
     return Tokenizer.from_str(json.dumps({"version": "1.0", "added_tokens": [], "model": empty, **parts}))
 
 
 def _encoded(text: str, tokenizer: Tokenizer) -> str:
-    """What the model gets of a text, in one piece."""
+    """Return the text that the model gets, with its pre-tokenized parts joined."""
     if tokenizer.normalizer is not None:
         text = tokenizer.normalizer.normalize_str(text)
     if tokenizer.pre_tokenizer is not None:
@@ -113,7 +119,7 @@ def _encoded(text: str, tokenizer: Tokenizer) -> str:
 
 
 def _decoded(spellings: list[str], tokenizer: Tokenizer) -> str:
-    """What the entries decode to; without a decoder, `tokenizers` puts spaces between them."""
+    """Decode some entries. Without a decoder, `tokenizers` joins them with spaces."""
     decoder = tokenizer.decoder
     return " ".join(spellings) if decoder is None else str(decoder.decode(spellings))
 
@@ -121,7 +127,16 @@ def _decoded(spellings: list[str], tokenizer: Tokenizer) -> str:
 def _word(
     characters: Speller, prefix: str, suffix: str, before: bytes, after: bytes, spelling: str
 ) -> tuple[bytes, bool]:
-    """An entry of a vocabulary that tells where words begin or end: spaces at these places, and no signs."""
+    """Decode an entry whose prefix or suffix marks a word boundary: remove the mark, and add the space that it means.
+
+    Args:
+        characters: decodes the rest of the entry.
+        prefix: mark of an entry that continues a word (``##``); empty if there is none.
+        suffix: mark of an entry that ends a word (``</w>``); empty if there is none.
+        before: bytes before an entry that starts a word.
+        after: bytes after an entry that ends a word.
+        spelling: the entry.
+    """
     rest = spelling
     if prefix and len(rest) > len(prefix) and rest.startswith(prefix):
         rest, before = rest[len(prefix) :], b""
@@ -147,7 +162,7 @@ def _is_word_character(character: str) -> bool:
 
 
 def _characters(definition: Definition, spaces: _Spaces) -> Speller:
-    """How the definition spells what is inside a word."""
+    """Return the function that decodes the characters inside a word."""
     decoder = list(components(definition.get("decoder")))
     front = list(components(definition.get("pre_tokenizer"))) + list(components(definition.get("normalizer")))
     if any(part["type"] == "ByteLevel" for part in decoder + front):
@@ -158,7 +173,7 @@ def _characters(definition: Definition, spaces: _Spaces) -> Speller:
 
 
 def _space_marker(decoder: list[Mapping[str, Any]], front: list[Mapping[str, Any]]) -> str | None:
-    """The characters that stand for a space in a SentencePiece vocabulary, as the definition names them; or None."""
+    """Return the marker of a space in a SentencePiece vocabulary, if a component of the definition names it."""
     for part in decoder + front:
         if part["type"] == "Metaspace":
             return str(part.get("replacement", "▁"))
@@ -172,7 +187,7 @@ def _space_marker(decoder: list[Mapping[str, Any]], front: list[Mapping[str, Any
 
 
 def _literal(pattern: Mapping[str, Any]) -> str | None:
-    r"""The one string that a pattern matches; None where it may match others.
+    r"""Return the one string that a pattern matches; None if the pattern may match other strings, too.
 
     >>> _literal({"String": " "}), _literal({"Regex": "▁"}), _literal({"Regex": r"\s+"})
     (' ', '▁', None)
@@ -184,7 +199,7 @@ def _literal(pattern: Mapping[str, Any]) -> str | None:
 
 
 def byte_alphabet() -> list[str]:
-    """GPT-2's alphabet: the printable character that spells each of the 256 byte values.
+    """Return GPT-2's alphabet: the printable character that stands for each of the 256 byte values.
 
     >>> byte_alphabet()[ord("A")], byte_alphabet()[ord(" ")]
     ('A', 'Ġ')
@@ -196,7 +211,7 @@ def byte_alphabet() -> list[str]:
 
 
 class _ByteOfCharacter(dict[int, int]):
-    """For `str.translate`; a character outside the alphabet becomes one that Latin-1 cannot encode."""
+    """A table for `str.translate`. Other characters become one that Latin-1 cannot encode, so that encoding fails."""
 
     def __missing__(self, key: int) -> int:
         return 0x100
@@ -213,7 +228,7 @@ def _plain(spelling: str) -> tuple[bytes, bool]:
 def _byte_level(spelling: str) -> tuple[bytes, bool]:
     try:
         return spelling.translate(_BYTE_OF_CHARACTER).encode("latin-1"), False
-    except UnicodeEncodeError:  # not spelt in the alphabet: `tokenizers` then decodes it as it stands
+    except UnicodeEncodeError:  # a character outside the alphabet: `tokenizers` then decodes the entry as plain text
         return _plain(spelling)
 
 

@@ -1,7 +1,7 @@
-"""How a tokenizer cuts text: length, words, use of the vocabulary, character boundaries.
+"""Measure how a tokenizer segments text: number of tokens, tokens per word, use of the vocabulary, split characters.
 
-Sources: fertility and continued words, Rust et al. 2021 (arXiv 2012.15613, section 4.1); parity, Petrov
-et al. 2023 (arXiv 2305.15425, section 3); Renyi efficiency, Zouhar et al. 2023 (arXiv 2306.16842).
+Sources: fertility and proportion of continued words, Rust et al. 2021 (arXiv 2012.15613, section 4.1); parity, Petrov
+et al. 2023 (arXiv 2305.15425, section 3); Rényi efficiency, Zouhar et al. 2023 (arXiv 2306.16842).
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from mergekit_tokenadapt.tokenizer.encoded_text import byte_ends, check_some_tok
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 
 ALPHA = 2.5
-"""Order of the Renyi entropy: the one that went with translation quality best (Zouhar et al., section 5)."""
+"""Order of the Rényi entropy that correlates best with translation quality (Zouhar et al., section 5)."""
 
 UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
-"""Scripts without spaces between words, by the first word of their characters' names: there a run of
-letters is no word, and measures per word would mean nothing."""
+"""First words of the Unicode names of letters whose scripts put no spaces between words. A run of such letters is no
+word, so measures per word leave it out."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenizedDocument:
-    """A document and its tokens."""
+    """A document and its tokenization."""
 
     text: str
     ids: np.ndarray
     """int64 [tokens]"""
     ends: np.ndarray
-    """int64 [tokens]: where each ends in the text's UTF-8."""
+    """int64 [tokens]: end of each token in the text's UTF-8, in bytes."""
     is_exact: bool
-    """Decoding gives the text back, character by character."""
+    """Whether decoding the tokens gives exactly the text."""
 
 
 def tokenize(tokenizer: TokenizerFiles, texts: Sequence[str]) -> list[TokenizedDocument]:
-    """Encode documents, and decode them again.
+    """Encode documents, and check whether decoding restores them.
 
     Raises:
         TokenAdaptError: the tokenizer makes no token of any document.
@@ -59,7 +59,16 @@ def tokenize(tokenizer: TokenizerFiles, texts: Sequence[str]) -> list[TokenizedD
 
 
 def measure(documents: Sequence[TokenizedDocument], vocabulary_size: int) -> dict[str, Any]:
-    """All measures of one text. Those per word are None where the script has no spaces between words."""
+    """Compute all measures over the documents of one text.
+
+    Args:
+        documents: the tokenized documents, with at least one token.
+        vocabulary_size: number of tokens in the vocabulary.
+
+    Returns:
+        Name -> value. ``fertility`` is tokens per word; ``single_token_words``, ``boundaries_inside_characters`` and
+        ``exact_round_trips`` are shares between 0 and 1. Measures per word are None if the text has no words.
+    """
     num_bytes = sum(len(d.text.encode("utf-8")) for d in documents)
     num_tokens = sum(len(d.ids) for d in documents)
     ids = np.concatenate([d.ids for d in documents])
@@ -83,9 +92,10 @@ def measure(documents: Sequence[TokenizedDocument], vocabulary_size: int) -> dic
 
 
 def renyi_efficiency(counts: np.ndarray, vocabulary_size: int, alpha: float = ALPHA) -> float:
-    """Renyi entropy of the token distribution, divided by the logarithm of the vocabulary's size.
+    """Return the Rényi entropy of the token distribution, divided by the logarithm of the vocabulary's size.
 
-    ``H = log(sum(p ** alpha)) / (1 - alpha)``; 1 where all tokens of the vocabulary are equally frequent.
+    The entropy is ``H = log(sum(p ** alpha)) / (1 - alpha)`` with the relative frequencies p (Zouhar et al. 2023). The
+    efficiency is 1 if all tokens of the vocabulary are equally frequent.
 
     >>> round(renyi_efficiency(np.array([5, 5, 5, 5]), 4), 6)
     1.0
@@ -96,7 +106,7 @@ def renyi_efficiency(counts: np.ndarray, vocabulary_size: int, alpha: float = AL
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """Where the words stand: runs of letters and marks, (start, end) in characters.
+    """Return (start, end) of each word in characters. A word is a run of letters and combining marks.
 
     >>> word_spans("so 3 été")
     [(0, 2), (5, 8)]
@@ -112,14 +122,17 @@ def word_spans(text: str) -> list[tuple[int, int]]:
 
 
 def tokens_per_word(document: TokenizedDocument) -> np.ndarray:
-    """How many tokens hold a byte of each word, int64 [words]; words of scripts without spaces are left out."""
+    """Count the tokens that hold at least one byte of each word, int64 [words].
+
+    Words in scripts without spaces between words are left out.
+    """
     widths = np.array([len(c.encode("utf-8")) for c in document.text], dtype=np.int64)
     places = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(widths)])
     spans = [s for s in word_spans(document.text) if not _is_unspaced(document.text[s[0]])]
     starts = places[[start for start, _ in spans]] if spans else np.zeros(0, dtype=np.int64)
     ends = places[[end for _, end in spans]] if spans else np.zeros(0, dtype=np.int64)
-    # Token t covers ends[t - 1]:ends[t]. The first that touches a word ends after its start, the last
-    # one is the first that ends at its end or later.
+    # Token t covers the bytes ends[t - 1]:ends[t]. The first token of a word is the first that ends after the word's
+    # start. The last token is the first that ends at the word's end or later.
     first = np.searchsorted(document.ends, starts, side="right")
     last = np.searchsorted(document.ends, ends, side="left")
     return np.asarray(last - first + 1)
@@ -130,7 +143,7 @@ def _is_unspaced(character: str) -> bool:
 
 
 def boundaries_inside_characters(document: TokenizedDocument) -> tuple[int, int]:
-    """(boundaries between tokens that fall inside a character, all boundaries between tokens)."""
+    """Count the boundaries between tokens: (those inside a character, all)."""
     content = np.frombuffer(document.text.encode("utf-8"), dtype=np.uint8)
     boundaries = document.ends[:-1]
     boundaries = boundaries[(boundaries > 0) & (boundaries < len(content))]

@@ -1,4 +1,4 @@
-"""The token that a user means: by text, by spelling, by id; and the nearest ones where there is none."""
+"""Find the token that a user names by text, spelling or id, and suggest similar tokens if there is none."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.vocabulary import Token, Vocabulary
 
 OFFERED = 5
-"""Nearest tokens named, at most."""
+"""Largest number of similar tokens in a message."""
 MAX_PIECES = 8
-"""Pieces of an unknown text named, at most."""
+"""Largest number of pieces of an unknown text in a message."""
 
 
 def find_token(tokenizer: TokenizerFiles, text: str) -> Token:
-    """The token of that text or spelling, special ones included; as `explain` prints it, too (``a\\\\n``, ``\\\\xe4``).
+    """Find a token, special ones included, by its text, its spelling, or the escaped form that `explain` prints.
+
+    Examples of the escaped form are ``a\\\\n`` and ``\\\\xe4``.
 
     Raises:
-        TokenAdaptError: there is none. The message says how the text is cut, and names the nearest tokens.
+        TokenAdaptError: there is no such token. The message gives the segmentation of the text and similar tokens.
     """
     vocabulary = tokenizer.vocabulary
     token = vocabulary.find(text)
@@ -28,16 +30,16 @@ def find_token(tokenizer: TokenizerFiles, text: str) -> Token:
         token = _find_escaped(vocabulary, text)
     if token is None:
         raise TokenAdaptError(
-            f"{text!r} is not one token of {tokenizer.name!r}{_cut(tokenizer, text)}{_near(vocabulary, text)}"
+            f"{text!r} is not one token of {tokenizer.name!r}{_segmentation(tokenizer, text)}{_near(vocabulary, text)}"
         )
     return token
 
 
 def find_id(tokenizer: TokenizerFiles, token_id: int, num_rows: int) -> Token | None:
-    """The token of an id; None for a row that has no token.
+    """Return the token of an id; None for an id without a token (a padding row).
 
     Raises:
-        TokenAdaptError: the output has no such row.
+        TokenAdaptError: the id is not between 0 and `num_rows` - 1.
     """
     if not 0 <= token_id < num_rows:
         raise TokenAdaptError(f"id {token_id}: the output has the rows 0 to {num_rows - 1}")
@@ -45,7 +47,7 @@ def find_id(tokenizer: TokenizerFiles, token_id: int, num_rows: int) -> Token | 
 
 
 def _find_escaped(vocabulary: Vocabulary, text: str) -> Token | None:
-    """A token by what is printed for it: a part of a character as ``\\xe4``, control characters as in JSON."""
+    """Find a token by its printed form: bytes of a split character as ``\\xe4``, control characters as in JSON."""
     parts = (t for t in vocabulary if t.text is None)
     printed = next((t for t in parts if text in (t.label, quoted(t.label)[1:-1])), None)
     if printed is not None:
@@ -56,12 +58,12 @@ def _find_escaped(vocabulary: Vocabulary, text: str) -> Token | None:
         return None
 
 
-def _cut(tokenizer: TokenizerFiles, text: str) -> str:
+def _segmentation(tokenizer: TokenizerFiles, text: str) -> str:
     ids = tokenizer.fast_tokenizer().encode(text, add_special_tokens=False).ids
     by_id = tokenizer.vocabulary.by_id
     pieces = [quoted(by_id[i].label) for i in ids[:MAX_PIECES] if i in by_id]
     more = f" and {len(ids) - MAX_PIECES} more" if len(ids) > MAX_PIECES else ""
-    return f": it is cut into {' '.join(pieces)}{more}" if pieces else ""
+    return f": it is segmented into {' '.join(pieces)}{more}" if pieces else ""
 
 
 def _near(vocabulary: Vocabulary, text: str) -> str:
@@ -70,11 +72,16 @@ def _near(vocabulary: Vocabulary, text: str) -> str:
 
 
 def nearest_tokens(vocabulary: Vocabulary, text: str) -> list[Token]:
-    """Tokens that differ from the text in white space or capitals only, then those of a similar spelling."""
+    """Return at most `OFFERED` tokens similar to a text.
+
+    These are the tokens that differ from it only in white space or case. If there are none, they are tokens of similar
+    spelling.
+    """
     wanted = _plain(text)
     alike: dict[str, list[Token]] = {}
     for token in vocabulary:
         key = _plain(token.label)
+        # `get_close_matches` is slow on a whole vocabulary, so only plausible tokens are compared.
         if key[:1] == wanted[:1] and abs(len(key) - len(wanted)) <= max(2, len(wanted) // 3):
             alike.setdefault(key, []).append(token)
     keys = [wanted] if wanted in alike else get_close_matches(wanted, list(alike), n=OFFERED, cutoff=0.6)

@@ -1,4 +1,8 @@
-"""What a token is: its id, spelling, bytes and kind. Nothing else in the project decodes tokens."""
+"""The vocabulary of a tokenizer: id, spelling, bytes and kind of each token.
+
+All code of this package gets the bytes of a token from here. Tokens are compared by their bytes, because two tokenizers
+may spell the same bytes differently.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +22,16 @@ from mergekit_tokenadapt.tokenizer.spelling import speller as speller
 
 
 class TokenKind(str, Enum):
-    """What a row of the vocabulary stands for."""
+    """The kind of a token."""
 
     ORDINARY = "ordinary"
-    """Text, or part of a character, that the tokenizer's model produces."""
+    """Text, or part of a character, that the tokenizer's model (BPE, Unigram, ...) produces."""
     BYTE = "byte"
-    """A SentencePiece byte-fallback token such as ``<0x0A>``."""
+    """A byte-fallback token of SentencePiece, such as ``<0x0A>``."""
     ADDED = "added"
-    """Text matched before the model runs; not special."""
+    """An added token that is not special. The tokenizer finds its text before the model runs."""
     SPECIAL = "special"
-    """A control token. It stands for a role, not for its spelling."""
+    """A special token. It stands for its role (bos, eos, ...), not for the text of its spelling."""
 
 
 class Token(NamedTuple):
@@ -35,14 +39,14 @@ class Token(NamedTuple):
 
     id: int
     spelling: str
-    """The entry as the tokenizer's definition writes it."""
+    """The entry as `tokenizer.json` writes it (``Ġthe``)."""
     bytes: bytes
-    """The text it stands for, UTF-8. May be part of a character, and then is not valid UTF-8."""
+    """The text that the token stands for, as UTF-8 (`` the``). Part of a character is not valid UTF-8."""
     kind: TokenKind
 
     @property
     def text(self) -> str | None:
-        """The token's true text, or None where its bytes are not valid UTF-8."""
+        """The text that the token stands for; None if its bytes are not valid UTF-8."""
         try:
             return self.bytes.decode("utf-8")
         except UnicodeDecodeError:
@@ -50,16 +54,16 @@ class Token(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The text; where the bytes are not valid UTF-8, they are written as ``\\xe4``, and a backslash is doubled.
+        """The text for messages. Bytes that are not valid UTF-8 are written as ``\\xe4``, with backslashes doubled.
 
-        No two different tokens of invalid UTF-8 have the same label.
+        Two tokens with different bytes that are not valid UTF-8 therefore have different labels.
         """
         text = self.text
         return self.bytes.replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace") if text is None else text
 
     @property
     def is_blank(self) -> bool:
-        """Whether it is nothing but white space, of any script.
+        """Whether the token consists of white space only, in the sense of Unicode.
 
         >>> [Token(0, "", c.encode(), TokenKind.ORDINARY).is_blank for c in ("\\n ", "\\u3000", " a")]
         [True, True, False]
@@ -68,7 +72,7 @@ class Token(NamedTuple):
 
     @property
     def spans_words(self) -> bool:
-        """Whether it is a supertoken: something, a space, something.
+        """Whether the token is a supertoken, that is, has a space between two other characters.
 
         >>> [Token(0, "", c, TokenKind.ORDINARY).spans_words for c in (b" of the", b" the", b"    ")]
         [True, False, False]
@@ -78,15 +82,15 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """All tokens of a tokenizer, in the order of their ids.
+    """All tokens of a tokenizer, by ascending id.
 
-    Ids may have gaps: an id without a token is a padding row. Nothing here depends on the order
-    in which the definition lists its entries.
+    Ids may have gaps. An id without a token belongs to a padding row. The order of the entries in the definition does
+    not matter.
     """
 
     tokens: tuple[Token, ...]
     roles: Mapping[str, int] = field(default_factory=dict)
-    """Role (``bos``, ``eos``, ``unk``, ``pad``, ...) to token id. A missing role is not there."""
+    """Role (``bos``, ``eos``, ``unk``, ``pad``, ...) -> token id, without the roles that the tokenizer does not set."""
 
     @classmethod
     def from_definition(cls, definition: Definition, roles: Mapping[str, str] | None = None) -> Vocabulary:
@@ -94,15 +98,15 @@ class Vocabulary:
 
         Args:
             definition: the parsed file.
-            roles: role to the spelling of its token, as ``tokenizer_config.json`` says.
+            roles: role -> spelling of its token, from ``tokenizer_config.json``.
 
         Raises:
-            TokenAdaptError: the definition has no vocabulary, or an id is not a whole number >= 0.
+            TokenAdaptError: the definition has no vocabulary, or an id is not a plausible whole number >= 0.
         """
         model_entries = _model_entries(definition)
         spell_out = speller(definition)
         tokens: dict[int, Token] = {}
-        # Sorted by id, then spelling: of two spellings with one id, the first one is kept.
+        # Entries are sorted by id, then spelling. If two spellings have one id, the first is kept.
         for token_id, spelling in model_entries:
             if token_id not in tokens:
                 content, is_byte = spell_out(spelling)
@@ -112,8 +116,8 @@ class Vocabulary:
         for added in _added_tokens(definition):
             spelling = added["content"]
             in_model = (added["id"], spelling) in in_the_model
-            # An added token that is also an entry of the model is spelt as the model spells
-            # (Gemma's runs of spaces); any other is matched against the text as it stands.
+            # An added token that is also an entry of the model has the model's spelling (Gemma's runs of spaces). Any
+            # other added token is matched against the text, so its spelling is its text.
             content = spell_out(spelling)[0] if in_model else spelling.encode("utf-8", "surrogatepass")
             kind = TokenKind.SPECIAL if added.get("special") else TokenKind.ADDED
             tokens[added["id"]] = Token(added["id"], spelling, content, kind)
@@ -125,12 +129,12 @@ class Vocabulary:
             )
         id_of = {tokens[i].spelling: i for i in sorted(tokens, reverse=True)}
         role_ids = {role: id_of[s] for role, s in sorted((roles or {}).items()) if s in id_of}
-        for token_id in role_ids.values():  # a role makes a token special, as transformers has it
+        for token_id in role_ids.values():  # transformers treats every token with a role as special
             tokens[token_id] = tokens[token_id]._replace(kind=TokenKind.SPECIAL)
         return cls(tuple(tokens[i] for i in sorted(tokens)), role_ids)
 
     def __len__(self) -> int:
-        """The number of tokens. Not the number of rows: see `num_ids`."""
+        """Return the number of tokens. The number of rows is at least `num_ids`, which may be larger."""
         return len(self.tokens)
 
     def __iter__(self) -> Iterator[Token]:
@@ -138,60 +142,61 @@ class Vocabulary:
 
     @property
     def num_ids(self) -> int:
-        """Highest id + 1: the fewest rows that a matrix for this vocabulary can have."""
+        """Highest id + 1, the smallest number of rows that a vocabulary matrix can have."""
         return self.tokens[-1].id + 1
 
     @property
     def num_text_ids(self) -> int:
-        """Highest id of a token that the tokenizer's model produces + 1: no model can do with fewer rows.
+        """Highest id of an ordinary or byte token + 1. A model with fewer rows cannot read all texts.
 
-        An added token may lack a row: published models have tokenizers with image tokens that they never see.
+        Added tokens may lack rows: some published models have tokenizers with image tokens that they never see.
         """
         produced = (t.id for t in reversed(self.tokens) if t.kind in (TokenKind.ORDINARY, TokenKind.BYTE))
         return next(produced, -1) + 1
 
     def with_rows(self, num_rows: int) -> Vocabulary:
-        """The tokens that have a row in a matrix of so many rows."""
+        """Return the vocabulary without tokens and roles whose ids are not below `num_rows`."""
         roles = {role: token_id for role, token_id in self.roles.items() if token_id < num_rows}
         return Vocabulary(tuple(t for t in self.tokens if t.id < num_rows), roles)
 
     @cached_property
     def by_id(self) -> Mapping[int, Token]:
-        """Token id to token."""
+        """Token id -> token."""
         return {t.id: t for t in self.tokens}
 
     @cached_property
     def by_spelling(self) -> Mapping[str, Token]:
-        """Spelling to token; the lowest id where a spelling occurs twice."""
+        """Spelling -> token. If a spelling occurs twice, the token of the lowest id."""
         return {t.spelling: t for t in reversed(self.tokens)}
 
     @cached_property
     def single_bytes(self) -> Mapping[int, int]:
-        """Byte value to the id of the token that is that one byte.
+        """Byte value -> id of the token that consists of this byte.
 
-        An ordinary token goes before a byte token (which is hardly ever trained where there is an
-        ordinary one), then the lowest id.
+        An ordinary token is preferred to a byte token, because a byte token beside an ordinary one is hardly ever
+        trained. Among tokens of one kind, the lowest id is preferred.
         """
         single = [t for t in self.tokens if len(t.bytes) == 1 and t.kind in (TokenKind.ORDINARY, TokenKind.BYTE)]
         return {t.bytes[0]: t.id for t in sorted(single, key=lambda t: (t.kind is TokenKind.ORDINARY, -t.id))}
 
     @cached_property
     def byte_twins(self) -> frozenset[int]:
-        """Byte-fallback tokens that the tokenizer never produces, since another token is the same byte.
+        """Ids of byte-fallback tokens that have the same byte as another token, such as ``<0x41>`` beside ``A``.
 
-        ``<0x41>`` beside ``A``: nothing ever trained its rows.
+        The tokenizer never produces them, so their rows were never trained.
         """
         others = {t.bytes for t in self.tokens if t.kind in (TokenKind.ORDINARY, TokenKind.ADDED)}
         return frozenset(t.id for t in self.tokens if t.kind is TokenKind.BYTE and t.bytes in others)
 
     def ids(self, *kinds: TokenKind) -> np.ndarray:
-        """Ids of the tokens of the given kinds (all kinds where none is given), ascending, int64."""
+        """Return the ascending ids of the tokens of the given kinds, int64 [tokens]. Without kinds, of all tokens."""
         return np.array([t.id for t in self.tokens if not kinds or t.kind in kinds], dtype=np.int64)
 
     def find(self, text: str) -> Token | None:
-        """The token that a user means by `text`: by its true text first, then by its spelling.
+        """Return the token that a user means by `text`: the token with this text, else with this spelling, else None.
 
-        Of several with that text, the first that is not a byte twin, which its tokenizer never produces.
+        If several tokens have the text, the one of lowest id is returned; byte twins come last, because the tokenizer
+        never produces them.
         """
         content = text.encode("utf-8")
         found = sorted((t for t in self.tokens if t.bytes == content), key=lambda t: t.id in self.byte_twins)
@@ -202,10 +207,14 @@ class Vocabulary:
 
 
 def _model_entries(definition: Definition) -> list[tuple[int, str]]:
-    """(id, spelling) of the entries of the tokenizer's model, without added tokens, sorted."""
+    """Return the sorted (id, spelling) pairs of the tokenizer's model, without added tokens.
+
+    Raises:
+        TokenAdaptError: there is no vocabulary, or an id is not valid.
+    """
     model = definition.get("model")
     vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
-    if isinstance(vocabulary, list):  # Unigram: (piece, score) pairs, the id is the place
+    if isinstance(vocabulary, list):  # Unigram stores (piece, score) pairs, and the position is the id
         return [(i, piece) for i, (piece, _score) in enumerate(vocabulary)]
     if not isinstance(vocabulary, Mapping):
         raise TokenAdaptError("the tokenizer's definition has no model vocabulary")
@@ -222,9 +231,10 @@ def _added_tokens(definition: Definition) -> list[Mapping[str, Any]]:
 
 
 MAX_TOKEN_ID = 2**24
-"""Ids above this are taken for a corrupt file: the rows they ask for would fill any memory."""
+"""Largest id that is accepted. A matrix with more rows than this, 16.8 million, would exceed any memory, so a higher id
+means a corrupt file."""
 MOST_GAPS = 2**20
-"""So many ids without a token, and as many again as there are tokens, are taken for an honest file."""
+"""A file may have this many ids without a token, plus one for each token. More gaps than that mean a corrupt file."""
 
 
 def _check_id(spelling: Any, token_id: Any) -> None:

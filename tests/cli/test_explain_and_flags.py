@@ -51,7 +51,7 @@ def test_one_bad_token_does_not_stop_the_others(base, gemma_style_folder):
     errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     assert len(errors) == 2
     assert "'no such token' is not one token of" in errors[0]
-    assert "it is cut into " in errors[0]
+    assert "it is segmented into " in errors[0]
     assert "id 999999: the output has the rows 0 to " in errors[1]
     good = json.loads(run("explain", base, gemma_style_folder, *asked, "--method", "mean", "--json").stdout)
     assert [r["text"] for r in good if r["id"] != 3] == ["a", "<eos>"]

@@ -268,7 +268,7 @@ def test_nothing_is_cut_with_dropout(
     ):
         assert ids == wanted
     assert files.definition == plain.definition
-    assert "dropout (0.5): other programs will cut text at random" in caplog.text
+    assert "dropout (0.5): other programs will segment text at random" in caplog.text
 
 
 def test_a_base_with_dropout_gives_the_same_model_every_time(

@@ -115,9 +115,9 @@ def test_patterns_are_regular_expressions_of_the_library() -> None:
         (
             "mine.tiktoken",
             None,
-            "neither the pattern that cuts text into words nor the special tokens, which",
+            "neither the pre-tokenizer's pattern nor the special tokens, which",
         ),
-        ("qwen.tiktoken", None, "neither the pattern"),
+        ("qwen.tiktoken", None, "neither the pre-tokenizer's pattern"),
         ("qwen.tiktoken", "not a list", "is no list of tokens and ranks"),
     ],
     ids=["unknown", "another of that name", "no list"],
