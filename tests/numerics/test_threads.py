@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from mergekit_tokenadapt.auxiliary import ngram
 from mergekit_tokenadapt.numerics.inner_products import ScreenedSearch
-from mergekit_tokenadapt.numerics.threads import one_thread
+from mergekit_tokenadapt.numerics.threads import in_threads, one_thread
 from mergekit_tokenadapt.transfer import row_regression
 
 
@@ -70,6 +70,29 @@ def test_one_thread_gives_the_threads_back() -> None:
     try:
         with one_thread():
             assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_work_in_threads_comes_back_in_order_and_each_has_one_thread(num_threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        found = in_threads(lambda n: (n, torch.get_num_threads()), range(20), num_threads)
+        assert torch.get_num_threads() == num_threads
+    finally:
+        torch.set_num_threads(before)
+    assert found == [(n, 1) for n in range(20)]
+
+
+def test_an_error_in_a_thread_is_raised_and_the_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            in_threads(lambda n: 1 // n, [1, 0], 2)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
