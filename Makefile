@@ -8,7 +8,7 @@ READY := .venv/ready
 .PHONY: demo test test-all matrix lint clean
 
 demo: $(READY)       ## swap the tokenizer of a real model, and measure
-	$(BIN)/python examples/demo.py
+	$(BIN)/python -m examples.demo
 
 test: $(READY)       ## the fast tests
 	$(BIN)/python -m pytest -m "not slow"

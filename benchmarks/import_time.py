@@ -1,6 +1,6 @@
 """Does the plugin slow down programs that do not use it? Import times with it switched on and off.
 
-    python benchmarks/import_time.py
+    python -m benchmarks.import_time
 
 pydantic loads the plugin in every program that has it installed. Prints the median of fresh processes,
 side by side, on and off in turn.

@@ -1,13 +1,13 @@
 """Merging fine-tunes with different tokenizers: this package against stock mergekit.
 
-    python benchmarks/merging.py
+    python -m benchmarks.merging
 
 Fine-tunes of SmolLM2-135M are made: one on Python's manual (English), with its own tokenizer; and four that speak
 Mistral's tokenizer: one was trained on Python code and then moved, one was moved and then trained on it, and two were
 moved and then trained on German and on Chinese, their rows at ten times the rate, as is usual after a swap. The first
 is merged with the three others, and the one on German with the one on Chinese, onto the base model's tokenizer and onto
-Mistral's: with `tokenizer.adapt`, and as stock mergekit does it. Resumes where it stopped. Writes docs/merging.json and
-docs/merging.md: bits per byte of held-out text of both kinds.
+Mistral's: with `tokenizer.adapt`, and as stock mergekit does it. Resumes where it stopped. Writes results/merging.json
+and docs/merging.md: bits per byte of held-out text of both kinds.
 """
 
 from __future__ import annotations
@@ -25,15 +25,13 @@ import click
 import torch
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
+from benchmarks.common import texts
+from samples import models, python_texts
 
-import calibration_texts  # noqa: E402
-import parts  # noqa: E402
-import training_text  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 DEMO, WORK = ROOT / "demo", ROOT / "demo" / "merging"
-RESULTS, TABLE = ROOT / "docs" / "merging.json", ROOT / "docs" / "merging.md"
+RESULTS, TABLE = ROOT / "benchmarks" / "results" / "merging.json", ROOT / "docs" / "merging.md"
 METHODS: dict[str, dict[str, Any]] = {
     "linear": {"merge_method": "linear", "weight": 0.5},
     "task_arithmetic": {"merge_method": "task_arithmetic", "weight": 0.7},
@@ -78,10 +76,10 @@ def main(
     how = {"steps": steps, "length": length, "batch_size": batch_size}
     WORK.mkdir(parents=True, exist_ok=True)
     sources = {
-        "manual": training_text.split(training_text.python_manual()),
-        "code": training_text.split(training_text.python_sources()),
-        "German": training_text.split(paragraphs("de")),
-        "Chinese": training_text.split(paragraphs("zh")),
+        "manual": python_texts.split(python_texts.python_manual()),
+        "code": python_texts.split(python_texts.python_sources()),
+        "German": python_texts.split(paragraphs("de")),
+        "Chinese": python_texts.split(paragraphs("zh")),
     }
     texts = {name: excerpt(held_out, test_bytes) for name, (_, held_out) in sources.items()}
     models = Models({name: training for name, (training, _) in sources.items()}, how)
@@ -115,7 +113,7 @@ def main(
 
 def paragraphs(language: str) -> list[str]:
     """The Debian Reference in a language, in pieces of some paragraphs."""
-    found = (calibration_texts.mixed() / f"{language}.txt").read_text(encoding="utf-8").split("\n\n")
+    found = (texts.mixed() / f"{language}.txt").read_text(encoding="utf-8").split("\n\n")
     return ["\n\n".join(found[n : n + 10]) for n in range(0, len(found), 10)]
 
 
@@ -129,7 +127,7 @@ class Models:
     def __getitem__(self, name: str) -> Path:
         text = self._training
         if name == BASE:
-            return parts.smollm2(DEMO / "SmolLM2-135M-Instruct")
+            return models.smollm2()
         if name == MOVED:
             return self._move(BASE, "moved")
         if name == "trained on the manual":
@@ -147,7 +145,7 @@ class Models:
         raise KeyError(name)
 
     def _move(self, model: str, folder: str) -> Path:
-        mistral = parts.mistral_tokenizer(DEMO / "mistral-v1-tokenizer")
+        mistral = models.mistral_tokenizer()
         return move(self[model], mistral, WORK / folder)
 
     def _tune(self, model: str, documents: list[str], folder: str, faster_rows: float = 1) -> Path:
@@ -184,7 +182,7 @@ def fine_tune(
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(str(model_folder), dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(str(model_folder))
-    blocks = torch.tensor(training_text.blocks(documents, tokenizer, length))
+    blocks = torch.tensor(python_texts.blocks(documents, tokenizer, length))
     order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(0))
     rows = [model.get_input_embeddings().weight]
     body = [p for p in model.parameters() if p is not rows[0]]
@@ -264,7 +262,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# Merging across tokenizers: measured",
         "",
-        "Figures are bits per byte of held-out text; lower is better. `python benchmarks/merging.py` makes this page.",
+        "Figures are bits per byte of held-out text; lower is better. `python -m benchmarks.merging` makes this page.",
         f"Each fine-tune trained all weights for {how['steps']} steps of {how['batch_size']} x {how['length']} tokens.",
         f"On German and Chinese the vocabulary rows had {FASTER_ROWS} times the learning rate of the other weights.",
         "Bytes of held-out text:",

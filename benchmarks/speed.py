@@ -1,22 +1,21 @@
 """How fast is a swap? Against mergekit-tokensurgeon, and against the paper's method as a loop over tokens.
 
-    python benchmarks/speed.py                 # SmolLM2-135M onto Gemma's 262,144 tokens
-    python benchmarks/speed.py --part swaps    # or: steps
+    python -m benchmarks.speed                 # SmolLM2-135M onto Gemma's 262,144 tokens
+    python -m benchmarks.speed --part swaps    # or: steps
 
-Writes docs/speed.json and docs/speed.md. One thread, all in one run: the ratios are what counts. Every swap is
+Writes results/speed.json and docs/speed.md. One thread, all in one run: the ratios are what counts. Every swap is
 a command in a process of its own, so that its CPU time and its peak memory are its own.
 
 - swaps: whole commands, from folder to folder.
 - steps: what `hybrid` spends its time on, and the same weights token by token in a plain loop.
 
-`omp` of both is in benchmarks/donor.py: mergekit-tokensurgeon's would take hours here.
+`omp` of both is in benchmarks/omp.py: mergekit-tokensurgeon's would take hours here.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import sys
 import tempfile
@@ -26,20 +25,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-for variable in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
-    os.environ[variable] = "1"
+import click
+import torch
 
-import click  # noqa: E402
-import torch  # noqa: E402
+from benchmarks.common.timing import CommandFailedError, one_thread, watched
+from samples import models
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
 
-import parts  # noqa: E402
-from size_parts import CommandFailedError, watched  # noqa: E402
 
 DEMO = ROOT / "demo"
-RESULTS, TABLES = ROOT / "docs" / "speed.json", ROOT / "docs" / "speed.md"
+RESULTS, TABLES = ROOT / "benchmarks" / "results" / "speed.json", ROOT / "docs" / "speed.md"
 BIN = Path(sys.executable).parent
 SAMPLE = 1000
 """New tokens that the plain loop makes."""
@@ -53,8 +49,9 @@ T = TypeVar("T")
 @click.command()
 @click.option("--part", "chosen", multiple=True, type=click.Choice(["swaps", "steps"]), help="Only these. Repeatable.")
 def main(chosen: tuple[str, ...]) -> None:
-    """Measure, and write docs/speed.json and docs/speed.md."""
-    base, donor = parts.smollm2(DEMO / "SmolLM2-135M-Instruct"), parts.gemma3(DEMO / "gemma-3-270m")
+    """Measure, and write results/speed.json and docs/speed.md."""
+    one_thread()
+    base, donor = models.smollm2(), models.gemma3()
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     if "steps" in (chosen or ("steps",)):
         results["steps"] = steps(base, donor)
@@ -130,7 +127,6 @@ def steps(base: Path, target: Path) -> dict[str, Any]:
     from mergekit_tokenadapt.transfer.planning import plan_rows
     from mergekit_tokenadapt.transfer.transfer import Transfer
 
-    torch.set_num_threads(1)
     clock = Clock()
     files = clock("read both tokenizers", lambda: [load_tokenizer(str(f)) for f in (base, target)])
     old, _ = clock("what each token is", lambda: [f.vocabulary for f in files])
@@ -234,7 +230,7 @@ def tables(results: dict[str, Any]) -> str:
     lines = [
         "# Speed",
         "",
-        "SmolLM2-135M-Instruct gets the 262,144 tokens of Gemma 3. `python benchmarks/speed.py` makes this page, in",
+        "SmolLM2-135M-Instruct gets the 262,144 tokens of Gemma 3. `python -m benchmarks.speed` makes this page, in",
         "one run on one thread. Seconds are CPU time, so other work on the machine hardly matters.",
         f"Versions: {', '.join(f'{k} {v}' for k, v in results['packages'].items())}.",
     ]

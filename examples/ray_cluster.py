@@ -1,7 +1,7 @@
 """Supertokens learned from text on a Ray cluster and from the same text in a file: the tokenizers are equal.
 
     pip install 'mergekit-tokenadapt[ray]'
-    python examples/ray_cluster.py
+    python -m examples.ray_cluster
 
 Starts a local cluster of two workers and shuts it down again. On a real cluster, leave out `ray.init` and set
 RAY_ADDRESS; the dataset may then be as large as the cluster can read (`ray.data.read_parquet("s3://...")`).

@@ -1,8 +1,8 @@
 """Three vocabularies made from text that is at hand, and a model on one of them.
 
-    python examples/supertokens.py domain       # code: Python's own standard library
-    python examples/supertokens.py language     # Japanese: manual pages and help out of Debian packages (apt-get)
-    python examples/supertokens.py characters   # for text correction: Python's own documentation
+    python -m examples.supertokens domain       # code: Python's own standard library
+    python -m examples.supertokens language     # Japanese: manual pages and help out of Debian packages (apt-get)
+    python -m examples.supertokens characters   # for text correction: Python's own documentation
 
 Everything is put below ./demo, and every step is an ordinary command, which is printed.
 """
@@ -17,6 +17,9 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+
+from samples.debian_texts import corpus
+from samples.models import smollm2
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
@@ -54,9 +57,6 @@ def code() -> Path:
 
 def language() -> None:
     """Japanese, which SmolLM2 spells in single bytes: parity before and after is in the report."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    from supertokens_texts import corpus
-
     train, _, _ = corpus("japanese")
     out = "demo/SmolLM2-language"
     run("supertokens", "extend", BASE, out, "--text", str(train), "--add", "8000", "--force")
@@ -84,11 +84,9 @@ VARIANTS: dict[str, Callable[[], None]] = {"domain": domain, "language": languag
 
 def main() -> None:
     """Fetch the base model, and make the variant that is asked for."""
-    from parts import smollm2
-
     if len(sys.argv) != 2 or sys.argv[1] not in VARIANTS:
-        sys.exit(f"usage: supertokens.py {'|'.join(VARIANTS)}")
-    smollm2(DEMO / "SmolLM2-135M-Instruct")
+        sys.exit(f"usage: python -m examples.supertokens {'|'.join(VARIANTS)}")
+    smollm2()
     VARIANTS[sys.argv[1]]()
 
 

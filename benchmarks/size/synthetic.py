@@ -1,14 +1,8 @@
-"""Synthetic models and tokenizers of any size, and a process whose memory is watched: parts of size.py."""
+"""Synthetic models and tokenizers of any size."""
 
 from __future__ import annotations
 
 import json
-import os
-import resource
-import signal
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,67 +143,3 @@ def write_tokenizer(folder: Path, num_tokens: int, texts: Sequence[str]) -> None
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     roles = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": special, "bos_token": special}
     (folder / "tokenizer_config.json").write_text(json.dumps(roles))
-
-
-# --- a watched process ---------------------------------------------------------------------------
-
-EVERY = 0.02
-"""Seconds between two looks at a process."""
-FIELDS = ("VmHWM", "VmRSS", "RssAnon", "RssFile")
-
-
-class CommandFailedError(Exception):
-    """What the command printed."""
-
-
-def watched(
-    command: Sequence[str], environment: dict[str, str] | None = None, max_cpu: int | None = None
-) -> dict[str, Any]:
-    """Run a command to its end, or for `max_cpu` seconds of CPU time, and look at its memory all the while.
-
-    safetensors files are mapped: what is read of them counts as resident, and the kernel takes it back when it
-    likes. `RssAnon` is the memory that the process really holds.
-
-    Returns:
-        Seconds of wall and CPU time, the highest value of each of `FIELDS` in bytes, and `samples`:
-        (time.monotonic(), RssAnon).
-
-    Raises:
-        CommandFailedError: its exit code is not 0, or it took too long.
-    """
-    started = time.monotonic()
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, env={**os.environ, **(environment or {})}, stdout=errors, stderr=errors)
-        if max_cpu is not None:
-            resource.prlimit(process.pid, resource.RLIMIT_CPU, (max_cpu, max_cpu))
-        highest, samples = dict.fromkeys(FIELDS, 0), []
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if pid:
-                break
-            found = _status(process.pid)
-            highest = {name: max(value, found.get(name, 0)) for name, value in highest.items()}
-            samples.append((time.monotonic(), found.get("RssAnon", 0)))
-            time.sleep(EVERY)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        errors.seek(0)
-        if process.returncode == -signal.SIGKILL and max_cpu is not None:
-            raise CommandFailedError(f"stopped after {max_cpu} s of CPU time")
-        if process.returncode:
-            raise CommandFailedError(errors.read().decode(errors="replace").strip())
-    return {
-        "seconds": time.monotonic() - started,
-        "cpu": usage.ru_utime + usage.ru_stime,
-        "memory": highest,
-        "samples": samples,
-    }
-
-
-def _status(pid: int) -> dict[str, int]:
-    """The memory lines of /proc/PID/status, in bytes; nothing for a process that has just ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return {}
-    pairs = (line.split(":", 1) for line in lines if line.endswith("kB"))
-    return {name: int(value.split()[0]) * 1024 for name, value in pairs}

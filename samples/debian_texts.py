@@ -1,12 +1,12 @@
-"""Texts for benchmarks/supertokens_measured.py: documentation, dictionaries and sources out of Debian packages.
+"""Large texts out of Debian packages: documentation, dictionaries and source code.
 
-Fetched with ``apt-get download`` (no rights needed, nothing is installed) into benchmarks/cache, turned into
-plain text, and split by whole documents into a part to learn from and a part to measure on.
+The packages are fetched with ``apt-get download``, which needs no root and installs nothing, and turned into plain
+text. Each corpus is split by whole documents into a part to learn from and a part to measure on.
 
-Of the natural languages, only lines of prose are kept, by the rules of C4 (arXiv 1910.10683, section 2.2): at
-least five words, and a full stop, question or exclamation mark at the end (in Japanese 15 characters, there being
-no spaces). And a line of more than 20 characters is kept once per corpus, training and measuring taken together:
-what repeats on every page would flatter any tokenizer, and multi-word tokens most.
+In natural languages only lines of prose are kept, by the rules of C4 (arXiv 1910.10683, section 2.2): at least five
+words, and a full stop, question or exclamation mark at the end. Japanese has no spaces, so there a line needs 15
+characters. A line of more than 20 characters is kept only once in a corpus, both parts taken together. Lines that
+repeat on every page would flatter any tokenizer, and tokens of several words most.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-CACHE = Path(__file__).resolve().parent / "cache"
+from samples.models import KEPT
+
+CACHE = KEPT / "texts"
+"""Where packages and texts are kept."""
 
 CORPORA: dict[str, dict[str, list[str]]] = {
     "english": {
@@ -116,7 +119,7 @@ SECTION = 32_768
 
 def corpus(name: str) -> tuple[Path, list[str], dict[str, object]]:
     """The file to learn from (jsonl, in an order by chance), the documents to measure on, and a description."""
-    folder = CACHE / "texts" / name
+    folder = CACHE / "corpora" / name
     if not (folder / "description.json").is_file():
         _make(name, folder)
     held_out = [json.loads(line)["text"] for line in (folder / "held-out.jsonl").open(encoding="utf-8")]

@@ -1,11 +1,11 @@
 """Orthogonal matching pursuit, ours and mergekit's, side by side on the same tokens in one run.
 
-    python benchmarks/donor.py                   # about 8 minutes; resumes where it stopped
-    python benchmarks/donor.py --tables-only
+    python -m benchmarks.omp                   # about 8 minutes; resumes where it stopped
+    python -m benchmarks.omp --tables-only
 
 mergekit-tokensurgeon's own `batch_omp` gets the donor's rows of N new tokens in batches of its command's own size, and
 takes turns with ours, batch by batch, so that whatever else the machine does hits both. A full run of it takes hours:
-times are given per token, and extrapolated. Writes docs/omp.json and docs/omp.md.
+times are given per token, and extrapolated. Writes results/omp.json and docs/omp.md.
 """
 
 from __future__ import annotations
@@ -24,21 +24,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import click
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import quality
+from benchmarks.common import models
+from benchmarks.common.timing import one_thread
+from mergekit_tokenadapt.numerics.inner_products import Search, choose_search
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
 
-import quality  # noqa: E402
-
-from mergekit_tokenadapt.numerics.inner_products import Search, choose_search  # noqa: E402
-
-RESULTS, TABLES = ROOT / "docs" / "omp.json", ROOT / "docs" / "omp.md"
+RESULTS, TABLES = ROOT / "benchmarks" / "results" / "omp.json", ROOT / "docs" / "omp.md"
 BASE, DONOR = "smollm2", "gemma"
 BATCH = 512
 """The default of mergekit-tokensurgeon."""
@@ -52,7 +50,8 @@ SIDES = ("mergekit", "ours")
 @click.option("--tables-only", is_flag=True, help="Write the table from the results that there are.")
 @click.option("--peak", type=click.Choice(SIDES), hidden=True, help="Print the peak memory of one batch of one side.")
 def main(tokens: int, k: int, tables_only: bool, peak: str | None) -> None:
-    """Measure, and write docs/omp.json and docs/omp.md."""
+    """Measure, and write results/omp.json and docs/omp.md."""
+    one_thread()
     if peak:
         click.echo(json.dumps(peak_memory(peak, k)))
         return
@@ -80,7 +79,7 @@ def load() -> Rows:
     from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
     from mergekit_tokenadapt.transfer.transfer import Transfer
 
-    base, donor = open_model(str(quality.part(BASE))), Donor(str(quality.part(DONOR)))
+    base, donor = open_model(str(models.fetched(BASE))), Donor(str(models.fetched(DONOR)))
     target = open_model(donor.name).tokenizer
     transfer = Transfer.of(
         AdaptConfig(method="omp", rows="exact"),
@@ -118,7 +117,7 @@ def measure(results: dict[str, Any], tokens: int, k: int) -> None:
         results |= {"setting": setting, "batches": {}, "peak_memory": {}, "preparing": preparing}
     for side in SIDES:
         if side not in results["peak_memory"]:
-            command = [sys.executable, __file__, "--peak", side, "--k", str(k)]
+            command = [sys.executable, "-m", "benchmarks.omp", "--peak", side, "--k", str(k)]
             results["peak_memory"][side] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
         RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
     drawn = torch.randperm(len(rows.new_ND), generator=torch.Generator().manual_seed(0))[:tokens]
@@ -224,7 +223,7 @@ def table(results: dict[str, Any]) -> str:
         f"SmolLM2-135M gets rows with Gemma 3 270M as donor: {setting['shared_tokens']:,} shared tokens of width",
         f"{setting['width']}, {setting['new_tokens']:,} new tokens, k = {setting['k']}. Both implementations take",
         f"turns on batches of {BATCH} of the same {tokens:,} new tokens, drawn at random, in one run:",
-        "`python benchmarks/donor.py`. Threads:",
+        "`python -m benchmarks.omp`. Threads:",
         f"{setting['threads']}; CPU with {setting['cpu']}; our search: `{setting['search']}`. Versions: "
         + ", ".join(f"{k} {v}" for k, v in setting["packages"].items())
         + ".",

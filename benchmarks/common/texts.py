@@ -13,10 +13,9 @@ import re
 import sysconfig
 from pathlib import Path
 
-from supertokens_texts import CACHE, fetch, texts_in_package
-
 from mergekit_tokenadapt.correction import CalibrationText
 from mergekit_tokenadapt.texts import cut_passages
+from samples.debian_texts import CACHE, fetch, texts_in_package
 
 LANGUAGES = {"prose": "en", "de": "de", "zh": "zh-cn"}
 """By the names of the built-in texts of the same kind."""

@@ -1,0 +1,1 @@
+"""What several questions share: models, texts, results, clocks."""
