@@ -1,4 +1,7 @@
-"""What a model's own class of transformers says of its checkpoint, asked without loading any weights."""
+"""Model folders, their tensors and losses, and the tensors that have a vocabulary axis.
+
+The names below find vocabulary tensors without loading weights. They build the model's class on the meta device.
+"""
 
 from mergekit_tokenadapt.models.checkpoint import Checkpoint, read_checkpoint
 from mergekit_tokenadapt.models.classes import CannotBuild, Loading, ModelClass, find_class

@@ -1,6 +1,6 @@
-"""What transformers calls the cache of a model that has read something: ``past_key_values``, or from 5.2x on ``cache``.
+"""The name of the key-value cache in transformers: ``past_key_values`` in older versions, ``cache`` from 5.2x on.
 
-The old name works in the newer versions, with a FutureWarning.
+Newer versions accept the old name with a FutureWarning.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 OLD_NAME, NEW_NAME = "past_key_values", "cache"
 OUTPUT_NAME = NEW_NAME if any(field.name == NEW_NAME for field in fields(CausalLMOutputWithPast)) else OLD_NAME
-"""The name in the outputs of this version's models."""
+"""Name of the cache in the model outputs of the installed version."""
 
 
 def cache_argument(model: Any) -> str:
-    """The name under which a model takes its cache; models with code of their own may keep the old one."""
+    """Return the name of the cache among the arguments of a model's ``forward``.
+
+    Models with their own code may still use the old name.
+    """
     return NEW_NAME if NEW_NAME in inspect.signature(model.forward).parameters else OLD_NAME
 
 
 def cache_of(output: Any) -> Any:
-    """The cache in a model's output; None where there is none."""
+    """Return the cache in a model's output; None if it holds none."""
     return output[NEW_NAME] if NEW_NAME in output else output.get(OLD_NAME)

@@ -1,4 +1,7 @@
-"""One model's checkpoint as its class sees it: shapes, what is missing, and which tensors are tables."""
+"""Describe a checkpoint by its model's class: shapes, missing tensors, and vocabulary tables.
+
+A *table* is a tensor with a vocabulary axis: an embedding, an output matrix, a bias with one entry per token.
+"""
 
 from __future__ import annotations
 
@@ -20,40 +23,48 @@ from mergekit_tokenadapt.models.vocabulary_axes import (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is known of a checkpoint without its weights."""
+    """What a model's class tells about a checkpoint from names and shapes alone."""
 
     loading: Loading
-    """What the class makes of it."""
+    """How the class loads the checkpoint."""
     tables: VocabularyTables
-    """The class's tables."""
+    """The parameters of the class that have a vocabulary axis."""
     stored: Mapping[str, StoredTable]
-    """The checkpoint's tables, by stored name."""
+    """Stored name -> table of the checkpoint."""
     copies: tuple[Key, ...] = ()
-    """Keys of the config that repeat the number of rows, as paths."""
+    """Paths of further config keys that repeat the number of rows."""
 
     @property
     def size_keys(self) -> tuple[Key, ...]:
-        """All keys of the config that say how many rows there are, as paths."""
+        """Paths of all config keys that state the number of rows."""
         return (*self.tables.sizes, *self.copies)
 
 
 def read_checkpoint(folder: Path, shapes: Mapping[str, Shape], *, trust_remote_code: bool = False) -> Checkpoint | None:
-    """Ask the class of the model in `folder` about tensors of these shapes; None where transformers has none for it.
+    """Describe the checkpoint in `folder`.
+
+    Args:
+        folder: the folder of the model, for its config.json.
+        shapes: stored name -> shape of each tensor.
+        trust_remote_code: whether code from the folder may run.
+
+    Returns:
+        The description; None if transformers has no class for the model.
 
     Raises:
         CannotBuild: the class cannot be built from the config.
-        TokenAdaptError: the config does not load, or it is not clear what a tensor is.
+        TokenAdaptError: the config does not load, or the purpose of a tensor is not clear.
     """
     model = find_class(folder, trust_remote_code=trust_remote_code)
     if model is None:
         return None
-    # One model is asked about several times in a run, and many times where several are made of it.
+    # A run asks several times about one model, and builds its class several times for each answer: results are kept.
     return _ask(_Question(model.with_any_pad(), str(model.config.to_dict())), tuple(sorted(shapes.items())))
 
 
 @dataclass(frozen=True)
 class _Question:
-    """A model's class, equal to another one where the class and the content of the config are."""
+    """A key for the cache of answers. Two are equal if the class and the content of the config are equal."""
 
     model: ModelClass
     config: str

@@ -1,4 +1,4 @@
-"""From a text to what a model is scored on: token ids, the start token, and the bytes of every token."""
+"""Score documents: the loss of every token, and the bytes that each token covers."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 
 @dataclass(frozen=True, eq=False)
 class ScoredDocument:
-    """A document as one model sees it."""
+    """A document with its tokens and their losses under one model."""
 
     text: str
     ids: np.ndarray
     """int64 [tokens]"""
     losses: np.ndarray
-    """float64 [tokens], nats."""
+    """float64 [tokens], in nats."""
     ends: np.ndarray
-    """int64 [tokens]: where each token ends in the text's UTF-8. Not decreasing; the last is its length."""
+    """int64 [tokens]: end of each token in the text's UTF-8, in bytes. Never decreasing; the last is the length."""
 
     @property
     def num_bytes(self) -> int:
-        """UTF-8 bytes of the original text, never of decoded tokens."""
+        """Length of the original text in UTF-8 bytes. Decoded tokens could be longer or shorter."""
         return len(self.text.encode("utf-8"))
 
     @property
     def bits(self) -> float:
-        """Bits that the model needs for the document."""
+        """Loss of the whole document in bits."""
         return float(self.losses.sum()) / math.log(2)
 
 
 def score_documents(scorer: Scorer, tokenizer: TokenizerFiles, texts: Sequence[str]) -> list[ScoredDocument]:
-    """Score documents: every token, the first one included, so that every byte is paid for.
+    """Compute the loss of every token of documents, the first token included.
 
-    Where a tokenizer has neither bos nor eos, nothing can be asked about the first token; it is paid
-    for as if all tokens were equally likely.
+    All tokens count, so that losses per byte compare across tokenizers. The first token is predicted from the start
+    token (bos, else eos). If the tokenizer has neither, the model cannot predict the first token; its loss is then that
+    of a uniform distribution over the vocabulary.
 
     Raises:
         TokenAdaptError: the tokenizer makes no token of any document, or memory runs out.

@@ -1,4 +1,7 @@
-"""A model that already speaks the target tokenizer: its rows say how tokens relate to each other."""
+"""A donor: the target as a model with weights. Its rows show which target tokens are similar to each other.
+
+Letters: R rows of the donor, G width of its rows.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,17 @@ from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Donor:
-    """The target's model, whose weights are read when they are needed."""
+    """A donor, whose weights are read only when they are needed."""
 
     name: str
-    """Folder or hub id, as the user wrote it."""
+    """The folder or hub id that the user wrote."""
     trust_remote_code: bool = False
 
     def check(self, target: Vocabulary) -> None:
-        """Refuse a target that cannot be a donor.
+        """Check that the donor has a row for every token that its tokenizer's model produces.
 
         Raises:
-            TokenAdaptError: it has no weights, or no row for one of its tokens, added ones aside.
+            TokenAdaptError: the donor has no weights or too few rows. Added tokens may lack rows.
         """
         rows = self._folder.num_rows
         if rows < target.num_text_ids:
@@ -36,23 +39,28 @@ class Donor:
             )
 
     def rows(self, num_ids: int) -> Tensor:
-        """The rows of `num_ids` ids, float32 [num_ids, G], as `_all_rows`; 0 for added tokens that have none."""
+        """Return the reduced rows of the ids 0 to `num_ids` - 1, float32 [num_ids, G], on the CPU.
+
+        Input and output rows stand side by side if they differ. Wide matrices are reduced to their leading principal
+        directions. Ids without a row get zeros.
+        """
         rows = self._all_rows[:num_ids]
         return torch.cat([rows, rows.new_zeros(num_ids - len(rows), rows.shape[1])])
 
     @cached_property
     def _all_rows(self) -> Tensor:
-        """All its rows, input and output side by side where they differ, float32 [R, G], on the CPU.
-
-        Wide matrices are seen along their leading principal directions; rows that are not finite are 0.
-        """
+        """All reduced rows, float32 [R, G]; values that are not finite are 0. See `rows`."""
         matrices = [torch.nan_to_num(matrix.float(), 0, 0, 0) for matrix in self._matrices()]
         return torch.cat([along_principal_directions(matrix) for matrix in matrices], dim=1)
 
     def rows_of(self, ids: Tensor) -> Tensor:
-        """Some of its rows in full width, input and output side by side where they differ, float32, on the CPU.
+        """Return some rows in full width, float32 [len(ids), G], on the CPU.
 
-        Rows that are not finite, or not there, are 0.
+        Input and output rows stand side by side if they differ. A row with a value that is not finite, or an id without
+        a row, gives zeros.
+
+        Args:
+            ids: int64.
         """
         there = ids < self._folder.num_rows
         rows = torch.cat([matrix[ids.where(there, 0)].float() for matrix in self._matrices()], dim=1)

@@ -1,4 +1,4 @@
-"""A model on disk as the evaluation sees it: configs, tokenizer, and tensors read one at a time."""
+"""A model on disk: its configs, its tokenizer, and its tensors, which are read one at a time."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from mergekit_tokenadapt.tokenizer.files import TOKENIZER_FILES, TokenizerFiles,
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model of transformers: its folder, configs and tokenizer."""
+    """The folder of a transformers model, with its configs and tokenizer."""
 
     name: str
-    """As the user wrote it."""
+    """The name that the user wrote."""
     folder: Path
     tokenizer: TokenizerFiles
     trust_remote_code: bool = False
@@ -38,17 +38,21 @@ class ModelFolder:
 
     @cached_property
     def text_config(self) -> Mapping[str, Any]:
-        """The part of config.json that describes the language model: `text_config` where there is one."""
+        """The settings of the language model: config.json, overridden by its `text_config` if there is one."""
         return {**self.config, **(self.config.get("text_config") or {})}
 
     @cached_property
     def generation_config(self) -> Mapping[str, Any]:
-        """The content of generation_config.json; empty where there is none."""
+        """The content of generation_config.json; empty if the file does not exist."""
         return read_json(self.folder / "generation_config.json")
 
     @cached_property
     def transformers_config(self) -> Any:
-        """config.json as transformers reads it."""
+        """The config as a transformers object.
+
+        Raises:
+            TokenAdaptError: transformers cannot read it.
+        """
         from transformers import AutoConfig
 
         with one_error(f"{self.folder / 'config.json'} cannot be read"):
@@ -56,15 +60,15 @@ class ModelFolder:
 
     @cached_property
     def tensors(self) -> TensorFiles:
-        """The weights."""
+        """The tensors of the folder, read on demand."""
         return TensorFiles(self.folder)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """What the model's class says of the weights.
+        """The description of the checkpoint by the model's class.
 
         Raises:
-            TokenAdaptError: transformers has no class for it, or cannot build it.
+            TokenAdaptError: the folder is an ensemble, or transformers has no class for the model or cannot build it.
         """
         if self.is_ensemble:
             raise TokenAdaptError(
@@ -88,10 +92,10 @@ class ModelFolder:
 
     @cached_property
     def vocabulary_tensors(self) -> dict[str, int]:
-        """Name of every stored tensor that has a vocabulary axis, to that axis.
+        """Stored name -> vocabulary axis of every tensor that has one.
 
         Raises:
-            TokenAdaptError: the folder holds no model with a vocabulary, or none of its tensors is known.
+            TokenAdaptError: the model has no vocabulary, or the folder holds none of its vocabulary tensors.
         """
         found = {name: table.axis for name, table in self.checkpoint.stored.items()}
         if not found:
@@ -108,56 +112,56 @@ class ModelFolder:
 
     @cached_property
     def input_matrix(self) -> str:
-        """Name of the stored input embedding matrix.
+        """Name of the stored input matrix (embeddings).
 
         Raises:
-            TokenAdaptError: there is none.
+            TokenAdaptError: the folder holds no vocabulary matrix.
         """
         tables = self.checkpoint
         names = [name for name in self.matrices if tables.stored[name].parameter == tables.tables.input]
-        # A tied matrix may be stored under the name of the output matrix only.
+        # A checkpoint may store a tied matrix only under the name of the output matrix.
         if names or self.matrices:
             return (names or self.matrices)[0]
         raise TokenAdaptError(f"{self.name} has no embedding matrix")
 
     @cached_property
     def output_matrix(self) -> str | None:
-        """Name of the stored output matrix; None where only the input matrix is stored."""
+        """Name of the stored output matrix (`lm_head`); None if only the input matrix is stored, as in tied models."""
         stored = self.checkpoint.stored
         names = [n for n in self.matrices if stored[n].is_output and stored[n].parameter is not None]
         return names[0] if names and names[0] != self.input_matrix else None
 
     @property
     def is_ensemble(self) -> bool:
-        """Whether it is a lockstep ensemble, which has members in place of tensors."""
+        """Whether the folder is a lockstep ensemble, which holds member models instead of tensors."""
         return self.config.get("model_type") == "tokenadapt_lockstep"
 
     @property
     def num_rows(self) -> int:
-        """Rows of the input embedding matrix."""
+        """Number of rows of the input matrix."""
         if self.is_ensemble:
             return int(self.config["vocab_size"])
         return self.tensors.shape(self.input_matrix)[self.vocabulary_tensors[self.input_matrix]]
 
     def with_own_rows(self, *, tell: bool = True) -> ModelFolder:
-        """The model with a tokenizer that knows no tokens that the model has no rows for.
+        """Return the model with its tokenizer reduced to the tokens that have rows; see `TokenizerFiles.with_rows`.
 
         Raises:
-            TokenAdaptError: there are such tokens that are no added ones.
+            TokenAdaptError: an ordinary token has no row.
         """
         tokenizer = self.tokenizer.with_rows(self.num_rows, tell=tell)
         return self if tokenizer is self.tokenizer else replace(self, tokenizer=tokenizer)
 
     def rows(self, name: str) -> Tensor:
-        """A vocabulary tensor with the vocabulary axis first, [rows, ...], as stored."""
+        """Read a vocabulary tensor, with the vocabulary axis first, [rows, ...], in the stored dtype."""
         return self.tensors.read(name).movedim(self.vocabulary_tensors[name], 0)
 
 
 def open_model(name: str, *, trust_remote_code: bool = False) -> ModelFolder:
-    """Find a model folder or fetch a hub id.
+    """Open a model folder; a hub id is downloaded.
 
     Raises:
-        TokenAdaptError: there is no model, no config.json, or no readable tokenizer at `name`.
+        TokenAdaptError: `name` is no model, or has no config.json or no readable tokenizer.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -177,10 +181,11 @@ def _download(name: str) -> Path:
     patterns = [*TOKENIZER_FILES, f"{NAMED_FOLDER}/*.jinja", "*.json", "*.safetensors", "*.py", "tokenadapt.plan*"]
     try:
         folder = Path(snapshot_download(name, allow_patterns=patterns))
-        if not list(folder.glob("*.safetensors")):  # many repositories hold their weights twice
+        # Many repositories hold their weights in both formats. The pickled ones are fetched only if needed.
+        if not list(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(name, allow_patterns=[*patterns, "*.bin"]))
         return folder
-    except Exception as error:  # network, validation, permissions: the library has dozens of kinds
+    except Exception as error:  # the library raises dozens of types for network, names and permissions
         reason = first_line(error)
         raise TokenAdaptError(
             f"no model found at {name!r}: it is not a folder, and could not be fetched as a hub id ({reason})"
@@ -188,12 +193,12 @@ def _download(name: str) -> Path:
 
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""safetensors' names of the dtypes that weights usually have, and torch's."""
+"""safetensors' name of a dtype -> torch's name, for the usual dtypes of weights."""
 
 
 @dataclass(frozen=True)
 class TensorFiles:
-    """The tensors of a folder, safetensors or PyTorch files, sharded or not; read when asked for."""
+    """The tensors of a folder in safetensors or PyTorch files, sharded or not. A tensor is read on demand."""
 
     folder: Path
     _opened: dict[Path, Any] = field(default_factory=dict, repr=False)
@@ -203,7 +208,7 @@ class TensorFiles:
         files = self._weight_files()
         found: dict[str, Path] = {}
         for file in files:
-            for name in self._open(file).keys():  # noqa: SIM118
+            for name in self._open(file).keys():  # noqa: SIM118 - safe_open's object cannot be iterated
                 found[name] = file
         return dict(sorted(found.items()))
 
@@ -213,12 +218,12 @@ class TensorFiles:
         return list(self._file_of)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, without reading it where the format allows."""
+        """Return the shape of a tensor. A safetensors file need not be read for it."""
         opened = self._open(self._file_of[name])
         return tuple(opened[name].shape if isinstance(opened, dict) else opened.get_slice(name).get_shape())
 
     def dtype(self, name: str) -> str:
-        """The dtype of a tensor, without reading it where the format allows, as torch spells it: ``float32``."""
+        """Return torch's name of a tensor's dtype (``float32``). A safetensors file need not be read for it."""
         opened = self._open(self._file_of[name])
         if isinstance(opened, dict):
             return str(opened[name].dtype).removeprefix("torch.")
@@ -226,11 +231,11 @@ class TensorFiles:
         return _DTYPES.get(stored, str(stored).lower())
 
     def file(self, name: str) -> Path:
-        """The file that holds a tensor."""
+        """Return the file that holds a tensor."""
         return self._file_of[name]
 
     def read(self, name: str) -> Tensor:
-        """A tensor, as stored, on the CPU."""
+        """Read a tensor in its stored dtype, on the CPU."""
         opened = self._open(self._file_of[name])
         tensor: Tensor = opened[name] if isinstance(opened, dict) else opened.get_tensor(name)
         return tensor
@@ -268,6 +273,7 @@ class TensorFiles:
                 if file.suffix == ".safetensors":
                     self._opened[file] = safe_open(str(file), framework="pt")
                 else:
+                    # `weights_only` keeps a pickle from running code.
                     self._opened[file] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
             except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
                 raise TokenAdaptError(f"{file} cannot be read: {first_line(error)}") from error
@@ -275,10 +281,13 @@ class TensorFiles:
 
 
 def check_names(files: Iterable[Any]) -> None:
-    """Refuse an index of weights that leads out of the model's folder.
+    """Refuse an index of shards that names files outside the model's folder.
+
+    Args:
+        files: the file names in the index, of any type.
 
     Raises:
-        TokenAdaptError: a name is not that of a file below it.
+        TokenAdaptError: a name is absolute, leads out of the folder, or is not text.
     """
     for file in files:
         if not isinstance(file, str) or Path(file).is_absolute() or ".." in Path(file).parts:
@@ -286,6 +295,6 @@ def check_names(files: Iterable[Any]) -> None:
 
 
 def context_length(folder: ModelFolder) -> int | None:
-    """Positions that the model was made for, as its config says; None where it does not."""
+    """Return the number of positions that the model's config states; None if it states none."""
     config = folder.text_config
     return next((int(config[k]) for k in ("max_position_embeddings", "n_positions") if config.get(k)), None)

@@ -1,8 +1,8 @@
-"""Whether a folder holds the very model that rows were taken from: hashes of its vocabulary tensors.
+"""Recognise a model by hashes of its vocabulary tensors.
 
-Config and tokenizer do not tell two models of one architecture apart; the tensors with a vocabulary axis do, and
-they are a small part of a large model. A hash is made of a tensor's dtype, shape and bytes, so that the
-same model in other shards, or in another file format, is the same model.
+A manifest records from which model the rows of an output were computed. Config and tokenizer cannot identify it: two
+fine-tunes of one model share them. The vocabulary tensors identify it, and are a small part of a large model. A hash
+covers a tensor's dtype, shape and bytes, so it stays the same with other shards or another file format.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from mergekit_tokenadapt.storage.tensor_writing import tensor_hash
 from mergekit_tokenadapt.tokenizer.files import read_json
 
 HASHES = "vocabulary_tensors"
-"""Key of a manifest's ``inputs[n]``: name of each vocabulary tensor, to its SHA-256."""
+"""Key in a manifest's ``inputs[n]``, whose value is a mapping: name of a vocabulary tensor -> SHA-256."""
 
 
 def vocabulary_hashes(folder: Path) -> dict[str, str]:
-    """Name to SHA-256 of every stored tensor with an axis of the vocabulary's size.
+    """Hash every stored tensor that has an axis of the vocabulary's size.
 
-    The size is what config.json says, also in its parts (``text_config``). Where no tensor has it, all tensors
-    are hashed; where the folder holds no weights under their usual names, the result is empty.
+    The sizes come from config.json and its nested configs (``text_config``). If no tensor has such an axis, all tensors
+    are hashed.
+
+    Returns:
+        Name -> SHA-256; empty if the folder holds no weights under their usual file names.
     """
     try:
         tensors = TensorFiles(folder)
@@ -36,10 +39,14 @@ def vocabulary_hashes(folder: Path) -> dict[str, str]:
 
 
 def is_described_by(record: Mapping[str, Any], folder: Path) -> bool | None:
-    """Whether `folder` holds the weights of the input model that a manifest's ``inputs[n]`` describes.
+    """Check whether `folder` holds the weights of the model that a manifest's ``inputs[n]`` describes.
+
+    Args:
+        record: the entry ``inputs[n]`` of a manifest.
+        folder: the folder of a model.
 
     Returns:
-        None where the manifest, of an earlier version, holds no hashes.
+        Whether all hashes agree; None if the manifest holds no hashes, as those of earlier versions.
     """
     expected = record.get(HASHES)
     if not isinstance(expected, Mapping) or not expected:
@@ -52,7 +59,7 @@ def is_described_by(record: Mapping[str, Any], folder: Path) -> bool | None:
 
 
 def _vocabulary_sizes(config: Mapping[str, Any]) -> set[int]:
-    """All numbers that a config and the configs nested in it keep under a key such as ``vocab_size``."""
+    """Return all whole numbers under keys such as ``vocab_size`` in a config and its nested configs."""
     sizes = {value for key, value in config.items() if "vocab_size" in key and type(value) is int}
     for nested in config.values():
         if isinstance(nested, Mapping):

@@ -1,7 +1,8 @@
-"""A loaded model of transformers with vocabulary tensors of another size, in place.
+"""Resize the vocabulary tensors of a loaded transformers model, in place.
 
-What has to change with the number of rows is asked of the model's class, as for a checkpoint: it is built without
-memory from the old and from the new config, and every number that differs between the two is set in the loaded model.
+Besides tensors, a model's modules keep numbers that depend on the vocabulary, such as ``num_embeddings``. To find them,
+the model's class is built twice on the meta device, from the old and from the new config. Every number that differs
+between the two is set in the loaded model.
 """
 
 from __future__ import annotations
@@ -20,27 +21,28 @@ from mergekit_tokenadapt.models.classes import ModelClass, nested_configs
 from mergekit_tokenadapt.models.vocabulary_axes import Key, VocabularyTables, copies_of_sizes, find_tables
 
 Change = tuple[Key, Any]
-"""Where a value is in a config, and what it becomes."""
+"""A change of a config: (path of the key, new value)."""
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model of transformers in memory, and what its class says of its vocabulary tensors."""
+    """A loaded transformers model with its vocabulary tensors."""
 
     model: Any
     tables: VocabularyTables
+    """The parameters of the model's class that have a vocabulary axis."""
     size_keys: tuple[Key, ...]
-    """All keys of the config that say how many rows there are, as paths."""
+    """Paths of all config keys that state the number of rows."""
     tensors: Mapping[str, Tensor]
-    """Parameters and buffers with a vocabulary axis, tied ones under all their names."""
+    """Name -> parameter or buffer with a vocabulary axis. A tied tensor stands under all its names."""
 
     @classmethod
     def of(cls, model: Any) -> LoadedModel:
-        """Ask the model's class.
+        """Find the vocabulary tensors of a model by means of its class.
 
         Raises:
-            TokenAdaptError: it is no such model, is quantised, or is not in memory; or its tensors are not those that
-                its class has for its config.
+            TokenAdaptError: the object is no transformers model; the model is quantised or not in memory; or its
+                tensors do not fit its config.
         """
         _check_kind(model)
         asked = ModelClass(type(model).__name__, copy.deepcopy(model.config), type(model)).with_any_pad()
@@ -61,20 +63,20 @@ class LoadedModel:
 
     @cached_property
     def config(self) -> Any:
-        """Its config as it would be saved: with the name of its class, which others ask for."""
+        """A copy of the config with the class name in ``architectures``, as `save_pretrained` would write it."""
         config = copy.deepcopy(self.model.config)
         config.architectures = [type(self.model).__name__]
         return config
 
     @property
     def rows(self) -> int:
-        """Rows of its vocabulary tensors."""
+        """Number of rows of the vocabulary tensors; tables per layer, which may have fewer rows, do not count."""
         return min(
             self.tensors[n].shape[axis] for n, axis in self.tables.axes.items() if n not in self.tables.per_layer
         )
 
     def groups(self) -> list[list[str]]:
-        """The names of each vocabulary tensor: several where it is tied."""
+        """Group the names by tensor. A tied tensor gives a group of several names."""
         found: dict[int, list[str]] = {}
         for name, tensor in self.tensors.items():
             found.setdefault(id(tensor), []).append(name)
@@ -93,15 +95,15 @@ class LoadedModel:
             raise TokenAdaptError(f"the model's config says that input and output matrix {says}, but they {are}")
 
     def change(self, changes: list[Change], made: Mapping[str, Tensor], groups: list[list[str]]) -> None:
-        """Put new values into the config and new tensors into the model, all or nothing.
+        """Set new values in the config and new tensors in the model. All checks precede the first change.
 
         Args:
-            changes: to the config.
-            made: the new tensors, by one of their names.
-            groups: the names that share a tensor.
+            changes: the changes of the config.
+            made: first name of each group -> new tensor.
+            groups: the names that share one tensor.
 
         Raises:
-            TokenAdaptError: the class has tensors of other shapes for the new config; nothing is changed then.
+            TokenAdaptError: the class expects tensors of other shapes for the new config. The model is unchanged then.
         """
         before = self._built(self.model.config)
         config = copy.deepcopy(self.model.config)
@@ -128,7 +130,7 @@ class LoadedModel:
             raise TokenAdaptError(f"{type(self.model).__name__} cannot be built: {first_line(error)[:200]}") from error
 
     def _configs(self) -> list[Any]:
-        """The model's config, and copies of it that parts of the model keep."""
+        """Return the model's config, and the config objects of the same type that its modules refer to."""
         own = self.model.config
         found = {id(own): own}
         for module in self.model.modules():
@@ -138,7 +140,7 @@ class LoadedModel:
         return list(found.values())
 
     def _put(self, names: list[str], rows: Tensor) -> None:
-        """One new tensor under all its names."""
+        """Set one new tensor under all names of a group, so that tied parameters stay one object."""
         old = self.tensors[names[0]]
         is_parameter = isinstance(old, nn.Parameter)
         new = nn.Parameter(rows, requires_grad=old.requires_grad) if is_parameter else rows
@@ -148,7 +150,7 @@ class LoadedModel:
 
 
 def untying(config: Any) -> Iterator[Change]:
-    """The changes to a config after which input and output matrix are two."""
+    """Return the changes of a config that untie the output matrix from the input matrix."""
     text = config.get_text_config()
     for path, each in nested_configs(config):
         if each is config or each is text:
@@ -156,10 +158,10 @@ def untying(config: Any) -> Iterator[Change]:
 
 
 def set_values(config: Any, changes: list[Change]) -> None:
-    """Set values of a config and of those in it, in place.
+    """Set values of a config and its nested configs, in place.
 
     Raises:
-        TokenAdaptError: a value is in a list of configs.
+        TokenAdaptError: a path leads into a list of configs.
     """
     for (*path, name), value in changes:
         section = config
@@ -183,12 +185,13 @@ def _check_kind(model: Any) -> None:
 
 
 _NUMBERS = (int, type(None))
+"""Types of module attributes that are carried over. None counts, because a pad id may become None."""
 _TIES = "all_tied_weights_keys"
-"""Where transformers notes which parameters are one."""
+"""Attribute in which transformers records which parameters are tied."""
 
 
 def _copy_numbers(before: nn.Module, after: nn.Module, model: nn.Module) -> None:
-    """Set what the two built models differ in, in the same modules of the loaded one: sizes, pad ids, ties."""
+    """Set in `model` every number (sizes, pad ids) and the list of ties in which `after` differs from `before`."""
     old, own = dict(before.named_modules()), dict(model.named_modules())
     for name, module in after.named_modules():
         if name not in own or name not in old:

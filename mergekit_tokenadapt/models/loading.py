@@ -1,4 +1,4 @@
-"""Loading a model for measuring: device and dtype chosen sensibly."""
+"""Load a model for inference, with defaults for device and dtype."""
 
 from __future__ import annotations
 
@@ -14,38 +14,43 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def choose_device(device: str | None) -> torch.device:
-    """The device asked for, or the best there is: CUDA, then Apple's, then the CPU.
+    """Return the named device. Without a name, return CUDA if available, else Apple's MPS, else the CPU.
 
     Raises:
-        TokenAdaptError: there is no such device.
+        TokenAdaptError: the device does not exist or cannot be used.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         chosen = torch.device(device)
-        torch.empty(1, device=chosen)
+        torch.empty(1, device=chosen)  # a device may have a valid name and still be absent
     except (RuntimeError, AssertionError) as error:
         raise TokenAdaptError(f"--device {device!r} cannot be used here: {first_line(error)}") from error
     return chosen
 
 
 def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The dtype asked for, or float32 on a CPU (where bfloat16 is slow) and bfloat16 elsewhere."""
+    """Return the given dtype. Without one, return float32 for a CPU, where bfloat16 is slow, and bfloat16 elsewhere."""
     if dtype is not None:
         return DTYPES[dtype] if isinstance(dtype, str) else dtype
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
 def load_model(folder: ModelFolder, *, device: str | None = None, dtype: str | torch.dtype | None = None) -> Any:
-    """The model, ready for inference.
+    """Load a causal language model in evaluation mode.
+
+    Args:
+        folder: the model.
+        device: name of the device; see `choose_device`.
+        dtype: one of `DTYPES` or a torch dtype; see `choose_dtype`.
 
     Raises:
-        TokenAdaptError: transformers cannot load it, or weights that it needs are missing.
+        TokenAdaptError: transformers cannot load the model, or the folder lacks tensors that the model needs.
     """
     from transformers import AutoModelForCausalLM
 
     if folder.is_ensemble:
-        import mergekit_tokenadapt.models.lockstep  # noqa: F401 - makes the model type known
+        import mergekit_tokenadapt.models.lockstep  # noqa: F401 - the import registers the model type
 
     place = choose_device(device)
     try:

@@ -1,7 +1,7 @@
-"""Models of one vocabulary, averaged token by token, as one model of transformers.
+"""A lockstep ensemble: a transformers model that averages the next-token probabilities of models on one vocabulary.
 
-Importing this module registers the model type, so that ``AutoModelForCausalLM.from_pretrained`` loads an
-ensemble's folder like any other. Letters: B batch, T positions, V vocabulary.
+Importing this module registers the model type. ``AutoModelForCausalLM.from_pretrained`` then loads the folder of an
+ensemble like any other model. Letters: B batch, T positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from mergekit_tokenadapt.models.cache_names import OUTPUT_NAME, cache_argument, 
 
 MODEL_TYPE = "tokenadapt_lockstep"
 MEANS = ("arithmetic", "geometric")
+"""Kinds of averages of probabilities."""
 
 
 class LockstepConfig(Config):  # type: ignore[misc]
-    """What an ensemble's config.json holds."""
+    """The content of an ensemble's config.json."""
 
     model_type = MODEL_TYPE
 
@@ -39,45 +40,45 @@ class LockstepConfig(Config):  # type: ignore[misc]
     ) -> None:
         self.vocab_size = vocab_size
         self.members = list(members)
-        """Folders, below that of the ensemble."""
+        """Folders of the members, relative to the folder of the ensemble."""
         self.weights = list(weights)
-        """One for each member; they sum to 1."""
+        """Weight of each member; the weights sum to 1."""
         self.mean = mean
-        """Of probabilities: arithmetic, or geometric and normalised again."""
+        """Average of probabilities: arithmetic, or geometric with normalization afterwards."""
         self.padding_ids = list(padding_ids)
-        """Ids without a token: their probability is 0."""
+        """Ids without a token. The ensemble gives them the probability 0."""
         self.max_position_embeddings = max_position_embeddings
-        """The shortest of the members'."""
+        """The smallest number of positions of the members."""
         super().__init__(**more)
 
 
 class LockstepCache:
-    """The members' caches, each of the kind that the member makes."""
+    """The key-value caches of the members. Each member makes a cache of its own type."""
 
     def __init__(self, caches: Sequence[Any]) -> None:
         self.caches = list(caches)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Positions seen."""
+        """Return the number of cached positions."""
         return int(self.caches[0].get_seq_length(layer_idx))
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """For beam search."""
+        """Reorder the batch, as beam search requires."""
         for cache in self.caches:
             cache.reorder_cache(beam_idx)
 
     def crop(self, max_length: int) -> None:
-        """For assisted generation."""
+        """Drop the positions from `max_length` on, as assisted generation requires."""
         for cache in self.caches:
             cache.crop(max_length)
 
 
 class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
-    """The average of its members. Its logits are log probabilities.
+    """A causal language model that averages the probabilities of its members. Its logits are log probabilities.
 
     Args:
-        config: see there.
-        members: causal language models with `config.vocab_size` rows each, all with the same tokenizer.
+        config: the config of the ensemble.
+        members: causal language models with `config.vocab_size` rows each and one common tokenizer.
     """
 
     config_class = LockstepConfig
@@ -91,9 +92,16 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
 
     @classmethod
     def from_pretrained(cls, folder: str, *_args: Any, config: Any = None, **options: Any) -> Any:
-        """Load all members; options go to each of them.
+        """Load the ensemble and all its members.
 
-        With ``output_loading_info=True``: (model, the members' reports as one).
+        Args:
+            folder: folder of the ensemble.
+            config: config of the ensemble; None reads it from the folder.
+            options: passed on to ``from_pretrained`` of each member.
+
+        Returns:
+            The model in evaluation mode. With ``output_loading_info=True``, the model and one report with the entries
+            of all members.
         """
         with_report = options.pop("output_loading_info", False)
         config = config or LockstepConfig.from_pretrained(folder)
@@ -113,7 +121,7 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         return ensemble, {key: [name for report in reports for name in report.get(key) or ()] for key in keys}
 
     def save_pretrained(self, folder: str, **options: Any) -> None:
-        """Write config, generation config, and every member into its own folder."""
+        """Write config and generation config into `folder`, and each member into its folder below."""
         member: Any
         for name, member in zip(self.config.members, self.members, strict=True):
             member.save_pretrained(Path(folder, name), **options)
@@ -121,7 +129,7 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         self.generation_config.save_pretrained(folder)
 
     def get_input_embeddings(self) -> Any:
-        """Those of the first member."""
+        """Return the input embeddings of the first member."""
         first: Any = self.members[0]
         return first.get_input_embeddings()
 
@@ -132,7 +140,7 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **more: Any
     ) -> dict[str, Any]:
-        """What the caches have seen is left out."""
+        """Return the arguments of the next step of generation, without the tokens that the caches hold."""
         cache = more.get(OUTPUT_NAME)
         seen = cache.get_seq_length() if cache is not None else 0
         return {
@@ -152,16 +160,25 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         labels: Tensor | None = None,
         **_more: Any,
     ) -> CausalLMOutputWithPast:
-        """Ask every member, and average. `cache` and `past_key_values` are one thing, by its new and its old name.
+        """Run every member and average their probabilities.
+
+        Args:
+            input_ids: int64 [B, T].
+            attention_mask: [B, T with cached positions]; 0 for padding.
+            past_key_values: the cache, by its older name in transformers.
+            cache: the cache, by its newer name.
+            use_cache: whether to return a cache.
+            labels: int64 [B, T]; -100 for positions without loss.
 
         Returns:
-            Log probabilities as logits, float32 [B, T, V]; with `labels`, the mean loss of the next tokens.
+            Log probabilities as ``logits``, float32 [B, T, V]. With `labels`, the mean loss of the next tokens in nats
+            as ``loss``.
         """
         seen = cache if cache is not None else past_key_values
         caches = seen.caches if seen is not None else [None] * len(self.members)
         position_ids = None
         if attention_mask is not None and attention_mask.dim() == 2:
-            # Members would count padding on the left as positions.
+            # Not every member derives positions from the mask. Without this, padding on the left would count.
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
         average: Tensor | None = None
         kept = []
@@ -193,7 +210,7 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
 
     def _add(self, average: Tensor | None, member_BTV: Tensor, weight: float) -> Tensor:
         if self.config.mean == "geometric":
-            # 0 times -inf is not a number: ids without a token stay at -inf.
+            # With the weight 0, 0 * -inf would be NaN. Ids without a token therefore stay at -inf.
             share = torch.where(torch.isneginf(member_BTV), member_BTV, weight * member_BTV)
             return share if average is None else average + share
         share = member_BTV + torch.log(torch.tensor(weight))

@@ -1,4 +1,4 @@
-"""Losses of every token of many documents: windows, batches, out-of-memory handling.
+"""Compute the loss of every token of many sequences, in overlapping windows and in batches that fit into memory.
 
 Letters: B windows in a batch, T positions, V logits.
 """
@@ -17,17 +17,20 @@ from torch import Tensor
 from mergekit_tokenadapt.errors import TokenAdaptError
 
 WINDOW = 1024
-"""Tokens that the model sees at a time."""
+"""Default length of a window in tokens."""
 STRIDE = 512
-"""Tokens scored per window after the first; the rest of the window is context."""
+"""Default number of tokens that each window after the first scores; the rest of the window is context."""
 LOGIT_BUDGET = 2**29
-"""Bytes of float32 logits per batch to start with; halved where memory runs out."""
+"""Size of the float32 logits of the first batch in bytes, 512 MiB. It is halved each time memory runs out."""
 LOSS_ROWS = 256
-"""Positions whose logits are turned into float32 at a time."""
+"""Positions whose logits are converted to float32 at a time."""
 
 
 class Window(NamedTuple):
-    """One run of the model: it sees the inputs ``begin:end`` of a sequence and is scored from ``first`` on."""
+    """One window: the model sees the tokens ``begin:end`` of a sequence, and its predictions from ``first`` on count.
+
+    Prediction n, made at token n, is about token n + 1.
+    """
 
     sequence: int
     begin: int
@@ -36,10 +39,10 @@ class Window(NamedTuple):
 
 
 def windows(sequence: int, length: int, window: int, stride: int) -> Iterator[Window]:
-    """Cut a sequence of `length` predictions into runs; every prediction is scored exactly once.
+    """Divide the `length` predictions of a sequence into windows, so that every prediction counts exactly once.
 
-    The first run scores all it sees, each later one its last `stride` positions: these have at least
-    ``window - stride`` tokens of context. With ``stride == window`` runs do not overlap.
+    In the first window all predictions count. In a later one the last `stride` predictions count, each of which has at
+    least ``window - stride`` tokens of context. With ``stride == window`` the windows do not overlap.
 
     >>> [(w.begin, w.end, w.first) for w in windows(0, 10, 4, 2)]
     [(0, 4, 0), (2, 6, 4), (4, 8, 6), (6, 10, 8)]
@@ -52,7 +55,7 @@ def windows(sequence: int, length: int, window: int, stride: int) -> Iterator[Wi
 
 
 def check_stride(window: int, stride: int) -> None:
-    """Refuse strides that would leave tokens out.
+    """Check that every token will be scored.
 
     Raises:
         TokenAdaptError: the stride is longer than the window, or not positive.
@@ -63,37 +66,39 @@ def check_stride(window: int, stride: int) -> None:
 
 @dataclass
 class Scorer:
-    """Scores token sequences with one model, and keeps the time that it took."""
+    """Scores token sequences with one model, and measures the time."""
 
     model: Any
     """A causal language model of transformers, on its device."""
     window: int = WINDOW
+    """Length of a window in tokens."""
     stride: int = STRIDE
+    """Tokens that each window after the first scores."""
     max_batch: int | None = None
-    """Most windows in a batch; None leaves it to the memory."""
+    """Largest number of windows in a batch; None lets the memory decide."""
     seconds: float = 0.0
-    """Time spent in the model so far."""
+    """Time spent in the model so far, in seconds."""
     num_scored: int = 0
-    """Tokens scored so far."""
+    """Number of tokens scored so far."""
 
     def __post_init__(self) -> None:
         check_stride(self.window, self.stride)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """Loss of every token but the first of each sequence, in nats.
+        """Compute the loss of every token of each sequence, except the first token, which is only context.
 
         Args:
-            sequences: token ids, the first one of each is context only. May hold a single id.
+            sequences: token ids. A sequence of a single id gives no losses.
 
         Returns:
-            float64 [len(sequence) - 1] each.
+            Losses in nats for each sequence, float64 [len(sequence) - 1].
 
         Raises:
             TokenAdaptError: a single window does not fit into memory.
         """
         losses = [np.zeros(max(0, len(ids) - 1)) for ids in sequences]
         waiting = [w for n, ids in enumerate(sequences) for w in windows(n, len(ids) - 1, self.window, self.stride)]
-        # Longest first: little padding, and memory runs out at once or never.
+        # Sorted by length, batches need little padding. With the longest first, memory runs out early or never.
         waiting.sort(key=lambda w: (w.begin - w.end, w.sequence, w.begin))
         max_tokens = self._first_guess()
         while waiting:
@@ -132,7 +137,7 @@ class Scorer:
             mask_BT[n, : w.end - w.begin] = 1
         device = self.model.device
         started = time.perf_counter()
-        # Padding stands on the right, where a causal model's other positions do not see it.
+        # Padding is on the right, where the other positions of a causal model do not attend to it.
         logits_BTV = self.model(inputs_BT.to(device), attention_mask=mask_BT.to(device), use_cache=False).logits
         scored = []
         for n, w in enumerate(batch):
@@ -143,7 +148,12 @@ class Scorer:
 
 
 def token_losses(logits_TV: Tensor, targets_T: Tensor) -> np.ndarray:
-    """Negative log probability of each target, in nats, computed in float32: float64 [T]."""
+    """Return the negative log probability of each target in nats, float64 [T], computed in float32.
+
+    Args:
+        logits_TV: any floating dtype.
+        targets_T: int64.
+    """
     parts = []
     for start in range(0, len(targets_T), LOSS_ROWS):
         rows_TV = logits_TV[start : start + LOSS_ROWS].float()

@@ -1,4 +1,4 @@
-"""Whether the ids of two models mean the same tokens."""
+"""Check that two models use the same ids for the same tokens, as speculative decoding requires."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 
 
 def check_same_vocabulary(target: ModelFolder, draft: ModelFolder) -> None:
-    """Refuse models whose ids do not mean the same.
+    """Check that every id stands for the same token in both models.
+
+    Two tokens are the same if their bytes and their spellings are equal.
 
     Raises:
-        TokenAdaptError: some id is another token; says which.
+        TokenAdaptError: an id stands for different tokens. The message names the first such id.
     """
     ours, theirs = (folder.tokenizer.vocabulary.with_rows(folder.num_rows) for folder in (target, draft))
     different = [i for i in sorted(ours.by_id.keys() | theirs.by_id.keys()) if _meaning(ours, i) != _meaning(theirs, i)]

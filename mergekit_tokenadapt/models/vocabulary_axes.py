@@ -1,10 +1,11 @@
-"""Which tensors of a checkpoint have a vocabulary axis, found by what they are.
+"""Find the tensors of a checkpoint that have a vocabulary axis, without a list of tensor names.
 
-A model's class is built twice, the second time with one more token: the axes that grew are vocabulary axes,
-whatever their tensors are called. A position table that happens to have as many rows does not grow.
+A model's class is built twice on the meta device, the second time with one more token in its config. Every axis that
+grows is a vocabulary axis. A position table that happens to have as many rows does not grow.
 
-Which stored tensor belongs to which parameter is asked of transformers, too: tensors that may be tables are
-given a wrong size, each another one, and what it reports as mismatched says which parameter each was for.
+transformers also tells which stored tensor belongs to which parameter. Each tensor that may be a table gets a wrong
+size of its own. transformers reports each mismatch with the parameter and the wrong size, and the size identifies the
+stored tensor.
 """
 
 from __future__ import annotations
@@ -22,18 +23,20 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.classes import CannotBuild, Loading, ModelClass, Shape, nested_configs
 
 MAIN_KEY, PER_LAYER_KEY = "vocab_size", "vocab_size_per_layer_input"
+"""Common config keys for the rows of the vocabulary matrices, and of tables per layer (Gemma 3n)."""
 _SIZE_KEY = re.compile(r"vocab")
 _NOT_TOKENS = re.compile(r"type_vocab|modality|task")
-"""Tables of token types and the like, which a tokenizer's ids do not index."""
+"""Matches config keys of other tables, such as token types, which are not indexed by token ids."""
 _TABLE = re.compile(r"(^|\.)(embed_tokens|embed_in|wte|tok_embeddings|word_embeddings|embeddings?|embed|emb)\.weight$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output|output_layer|head)\.weight$")
-"""What tables are called, for those that the class itself does not load."""
+"""Usual names of input (`_TABLE`) and output (`_HEAD`) matrices, for layers that the class itself does not load."""
 BUFFERS = (".inv_freq", ".position_ids", ".masked_bias", ".attn.bias")
-"""Ends of names of tensors that older checkpoints hold, and that models make themselves."""
+"""Ends of the names of computed tensors, which older checkpoints still hold. Models compute them anew."""
 _WRONG_SIZE = 10_000_019
-"""Sizes that stand for stored tensors start here."""
+"""First of the wrong sizes. It is larger than any real axis, so no real size equals one of them."""
 
 Key = tuple[str, ...]
+"""Path of a key in nested configs: ``("text_config", "vocab_size")``."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +44,19 @@ class VocabularyTables:
     """The parameters of a model class that have a vocabulary axis."""
 
     axes: Mapping[str, int]
-    """Parameter to that axis."""
+    """Parameter -> its vocabulary axis."""
     shapes: Mapping[str, Shape]
-    """Parameter to its shape."""
+    """Parameter -> its shape."""
     sizes: Mapping[Key, int]
-    """The keys of the config that say how many rows there are, as paths, and what they say."""
+    """Path of a config key that states the number of rows -> that number."""
     per_layer: frozenset[str]
-    """Tables that may have fewer rows than the vocabulary: the class takes row 0 for ids beyond them."""
+    """Parameters that may have fewer rows than the vocabulary. The class uses row 0 for ids beyond them."""
     input: str
-    """The parameter of the input embedding."""
+    """The parameter of the input matrix (embeddings)."""
     output: str | None
-    """The parameter of the output matrix, tied or not."""
+    """The parameter of the output matrix (`lm_head`), tied or not; None if there is none."""
     is_tied: bool
-    """Whether these two are one."""
+    """Whether input and output matrix are one tensor."""
 
 
 @dataclass(frozen=True)
@@ -62,23 +65,23 @@ class StoredTable:
 
     axis: int
     parameter: str | None
-    """What it is loaded into; None for a layer that the class does not load, and other engines do."""
+    """The parameter that it is loaded into; None for a layer that only other inference engines load."""
     is_output: bool
     """Whether it is an output matrix."""
     is_per_layer: bool = False
-    """See `VocabularyTables.per_layer`."""
+    """Whether it may have fewer rows than the vocabulary; see `VocabularyTables.per_layer`."""
 
 
 def find_tables(model: ModelClass, small: Loading) -> VocabularyTables:
-    """Ask the class which of its parameters and buffers grow with the vocabulary.
+    """Find the parameters and buffers of a class that grow with the vocabulary.
 
     Args:
-        model: the class, with a pad id that it has a row for.
-        small: the class as it is; any checkpoint will do.
+        model: the class, with a pad id that is below its number of rows.
+        small: the class loaded with its own config. The checkpoint does not matter.
 
     Raises:
-        TokenAdaptError: the class has no input embedding that grows with a size in its config,
-            or has a table that the ids of one tokenizer do not index.
+        TokenAdaptError: the class has no input embedding that grows with a size in its config, or it has a table that
+            cannot have one row for each token.
     """
     config = model.config
     if small.input is None:
@@ -87,7 +90,7 @@ def find_tables(model: ModelClass, small: Loading) -> VocabularyTables:
     large = _grown(model, config, keys)
     if large is None or not _grew(small, large, small.input):
         keys = _keys_of_size(config, max(small.shapes[small.input]))
-        large = _grown(model, config, keys)
+        large = _grown(model, config, keys)  # some configs have a key of another name
     if large is None or not _grew(small, large, small.input):
         raise TokenAdaptError(
             f"transformers' {model.name} has no vocabulary size in its config that its input embedding grows with"
@@ -98,15 +101,15 @@ def find_tables(model: ModelClass, small: Loading) -> VocabularyTables:
 
 
 def copies_of_sizes(model: ModelClass, small: Loading, tables: VocabularyTables) -> tuple[Key, ...]:
-    """Keys of the config that repeat the number of rows: in a config that the language model's is a part of.
+    """Find further config keys that repeat the number of rows, in a config around that of the language model.
 
-    One of the same number by chance is told by its place, beside the language model's config, or by a table of
-    another vocabulary that grows with it.
+    A key that has the same value only by chance is left out. It stands in a config that does not contain the language
+    model's, or a table of another vocabulary grows with it.
 
     Args:
         model: the class.
-        small: the class as it is.
-        tables: its tables.
+        small: the class loaded with its own config.
+        tables: its vocabulary tables.
     """
     rows = small.shapes[tables.input][tables.axes[tables.input]]
     found = []
@@ -122,16 +125,22 @@ def copies_of_sizes(model: ModelClass, small: Loading, tables: VocabularyTables)
 def stored_tables(
     model: ModelClass, tables: VocabularyTables, shapes: Mapping[str, Shape], stored: Loading
 ) -> dict[str, StoredTable]:
-    """The tensors of a checkpoint that have a vocabulary axis, by stored name.
+    """Find the tensors of a checkpoint that have a vocabulary axis.
 
     Args:
-        shapes: of the checkpoint's tensors.
-        stored: what the class made of them.
+        model: the class.
+        tables: its vocabulary tables.
+        shapes: stored name -> shape of each tensor of the checkpoint.
+        stored: the class loaded with these tensors.
+
+    Returns:
+        Stored name -> table.
 
     Raises:
-        TokenAdaptError: a tensor that the class does not load has an axis of the vocabulary's size, and nothing
-            says whether it is a table.
+        TokenAdaptError: a tensor that the class does not load has an axis of the vocabulary's size, and it is not clear
+            whether it is a vocabulary table.
     """
+    # A checkpoint may have more rows than its config states. transformers reports such a table as mismatched.
     rows = set(tables.sizes.values())
     rows |= {have[tables.axes[name]] for name, (have, _) in stored.mismatched.items() if name in tables.axes}
     candidates = {name: _axis_of(shape, rows) for name, shape in shapes.items() if rows & set(shape)}
@@ -150,7 +159,12 @@ def stored_tables(
 
 
 def with_first_row(table: Tensor, rows: int) -> Tensor:
-    """A table per layer (`VocabularyTables.per_layer`) with its first row for the ids that are beyond it."""
+    """Extend a table per layer to `rows` rows with copies of its first row, which the class uses for ids beyond it.
+
+    Args:
+        table: [rows of the table, ...].
+        rows: number of rows that are needed.
+    """
     missing = max(0, rows - len(table))
     return torch.cat([table, table[:1].expand(missing, *table.shape[1:])]) if missing else table
 
@@ -159,7 +173,7 @@ def with_first_row(table: Tensor, rows: int) -> Tensor:
 
 
 def _main_keys(config: Any) -> dict[Key, int]:
-    """The sizes of the text config: of its vocabulary, and of tables per layer; and the same size elsewhere."""
+    """Return the size keys of the language model's config, and those of the outermost config with the same value."""
     text = config.get_text_config()
     main = getattr(text, MAIN_KEY, None)
     found = {}
@@ -174,10 +188,10 @@ def _main_keys(config: Any) -> dict[Key, int]:
 
 
 def _all_keys(config: Any) -> dict[Key, int]:
-    """Every size of some vocabulary, anywhere in the config."""
+    """Return every key of some vocabulary's size in a config and its nested configs, with its value."""
     found = {}
     for path, each in nested_configs(config):
-        # Only these names: some configs refuse to be asked for others.
+        # Only existing names are read, because some configs raise an error for others.
         names = {name for name in vars(each) if _SIZE_KEY.search(name) and not _NOT_TOKENS.search(name)}
         for name in sorted(names | {MAIN_KEY}):
             value = getattr(each, name, None)
@@ -192,7 +206,7 @@ def _keys_of_size(config: Any, rows: int) -> dict[Key, int]:
 
 
 def _grown(model: ModelClass, config: Any, keys: Mapping[Key, int]) -> Loading | None:
-    """The class built with one more token; None where it cannot be."""
+    """Load the class with 1 added to some keys of the config; return None if the class cannot be built so."""
     larger = copy.deepcopy(config)
     configs = dict(nested_configs(larger))
     for (*path, name), value in keys.items():
@@ -210,10 +224,13 @@ def _grew(small: Loading, large: Loading, name: str) -> bool:
 def _with_output_key(
     model: ModelClass, config: Any, small: Loading, keys: dict[Key, int], large: Loading
 ) -> tuple[dict[Key, int], Loading]:
-    """Add the key that says how many rows the output matrix has, where it has one of its own.
+    """Add the config key of the output matrix's rows, if this matrix has a key of its own.
+
+    Returns:
+        All size keys with their values, and the class loaded with 1 added to each.
 
     Raises:
-        TokenAdaptError: input and output have vocabularies of different sizes.
+        TokenAdaptError: input and output matrix have different numbers of rows.
     """
     assert small.output is not None
     for key, value in _all_keys(config).items():
@@ -234,10 +251,10 @@ def _with_output_key(
 def _tables(
     model: ModelClass, config: Any, small: Loading, large: Loading, keys: Mapping[Key, int]
 ) -> VocabularyTables:
-    """What grew, and along which axis.
+    """Compare the shapes of the two loaded classes, and collect the parameters that grew.
 
     Raises:
-        TokenAdaptError: a table has a size that one plan of rows cannot make.
+        TokenAdaptError: a parameter grew in another way than by one row for one token.
     """
     axes, per_layer = {}, set()
     layer_sizes = {value for key, value in keys.items() if key[-1] == PER_LAYER_KEY}
@@ -271,15 +288,15 @@ def _axis_of(shape: Shape, rows: set[int]) -> int:
 def _places(
     model: ModelClass, tables: VocabularyTables, shapes: Mapping[str, Shape], candidates: Mapping[str, int]
 ) -> dict[str, str]:
-    """Stored name of each candidate to the parameter it is loaded into; those that are not loaded are left out."""
+    """Return stored name -> parameter for the candidates that the class loads, by giving each a wrong size."""
     wrong: dict[str, Shape] = {}
     for number, (name, axis) in enumerate(sorted(candidates.items())):
         wrong[name] = (*shapes[name][:axis], _WRONG_SIZE + number, *shapes[name][axis + 1 :])
     try:
         loaded = model.load({**shapes, **wrong})
     except CannotBuild:
-        # A tensor that is put together with others from the disk cannot be of another size than they are.
-        # Tables are not put together; what has not the shape of one is loaded somewhere else.
+        # transformers may fuse several stored tensors into one parameter, which fails if only one has a wrong size.
+        # Tables are never fused. So only tensors with the shape of a table get a wrong size; the others are no tables.
         likely = {name: axis for name, axis in candidates.items() if shapes[name] in tables.shapes.values()}
         if len(likely) == len(candidates):
             raise
@@ -289,7 +306,7 @@ def _places(
 
 
 def _numbers(config: Any) -> Iterator[int]:
-    """Every size in a config that is not one of a vocabulary."""
+    """Yield every whole number in a config that is neither the size of a vocabulary nor a token id."""
     entries = config.items() if isinstance(config, Mapping) else enumerate(config)
     for key, value in entries:
         if isinstance(value, Mapping | list | tuple):
@@ -299,12 +316,19 @@ def _numbers(config: Any) -> Iterator[int]:
 
 
 def _of_no_class(name: str, shape: Shape, tables: VocabularyTables, others: set[int]) -> StoredTable | None:
-    """A table of a layer that the class leaves out, as it does with layers that predict several tokens ahead.
+    """Describe a tensor that the class does not load, such as a matrix of a multi-token prediction layer.
 
-    None where the axis has its size for another reason: one of `others`, the config's other numbers.
+    Args:
+        name: stored name.
+        shape: its shape.
+        tables: the tables of the class.
+        others: the other numbers in the config, which may explain the size of the axis.
+
+    Returns:
+        The table; None if one of `others` explains the size.
 
     Raises:
-        TokenAdaptError: it is not clear that it is one.
+        TokenAdaptError: it is not clear whether the tensor is a vocabulary table.
     """
     matrices = {tables.shapes[p] for p in (tables.input, tables.output) if p is not None}
     if shape in matrices and (_TABLE.search(name) or _HEAD.search(name)):

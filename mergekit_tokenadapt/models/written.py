@@ -1,4 +1,4 @@
-"""The last look at a folder that was written: does the model's class find all that it asks for?"""
+"""Check a written model folder: do its tensors fit the model's class and config?"""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LOG = logging.getLogger(__name__)
 
 
 def check_written(out: Path, base: Path) -> None:
-    """Build the written model from its own config, without memory, and fit its tensors into it.
+    """Build the written model on the meta device from its own config, and load its tensors by name and shape.
 
-    What was so in the base model, too, is no fault of the output: a layer that the class has no place for, for one.
+    Faults that the base model already has are ignored, for instance tensors of a layer that the class does not load.
 
     Args:
         out: the written folder.
-        base: the folder of the model that its config comes from.
+        base: the folder of the base model, whose config the output was made from.
 
     Raises:
         TokenAdaptError: the config does not load, or tensors are missing, superfluous, or of another shape.
@@ -51,7 +51,7 @@ def check_written(out: Path, base: Path) -> None:
 
 
 def _loading_of_base(base: Path) -> Loading | None:
-    """What the class makes of the base model; None where it cannot be asked."""
+    """Load the base model's class with the names and shapes of its tensors; return None if that is not possible."""
     try:
         model: ModelClass | None = find_class(base)
         return None if model is None else model.with_any_pad().load(_shapes(base))
