@@ -1,4 +1,4 @@
-"""Measuring models in units that compare across tokenizers."""
+"""Measure models in units that can be compared across tokenizers."""
 
 from mergekit_tokenadapt.evaluation.bits_per_byte import bits_per_byte
 

@@ -1,7 +1,7 @@
-"""Bits per byte: how well a model predicts a text, whatever its tokenizer.
+"""Bits per byte: how well a model predicts a text, independent of its tokenizer.
 
-Perplexity per token does not compare across tokenizers: a tokenizer with longer tokens has fewer,
-harder ones. Bits of the whole text, divided by its UTF-8 bytes, do.
+Perplexity per token cannot be compared across tokenizers, because longer tokens are fewer and each of them is harder to
+predict. The bits of the whole text divided by its UTF-8 bytes can be compared.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from mergekit_tokenadapt.models.losses import Scorer
 
 
 def bits_per_byte(model: Any, tokenizer: Any, text: str) -> float:
-    """Bits that the model needs for each UTF-8 byte of a text.
+    """Return the bits that the model needs for each UTF-8 byte of a text.
 
-    The first token is predicted from the tokenizer's bos token (eos where it has no bos), so that
-    every byte is paid for. Long texts are scored in windows, see `losses.windows`.
+    The first token is predicted from the tokenizer's bos token (eos if it has no bos), so that every byte counts. Long
+    texts are scored in overlapping windows, see `losses.windows`.
 
     Args:
         model: a causal language model of transformers.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer, loaded by transformers.
         text: at least one character.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Models side by side on the same texts, in units that compare across tokenizers.
+"""Compare models on the same texts, in units that do not depend on the tokenizer.
 
-The first model is the base of every ratio and difference.
+All ratios and differences are relative to the first model.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ PERPLEXITY_NOTE = (
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """How to measure."""
+    """Options of `compare`."""
 
     window: int | None = None
-    """Tokens that a model sees at a time; None: `WINDOW`, or less where a model allows less."""
+    """Tokens that a model sees at a time. None takes `WINDOW`, or the smallest context length among the models."""
     stride: int | None = None
-    """Tokens scored per window; None: half the window."""
+    """Tokens that are scored in each window; None takes half the window."""
     batch_size: int | None = None
     device: str | None = None
     dtype: str | None = None
     num_resamples: int = 1000
     seed: int = 0
     top: int = 20
-    """How many tokens to list."""
+    """Number of tokens to list."""
     rows: bool = False
-    """Look at the embedding rows too, for the HTML report."""
+    """Also describe the embedding rows, for the pictures of the HTML report."""
 
     def __post_init__(self) -> None:
         if self.window is not None and self.stride is not None:
@@ -55,14 +55,17 @@ class CompareOptions:
 
 @dataclass(frozen=True, eq=False)
 class ModelScores:
-    """All documents of all texts, scored by one model."""
+    """Scores of one model on all documents of all texts."""
 
     folder: ModelFolder
     domains: Mapping[str, list[ScoredDocument]]
+    """Name of the text -> its scored documents."""
     lost: Mapping[str, LostText | None]
-    """What the tokenizer loses of each text."""
+    """Name of the text -> what its tokens do not preserve; None if they preserve everything."""
     seconds: float
+    """Time that scoring took."""
     num_scored: int
+    """Number of tokens that were scored."""
 
 
 def compare(
@@ -71,19 +74,19 @@ def compare(
     options: CompareOptions | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Score every text with every model, one model in memory at a time.
+    """Score every text with every model. Only one model is in memory at a time.
 
     Args:
-        folders: the base first.
-        texts: with names that differ.
-        options: see there.
-        progress: is told what is being done.
+        folders: the models, the base first.
+        texts: texts with different names.
+        options: see `CompareOptions`.
+        progress: is called with a line for each step.
 
     Returns:
-        The report's content, see docs/evaluation.md.
+        The content of the report, see docs/evaluation.md.
 
     Raises:
-        TokenAdaptError: a model cannot be loaded, or its tokenizer has ids that it has no rows for.
+        TokenAdaptError: a model cannot be loaded, or its tokenizer has ids without rows.
     """
     options = options or CompareOptions()
     check_names([text.name for text in texts])
@@ -125,7 +128,9 @@ def compare(
 
 
 def _best(reports: Sequence[dict[str, Any]], text: str) -> str | None:
-    """The model with the fewest bits per byte of a text, of those whose tokenizer loses nothing of it."""
+    """Return the model with the fewest bits per byte of a text. Models whose tokens do not preserve the text are left
+    out.
+    """
     sound = [(r["all"] if text == "all" else r["domains"][text], r["name"]) for r in reports]
     return min(((d["bits_per_byte"], name) for d, name in sound if not d["loses_text"]), default=(0, None))[1]
 
@@ -166,9 +171,14 @@ def _model_reports(scores: Sequence[ModelScores], options: CompareOptions) -> li
 def domain_report(
     documents: Sequence[ScoredDocument], base: Sequence[ScoredDocument], counts_SN: np.ndarray
 ) -> dict[str, Any]:
-    """One model on one text: quality, intervals, and difference to the base.
+    """Describe one model on one text: quality, confidence intervals, and the difference to the base.
 
-    Intervals are None for a single document: there is nothing to resample.
+    Intervals are None for a single document, which cannot be resampled.
+
+    Args:
+        documents: the model's documents.
+        base: the same documents, scored by the base model.
+        counts_SN: how often each resample contains each document, see `resample_counts`.
     """
     bits_N, base_bits_N = _bits(documents), _bits(base)
     bytes_N = _num_bytes(documents)
@@ -183,7 +193,7 @@ def domain_report(
 
 
 def _pooled_report(score: ModelScores, base: ModelScores, counts: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """All texts together; documents are resampled within their text."""
+    """Describe one model on all texts together. Documents are resampled within their text."""
     flat = [d for documents in score.domains.values() for d in documents]
     flat_base = [d for documents in base.domains.values() for d in documents]
     bits_S, difference_S, bytes_S = 0.0, 0.0, 0.0
@@ -192,7 +202,7 @@ def _pooled_report(score: ModelScores, base: ModelScores, counts: Mapping[str, n
         difference_S = difference_S + counts[name] @ (_bits(documents) - _bits(base.domains[name]))
         bytes_S = bytes_S + counts[name] @ _num_bytes(documents)
     report = _summary(flat, flat_base)
-    if len(flat) == len(score.domains):  # one document each: resampling changes nothing
+    if len(flat) == len(score.domains):  # every text has one document, so all resamples are the same
         return report | {"interval": None, "difference_interval": None}
     return report | {
         "interval": interval(np.asarray(bits_S / bytes_S)),
@@ -238,9 +248,9 @@ def _start_label(folder: ModelFolder) -> str | None:
 
 
 def _origin_report(score: ModelScores, base: ModelScores, options: CompareOptions) -> dict[str, Any]:
-    """Where the loss sits: on new, copied and following tokens, and on which tokens."""
+    """Describe how the loss is distributed over new, copied and following tokens, and which tokens have most of it."""
     origins = find_origins(score.folder, base.folder)
-    assert origins is not None  # with a base there always is something to match with
+    assert origins is not None  # it is None only without a base
     pairs = [
         (ours, theirs)
         for name, documents in score.domains.items()

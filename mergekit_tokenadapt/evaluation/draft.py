@@ -1,16 +1,16 @@
-"""How long the guesses of a draft model are accepted by a target model (speculative decoding).
+"""Measure how many of a draft model's tokens a target model accepts (speculative decoding).
 
-In a round the draft proposes up to k tokens; the target accepts the first j of them and adds one token
-of its own, so a round yields j + 1 tokens for one run of the target (Leviathan et al. 2023, arXiv
-2211.17192; greedy: accepted where it is the target's own choice). Nothing of that loop needs to be run:
+In each round the draft proposes up to k tokens. The target accepts the first j of them and adds one token of its own. A
+round therefore yields j + 1 tokens for one run of the target (Leviathan et al. 2023, arXiv 2211.17192). This module
+counts rounds without running that loop:
 
-- Greedy: the text is the target's own, whatever the draft does. Token t is accepted if it is the draft's
-  choice too.
-- Sampled: the text is distributed as the target's own samples, whatever the draft does (appendix A.1).
-  Of a token x drawn by the target, the draft had proposed and the target accepted it with probability
-  ``min(p(x), q(x)) / p(x) = min(1, q(x) / p(x))``; a coin decides.
+- Greedy: the final text is the target's own greedy text, whatever the draft proposes. Token t counts as accepted if it
+  is also the draft's most likely token.
+- Sampled: the final text has the distribution of the target's own samples, whatever the draft proposes (appendix A.1).
+  For a token x that the target drew, the probability that the draft proposed it and the target accepted it is
+  ``min(p(x), q(x)) / p(x) = min(1, q(x) / p(x))``. A random number decides.
 
-So the target continues the prompts, both models look once at the result, and rounds are counted.
+So the target continues the prompts, both models score the result once, and the rounds are counted.
 
 Letters: T tokens, V vocabulary.
 """
@@ -34,21 +34,21 @@ from mergekit_tokenadapt.texts import TextSet
 from mergekit_tokenadapt.tokenizer.encoded_text import start_token
 
 NUM_STAGES = 4
-"""Two models to load, and two modes."""
+"""Number of stages of progress: two models to load, and two modes."""
 
 
 @dataclass(frozen=True)
 class DraftOptions:
-    """How to try."""
+    """Options of `measure_draft`."""
 
     num_proposed: int = 5
-    """k: tokens that the draft proposes in a round."""
+    """k: number of tokens that the draft proposes in a round."""
     num_tokens: int = 64
-    """Tokens that each prompt is continued by."""
+    """Number of new tokens for each prompt."""
     prompt_tokens: int = 32
-    """Tokens of each document that are the prompt."""
+    """Number of tokens at the start of each document that are the prompt."""
     temperature: float = 1.0
-    """Of the sampled run, for both models."""
+    """Temperature of both models in the sampled mode."""
     max_prompts: int = 20
     device: str | None = None
     dtype: str | None = None
@@ -69,14 +69,21 @@ def measure_draft(
     options: DraftOptions | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Greedy and sampled acceptance of a draft on the beginnings of documents; `progress` is told `NUM_STAGES` stages.
+    """Measure greedy and sampled acceptance of a draft. The starts of documents are the prompts.
+
+    Args:
+        target: the large model.
+        draft: the small model, with the same vocabulary.
+        texts: texts whose documents are the prompts.
+        options: see `DraftOptions`.
+        progress: is called with a line for each of `NUM_STAGES` stages.
 
     Returns:
-        The report's content, see docs/evaluation.md.
+        The content of the report, see docs/evaluation.md.
 
     Raises:
-        TokenAdaptError: the vocabularies differ, no document is long enough, a continuation is too short for
-            a round, or a model cannot be loaded.
+        TokenAdaptError: the vocabularies differ, no document is long enough, a continuation is too short for a round,
+            or a model cannot be loaded.
     """
     options = options or DraftOptions()
     check_same_vocabulary(target, draft)
@@ -120,7 +127,7 @@ def measure_draft(
 
 
 def make_prompts(target: ModelFolder, texts: Sequence[TextSet], options: DraftOptions) -> list[list[int]]:
-    """The first tokens of the documents that have enough, after the start token; in turn from each text.
+    """Return the start token and the first tokens of each document that has enough of them. Texts take turns.
 
     Raises:
         TokenAdaptError: no document has enough tokens.
@@ -145,7 +152,16 @@ def continue_prompt(
     token_ids: Tensor,
     generator: torch.Generator,
 ) -> list[int]:
-    """Prompt and continuation. Temperature 0 is greedy; ids without a token are never chosen."""
+    """Return the prompt and its continuation. Ids without a token are never chosen.
+
+    Args:
+        model: a causal language model of transformers.
+        prompt: token ids.
+        num_tokens: number of tokens to add.
+        temperature: temperature of sampling; 0 takes the most likely token.
+        token_ids: the ids that have a token, ascending, int64 [V].
+        generator: generator for sampling.
+    """
     ids, cache = list(prompt), None
     inputs = torch.tensor([ids], device=model.device)
     for _ in range(num_tokens):
@@ -163,7 +179,14 @@ def continue_prompt(
 
 @torch.inference_mode()
 def next_token_logits(model: Any, ids: Sequence[int], first: int, token_ids: Tensor) -> Tensor:
-    """Logits for the tokens from place `first` on, float32 [T, V], on the CPU; V are the ids with a token."""
+    """Return the logits that predict the tokens from position `first` on, float32 [T, V], on the CPU.
+
+    Args:
+        model: a causal language model of transformers.
+        ids: token ids.
+        first: position of the first token to predict.
+        token_ids: the ids that have a token, int64 [V]. Only their logits are returned.
+    """
     logits = model(torch.tensor([list(ids)], device=model.device)).logits[0, first - 1 : -1]
     return torch.as_tensor(logits).float().cpu()[:, token_ids]
 
@@ -171,14 +194,14 @@ def next_token_logits(model: Any, ids: Sequence[int], first: int, token_ids: Ten
 def accepted_tokens(
     p_TV: Tensor, q_TV: Tensor, chosen_T: Tensor, temperature: float, generator: torch.Generator
 ) -> np.ndarray:
-    """Whether each token of the target's text had been accepted, had the draft been asked for it: bool [T].
+    """Return for each token of the target's text whether the target would have accepted it from the draft, bool [T].
 
     Args:
         p_TV: the target's logits.
         q_TV: the draft's logits.
-        chosen_T: places of the tokens in V.
-        temperature: 0 for greedy.
-        generator: for the coins of the sampled mode.
+        chosen_T: position in V of each token of the text, int64.
+        temperature: temperature of both models; 0 for greedy.
+        generator: generator of the random numbers in the sampled mode.
     """
     if temperature == 0:
         return np.asarray((q_TV.argmax(dim=1) == chosen_T).numpy())
@@ -189,9 +212,10 @@ def accepted_tokens(
 
 
 def rounds(accepted_T: np.ndarray, num_proposed: int) -> list[int]:
-    """Accepted tokens of each round: a run of accepted ones, at most `num_proposed`, then the target's own.
+    """Return the number of accepted tokens of each round.
 
-    A round that the end of the text cuts short is not counted: how it would have ended is not known.
+    A round has up to `num_proposed` accepted tokens in a row, followed by one token of the target. A last round without
+    that token is not counted, because its number of accepted tokens is unknown.
 
     >>> rounds(np.array([True, False, True, True, True, False]), 2)
     [1, 2, 0]
@@ -209,7 +233,9 @@ def rounds(accepted_T: np.ndarray, num_proposed: int) -> list[int]:
 
 
 def summarise(accepted: Sequence[np.ndarray], num_proposed: int) -> dict[str, Any]:
-    """Share of accepted tokens, and accepted tokens and yield per round, over all prompts."""
+    """Return the share of accepted tokens, and the means of accepted and of generated tokens per round, over all
+    prompts.
+    """
     lengths = np.array([length for accepted_T in accepted for length in rounds(accepted_T, num_proposed)])
     every = np.concatenate(accepted)
     mean = float(lengths.mean())

@@ -1,7 +1,8 @@
-"""Where the loss of a transplanted model sits, beyond what the base model needs for the same bytes.
+"""Find the tokens on which a transplanted model loses more than the base model loses on the same bytes.
 
-The base's loss is spread evenly over the bytes of each of its tokens; a token's excess is its loss less
-the base's loss on the same bytes. Excesses of a document add up to the difference of the two losses.
+The loss of each base token is spread evenly over its bytes. The *excess* of a token of the transplanted model is its
+loss minus the base's loss on the same bytes. The excesses of a document sum to the difference of the two models'
+losses.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from mergekit_tokenadapt.models.documents import ScoredDocument
 from mergekit_tokenadapt.transfer.matching import Reason
 
 Pair = tuple[ScoredDocument, ScoredDocument]
-"""A document scored by a model, and by the base."""
+"""One document, scored by the model and by the base."""
 
 CLASSES = ("new", "copied", "following")
-"""New tokens; copied ones; and copied ones right after a new one, whose context is the new row."""
+"""Classes of tokens: new tokens, copied tokens, and *following* tokens.
+
+A following token is a copied token right after a new token: its context has a new row.
+"""
 
 
 def excess_losses(ours: ScoredDocument, base: ScoredDocument) -> np.ndarray:
-    """Loss of each of our tokens beyond the base's on the same bytes, nats, float64 [tokens]."""
-    # Where base tokens share an end (parts of one character), their losses belong to that place.
+    """Return the excess of each token of the model in nats, float64 [tokens]."""
+    # Base tokens that are parts of one character share an end. Their losses are added up at that end.
     last = np.append(base.ends[1:] != base.ends[:-1], True) if len(base.ends) else np.zeros(0, dtype=bool)
     places = np.concatenate([[0], base.ends[last]])
     spent = np.concatenate([[0.0], np.cumsum(base.losses)[last]])
@@ -34,14 +38,14 @@ def excess_losses(ours: ScoredDocument, base: ScoredDocument) -> np.ndarray:
 
 
 def token_classes(ids: np.ndarray, origins: RowOrigins) -> np.ndarray:
-    """Index into `CLASSES` of every token of a document, int64 [tokens]."""
+    """Return the class of each token of a document, as an index into `CLASSES`: int64 [tokens]."""
     is_new = origins.mapping.reasons[ids] == Reason.NEW
     after_new = np.concatenate([[False], is_new[:-1]])
     return np.where(is_new, 0, np.where(after_new, 2, 1))
 
 
 def loss_shares(pairs: Sequence[Pair], origins: RowOrigins) -> dict[str, dict[str, float]]:
-    """Share of tokens, bytes, loss and excess of each class; excess also in bits per byte of the text."""
+    """Return for each class its share of tokens, bytes and loss, and its excess in bits per byte of the whole text."""
     totals = np.zeros((len(CLASSES), 4))
     for ours, base in pairs:
         classes = token_classes(ours.ids, origins)
@@ -62,7 +66,9 @@ def loss_shares(pairs: Sequence[Pair], origins: RowOrigins) -> dict[str, dict[st
 
 
 def top_excess(pairs: Sequence[Pair], origins: RowOrigins, top: int) -> list[dict[str, Any]]:
-    """The tokens with the most excess loss in all, with what their rows are made of where a plan says so."""
+    """Return the tokens with the highest total excess. If the model has a plan, include what their rows are composed
+    of.
+    """
     num_rows = origins.mapping.num_rows
     ids = np.concatenate([ours.ids for ours, _ in pairs])
     excess = np.concatenate([excess_losses(*pair) for pair in pairs]) / math.log(2)
@@ -85,7 +91,7 @@ def top_excess(pairs: Sequence[Pair], origins: RowOrigins, top: int) -> list[dic
 
 
 def _made_of(token_id: int, origins: RowOrigins) -> list[dict[str, Any]] | None:
-    """The old tokens and weights of a row; None where there is no plan or no base to read it with."""
+    """Return the old tokens and weights of a row, or None without a plan or a base that knows their texts."""
     if origins.plan is None or origins.base is None:
         return None
     old = origins.base.tokenizer.vocabulary.by_id

@@ -1,4 +1,7 @@
-"""Does a text come back from its tokens? A tokenizer that loses some of it has less to predict, and looks better."""
+"""Check whether a text can be decoded from its tokens.
+
+A tokenizer that drops parts of a text leaves the model less to predict, so that its bits per byte look too good.
+"""
 
 from __future__ import annotations
 
@@ -21,26 +24,26 @@ CHANGES: Mapping[str, Callable[[str], str]] = {
     "accents": _without_marks,
     "white space": lambda text: "".join(text.split()),
 }
-"""What tokenizers throw away, and the text without it, in the order in which they are applied."""
+"""Kind of information that tokenizers drop -> function that drops it, in the order of application."""
 UNKNOWN = "unknown characters"
 OTHER = "other characters"
 
 
 @dataclass(frozen=True)
 class LostText:
-    """What a tokenizer loses of a text."""
+    """Information about a text that a tokenizer does not preserve."""
 
     documents: int
-    """Documents that do not come back."""
+    """Number of documents that do not decode to themselves."""
     of: int
-    """Documents in all."""
+    """Number of all documents."""
     unknown_tokens: int
-    """Tokens that stand for what the tokenizer does not know."""
+    """Number of unknown tokens."""
     what: tuple[str, ...]
-    """Keys of `CHANGES`, `UNKNOWN`, `OTHER`."""
+    """Kinds of lost information: keys of `CHANGES`, `UNKNOWN`, `OTHER`."""
 
     def describe(self) -> dict[str, Any]:
-        """For a report."""
+        """Return the fields for a report."""
         return {
             "documents": self.documents,
             "of": self.of,
@@ -50,15 +53,15 @@ class LostText:
 
 
 def lost_text(tokenizer: TokenizerFiles, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> LostText | None:
-    """What is lost of documents that were encoded without special tokens; None where all come back.
+    """Find what the tokens of documents do not preserve. Returns None if all documents decode to themselves.
 
-    Spelling that Unicode holds to be the same (NFC), white space at the ends of a document, and U+2581 for a space do
-    not count: no tokenizer gains by these.
+    Three differences do not count, since no tokenizer gains by them: another Unicode spelling with the same NFC form,
+    white space at the ends of a document, and U+2581 for a space.
 
     Args:
-        tokenizer: that of the ids.
+        tokenizer: the tokenizer of the ids.
         texts: the documents.
-        ids: their tokens.
+        ids: the tokens of each document, without special tokens.
     """
     backs = tokenizer.fast_tokenizer().decode_batch([list(i) for i in ids], skip_special_tokens=False)
     pairs = [(text, back) for text, back in zip(texts, backs, strict=True) if _plain(text) != _plain(back)]
@@ -74,24 +77,31 @@ def lost_text(tokenizer: TokenizerFiles, texts: Sequence[str], ids: Sequence[Seq
 
 
 def sentence(lost: Mapping[str, Mapping[str, Any] | None]) -> str | None:
-    """One sentence on what is lost of which text (by name, as `LostText.describe` has it); None where nothing is."""
+    """Return one sentence on what is lost of which texts, or None if nothing is.
+
+    Args:
+        lost: name of the text -> `LostText.describe`, or None.
+    """
     found = {name: one for name, one in lost.items() if one}
     if not found:
         return None
     what = [w for w in (*CHANGES, UNKNOWN, OTHER) if any(w in one["what"] for one in found.values())]
     documents, of = (sum(one[key] for one in found.values()) for key in ("documents", "of"))
     return (
-        f"loses {', '.join(what)} of {', '.join(found)} ({documents} of {of} documents do not come back from their "
-        "tokens): it has less text to predict, and its figures there do not compare"
+        f"loses {', '.join(what)} of {', '.join(found)} ({documents} of {of} documents do not decode to themselves): "
+        "the model has less text to predict, so its figures on these texts cannot be compared"
     )
 
 
 def _plain(text: str) -> str:
+    """Return a text without the differences that do not count, see `lost_text`."""
     return unicodedata.normalize("NFC", text.replace("▁", " ").strip())
 
 
 def _changes(text: str, back: str) -> set[str]:
-    """The changes without which the two would differ if all others were made to both."""
+    """Return the kinds of change that the two texts differ by: without this kind, all others together do not explain
+    it.
+    """
     if _changed(text, CHANGES) != _changed(back, CHANGES):
         return {OTHER}
     return {
@@ -100,6 +110,7 @@ def _changes(text: str, back: str) -> set[str]:
 
 
 def _changed(text: str, names: Collection[str]) -> str:
+    """Return the text after the named changes."""
     text = _plain(text)
     for name, change in CHANGES.items():
         text = change(text) if name in names else text

@@ -1,14 +1,15 @@
-"""What was a BPE tokenizer trained on? Its merges tell (Hayase, Liu et al. 2024, arXiv 2407.16607).
+"""Infer the categories of text that a BPE tokenizer was trained on (Hayase, Liu et al. 2024, arXiv 2407.16607).
 
-Training merges the most frequent pair at every step. With the right shares ``a`` of the categories, the
-pair merged at step t therefore is at least as frequent in ``sum(a[k] * counts[k])`` as any other pair.
-Shares are found that violate this least (section 3 of the paper)::
+BPE training merges the most frequent pair at every step. Let ``a`` be the shares of the categories in the training
+text. Then the pair that was merged at step t is at least as frequent in ``sum(a[k] * counts[k])`` as any other pair. A
+linear programme finds the shares that violate this least (section 3 of the paper)::
 
     minimise    sum(v[t]) + sum(w[p])        over a, v, w >= 0, sum(a) = 1
     subject to  v[t] + w[p] + sum(a[k] * (count[t, k, m_t] - count[t, k, p])) >= 0   for all t, p
 
-where counts are relative to the bytes of the category's sample. There are far too many (t, p) to write down: the
-programme is solved with those that its last solution violates most, until it violates none.
+The counts are relative to the bytes of the category's sample. There are too many (t, p) to write them all down. The
+programme is therefore solved with a few constraints; those that its solution violates most are added, until none is
+violated.
 
 Letters: K categories, P pairs, T merges, W distinct words.
 """
@@ -29,31 +30,33 @@ from mergekit_tokenadapt.texts import TextSet
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 
 UNIT = 10_000
-"""Counts are per this many bytes: of the size that the solver's tolerances (1e-7) are made for."""
+"""Counts are given per this many bytes, because the solver's tolerances (1e-7) suit numbers of that size."""
 TOLERANCE = 1e-6
-"""Counts that differ by less are the same."""
+"""Counts that differ by less than this are treated as equal."""
 PAIRS_PER_STEP = 10
-"""Violated pairs that are added for one merge in one round."""
+"""Largest number of violated constraints that are added for one merge in one round."""
 MAX_ROUNDS = 100
+"""Largest number of times that the programme is solved."""
 
 Pair = tuple[str, str]
 
 
 def infer_mixture(tokenizer: TokenizerFiles, samples: Sequence[TextSet], num_merges: int) -> dict[str, Any]:
-    """Shares of the bytes of the training text, by category.
+    """Infer the share of each category in the bytes of the training text.
 
     Args:
         tokenizer: a BPE tokenizer with its merges in the order of training.
-        samples: text of each category. What they do not cover cannot be found; a few hundred kilobytes
-            of each serve for a thousand merges.
-        num_merges: how many merges to look at.
+        samples: text of each category. Categories without a sample cannot be found. A few hundred kilobytes of each
+            suffice for a thousand merges.
+        num_merges: number of merges to use, from the first.
 
     Returns:
-        `shares` by name; `merges` looked at, and how many of them do not occur in the samples (`unseen`);
-        `violation`, what the best shares leave unexplained (0: everything fits).
+        `shares` by name; the number of `merges` used; the number of them that do not occur in the samples (`unseen`);
+        and `violation`, the objective at the best shares (0 if all merges fit).
 
     Raises:
-        TokenAdaptError: not a BPE tokenizer, fewer than two categories, or no merge occurs in the samples.
+        TokenAdaptError: the tokenizer is not BPE, there are fewer than two categories, or no merge occurs in the
+            samples.
     """
     check_samples(samples)
     merges = read_merges(tokenizer)[:num_merges]
@@ -71,7 +74,7 @@ def infer_mixture(tokenizer: TokenizerFiles, samples: Sequence[TextSet], num_mer
 
 
 def check_samples(samples: Sequence[TextSet]) -> None:
-    """Refuse samples that leave nothing to tell apart.
+    """Check that there are at least two categories.
 
     Raises:
         TokenAdaptError: there are fewer than two.
@@ -81,10 +84,10 @@ def check_samples(samples: Sequence[TextSet]) -> None:
 
 
 def read_merges(tokenizer: TokenizerFiles) -> list[Pair]:
-    """The merges in the order they were learned.
+    """Return the merges in the order in which they were learned.
 
     Raises:
-        TokenAdaptError: the tokenizer has none.
+        TokenAdaptError: the tokenizer has no merges.
     """
     model = tokenizer.definition["model"]
     merges = model.get("merges") if model.get("type") in (None, "BPE") else None
@@ -99,7 +102,7 @@ def _as_pair(merge: str | Sequence[str]) -> Pair:
 
 
 def count_words(library: Tokenizer, samples: Sequence[TextSet]) -> Mapping[str, np.ndarray]:
-    """Words as the tokenizer's normalizer and pre-tokenizer cut them, to their count in each sample, [K]."""
+    """Return word -> count in each sample, float64 [K]. Normalizer and pre-tokenizer divide the text into words."""
     counts: dict[str, np.ndarray] = {}
     for k, sample in enumerate(samples):
         for document in sample.documents:
@@ -112,23 +115,23 @@ def count_words(library: Tokenizer, samples: Sequence[TextSet]) -> Mapping[str, 
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """Counts of all pairs, per `UNIT` bytes of each sample, before every merge."""
+    """Counts of all pairs per `UNIT` bytes of each sample, before every merge."""
 
     initial: np.ndarray
-    """[P, K] before the first merge; pairs that appear later are zero."""
+    """float64 [P, K]: counts before the first merge. Pairs that appear only later have 0."""
     changes: list[tuple[np.ndarray, np.ndarray]]
-    """For each merge, the pairs whose counts it changes, [n], and their counts after it, [n, K]."""
+    """For each merge: the pairs whose counts it changes, int64 [n], and their counts after it, float64 [n, K]."""
     merged: np.ndarray
-    """int64 [T]: the pair merged at each step; -1 where it is not in the samples."""
+    """int64 [T]: the pair that each step merges, or -1 if the samples do not have it."""
 
     @property
     def seen(self) -> np.ndarray:
-        """bool [T]: the merge occurs in the samples."""
+        """bool [T]: whether the merge occurs in the samples."""
         return self.merged >= 0
 
 
 def replay(words: Mapping[str, np.ndarray], merges: Sequence[Pair], bytes_K: np.ndarray) -> History:
-    """Apply the merges one after the other, and keep what happens to the counts of all pairs."""
+    """Apply the merges one after another, and record the changes of all pair counts."""
     spelled = [list(word) for word in words]
     counts_WK = np.stack(list(words.values())) * UNIT / bytes_K
     pair_id: dict[Pair, int] = {}
@@ -165,7 +168,7 @@ def replay(words: Mapping[str, np.ndarray], merges: Sequence[Pair], bytes_K: np.
 
 
 def merge_symbols(symbols: Sequence[str], pair: Pair) -> list[str]:
-    """Join every occurrence of a pair, from the left.
+    """Join every occurrence of a pair, from left to right.
 
     >>> merge_symbols(["a", "a", "a", "b"], ("a", "a"))
     ['aa', 'a', 'b']
@@ -183,19 +186,19 @@ def merge_symbols(symbols: Sequence[str], pair: Pair) -> list[str]:
 
 
 class Constraint(NamedTuple):
-    """One ``v[step] + w[pair] + a . difference >= 0``."""
+    """One constraint ``v[step] + w[pair] + a . difference >= 0``."""
 
     step: int
     pair: int
     difference: np.ndarray
-    """[K]"""
+    """float64 [K]: count of the merged pair minus count of `pair`."""
 
 
 def solve(history: History) -> tuple[np.ndarray, float]:
-    """The shares [K] that violate the order of the merges least, and by how much.
+    """Return the shares, float64 [K], that violate the order of the merges least, and the remaining violation.
 
     Raises:
-        TokenAdaptError: the programme cannot be solved.
+        TokenAdaptError: the solver fails, or violated constraints remain after `MAX_ROUNDS` rounds.
     """
     num_pairs, num_categories = history.initial.shape
     shares_K = np.full(num_categories, 1 / num_categories)
@@ -215,7 +218,9 @@ def solve(history: History) -> tuple[np.ndarray, float]:
 def _violated(
     history: History, shares_K: np.ndarray, slack_T: np.ndarray, slack_P: np.ndarray
 ) -> dict[tuple[int, int], Constraint]:
-    """For each merge, the pairs that are too frequent next to it under these shares."""
+    """Return for each merge the constraints that these shares violate most: pairs that are more frequent than the
+    merged one.
+    """
     counts_PK = history.initial.copy()
     frequency_P = counts_PK @ shares_K - slack_P
     found = {}
@@ -236,7 +241,7 @@ def _violated(
 def _solve_with(
     constraints: Sequence[Constraint], history: History
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """The linear programme with some of its constraints: shares [K], v [T], w [P], and the objective."""
+    """Solve the linear programme with these constraints. Returns shares [K], v [T], w [P] and the objective."""
     num_pairs, num_categories = history.initial.shape
     steps = sorted({c.step for c in constraints})
     pairs = sorted({c.pair for c in constraints})

@@ -1,4 +1,4 @@
-"""Which rows of a model are new, which are copied, and from where."""
+"""Tell which rows of a model are new, and which are copied from which old row."""
 
 from __future__ import annotations
 
@@ -22,33 +22,36 @@ from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 @dataclass(frozen=True)
 class RowOrigins:
-    """The rows of `model`, seen from the base model's vocabulary."""
+    """The rows of `model` in terms of the base model's vocabulary."""
 
     model: ModelFolder
     mapping: VocabularyMap
     plan: TransferPlan | None
-    """Where the output folder holds one."""
+    """The plan from the model's folder, if it has one."""
     base: ModelFolder | None
-    """The model that the mapping's sources are ids of, where it was given."""
+    """The model whose ids the mapping's sources are, if it is known."""
     note: str | None = None
-    """Why a model that was given as the base is not taken for that one."""
+    """Why a model that was given as the base was not accepted as such."""
 
     @property
     def new_ids(self) -> np.ndarray:
         """Ids of tokens that the base vocabulary does not have, ascending, int64.
 
-        Where there is a plan, without those that it makes mean rows: these are like no token's row.
+        If there is a plan, its mean rows are left out, because they are no token's own row.
         """
         ids = self.mapping.ids(Reason.NEW)
         return ids if self.plan is None else np.setdiff1d(ids, self.plan.mean_ids.numpy())
 
     @property
     def copied_ids(self) -> np.ndarray:
-        """Ids whose row is an old one, ascending, int64."""
+        """Ids whose row is a copy of an old row, ascending, int64."""
         return np.flatnonzero(self.mapping.sources >= 0) if self.plan is None else self.plan.copied_ids.numpy()
 
     def old_norms(self, name: str) -> Tensor:
-        """Lengths of the old rows of a vocabulary matrix, float32: the base's, or else the copied ones."""
+        """Return the Euclidean norms of the old rows of a vocabulary matrix, float32.
+
+        These are the base's rows, or the copied rows if there is no base.
+        """
         if self.base is not None and name in self.base.tensors:
             matrix = self.base.rows(name)
             ids = [t.id for t in self.base.tokenizer.vocabulary if t.id < len(matrix)]
@@ -57,10 +60,17 @@ class RowOrigins:
 
 
 def find_origins(model: ModelFolder, base: ModelFolder | None) -> RowOrigins | None:
-    """From the plan in the folder, or else by matching with the base's vocabulary; None with neither.
+    """Find the origins of a model's rows from the plan in its folder, or by matching with the base's vocabulary.
 
-    A plan holds ids of the model that the folder was made from. `base` may be another one, whose ids are other
-    tokens: it is then left out of the result, and a note says so.
+    A plan has ids of the model that the folder was made from. If `base` is another model, these ids are other tokens
+    there. The result then has no base, and its `note` says so.
+
+    Args:
+        model: the model whose rows to describe.
+        base: the model that it is compared with, if any.
+
+    Returns:
+        The origins, or None if there is neither a plan nor a base.
 
     Raises:
         TokenAdaptError: the plan cannot be read.
@@ -81,7 +91,7 @@ def find_origins(model: ModelFolder, base: ModelFolder | None) -> RowOrigins | N
 
 
 def _difference(model: ModelFolder, base: ModelFolder, plan: TransferPlan) -> str | None:
-    """Why `base` is not the model whose ids the plan of `model` holds; None where it is."""
+    """Return why the plan's ids are not those of `base`, or None if they are."""
     inputs: Any = read_json(model.folder / MANIFEST).get("inputs")
     record = inputs[0] if isinstance(inputs, list) and inputs and isinstance(inputs[0], Mapping) else {}
     answer = _has_the_tokenizer(record, base.folder)
@@ -94,7 +104,7 @@ def _difference(model: ModelFolder, base: ModelFolder, plan: TransferPlan) -> st
 
 
 def _has_the_tokenizer(record: Mapping[str, Any], folder: Path) -> bool | None:
-    """Whether a folder has the tokenizer of the model that a manifest describes; None where that cannot be told."""
+    """Return whether a folder has the tokenizer that a manifest describes, or None if the manifest does not tell."""
     files, file = record.get("files"), folder / "tokenizer.json"
     expected = files.get(file.name) if isinstance(files, Mapping) else None
     if expected:
@@ -103,7 +113,7 @@ def _has_the_tokenizer(record: Mapping[str, Any], folder: Path) -> bool | None:
 
 
 def _copied_tokens_agree(plan: TransferPlan, model: ModelFolder, base: ModelFolder) -> bool:
-    """Whether every copied token stands for the same bytes as the token of `base` whose row it got."""
+    """Return whether each copied token has the same bytes as the token of `base` with the id of its source row."""
     ours, theirs = model.tokenizer.vocabulary.by_id, base.tokenizer.vocabulary.by_id
     pairs = [(ours.get(i), theirs.get(int(plan.mapping.sources[i]))) for i in plan.mapping.ids(Reason.COPIED).tolist()]
     return all(new is not None and old is not None and new.bytes == old.bytes for new, old in pairs)

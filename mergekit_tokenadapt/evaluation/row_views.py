@@ -1,4 +1,4 @@
-"""Old and new rows of the input embedding as pictures want them: norm histograms and a 2-D view.
+"""Describe old and new rows of the input embedding for pictures: histograms of norms, and a 2-D view.
 
 Letters: R rows, D width.
 """
@@ -15,15 +15,16 @@ from mergekit_tokenadapt.evaluation.origins import RowOrigins
 from mergekit_tokenadapt.numerics.row_math import row_norms
 
 NUM_BINS = 40
+"""Number of bins in a histogram."""
 NUM_POINTS = 600
-"""Rows of each kind in the 2-D view."""
+"""Most rows of each kind in the 2-D view."""
 
 
 def view_rows(origins: RowOrigins, seed: int = 0) -> dict[str, Any]:
-    """Histograms of row lengths, and old and new rows on the old rows' two main axes.
+    """Return histograms of row norms, and old and new rows projected onto two axes.
 
-    The axes are the first two principal components of the old (copied) rows. `explained` is the share
-    of their variance that the two hold. Points are a random sample, the same for the same seed.
+    The axes are the first two principal components of the old (copied) rows. `explained` is their share of the variance
+    of the old rows. The points are a random sample that depends only on the seed.
     """
     matrix_RD = origins.model.rows(origins.model.input_matrix)
     old, new = torch.from_numpy(origins.copied_ids), torch.from_numpy(origins.new_ids)
@@ -44,12 +45,12 @@ def view_rows(origins: RowOrigins, seed: int = 0) -> dict[str, Any]:
 
 
 def _principal_axes(rows_RD: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Mean [D], the two axes of largest variance [D, 2], and the share of the variance that they hold."""
+    """Return the mean [D], the two axes of largest variance [D, 2], and their share of the variance."""
     mean_D = rows_RD.mean(dim=0)
     centred = (rows_RD - mean_D).double()
     values, vectors = torch.linalg.eigh(centred.T @ centred)
     axes_D2 = vectors[:, [-1, -2]]
-    # An axis has no natural direction: the component of largest size is made positive.
+    # The sign of an eigenvector is arbitrary. Its largest component is made positive, so that pictures do not flip.
     largest = axes_D2.abs().argmax(dim=0)
     axes_D2 = axes_D2 * axes_D2[largest, torch.arange(2)].sign()
     return mean_D, axes_D2.float(), float(values[-2:].sum() / values.sum())

@@ -1,4 +1,4 @@
-"""A thin call into lm-evaluation-harness (extra ``[lm-eval]``): its tasks, its numbers, our report."""
+"""Run tasks of lm-evaluation-harness (extra ``[lm-eval]``), and put its scores into our report."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from mergekit_tokenadapt.tokenizer.files import read_json
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What is passed on to the harness."""
+    """Options that are passed on to the harness."""
 
     num_fewshot: int | None = None
-    """None: as each task says."""
+    """Number of examples in the prompt; None takes each task's own."""
     limit: int | None = None
-    """Examples of each task; None for all."""
+    """Number of examples of each task; None takes all."""
     batch_size: int = 1
     device: str | None = None
     dtype: str | None = None
     include_path: Path | None = None
-    """A folder with task definitions of one's own."""
+    """A folder with the user's own task definitions."""
 
 
 def run_tasks(
@@ -36,13 +36,20 @@ def run_tasks(
     options: TaskOptions | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Run tasks on models, one model after the other; `progress` is told the name of each.
+    """Run tasks on one model after another.
+
+    Args:
+        folders: the models.
+        tasks: names of tasks.
+        options: see `TaskOptions`.
+        progress: is called with the name of each model before it runs.
 
     Returns:
-        The report's content, see docs/evaluation.md.
+        The content of the report, see docs/evaluation.md.
 
     Raises:
-        TokenAdaptError: the harness is not installed or does not work, does not know a task, or cannot get its data.
+        TokenAdaptError: the harness is not installed or cannot be imported, does not know a task, or cannot load its
+            data.
     """
     options = options or TaskOptions()
     with importing("lm_eval", extra="lm-eval", wanted_by="the command tasks"):
@@ -71,7 +78,7 @@ def run_tasks(
                 log_samples=False,
                 task_manager=manager,
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:  # data that cannot be fetched, mostly
+        except (OSError, ValueError, RuntimeError, KeyError) as error:  # mostly because a data set cannot be loaded
             reason = first_line(error)
             raise TokenAdaptError(f"lm-evaluation-harness failed on {folder.name}: {reason}") from error
         models.append({"name": folder.name, "scores": read_scores(found)})
@@ -98,7 +105,9 @@ def _check_names(tasks: Sequence[str], known: Sequence[str]) -> None:
 
 
 def read_scores(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The harness's ``{"task": {"acc,none": 0.5, "acc_stderr,none": 0.1}}`` as a list, sorted by task and metric."""
+    """Return the harness's ``{"task": {"acc,none": 0.5, "acc_stderr,none": 0.1}}`` as a list, sorted by task and
+    metric.
+    """
     scores = []
     for task, metrics in sorted(found["results"].items()):
         for key, value in sorted(metrics.items()):
@@ -118,10 +127,10 @@ def read_scores(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def add_to_report(report: Path, tasks: dict[str, Any]) -> dict[str, Any]:
-    """The result of `compare` in a JSON file, with task scores in it.
+    """Read the result of `compare` from a JSON file, and return it with task scores.
 
     Raises:
-        TokenAdaptError: the file is not such a result.
+        TokenAdaptError: the file does not exist, or `compare` did not write it.
     """
     if not report.is_file():
         raise TokenAdaptError(f"--report: there is no file {str(report)!r}")

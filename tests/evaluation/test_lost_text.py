@@ -92,7 +92,7 @@ def test_compare_marks_it_and_leaves_it_out_of_the_best(
     assert lossy["domains"]["shout"]["lost_text"] == {
         "documents": 1, "of": 1, "unknown_tokens": 0, "what": ["capital letters"],
     }  # fmt: skip
-    said = "loses capital letters of shout (1 of 1 documents do not come back from their tokens)"
+    said = "loses capital letters of shout (1 of 1 documents do not decode to themselves)"
     assert said in lossy["lost_text"]
     shown = run(*asked).stdout
     for text in (" ".join(shown.split()), page.read_text()):
