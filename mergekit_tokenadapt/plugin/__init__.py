@@ -1,14 +1,15 @@
-"""Everything that touches mergekit: the recipe field, the planner and the tasks.
+"""The mergekit plugin: the recipe block ``tokenizer.adapt``, the planner and its tasks.
 
-Importing this package imports neither mergekit nor torch: pydantic does it in every program.
+Importing this package imports neither mergekit nor torch, because pydantic imports it in every program that uses
+pydantic.
 """
 
 
 def activate() -> None:
-    """Teach this process's mergekit the ``tokenizer.adapt`` block. Does nothing the second time.
+    """Let mergekit in this process understand the ``tokenizer.adapt`` block. A second call does nothing.
 
     Raises:
-        TokenAdaptError: the installed mergekit is not one that this plugin knows.
+        TokenAdaptError: the plugin does not work with the installed version of mergekit.
     """
     from mergekit_tokenadapt.plugin.activation import activate_once
 

@@ -1,4 +1,4 @@
-"""Putting our recipe field and our planner into mergekit."""
+"""Install our recipe block and our planner in mergekit."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ SEAMS = (
     (mergekit.plan, "PermutedVocabulary"),
     (mergekit.plan, "BuildTokenizer"),
 )
-"""The names in mergekit that the plugin takes the place of or subclasses."""
+"""Names in mergekit that the plugin replaces or subclasses."""
 
 
 def is_active() -> bool:
-    """Whether this process's mergekit knows the ``adapt`` block."""
+    """Return whether mergekit in this process understands the ``adapt`` block."""
     return getattr(mergekit.merge.MergePlanner, "understands_adapt", False)
 
 
 def activate_once() -> None:
-    """See `mergekit_tokenadapt.activate`."""
-    finish_half_finished_merges()  # each time: the script may have been imported since
+    """Do the work of `mergekit_tokenadapt.activate`."""
+    finish_half_finished_merges()  # in every call, because the script may have been imported since the last one
     if is_active():
         return
     _check_seams()
@@ -51,9 +51,9 @@ def activate_once() -> None:
 
 
 def _without_ours(stock: Callable[..., None]) -> Callable[..., None]:
-    """mergekit's last act, which copies some files of a base model, without those that would take the place of ours.
+    """Wrap mergekit's last step, which copies some files of a base model, so that it does not overwrite our files.
 
-    Of Qwen2-VL, for instance, it copies vocab.json: a file of the tokenizer that the output no longer has.
+    From Qwen2-VL, for example, it would copy vocab.json. That file belongs to the old tokenizer.
     """
 
     def copy(merge_config: Any, out_path: str, files: list[str], options: Any) -> None:
@@ -66,7 +66,7 @@ def _without_ours(stock: Callable[..., None]) -> Callable[..., None]:
 
 
 def _as_dict(value: Any) -> Any:
-    """Let a program still pass mergekit's own `TokenizerConfig` object."""
+    """Turn mergekit's own `TokenizerConfig` into a mapping, so that a program may still pass such an object."""
     is_stock = type(value) is mergekit.config.TokenizerConfig
     return value.model_dump(exclude_unset=True) if is_stock else value
 

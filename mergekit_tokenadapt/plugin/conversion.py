@@ -1,7 +1,7 @@
-"""Names on disk and names in the model: what mergekit's `architecture.conversion` makes of a checkpoint.
+"""Map names of stored tensors to names in the model, as mergekit's `architecture.conversion` does.
 
-Published mixtures of experts hold a tensor for each expert; transformers 5, and with it mergekit, holds all
-experts of a layer in one tensor. mergekit converts when it loads.
+Published mixtures of experts store one tensor for each expert. transformers 5, and therefore mergekit, has one tensor
+for all experts of a layer. mergekit converts them when it loads.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from transformers.core_model_loading import WeightRenaming
 
 
 def sources_of(model_type: str | None, stored: Iterable[str], wanted: Iterable[str]) -> dict[str, set[str]]:
-    """The stored tensors that mergekit makes each wanted one of, for those that it can make.
+    """Return wanted tensor -> the stored tensors that mergekit converts into it, for those that it can convert.
 
     Args:
-        model_type: of the config.
-        stored: names in the checkpoint.
-        wanted: names that the checkpoint does not hold.
+        model_type: ``model_type`` of the config.
+        stored: names of the tensors in the checkpoint.
+        wanted: names of tensors that are not in the checkpoint.
     """
     names, found = set(stored), {name: set[str]() for name in wanted}
     if not found:
@@ -37,7 +37,7 @@ def sources_of(model_type: str | None, stored: Iterable[str], wanted: Iterable[s
 
 
 def _targets(transforms: list[Any], name: str) -> set[str]:
-    """All names that a stored tensor may become, itself or as a part."""
+    """Return all names that a stored tensor can have in the model, alone or as a part of another tensor."""
     reached = {name}
     for transform in transforms:
         for key in sorted(reached):
@@ -48,7 +48,7 @@ def _targets(transforms: list[Any], name: str) -> set[str]:
 
 
 def _expanded(renamed: str, transform: Any) -> set[str]:
-    """The names of all tensors that one conversion makes together."""
+    """Return the names of all tensors that one conversion makes together."""
     first, *_ = transform.target_patterns
     before, found, after = renamed.partition(first)
     return {before + target + after for target in transform.target_patterns} if found else {renamed}

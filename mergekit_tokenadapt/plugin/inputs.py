@@ -1,4 +1,4 @@
-"""Looking at the input models before the first slow step: tokenizers, shapes, and what cannot work."""
+"""Examine the input models before the first slow step: tokenizers, shapes, and reasons why a merge cannot work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
 LOG = logging.getLogger(__name__)
 
 FLOATS = {"float64", "float32", "float16", "bfloat16"}
-"""The dtypes that rows can be computed in."""
+"""Dtypes that rows can be computed in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,33 +33,37 @@ class InputModel:
 
     reference: ModelReference
     tokenizer: TokenizerFiles
+    """The model's tokenizer."""
     folder: Path
+    """The folder with its files."""
     shapes: Mapping[str, Shape]
-    """Of every stored tensor."""
+    """Name of each stored tensor -> its shape."""
     dtypes: Mapping[str, str]
-    """Of every stored tensor, as torch spells it."""
+    """Name of each stored tensor -> its dtype, spelled as in torch."""
     tables: Mapping[str, StoredTable]
-    """Stored tensors that have a vocabulary axis."""
+    """Name -> description of each stored tensor that has a vocabulary axis."""
     checkpoint: Checkpoint | None
-    """What the model's class says of it; None where there is none, as for a model with its own code."""
+    """What the model's class in transformers tells about the tensors. None if there is no such class, for example for a
+    model with its own code.
+    """
     is_tied: bool
-    """Whether its input and output matrix are one."""
+    """Whether its input and output matrix are one tensor."""
 
     @property
     def rows(self) -> int:
-        """Rows of its vocabulary tensors."""
+        """Number of rows of its vocabulary tensors."""
         sizes = {self.shapes[name][table.axis] for name, table in self.tables.items() if not table.is_per_layer}
         return min(sizes)
 
     @property
     def row_shape(self) -> Shape:
-        """Shape of one row of its widest vocabulary tensor."""
+        """Shape of one row of the vocabulary tensor whose rows have the most axes."""
         rows = [_without(self.shapes[name], table.axis) for name, table in self.tables.items()]
         return max(rows, key=len)
 
     @property
     def output_name(self) -> str | None:
-        """Its output matrix as stored, which is the input matrix where they are tied; None where there is none."""
+        """Name of the stored output matrix, or None. For tied models this is the input matrix."""
         matrices = {name: table for name, table in self.tables.items() if len(self.shapes[name]) > 1}
         outputs = [
             name for name, table in matrices.items() if table.is_output and (table.parameter or not self.checkpoint)
@@ -70,7 +74,7 @@ class InputModel:
 
     @property
     def input_name(self) -> str | None:
-        """Its input matrix as stored; None where only the output matrix that it is tied to is stored."""
+        """Name of the stored input matrix. It is None if only the output matrix that it is tied to is stored."""
         wanted = self.checkpoint.tables.input if self.checkpoint is not None else None
         if wanted is not None:
             return next((name for name, table in self.tables.items() if table.parameter == wanted), None)
@@ -79,10 +83,11 @@ class InputModel:
 
 
 def look_at(reference: ModelReference, architecture: ModelArchitecture, options: MergeOptions) -> InputModel:
-    """Read what is needed of an input model, without loading tensors.
+    """Read tokenizer, config, and tensor names and shapes of an input model. No tensor is loaded.
 
     Raises:
-        TokenAdaptError: it is quantised, has no vocabulary tensor, or its tokenizer cannot be read.
+        TokenAdaptError: the model is quantised, has no vocabulary tensor or one that is not floating-point, or its
+            tokenizer cannot be read.
     """
     config = reference.config(trust_remote_code=options.trust_remote_code)
     if getattr(config, "quantization_config", None):
@@ -118,10 +123,10 @@ def look_at(reference: ModelReference, architecture: ModelArchitecture, options:
 
 
 def check_together(models: list[InputModel]) -> None:
-    """Refuse models whose rows cannot be merged.
+    """Check that the rows of several models can be merged.
 
     Raises:
-        TokenAdaptError: their hidden sizes differ.
+        TokenAdaptError: the hidden sizes differ.
     """
     shapes = {m.row_shape: m for m in models}
     if len(shapes) > 1:
@@ -130,10 +135,10 @@ def check_together(models: list[InputModel]) -> None:
 
 
 def check_hashes(model: InputModel) -> None:
-    """Refuse a model that looks up hashes of token ids, which are others where tokens have other ids.
+    """Check that a model does not look up hashes of token ids. New ids would give other hashes.
 
     Raises:
-        TokenAdaptError: it holds a table for such hashes.
+        TokenAdaptError: the model has a table for such hashes.
     """
     name = next((name for name in model.shapes if HASHED.search(name)), None)
     if name is not None:
@@ -144,12 +149,14 @@ def check_hashes(model: InputModel) -> None:
 
 
 def check_tied(model: InputModel, output: WeightInfo) -> None:
-    """Refuse to untie a model whose checkpoint holds an output matrix that its config says is not there.
+    """Check a model that is to be untied: its checkpoint must not have another output matrix than its config promises.
 
-    Some versions of transformers use such a matrix, others the input's: nobody can tell which one is meant.
+    Some versions of transformers use such a stored output matrix, others use the input matrix. Nobody can tell which
+    one is meant.
 
     Raises:
-        TokenAdaptError: it is there, and is not the input matrix.
+        TokenAdaptError: the config says that the matrices are tied, and the stored output matrix differs from the input
+            matrix.
     """
     loader = LoaderCache().get(model.reference)
     source = next((name for name in output.tied_names or () if name in model.shapes), None)
@@ -157,35 +164,40 @@ def check_tied(model: InputModel, output: WeightInfo) -> None:
         return
     if not torch.equal(loader.get_tensor(output.name), loader.get_tensor(source)):
         raise TokenAdaptError(
-            f"untie: {model.reference} says that its matrices are tied, but holds another {output.name}: take that "
-            "tensor out, or say tie_word_embeddings: false in its config.json"
+            f"untie: the config of {model.reference} says that its matrices are tied, but {output.name} is stored "
+            "with other values: remove that tensor, or set tie_word_embeddings to false in config.json"
         )
 
 
 def is_tied(config: Any) -> bool:
-    """Whether a model's input and output matrix are one, by its config."""
+    """Return whether a model's input and output matrix are one tensor, according to its config."""
     return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
 
 
 HASHED = re.compile(r"(^|\.)(ngram_embedding|\w*hash\w*embed\w*)\.", re.IGNORECASE)
-"""Tables of hashes of one or several token ids: Qwen 4's `ngram_embedding`, BLT's `encoder_hash_tok_embedding`."""
+"""Matches tables that are looked up by hashes of token ids.
+
+Examples are Qwen 4's `ngram_embedding` and BLT's `encoder_hash_tok_embedding`.
+"""
 OUTPUT_MATRIX = re.compile(r"(^|\.)(lm_head|embed_out|output|output_layer|cls\.predictions\.decoder)\.weight$")
-"""What architectures call their output matrix, for models that transformers has no class for."""
+"""Matches the output matrix's name in models for which transformers has no class."""
 
 
 def names_of(weight: WeightInfo) -> list[str]:
-    """All names under which a checkpoint may hold a weight."""
+    """Return all names under which a checkpoint may store a weight."""
     return [weight.name, *(weight.aliases or ()), *(weight.tied_names or ())]
 
 
 def _stored_names(reference: ModelReference, files: TensorFiles, listed: Mapping[str, str]) -> list[str]:
-    """Names of all tensors, sorted. transformers loads what is in the files, mergekit what is in the index.
+    """Return the names of all stored tensors, sorted.
+
+    transformers loads the tensors that are in the files, and mergekit those in the index. They have to be the same.
 
     Args:
-        listed: the file of each tensor, by mergekit's index.
+        listed: the file of each tensor, from mergekit's index.
 
     Raises:
-        TokenAdaptError: a tensor is in one of them only.
+        TokenAdaptError: a tensor is only in a file or only in the index.
     """
     used = set(listed.values())
     held = {name for name in files if files.file(name).name in used}
@@ -198,13 +210,13 @@ def _stored_names(reference: ModelReference, files: TensorFiles, listed: Mapping
 def _ask_class(
     reference: ModelReference, folder: Path, shapes: Mapping[str, Shape], options: MergeOptions, *, is_defined: bool
 ) -> Checkpoint | None:
-    """What the model's class says; None where there is no class that can be asked.
+    """Return what the model's class in transformers tells about its tensors, or None if there is no such class.
 
     Args:
-        is_defined: whether mergekit has a definition of the architecture, which will do instead.
+        is_defined: whether mergekit has a definition of the architecture, which can replace the class.
 
     Raises:
-        TokenAdaptError: there is neither, or it is not clear what a tensor is.
+        TokenAdaptError: there is neither a class nor a definition, or the role of a tensor is unclear.
     """
     reason = "transformers has no class for it"
     try:
@@ -216,12 +228,12 @@ def _ask_class(
     if found is None and not is_defined:
         raise TokenAdaptError(f"{reference}: {reason}, and mergekit has no definition of the architecture")
     if found is None:
-        LOG.info("%s: %s; its tensors are known by mergekit's definition only", reference, reason)
+        LOG.info("%s: %s; only mergekit's definition describes its tensors", reference, reason)
     return found
 
 
 def _defined_tables(known: list[WeightInfo], shapes: Mapping[str, Shape]) -> dict[str, StoredTable]:
-    """The stored tables of a model, by mergekit's definition of its architecture."""
+    """Return the stored vocabulary tensors of a model according to mergekit's definition of its architecture."""
     found: dict[str, StoredTable] = {}
     for weight in known:
         name = next((name for name in names_of(weight) if name in shapes), None)
@@ -231,7 +243,7 @@ def _defined_tables(known: list[WeightInfo], shapes: Mapping[str, Shape]) -> dic
 
 
 def listing(names: Iterable[str]) -> str:
-    """Some names, of which the first few are shown."""
+    """List the first four names, and the number of all names if there are more."""
     ordered = sorted(names)
     return ", ".join(ordered[:4]) + (f", ... ({len(ordered)} tensors)" if len(ordered) > 4 else "")
 

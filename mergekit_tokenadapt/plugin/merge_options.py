@@ -1,4 +1,6 @@
-"""mergekit's options as the other rooms use them. Output shards are small, so that writing them needs little memory."""
+"""mergekit's options for the other folders of this package. Output shards are small, so that writing needs little
+memory.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,14 @@ from mergekit.options import MergeOptions, PrettyPrintHelp, add_merge_options
 __all__ = ["OUT_SHARD_SIZE", "MergeOptions", "PrettyPrintHelp", "add_merge_options", "merge_options"]
 
 OUT_SHARD_SIZE = 1_000_000_000
-"""Bytes. mergekit holds an output shard until it is full, and 5 GB is full late; older versions of safetensors
-also copy it to write it. A tensor that is larger than this gets a shard of its own. (mergekit's help speaks of
-parameters; what it counts are bytes.)"""
+"""Default size of an output shard in bytes.
+
+mergekit keeps an output shard in memory until it is full, and its own default is 5 GB. Older versions of safetensors
+also copy the shard to write it. A larger tensor gets a shard of its own. (mergekit's help says that this option counts
+parameters, but it counts bytes.)
+"""
 
 
 def merge_options(**given: Any) -> MergeOptions:
-    """Options for runs that no user gives mergekit's options to."""
+    """Return options for a run whose user gives no options of mergekit. `given` overrides our defaults."""
     return MergeOptions(**{"out_shard_size": OUT_SHARD_SIZE, **given})

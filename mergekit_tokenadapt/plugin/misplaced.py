@@ -1,4 +1,4 @@
-"""Recipes that mergekit would run without their ``adapt`` block: it ignores every key that it does not know."""
+"""Find recipes whose ``adapt`` block mergekit would ignore: it silently ignores every key that it does not know."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 LOG = logging.getLogger(__name__)
 
 PLACE = ("tokenizer", "adapt")
-"""Where a recipe has the block."""
+"""Path of the block in a recipe."""
 OPAQUE = frozenset({"parameters", "tokens"})
-"""Keys of recipes below which a user may choose names, `adapt` included."""
+"""Keys of recipes below which users choose names, which may be `adapt`."""
 NAMED = frozenset({"modules"})
 """Keys of recipes whose own keys are names, with parts of recipes below them."""
 STOCK = frozenset({*MergeConfiguration.model_fields, *TokenizerConfig.model_fields})
-"""Keys that mergekit knows. Activation changes none of them: `adapt` is a key of our subclass."""
+"""Keys that mergekit knows. Activation does not change them, because `adapt` is a field of our subclass."""
 OURS = frozenset(AdaptConfig.model_fields) - STOCK
-"""Keys of the block that mean nothing anywhere else in a recipe."""
+"""Keys of the ``adapt`` block that have no meaning anywhere else in a recipe."""
 NEAR = 0.72
-"""Least similarity of a misspelt ``adapt``: `adpt`, `adatp`, `adopt` and `adept` have more; `adam` has less."""
+"""Least similarity of a misspelt ``adapt``.
+
+`adpt`, `adatp`, `adopt` and `adept` have more, and `adam` has less.
+"""
 
 
 def check_recipe(recipe: object) -> None:
-    """Refuse a recipe whose ``adapt`` block mergekit would not see.
+    """Check that mergekit would not ignore an ``adapt`` block in a recipe.
 
-    Keys that neither mergekit nor we know, and that are not like ours, stay what they are to mergekit: ignored.
-    In the tokenizer block that gets a warning.
+    Other unknown keys stay allowed if they do not resemble ours. In the tokenizer block they cause a warning.
 
     Raises:
-        TokenAdaptError: the block's key is misspelt or in the wrong place, or the block is empty; or there is
-            another key beside it that nobody knows.
+        TokenAdaptError: the block's key is misspelt or in the wrong place, the block is empty, or there is an unknown
+            key beside it.
     """
     if not isinstance(recipe, Mapping):
         return
@@ -54,10 +56,10 @@ def check_recipe(recipe: object) -> None:
 
 
 def check_no_block(recipe: object, command: str) -> None:
-    """Refuse a recipe for a command of mergekit's that cannot adapt.
+    """Check that a recipe for a command that cannot adapt has no ``adapt`` block.
 
     Raises:
-        TokenAdaptError: there is an ``adapt`` block in it, wherever.
+        TokenAdaptError: there is an ``adapt`` block somewhere in the recipe.
     """
     for path in find_blocks(recipe):
         raise TokenAdaptError(
@@ -67,12 +69,12 @@ def check_no_block(recipe: object, command: str) -> None:
 
 
 def find_blocks(recipe: object) -> Iterator[tuple[str, ...]]:
-    """Where a recipe holds what is, or is meant to be, an ``adapt`` block: the keys that lead there."""
+    """Yield the path of each ``adapt`` block in a recipe, correctly written or not."""
     yield from _find_blocks(recipe, (), set())
 
 
 def _find_blocks(part: object, path: tuple[str, ...], seen: set[int]) -> Iterator[tuple[str, ...]]:
-    # YAML aliases can make a few lines as large as one likes, and endless: each part is looked at once.
+    # YAML aliases can make a few lines expand without limit, or contain themselves. Each part is visited once.
     if id(part) in seen or not isinstance(part, Mapping | list | tuple):
         return
     seen.add(id(part))
@@ -86,7 +88,7 @@ def _find_blocks(part: object, path: tuple[str, ...], seen: set[int]) -> Iterato
 
 
 def _is_meant(path: tuple[str, ...], value: object) -> bool:
-    """Whether a key stands for the ``adapt`` block."""
+    """Return whether the key at the end of a path is probably meant to be ``adapt``."""
     key = path[-1].lower()
     if path[-1] in STOCK:
         return False
@@ -100,7 +102,11 @@ def _is_meant(path: tuple[str, ...], value: object) -> bool:
 
 
 def _check_tokenizer(block: Mapping[str, Any]) -> None:
-    """Check the keys of mergekit's tokenizer block."""
+    """Check the keys of mergekit's tokenizer block.
+
+    Raises:
+        TokenAdaptError: the ``adapt`` block is empty, a key belongs into it, or there is an unknown key beside it.
+    """
     if "adapt" in block and block["adapt"] is None:
         raise TokenAdaptError("tokenizer.adapt is empty: write `adapt: {}` for its defaults, or take it out")
     known = [*TokenizerConfig.model_fields, "adapt"]

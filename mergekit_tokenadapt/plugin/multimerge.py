@@ -1,7 +1,8 @@
-"""`mergekit-multi` run again after it was killed: a merge of ours that is half finished is no finished merge.
+"""Repeat a merge that was killed halfway, when `mergekit-multi` runs again.
 
-It skips a merge whose folder holds a config.json and weights. mergekit writes these first, and ours is the last
-act of a merge: where the manifest is missing, ids in the configs and the tokenizer may be the old ones.
+`mergekit-multi` skips a merge whose folder has a config.json and weights. mergekit writes these first, and our files
+are the last step of a merge. If the manifest is missing, ids in the configs and the tokenizer may still be the old
+ones.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ SCRIPT = "mergekit.scripts.multimerge"
 
 
 def finish_half_finished_merges() -> None:
-    """Let the script, where it is what runs, make half-finished merges again."""
+    """Replace the task of `mergekit-multi`, if that script is running, so that it repeats half-finished merges."""
     for module in (sys.modules.get(SCRIPT), sys.modules.get("__main__")):
         stock: Any = getattr(module, "MergeModelTask", None)
         if stock is not None and not hasattr(stock, "is_half_finished"):

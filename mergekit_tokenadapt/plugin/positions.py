@@ -1,4 +1,4 @@
-"""Position tables that move with the pad token's id, on their way through mergekit's graph."""
+"""Position tables that move with the pad token's id, as tasks of mergekit's graph."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ LOG = logging.getLogger(__name__)
 
 
 class GatherMoved(GatherTensors):  # type: ignore[misc]
-    """Read a position table of every model, and move its rows as the model's pad token moves."""
+    """Reads a position table of every model, and shifts its rows by the change of the model's pad token id."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     moves: ImmutableMap[ModelReference, PadMove]
 
     def execute(self, **tensors: Any) -> dict[ModelReference, torch.Tensor]:
-        """The tables, moved."""
+        """Return the shifted tables."""
         gathered = super().execute(**tensors)
         return {m: self.moves[m].shift(t) if m in self.moves else t for m, t in gathered.items()}
 
 
 def move_of(reference: ModelReference, config: Any, transfer: Transfer) -> PadMove | None:
-    """What has to be done with one input model's positions; None where nothing has.
+    """Return how the position table of an input model has to be shifted, or None.
+
+    Some models (RoBERTa, for example) number positions from their pad token's id.
 
     Raises:
-        TokenAdaptError: the model counts positions from its pad token, and cannot count from the target's.
+        TokenAdaptError: the model numbers positions from its pad token's id, and cannot do so with the target's.
     """
     old = pad_of(config)
     ids = SpecialIds(transfer.base.vocabulary, transfer.target.vocabulary, transfer.mapping)
@@ -59,7 +61,10 @@ def move_of(reference: ModelReference, config: Any, transfer: Transfer) -> PadMo
 
 
 def _stand_in(ids: SpecialIds, pad: int) -> int | None:
-    """A token for a target that declares no pad: one that the user chose, or one of the same spelling."""
+    """Return a substitute for the pad token of a target that declares none.
+
+    It is the token that the user chose, or a token with the spelling of the old pad token.
+    """
     chosen, token = ids.in_role("pad", pad), ids.base.by_id.get(pad)
     same = ids.target.by_spelling.get(token.spelling) if token is not None else None
     return same.id if chosen is None and same is not None else chosen

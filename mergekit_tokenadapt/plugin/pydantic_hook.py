@@ -1,20 +1,21 @@
-"""How stock mergekit commands find the plugin, though mergekit loads no plugins itself.
+"""Let stock mergekit commands find this plugin, although mergekit has no plugin mechanism.
 
-pydantic loads the objects under the entry-point group ``pydantic`` when the first model class is
-built, and asks each one for every class whether it wants to be told of validations. Ours wants that
-for a few of mergekit's classes only:
+pydantic loads the objects of the entry-point group ``pydantic`` when the first model class is built. It asks each
+object, for every class, whether it wants to be called for validations. Our object wants this for a few of mergekit's
+classes only:
 
-- every mergekit command builds `MergeOptions` before it reads the recipe: then we activate;
-- a program that reads a recipe first would have ``adapt`` dropped without a word: then we stop it;
-- a recipe whose block has a wrong name or place would have it dropped in every program: we stop that, too;
-- other kinds of recipes (of mixtures of experts, of evolution) have no tokenizer block at all.
+- Every mergekit command builds `MergeOptions` before it reads the recipe. At that moment we activate the plugin.
+- mergekit would silently ignore ``adapt`` in a program that reads a recipe without activation. We raise an error.
+- mergekit would silently ignore a block with a wrong name or in a wrong place in every program. We raise an error.
+- Other kinds of recipes (mixtures of experts, evolution) have no tokenizer block at all. We raise an error if there is
+  an ``adapt`` block.
 
-This module is imported by every program that uses pydantic, so it imports nothing itself.
+Every program that uses pydantic imports this module, so it imports nothing at its top.
 """
 
 
 class _ActivateOnEnter:
-    """Told of every `MergeOptions`."""
+    """Called before each validation of `MergeOptions`."""
 
     def on_enter(self, *_args: object, **_kwargs: object) -> None:
         from mergekit_tokenadapt.plugin import activate
@@ -23,7 +24,9 @@ class _ActivateOnEnter:
 
 
 class _CheckRecipe:
-    """Told of every `MergeConfiguration`, as mergekit defines the class and as activation rebuilds it."""
+    """Called before each validation of `MergeConfiguration`, both the original class and the one that activation
+    rebuilds.
+    """
 
     def on_enter(self, recipe: object, *_args: object, **_kwargs: object) -> None:
         from mergekit_tokenadapt.plugin.activation import is_active
@@ -40,7 +43,7 @@ class _CheckRecipe:
             )
 
     def on_error(self, error: object) -> None:
-        """In a command, print what we had to say in one line; a program gets pydantic's error, as it expects."""
+        """In a command, raise our own error in one line. A program gets pydantic's error, as it expects."""
         import click
 
         from mergekit_tokenadapt.errors import TokenAdaptError
@@ -54,7 +57,7 @@ class _CheckRecipe:
 
 
 class _RefuseBlock:
-    """Told of every recipe of a command that cannot adapt."""
+    """Called before each validation of a recipe for a command that cannot adapt."""
 
     def __init__(self, command: str) -> None:
         self._command = command
@@ -76,7 +79,7 @@ _HANDLERS = {
 
 
 class _Hook:
-    """The plugin object, in the form that pydantic's plugin protocol asks for."""
+    """The plugin object, with the method that pydantic's plugin protocol requires."""
 
     def new_schema_validator(
         self,

@@ -24,7 +24,7 @@ __all__ = ["AdaptConfig", "AdaptingTokenizerConfig"]
 
 
 def _read_block(block: Any) -> Any:
-    """Our own words for whatever is wrong in the block, in place of pydantic's."""
+    """Read the block, with our own error messages instead of pydantic's."""
     if block is None or isinstance(block, AdaptConfig):
         return block
     if not isinstance(block, Mapping):
@@ -37,7 +37,7 @@ def _read_block(block: Any) -> Any:
 
 
 class AdaptingTokenizerConfig(TokenizerConfig):  # type: ignore[misc]
-    """mergekit's tokenizer block with one more field."""
+    """mergekit's tokenizer block with the additional field `adapt`."""
 
     adapt: Annotated[AdaptConfig | None, BeforeValidator(_read_block)] = None
 
@@ -60,9 +60,10 @@ class AdaptingTokenizerConfig(TokenizerConfig):  # type: ignore[misc]
 
     @model_serializer(mode="wrap")
     def _leave_out_none(self, as_stock: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A block without ``adapt`` is written as stock mergekit writes it.
+        """Serialise a block without ``adapt`` as stock mergekit does.
 
-        `mergekit-multi` writes and reads recipes again: an empty ``adapt:`` in one is then the user's own.
+        `mergekit-multi` writes recipes and reads them again. An empty ``adapt:`` that it wrote would look like the
+        user's own.
         """
         block: dict[str, Any] = as_stock(self)
         return {key: value for key, value in block.items() if key != "adapt" or value is not None}

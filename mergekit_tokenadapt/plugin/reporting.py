@@ -1,4 +1,4 @@
-"""The report of a finished transplant, for the command that ran it, or else for mergekit's log."""
+"""Report on a finished transplant, to the command that ran it or to mergekit's log."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ from mergekit_tokenadapt.tokenizer.chat_templates import DEFAULT
 LOG = logging.getLogger(__name__)
 
 Listener = Callable[[Mapping[str, Any]], None]
+"""A function that gets the report."""
 _LISTENER: ContextVar[Listener | None] = ContextVar("_LISTENER", default=None)
 
 
 def _nobody(_report: Mapping[str, Any]) -> None:
-    """A listener for whom no report has to be made."""
+    """Stand for "make no report" as a listener."""
 
 
 @contextmanager
 def reporting_to(listener: Listener | None) -> Iterator[None]:
-    """Give the reports of transplants below to `listener`, and log none. With None, none is made."""
+    """Inside the ``with`` block, give the reports of transplants to `listener` instead of the log.
+
+    With None, no report is made.
+    """
     token = _LISTENER.set(listener or _nobody)
     try:
         yield
@@ -36,7 +40,7 @@ def reporting_to(listener: Listener | None) -> Iterator[None]:
 
 
 def report(folder: OutputFolder, out: Path) -> None:
-    """Report on a folder that was just finished. A report that fails is a warning: the model is there."""
+    """Make the report on a finished folder. If that fails, log a warning, because the model itself is complete."""
     listener = _LISTENER.get()
     if listener is _nobody:
         return
@@ -46,7 +50,7 @@ def report(folder: OutputFolder, out: Path) -> None:
             name: token_counts(plan, folder.target)
             for (name, _), plan in zip(folder.inputs[1:], folder.plans[1:], strict=True)
         }
-    except Exception as error:  # measures of strange tokenizers must not cost the model that is made
+    except Exception as error:  # a failing measurement of an unusual tokenizer must not discard the finished model
         LOG.warning("no report on %s: %s", out.name, first_line(error))
         return
     if listener is not None:

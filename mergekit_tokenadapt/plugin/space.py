@@ -1,4 +1,4 @@
-"""Whether there is room for the output, found out before anything is made."""
+"""Check memory and disk space for the output before anything is computed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.plugin.inputs import InputModel
 
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+"""Bytes of one number of each dtype."""
 OTHER_BYTES = 1
-"""Of a number that is no floating-point one, at least."""
+"""Least number of bytes of a number that is not floating-point."""
 
 
 def check_memory(model: InputModel, num_rows: int) -> None:
-    """Refuse rows that do not fit into memory.
+    """Check that the largest new vocabulary tensor fits into memory.
 
     Args:
-        model: whose rows they are.
-        num_rows: rows of the output.
+        model: an input model.
+        num_rows: number of rows of the output.
 
     Raises:
-        TokenAdaptError: the largest new table needs more memory than is available.
+        TokenAdaptError: the tensor needs more memory than is available.
     """
     sizes = {name: _bytes(model, name, num_rows) for name in model.tables}
     largest = max(sizes, key=lambda name: (sizes[name], name))
@@ -37,16 +38,16 @@ def check_memory(model: InputModel, num_rows: int) -> None:
 
 
 def check_disk(model: InputModel, num_rows: int, out: Path, dtype: str | None) -> None:
-    """Refuse an output that the disk has no room for.
+    """Check that the disk has space for the output.
 
     Args:
-        model: which the output is like.
-        num_rows: rows of the output.
-        out: the folder to be made.
-        dtype: of the output; None for that of the model.
+        model: the input model that has the same tensors as the output.
+        num_rows: number of rows of the output.
+        out: the folder to write.
+        dtype: dtype of the output, or None for the model's.
 
     Raises:
-        TokenAdaptError: less is free than the weights need.
+        TokenAdaptError: the weights need more than the free space.
     """
     place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
     needed = sum(_bytes(model, name, num_rows, dtype) for name in model.shapes)
@@ -56,7 +57,7 @@ def check_disk(model: InputModel, num_rows: int, out: Path, dtype: str | None) -
 
 
 def _bytes(model: InputModel, name: str, num_rows: int, dtype: str | None = None) -> int:
-    """Size of a tensor of the output."""
+    """Return the size of a tensor of the output in bytes."""
     table, stored = model.tables.get(name), model.dtypes[name]
     old = model.shapes[name]
     numbers = math.prod(old) if table is None else num_rows * math.prod((*old[: table.axis], *old[table.axis + 1 :]))

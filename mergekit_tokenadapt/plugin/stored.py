@@ -1,8 +1,8 @@
 """Plan tensors by their names in the checkpoint.
 
-mergekit plans by a definition of the architecture. If it has no definition, it infers one, which leaves out tensors
-that are not in every layer. If it has one, a checkpoint may still contain more tensors. If layers keep their places,
-the checkpoint itself is therefore the better plan: each tensor is merged with the tensors of the same name.
+mergekit plans a merge from a definition of the architecture. Without a definition it infers one, which leaves out
+tensors that are not in every layer. With a definition, a checkpoint may still have more tensors. If layers keep their
+places, the checkpoint itself is therefore the better plan: each tensor is merged with the tensors of the same name.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ LAYER = re.compile(r"\.(\d+)\.")
 
 @dataclass(frozen=True)
 class StoredTensors:
-    """What is planned by name."""
+    """Tensors that are planned by name."""
 
     merged: tuple[WeightInfo, ...] = ()
-    """Merged by the recipe's method."""
+    """Tensors that the recipe's method merges."""
     carried: tuple[str, ...] = ()
-    """Taken from the first model as they are: buffers, and tensors that are not numbers to be mixed."""
+    """Names of tensors that are copied from the first model: buffers, and tensors whose values cannot be averaged."""
 
 
 def all_stored(models: Sequence[InputModel], model_type: str | None) -> StoredTensors:
-    """Every tensor of the first model, to be merged with those of the others.
+    """Plan every tensor of the first model, to be merged with the tensors of the other models.
 
     Raises:
-        TokenAdaptError: a model holds tensors that another one does not, nor can make of what it holds.
+        TokenAdaptError: a model has tensors that another model neither has nor can convert from its own.
     """
     first, *others = models
     carried = [name for name in first.shapes if _is_carried(first, name)]
@@ -49,14 +49,16 @@ def all_stored(models: Sequence[InputModel], model_type: str | None) -> StoredTe
 def left_over(
     models: Sequence[InputModel], architecture: ModelArchitecture, configs: Sequence[object], *, layers_stay: bool
 ) -> StoredTensors:
-    """The tensors that mergekit's definition of the architecture does not plan.
+    """Plan the tensors that mergekit's definition of the architecture leaves out.
 
     Args:
-        configs: of the models.
-        layers_stay: whether every layer of the output is the layer of the same number of every input.
+        models: the input models.
+        architecture: mergekit's definition.
+        configs: configs of the models.
+        layers_stay: whether every layer of the output comes from the layers with the same number in all inputs.
 
     Raises:
-        TokenAdaptError: there are some that cannot be merged by name.
+        TokenAdaptError: some of these tensors cannot be merged by name.
     """
     rest = [_unplanned(model, architecture, config) for model, config in zip(models, configs, strict=True)]
     first = models[0]
@@ -75,7 +77,9 @@ def left_over(
 
 
 def places(names: Iterable[str]) -> dict[str, float]:
-    """Where each tensor is between the first layer (0) and the last (1), as mergekit counts for gradients."""
+    """Return the position of each tensor between the first layer (0) and the last (1), as mergekit counts for
+    gradients.
+    """
     names = list(names)
     layers = {name: match for name in names if (match := LAYER.search(name))}
     last: dict[str, int] = {}
@@ -93,19 +97,21 @@ def places(names: Iterable[str]) -> dict[str, float]:
 
 
 def unneeded(models: Sequence[InputModel], architecture: ModelArchitecture, configs: Sequence[object]) -> set[str]:
-    """Tensors that mergekit's definition asks for, and that neither the models hold nor their classes miss."""
+    """Return the tensors that mergekit's definition asks for although no model has them and no model's class misses
+    them.
+    """
     wanted = [_absent(model, architecture, config) for model, config in zip(models, configs, strict=True)]
     are_complete = all(m.checkpoint is not None and not m.checkpoint.loading.missing for m in models)
     return set.intersection(*wanted) if are_complete else set()
 
 
 def _is_carried(model: InputModel, name: str) -> bool:
-    """Whether it is a counter, a mask or ids, or a buffer that the model makes itself: nothing to be merged."""
+    """Return whether a tensor cannot be merged: a counter, a mask, ids, or a buffer that the model computes itself."""
     return model.dtypes[name] not in FLOATS or (name.endswith(BUFFERS) and name not in model.tables)
 
 
 def _weight(model: InputModel, name: str) -> WeightInfo:
-    """A tensor for mergekit's planner. An output matrix may be the input's in the other models."""
+    """Describe a tensor for mergekit's planner. In other models the output matrix may be stored as the input matrix."""
     table = model.tables.get(name)
     tied = (model.input_name,) if table is not None and table.is_output and model.is_tied else ()
     return WeightInfo(
@@ -116,7 +122,11 @@ def _weight(model: InputModel, name: str) -> WeightInfo:
 
 
 def _check_same(first: InputModel, other: InputModel, merged: Sequence[str], model_type: str | None) -> None:
-    """Refuse models whose tensors cannot be told to be the same ones."""
+    """Check that two models have the same tensors.
+
+    Raises:
+        TokenAdaptError: one has tensors that the other neither has nor can convert from its own.
+    """
     absent = {name for name in merged if not any(n in other.shapes for n in names_of(_weight(first, name)))}
     sources = sources_of(model_type, other.shapes, absent)
     used = {source for names in sources.values() for source in names}
@@ -134,7 +144,7 @@ def _check_same(first: InputModel, other: InputModel, merged: Sequence[str], mod
 
 
 def _unplanned(model: InputModel, architecture: ModelArchitecture, config: object) -> list[str]:
-    """The stored tensors that none of mergekit's weights is, or is made of."""
+    """Return the stored tensors that mergekit's definition neither names nor converts into a tensor that it names."""
     known = architecture.all_weights(config)
     planned = {name for weight in known for name in names_of(weight)}
     used = {source for names in _made(model, known, config).values() for source in names}
@@ -142,7 +152,7 @@ def _unplanned(model: InputModel, architecture: ModelArchitecture, config: objec
 
 
 def _absent(model: InputModel, architecture: ModelArchitecture, config: object) -> set[str]:
-    """mergekit's weights that a model neither holds nor holds the makings of."""
+    """Return mergekit's weights that a model neither has nor can convert from its own tensors."""
     known = architecture.all_weights(config)
     return _not_stored(model, known) - _made(model, known, config).keys()
 
@@ -152,7 +162,7 @@ def _not_stored(model: InputModel, known: Sequence[WeightInfo]) -> set[str]:
 
 
 def _made(model: InputModel, known: Sequence[WeightInfo], config: object) -> dict[str, set[str]]:
-    """mergekit's weights that it makes of several stored tensors, and these."""
+    """Return mergekit's weights that it converts from stored tensors, and these tensors."""
     planned = {name for weight in known for name in names_of(weight)}
     rest = model.shapes.keys() - planned
     return sources_of(getattr(config, "model_type", None), rest, _not_stored(model, known))

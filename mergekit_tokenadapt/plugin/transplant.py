@@ -1,4 +1,4 @@
-"""One model, one tokenizer: the recipe for it, and running a recipe so that its output is all or nothing."""
+"""Write the recipe that gives one model one tokenizer, and run recipes so that their output is complete or absent."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def make_recipe(
     dtype: str | None = None,
     pad_to_multiple_of: int | None = None,
 ) -> dict[str, Any]:
-    """The mergekit recipe that gives the model `base` the tokenizer `target`.
+    """Return the mergekit recipe that gives the model `base` the tokenizer `target`.
 
     Args:
         base: folder or hub id of a model; with a LoRA adapter as ``BASE+ADAPTER``.
         target: folder, `tokenizer.json` or hub id of a tokenizer.
         adapt: the ``adapt`` block.
-        dtype: of the output; None for that of the base.
+        dtype: dtype of the output, or None for the base's.
         pad_to_multiple_of: round the number of rows up to a multiple of this.
     """
     tokenizer: dict[str, Any] = {"source": _as_reference(target)}
@@ -73,10 +73,18 @@ def run_recipe(
     finish: Callable[[Path], None] | None = None,
     listener: Listener | None = None,
 ) -> Path:
-    """Run a recipe with mergekit into a temporary folder, and rename that to `out` when it is complete.
+    """Run a recipe with mergekit in a temporary folder, and rename that folder to `out` when it is complete.
 
-    `finish` gets the folder before it is renamed; what it raises leaves `out` as it was. `listener` gets the report
-    of what was done (`output.change_report`), unless the options are quiet.
+    Args:
+        recipe: the recipe.
+        out: the folder to write.
+        options: options of mergekit.
+        force: replace `out` where it exists.
+        finish: is called with the folder before it is renamed. If it raises an exception, `out` stays as it was.
+        listener: is called with the report of changes (`output.change_report`). With None, no report is made.
+
+    Returns:
+        The absolute path of `out`.
 
     Raises:
         TokenAdaptError: `out` may not be written (see `check_output`), or the recipe or its input is wrong.
@@ -85,11 +93,11 @@ def run_recipe(
     configuration = _read(recipe)
     inputs, texts = _read_by(configuration)
     destination = check_output(out, force=force, inputs=inputs, texts=texts)
-    # What mergekit knows of the folders of an earlier run in this process may not be true any more.
+    # mergekit caches the folders that it has opened. They may have changed since an earlier run in this process.
     LoaderCache().loaders.clear()
     for reference in configuration.referenced_models():
         _check_model(reference, options)
-    # mergekit names the model after its folder: the staged one has the name of the final one.
+    # mergekit writes the folder's name into the model card, so the temporary folder has the final name.
     with staged_folder(out, force=force) as staged:
         source = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
         try:
@@ -101,7 +109,7 @@ def run_recipe(
                 run_merge(configuration, str(staged), options, config_source=source)
         except (TokenAdaptError, OSError):
             raise
-        except Exception as error:  # mergekit raises all kinds for users' mistakes
+        except Exception as error:  # mergekit raises exceptions of many types for users' mistakes
             LOG.debug("mergekit failed", exc_info=error)
             reason = (
                 first_line(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {first_line(error)}"
@@ -113,7 +121,7 @@ def run_recipe(
 
 
 def _read(recipe: Mapping[str, Any]) -> MergeConfiguration:
-    """mergekit's own reading of a recipe, with the checks that a program without pydantic's plugins lacks."""
+    """Read a recipe with mergekit's class, after the checks that are missing where pydantic loads no plugins."""
     check_recipe(recipe)
     try:
         return MergeConfiguration.model_validate(dict(recipe))
@@ -123,7 +131,7 @@ def _read(recipe: Mapping[str, Any]) -> MergeConfiguration:
 
 @contextmanager
 def _merging_adapters(configuration: MergeConfiguration, options: MergeOptions, near: Path) -> Iterator[MergeOptions]:
-    """Give mergekit a folder to merge adapters into, for as long as it needs it, where the options name none."""
+    """Give mergekit a temporary folder for merged LoRA adapters if the options name none."""
     merged = [reference for reference in configuration.referenced_models() if reference.lora is not None]
     if not merged or options.lora_merge_cache:
         yield options
@@ -132,12 +140,12 @@ def _merging_adapters(configuration: MergeConfiguration, options: MergeOptions, 
         try:
             yield options.model_copy(update={"lora_merge_cache": folder})
         finally:
-            for reference in merged:  # mergekit keeps what it has opened, for the whole process
+            for reference in merged:  # mergekit would keep the files open after the folder is gone
                 LoaderCache().loaders.pop(reference, None)
 
 
 def _read_by(configuration: MergeConfiguration) -> tuple[list[str], list[str]]:
-    """What a recipe reads: models, tokenizers and files; and texts. Words that stand for no path are left out."""
+    """Return what a recipe reads: (models, tokenizers and files; texts). Values that are no path are left out."""
     inputs = []
     for reference in configuration.referenced_models():
         inputs += [str(part.path) for part in (reference.model, reference.lora) if part is not None]
@@ -153,14 +161,14 @@ def _read_by(configuration: MergeConfiguration) -> tuple[list[str], list[str]]:
 
 
 def _as_reference(name: str) -> str | dict[str, Any]:
-    """How a recipe names a model: mergekit takes what follows a ``+`` for an adapter, in a path too."""
+    """Write a model's name for a recipe. mergekit takes what follows a ``+`` as an adapter, even within a path."""
     if "+" in name and os.path.exists(os.path.expanduser(name)):
         return {"model": {"path": _as_path(name)}}
     return "+".join(map(_as_path, name.split("+")))
 
 
 def _as_path(name: str) -> str:
-    """A local folder written so that nothing takes it for a hub id."""
+    """Write a local folder so that it cannot be taken for a hub id."""
     if name.startswith("~"):
         name = os.path.expanduser(name)
     is_local = os.path.exists(name) and not os.path.isabs(name) and not name.startswith(".")
@@ -168,7 +176,11 @@ def _as_path(name: str) -> str:
 
 
 def _check_model(reference: ModelReference, options: MergeOptions) -> None:
-    """Fail in one line where there is no model, before mergekit does it in many."""
+    """Check that a model exists and its files can be read. mergekit itself would fail with a long traceback.
+
+    Raises:
+        TokenAdaptError: there is no model, or one of its files is unsafe, incomplete or unreadable.
+    """
     for part in (reference.model, reference.lora):
         if part is not None and Path(part.path).is_dir():
             check_plain(Path(part.path))
@@ -181,7 +193,7 @@ def _check_model(reference: ModelReference, options: MergeOptions) -> None:
         check_names(index.tensor_paths.values())
     except TokenAdaptError:
         raise
-    except Exception as error:  # whatever can be wrong with a config, an index or a pickle
+    except Exception as error:  # configs, indexes and pickles fail with exceptions of many types
         kind = "" if isinstance(error, (OSError, ValueError, RuntimeError)) else f"{type(error).__name__}: "
         where = (
             "" if Path(reference.model.path).exists() else "it is not a folder, and could not be fetched as a hub id: "

@@ -1,4 +1,4 @@
-"""Values of a recipe and of mergekit's options, checked before any tokenizer or tensor is read."""
+"""Check values of a recipe and of mergekit's options before any tokenizer or tensor is read."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
 
 def check_values(adapt: AdaptConfig, config: MergeConfiguration, options: MergeOptions) -> None:
-    """Refuse what mergekit or a later step would stumble over after minutes.
+    """Check values that would otherwise cause an error only after minutes.
 
     Raises:
-        TokenAdaptError: a dtype is none that weights can have, or there is no such device or chat template.
+        TokenAdaptError: a dtype is not a floating-point type, or the device or the chat template does not exist.
     """
     for key in ("dtype", "out_dtype"):
         _check_dtype(key, getattr(config, key))
