@@ -1,1 +1,1 @@
-"""What `import mergekit_tokenadapt` offers: the commands' work as functions, by name and by object."""
+"""The functions and classes that `import mergekit_tokenadapt` offers. They take names of models or loaded objects."""

@@ -1,4 +1,4 @@
-"""A loaded model of transformers with another tokenizer, in place."""
+"""Give a model that transformers has loaded another tokenizer, in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.transfer import CPU, Transfer
 
 OF_FOLDERS = ("calibration_text", "calibration_bytes", "chat_template", "missing_rows", "save_plan")
-"""Keys of the ``adapt`` block that need a model on disk, or say what is written there."""
+"""Keys of the ``adapt`` block that need a model on disk, or that say what to write there."""
 
 
 def adapt(
@@ -41,31 +41,31 @@ def adapt(
 ) -> Plan:
     """Give a loaded model another tokenizer, in place.
 
-    Vocabulary matrices and biases get new rows; tied ones stay tied, unless `untie` is set. The config and the
+    Vocabulary matrices and biases get new rows. Tied matrices stay tied unless `untie` is set. The config and the
     generation config get the new sizes and ids. The rows are bit for bit those that `transplant` writes on the same
-    device. Nothing is changed where an error is raised. An optimizer made before still holds the old matrices.
+    device. If an error is raised, the model is unchanged. Create the optimizer afterwards, because an existing one
+    refers to the old matrices.
 
     Args:
         model: a model that transformers has loaded; changed in place.
-        tokenizer: its own tokenizer: loaded by transformers, or a folder or hub id.
-        target: the tokenizer that it is to get, in the same ways. Use it with the model from then on.
+        tokenizer: the model's present tokenizer: loaded by transformers, or a folder or hub id.
+        target: the tokenizer that the model gets, in the same forms. Use it with the model from then on.
         pad_to_multiple_of: round the number of new rows up to a multiple of this.
-        device: where neighbours are searched for. Rows are made where the model is.
+        device: device for the neighbour search. Rows are computed on the model's device.
         trust_remote_code: whether code of hub repositories may run.
-        quiet: no progress bars.
-        options: the keys of the recipe's ``adapt`` block (see `AdaptConfig`), and the options of the method. Not
-            those that need a folder: `calibration_text`, `chat_template`, `missing_rows`, `save_plan`.
+        quiet: show no progress bars.
+        options: keys of the recipe's ``adapt`` block (see `AdaptConfig`), and options of the method. Keys that need a
+            folder are refused: `calibration_text`, `calibration_bytes`, `chat_template`, `missing_rows`, `save_plan`.
 
     Returns:
         The plan, which explains each row.
 
     Raises:
-        TokenAdaptError: an option is wrong, or only `transplant` can do it; or the model is quantised, is not whole
-            in memory, or counts positions from its pad token's id, which would change.
+        TokenAdaptError: an option is wrong or needs `transplant`; or the model is quantised, is not completely in
+            memory, or numbers positions from its pad token's id, which would change.
 
-    Examples:
-        >>> import mergekit_tokenadapt as ta
-        >>> plan = ta.adapt(model, tokenizer, target_tokenizer)  # doctest: +SKIP
+    Examples: >>> import mergekit_tokenadapt as ta >>> plan = ta.adapt(model, tokenizer, target_tokenizer) # doctest:
+    +SKIP
     """
     block = read_options(options)
     for key in OF_FOLDERS:
@@ -100,14 +100,14 @@ def adapt(
 
 
 def _beside(config: Any, target: Any, base: Any) -> Any:
-    """The target as it is read beside the model's config.json."""
+    """Read the target as it would be read from a folder with the model's config.json."""
     with tempfile.TemporaryDirectory(prefix="tokenadapt-") as folder:
         config.save_pretrained(folder)
         return as_loaded(target, base, Path(folder))
 
 
 def _new_tensors(loaded: LoadedModel, plan: Plan, *, is_untied: bool) -> tuple[list[list[str]], dict[str, Tensor]]:
-    """The names that share a tensor from now on, and the new tensor by the first of them."""
+    """Return the groups of names that share a tensor, and for the first name of each group its new tensor."""
     output, groups = loaded.tables.output, loaded.groups()
     if is_untied:
         assert output is not None
@@ -128,7 +128,7 @@ def _new_tensors(loaded: LoadedModel, plan: Plan, *, is_untied: bool) -> tuple[l
 
 @dataclass(frozen=True)
 class _Configs:
-    """What changes in the model's config and in its generation config."""
+    """Changes of the model's config and of its generation config."""
 
     model: list[Change]
     generation: list[Change]
@@ -136,10 +136,10 @@ class _Configs:
 
 
 def _new_configs(loaded: LoadedModel, plan: Plan, *, is_untied: bool) -> _Configs:
-    """The new ids and sizes.
+    """Return the new ids and sizes.
 
     Raises:
-        TokenAdaptError: the model does not run without a token that the target lacks, or with its pad token elsewhere.
+        TokenAdaptError: the model needs a token that the target lacks, or it cannot run with another pad token id.
     """
     transfer, config = plan.transfer, loaded.config
     ids = SpecialIds(transfer.base.vocabulary, transfer.target.vocabulary, transfer.mapping)
@@ -169,7 +169,11 @@ def _changes(before: dict[str, Any], translation: Translation) -> list[Change]:
 
 
 def _check_positions(loaded: LoadedModel, ids: SpecialIds) -> None:
-    """Refuse a model that counts positions from its pad token's id, where that changes."""
+    """Check that the model does not number positions from its pad token's id, if that id changes.
+
+    Raises:
+        TokenAdaptError: it does.
+    """
     old = pad_of(loaded.config)
     if old is None or ids.target.roles.get("pad") == old:
         return

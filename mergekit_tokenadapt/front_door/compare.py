@@ -1,4 +1,4 @@
-"""Models side by side, from Python."""
+"""Compare models from Python."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mergekit_tokenadapt.texts.selection import COMPARED_BYTES, read_texts
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The result of `compare`. `str` of it is what the command `compare` prints."""
+    """The result of `compare`. Its `str` is the text that the command `compare` prints."""
 
     result: dict[str, Any]
-    """The report's content, see docs/evaluation.md."""
+    """The content of the report, see docs/evaluation.md."""
 
     def save(self, file: str | os.PathLike[str]) -> Path:
-        """Write it into a file: a web page (``.html``) or data (``.json``).
+        """Write the comparison into a file: a web page (``.html``) or data (``.json``). Returns the path.
 
         Raises:
-            TokenAdaptError: the name ends in neither.
+            TokenAdaptError: the name has another ending.
         """
         path = Path(file)
         if path.suffix not in _WRITERS:
@@ -52,24 +52,22 @@ def compare(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> Comparison:
-    """Score texts with several models: bits per byte, lengths, and where the loss sits.
+    """Score texts with several models: bits per byte, token counts, and the tokens with most of the loss.
 
     Args:
-        base: a model folder or hub id, which the others are compared with.
-        outs: further ones.
-        texts: a file, a folder or jsonl each, as the command's ``--text`` takes them (``[NAME=]PATH``).
-        builtin: names of built-in texts. Without `texts` and `builtin`, all built-in texts.
-        max_bytes: bytes of each text, in whole documents; 0 for all.
+        base: folder or hub id of the model that the others are compared with.
+        outs: folders or hub ids of the other models.
+        texts: files, folders or jsonl files, written like values of the option ``--text`` (``[NAME=]PATH``).
+        builtin: names of built-in texts. Without `texts` and `builtin`, all built-in texts are scored.
+        max_bytes: number of bytes to score of each text, in whole documents; 0 scores all.
         trust_remote_code: whether the models' own code may run.
-        options: the fields of `evaluation.compare.CompareOptions`: window, stride, batch_size, device, dtype, ...
+        options: fields of `evaluation.compare.CompareOptions`, such as window, stride, batch_size, device and dtype.
 
     Raises:
         TokenAdaptError: a model cannot be loaded, or a text or an option is wrong.
 
-    Examples:
-        >>> import mergekit_tokenadapt as ta
-        >>> ta.compare("./model", "./out").save("report.html")  # doctest: +SKIP
-        PosixPath('report.html')
+    Examples: >>> import mergekit_tokenadapt as ta >>> ta.compare("./model", "./out").save("report.html") # doctest:
+    +SKIP PosixPath('report.html')
     """
     from mergekit_tokenadapt.evaluation import compare as comparing
     from mergekit_tokenadapt.models.folder import open_model
@@ -97,3 +95,4 @@ def _data(result: dict[str, Any]) -> str:
 
 
 _WRITERS = {".html": _page, ".json": _data}
+"""File ending -> function that turns the result into the file's content."""

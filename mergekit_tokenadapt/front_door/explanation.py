@@ -1,4 +1,4 @@
-"""What one new row is made of, in words and as data: for `Plan.explain` and the command `explain`."""
+"""Explain the composition of one new row as text and as data, for `Plan.explain` and the command `explain`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MADE = {
     "padding": "padding: a row without a token",
     "unreachable": "unreachable: another token of TARGET stands for the same byte, and this one is never produced",
 }
-"""What is said of each reason."""
+"""Reason of a row -> the words that explain it."""
 
 
 @dataclass(frozen=True)
 class WeightedToken:
-    """An old token and the weight of its row."""
+    """An old token and the weight of its row in the new row."""
 
     id: int
     text: str
@@ -32,7 +32,7 @@ class WeightedToken:
 
 @dataclass(frozen=True)
 class SimilarToken:
-    """An old token and its cosine similarity in the auxiliary space."""
+    """An old token and its cosine similarity to the new token in the auxiliary space."""
 
     id: int
     text: str
@@ -41,36 +41,36 @@ class SimilarToken:
 
 @dataclass(frozen=True)
 class RowExplanation:
-    """Which old tokens, with which weights, make a new row. `str` of it is what the command `explain` prints."""
+    """The old tokens and weights that compose a new row. Its `str` is the text that the command `explain` prints."""
 
     id: int
-    """The row: an id of the target tokenizer."""
+    """The row: a token id of the target tokenizer."""
     text: str | None
-    """The token's text; None for a row without a token."""
+    """Text of the token, or None for a row without a token."""
     kind: str | None
-    """What kind of token it is."""
+    """Kind of the token, or None for a row without a token."""
     reason: str
     """copied, special, new, padding or unreachable."""
     method: str | None
-    """The method that made it; None where none had to."""
+    """The method that composed the row, or None for copied and mean rows."""
     made_of: tuple[WeightedToken, ...]
-    """Heaviest first; empty for the mean of all other rows."""
+    """Old tokens with their weights, highest weight first. It is empty for a mean row."""
     weights_are: str | None
-    """What the weights mean, with this method."""
+    """What the weights mean for this method."""
     neighbours: tuple[SimilarToken, ...]
-    """Most similar first, where a map predicts the row from them."""
+    """Old tokens near the new one, most similar first, if the method's regression uses them."""
     calibrated: bool
-    """Whether a map that is fitted on each matrix predicts the row, in place of the weighted sum."""
+    """Whether a regression that is fitted on each matrix predicts the row, instead of the weighted sum."""
 
     @classmethod
     def of(cls, row: int, plan: TransferPlan, transfer: Transfer, told: Explanation | None) -> RowExplanation:
-        """Explain a row of a plan.
+        """Explain one row of a plan.
 
         Args:
             row: the row.
             plan: the plan.
-            transfer: what it was made from.
-            told: what the method says of the row; None where it says nothing.
+            transfer: the transfer that the plan was made from.
+            told: the method's explanation of the row, or None.
         """
         told = told or Explanation()
         token, old = transfer.target.vocabulary.by_id.get(row), transfer.base.vocabulary.by_id
@@ -91,7 +91,7 @@ class RowExplanation:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The same for JSON."""
+        """Return the fields for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Tokenizers by name or by object."""
+"""Load tokenizers from names, or take tokenizers that transformers has loaded."""
 
 from __future__ import annotations
 
@@ -16,19 +16,17 @@ from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
 
 def load_tokenizer(tokenizer: Any, *, trust_remote_code: bool = False) -> TokenizerFiles:
-    """Read a tokenizer, with what it says of itself: its vocabulary in bytes, roles, chat templates.
+    """Read a tokenizer with its vocabulary in bytes, the roles of its special tokens, and its chat templates.
 
     Args:
-        tokenizer: a folder, a ``tokenizer.json`` file or a hub id; or a tokenizer that transformers has loaded.
+        tokenizer: a folder, a ``tokenizer.json`` file, a hub id, or a tokenizer that transformers has loaded.
         trust_remote_code: whether code of a hub repository may run.
 
     Raises:
         TokenAdaptError: there is no tokenizer, or its vocabulary cannot be read.
 
-    Examples:
-        >>> import mergekit_tokenadapt as ta
-        >>> ta.load_tokenizer("./tokenizer").vocabulary.find(" example").id  # doctest: +SKIP
-        2511
+    Examples: >>> import mergekit_tokenadapt as ta >>> ta.load_tokenizer("./tokenizer").vocabulary.find(" example").id #
+    doctest: +SKIP 2511
     """
     if isinstance(tokenizer, TokenizerFiles):
         return tokenizer
@@ -38,14 +36,14 @@ def load_tokenizer(tokenizer: Any, *, trust_remote_code: bool = False) -> Tokeni
 
 
 def saved(tokenizer: Any, config: Any = None) -> TokenizerFiles:
-    """A tokenizer of transformers, as it is read from the folder that it is saved into.
+    """Save a tokenizer of transformers into a temporary folder, and read it from there.
 
     Args:
         tokenizer: the tokenizer; not changed.
-        config: of its model, where that is known: which class reads the files may depend on it.
+        config: config of its model, if known. The class that reads the files may depend on it.
 
     Raises:
-        TokenAdaptError: it is no tokenizer of transformers, or its vocabulary cannot be read.
+        TokenAdaptError: the object is not a tokenizer of transformers, or its vocabulary cannot be read.
     """
     if not hasattr(tokenizer, "save_pretrained") or not hasattr(tokenizer, "get_vocab"):
         raise TokenAdaptError(
@@ -61,7 +59,7 @@ def saved(tokenizer: Any, config: Any = None) -> TokenizerFiles:
 
 
 def read_options(options: Mapping[str, Any]) -> AdaptConfig:
-    """Keyword arguments as `AdaptConfig` reads them from a recipe; paths may be objects.
+    """Read keyword arguments as `AdaptConfig` reads a recipe. Path objects are allowed.
 
     Raises:
         TokenAdaptError: a key or a value is wrong.

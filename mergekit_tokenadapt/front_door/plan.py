@@ -1,4 +1,4 @@
-"""A transfer plan as a program uses it: made, read, and applied to tensors in memory."""
+"""A transfer plan for programs: make it, read it, and apply it to tensors in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mergekit_tokenadapt.transfer.transfer import CPU, Transfer
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """How every row of the new vocabulary matrices is made of old rows. `make_plan` makes it."""
+    """How every row of the new vocabulary matrices is made from old rows. `make_plan` returns it."""
 
     transfer: Transfer
     """The two tokenizers and the method."""
@@ -34,23 +34,23 @@ class Plan:
 
     @cached_property
     def rows(self) -> TransferPlan:
-        """The plan as data: copied, composed and mean rows, by id."""
+        """The plan as data: copied, composed and mean rows by id."""
         return self.transfer.make_plan()
 
     @property
     def num_rows(self) -> int:
-        """Rows of the new matrices."""
+        """Number of rows of the new matrices."""
         return self.transfer.num_rows
 
     def counts(self) -> dict[str, int]:
-        """How many rows there are of each kind: copied, special, new, padding; and unreachable and unresolved ones."""
+        """Return the number of rows of each kind: copied, special, new, padding, unreachable and unresolved."""
         return self.rows.counts()
 
     def explain(self, token: str | int) -> RowExplanation:
-        """Which old tokens, with which weights, make the row of a token of the target.
+        """Return the old tokens and weights that make the row of a token of the target.
 
         Args:
-            token: its text, its spelling, or its id.
+            token: the token's text, spelling or id.
 
         Returns:
             An object that prints as the command `explain` does.
@@ -91,7 +91,7 @@ class Plan:
             raise error if token is None else error.with_token(token.spelling) from error
 
     def save(self, file: str | os.PathLike[str]) -> None:
-        """Write the plan into a file: safetensors content with a JSON header. Same plan, same bytes."""
+        """Write the plan into a file: safetensors with a JSON header. The same plan gives the same bytes."""
         self.rows.save(Path(file))
 
 
@@ -106,26 +106,24 @@ def make_plan(
     quiet: bool = False,
     **options: Any,
 ) -> Plan:
-    """Plan the swap of a model's tokenizer. No weights are read, except those of a donor where a method asks for one.
+    """Plan the replacement of a model's tokenizer. No weights are read, except those of a donor if a method needs one.
 
     Args:
-        base: the model: a folder or hub id; or its tokenizer, loaded by transformers.
-        target: the tokenizer that it is to get: a folder or hub id, or a tokenizer loaded by transformers.
-        base_rows: rows of the model's vocabulary matrices. None: `vocab_size` in its config.json, or the tokenizer's
-            highest id + 1 where there is no config.
+        base: the model as a folder or hub id, or its tokenizer as loaded by transformers.
+        target: the new tokenizer: a folder or hub id, or a tokenizer loaded by transformers.
+        base_rows: number of rows of the model's vocabulary matrices. None takes `vocab_size` from its config.json, or
+            the tokenizer's highest id + 1 if there is no config.
         pad_to_multiple_of: round the number of new rows up to a multiple of this.
-        device: where neighbours are searched for.
+        device: device for the neighbour search.
         trust_remote_code: whether code of hub repositories may run.
-        quiet: no progress bars.
-        options: the keys of the recipe's ``adapt`` block (see `AdaptConfig`), and the options of the method.
+        quiet: show no progress bars.
+        options: keys of the recipe's ``adapt`` block (see `AdaptConfig`), and options of the method.
 
     Raises:
         TokenAdaptError: a tokenizer cannot be read, or an option is wrong.
 
-    Examples:
-        >>> import mergekit_tokenadapt as ta
-        >>> plan = ta.make_plan("./model", "./tokenizer", method="hybrid")  # doctest: +SKIP
-        >>> print(plan.explain(" example"))  # doctest: +SKIP
+    Examples: >>> import mergekit_tokenadapt as ta >>> plan = ta.make_plan("./model", "./tokenizer", method="hybrid") #
+    doctest: +SKIP >>> print(plan.explain(" example")) # doctest: +SKIP
     """
     adapt = read_options(options)
     old = load_tokenizer(base, trust_remote_code=trust_remote_code)
@@ -147,7 +145,7 @@ def make_plan(
 
 
 def planned(transfer: Transfer) -> Plan:
-    """The plan of a transfer, worked out now: what is wrong is said now."""
+    """Return the plan of a transfer. The rows are planned at once, so that errors appear here."""
     plan = Plan(transfer)
     _ = plan.rows
     return plan

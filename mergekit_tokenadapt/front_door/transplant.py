@@ -1,4 +1,4 @@
-"""A model folder with another tokenizer, from Python."""
+"""Write a model folder with another tokenizer, from Python."""
 
 from __future__ import annotations
 
@@ -25,32 +25,30 @@ def transplant(
 ) -> Path:
     """Write the model `base` with the tokenizer `target` into the folder `out`, as the command `transplant` does.
 
-    mergekit runs the recipe, a few tensors at a time: the model need not fit into memory. `out` appears when it is
-    complete, or not at all.
+    mergekit runs the recipe with a few tensors at a time, so the model need not fit into memory. `out` appears only
+    when it is complete.
 
     Args:
         base: a model folder or hub id.
-        target: a folder or hub id with a tokenizer; no weights are needed there.
-        out: the folder to make.
-        dtype: of the output's weights; None for the model's own.
+        target: a folder or hub id with a tokenizer. It needs no weights.
+        out: the folder to write.
+        dtype: dtype of the output's weights, or None for the model's own.
         pad_to_multiple_of: round the number of new rows up to a multiple of this.
         force: replace `out` where it exists.
-        device: where the rows are computed, for instance ``cuda``; None: the CPU.
+        device: device on which rows are computed, such as ``cuda``; None is the CPU.
         trust_remote_code: whether code of hub repositories may run.
-        quiet: no progress bars.
-        merge_options: a `mergekit.options.MergeOptions`, in place of `device`, `trust_remote_code` and `quiet`.
-        options: the keys of the recipe's ``adapt`` block (see `AdaptConfig`), and the options of the method.
+        quiet: show no progress bars.
+        merge_options: a `mergekit.options.MergeOptions`, instead of `device`, `trust_remote_code` and `quiet`.
+        options: keys of the recipe's ``adapt`` block (see `AdaptConfig`), and options of the method.
 
     Returns:
-        The folder.
+        The path of `out`.
 
     Raises:
         TokenAdaptError: `out` may not be written, or a model, a tokenizer or an option is wrong.
 
-    Examples:
-        >>> import mergekit_tokenadapt as ta
-        >>> ta.transplant("./model", "./tokenizer", "./out", method="calibrated", untie=True)  # doctest: +SKIP
-        PosixPath('out')
+    Examples: >>> import mergekit_tokenadapt as ta >>> ta.transplant("./model", "./tokenizer", "./out",
+    method="calibrated", untie=True) # doctest: +SKIP PosixPath('out')
     """
     from mergekit_tokenadapt.plugin import activate
 

@@ -118,7 +118,9 @@ def test_untie_does_not_take_a_stray_output_matrix(tmp_path, byte_level_folder, 
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     other = with_stored_head(tiny_model_folder(byte_level_folder, tmp_path / "other"), 0.01)
-    with pytest.raises(TokenAdaptError, match=r"untie: .*lm_head.weight is stored with other values.*tie_word_embeddings"):
+    with pytest.raises(
+        TokenAdaptError, match=r"untie: .*lm_head.weight is stored with other values.*tie_word_embeddings"
+    ):
         transplant(other, unigram_folder, tmp_path / "out", untie=True)
     assert not (tmp_path / "out").exists()
 
