@@ -13,7 +13,7 @@ from mergekit_tokenadapt.transfer.transfer import Transfer
 
 MADE = {
     "copied": "copied: the old row of the same bytes, bit for bit",
-    "special": "special: the row of its counterpart",
+    "special": "special: from its counterpart (same string, same role, or named in token_map)",
     "new": "new",
     "padding": "padding: a row without a token",
     "unreachable": "unreachable: another token of TARGET stands for the same byte, and this one is never produced",
@@ -102,12 +102,12 @@ class RowExplanation:
         by = f", made by {self.method}" if self.method else ""
         lines = [f"{name} (id {self.id}): {MADE[self.reason]}{by}"]
         if not self.made_of:
-            lines.append("  the mean of all other new rows, which is never the most likely")
+            lines.append("  the mean of all other rows, so that the model never prefers it")
         if self.weights_are:
             lines.append("  weight of the old row")
         lines += [f"  {part.weight:7.4f}  {quoted(part.text)} (old id {part.id})" for part in self.made_of]
         if self.neighbours:
-            lines.append("  similarity of the neighbours among the old tokens")
+            lines.append("  cosine similarity of its nearest old tokens")
         lines += [f"  {part.similarity:7.4f}  {quoted(part.text)} (old id {part.id})" for part in self.neighbours]
         if self.weights_are:
             lines.append(f"  ({self.weights_are})")

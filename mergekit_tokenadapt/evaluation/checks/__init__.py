@@ -1,4 +1,4 @@
-"""Is a model folder sound? One function per question, each with one finding."""
+"""Check whether a model folder is sound. Each check is one function and returns one finding."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["Finding", "Status", "run_checks"]
 
 
 def run_checks(model: ModelFolder, base: ModelFolder | None = None, *, run: bool = True) -> list[Finding]:
-    """Ask every question about a model folder, the cheap ones first.
+    """Run all checks on a model folder, the fast ones first.
 
     Args:
         model: any causal language model.
-        base: the model that it was made from; without it some questions are skipped.
-        run: load the model where a question needs its predictions.
+        base: the model that it was made from. Without it, some checks are skipped.
+        run: whether to load the model for checks of its predictions.
 
     Raises:
-        TokenAdaptError: a file cannot be read, or the folder holds no causal language model.
+        TokenAdaptError: a file cannot be read, or the folder has no causal language model.
     """
     origins = find_origins(model, base)
     return [

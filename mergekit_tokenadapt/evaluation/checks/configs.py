@@ -1,4 +1,4 @@
-"""What configs say beside the roles of special tokens: other token ids, and how long a text may be."""
+"""Check token ids in configs other than those of special tokens, and the longest text that configs allow."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from mergekit_tokenadapt.transfer.matching import match
 _TABLE = re.compile(r"(^|\.)(wpe|pos\w*emb\w*|embed_positions|position_embeddings)\.weight$")
 
 Configs = Mapping[str, Mapping[str, Any]]
-"""File name to content."""
+"""File name -> content."""
 
 
 def check_config_ids(model: ModelFolder, origins: RowOrigins | None) -> Finding:
-    """Ids in configs are tokens of this tokenizer, and of none other: an id of the base's would be another token."""
+    """Check that every id in the configs is a token of this tokenizer, and not still an id of the base's tokenizer."""
     unknown = [(file, lost) for file, lost in _unknown_ids(model) if role_of(lost.path[-1]) is None]
     beyond = [
         f"{file}: {lost.key} is {_listed(lost)}, beyond the rows" for file, lost in unknown if _is_beyond(lost, model)
@@ -37,13 +37,13 @@ def check_config_ids(model: ModelFolder, origins: RowOrigins | None) -> Finding:
 
 
 def check_length(model: ModelFolder, base: ModelFolder | None) -> Finding:
-    """The tokenizer cuts texts no longer than the model has positions for."""
+    """Check that the tokenizer does not allow longer texts than the model has positions."""
     stated, positions = limit_of(model.tokenizer.config), positions_of(model.config)
     if stated is None or positions is None or stated <= positions:
         words = "no limit" if stated is None else f"the tokenizer's {stated:,}"
         return Finding("length", Status.PASSED, f"{words}, the model's {positions or 'not stated'}")
     message = f"the tokenizer's model_max_length is {stated:,}, but the model has {positions:,} positions"
-    # Without a table of positions, models read on, and some tokenizers are meant to let them.
+    # A model without a position table can go beyond its stated length, and some tokenizers allow that on purpose.
     has_table = not any(model.text_config.get(key) for key in TURNING) and any(map(_TABLE.search, model.tensors))
     is_new = base is not None and limit_of(base.tokenizer.config) != stated
     return Finding("length", Status.FAILED if is_new or has_table else Status.NOTED, message)
@@ -54,14 +54,14 @@ def _configs(model: ModelFolder) -> Configs:
 
 
 def _foreign(model: ModelFolder) -> frozenset[Path]:
-    """Nested configs that number the tokens of another vocabulary, going by their sizes."""
+    """Return the nested configs whose ids belong to another vocabulary, which their sizes show."""
     rows = model.text_config.get(VOCAB_SIZE)
     sections = nested_sections(model.config)
     return foreign_sections(model.config, [(*p, VOCAB_SIZE) for p, each in sections if each.get(VOCAB_SIZE) == rows])
 
 
 def _unknown_ids(model: ModelFolder) -> Iterator[tuple[str, Lost]]:
-    """Ids that the model's own tokenizer has no token for."""
+    """Yield the ids that are no token of the model's own tokenizer."""
     vocabulary = model.tokenizer.vocabulary
     own = SpecialIds(vocabulary, vocabulary, match(vocabulary, vocabulary))
     for file, content in _configs(model).items():
@@ -70,7 +70,7 @@ def _unknown_ids(model: ModelFolder) -> Iterator[tuple[str, Lost]]:
 
 
 def _stale_ids(model: ModelFolder, origins: RowOrigins | None) -> Iterator[str]:
-    """Ids that are still those of the base, whose tokens have other ids now."""
+    """Yield a message for each id that is still the base's, although its token has another id now."""
     if origins is None or origins.base is None:
         return
     base = origins.base

@@ -1,4 +1,4 @@
-"""What a check says."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ class Status(str, Enum):
 
     PASSED = "passed"
     FAILED = "failed"
-    """The model is not sound; the exit code is 1."""
+    """The model is not sound. The command's exit code is 1."""
     NOTED = "noted"
-    """Worth knowing, and found in sound models too."""
+    """Useful to know. Sound models may have it, too."""
     SKIPPED = "skipped"
-    """Could not be asked; the message says what it would need."""
+    """The check could not run. The message says what it needs."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one check."""
+    """The result of one check."""
 
     check: str
+    """Name of the check."""
     status: Status
     message: str
-    """One line: what was seen, and where it is wrong."""
+    """One line: what was found and, after a failure, where."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """Numbers behind the message, for JSON."""
+    """Figures behind the message, for JSON."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields for JSON."""
         return {**asdict(self), "status": self.status.value}
 
 
 def passed_unless(problems: list[str], check: str, good: str, **details: Any) -> Finding:
-    """FAILED with the problems (the first few in words) where there are any, else PASSED with `good`."""
+    """Return FAILED with the first three problems if there are any, or else PASSED with the message `good`."""
     if not problems:
         return Finding(check, Status.PASSED, good, details)
     shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")

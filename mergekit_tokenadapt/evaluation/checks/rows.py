@@ -1,4 +1,4 @@
-"""What the tensors hold: finite numbers, no zero rows, plausible norms, padding that never wins.
+"""Check the tensors: finite numbers, no zero rows, plausible norms, and padding rows that the model never prefers.
 
 Letters: R rows, D width, T positions, V logits.
 """
@@ -14,16 +14,18 @@ from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.numerics.row_math import row_norms
 
 NORM_MARGIN = 2.0
-"""New rows may be this many times shorter or longer than the old ones. A weighted mean of rows is
-shorter than they are: the shortest new row of SmolLM2-135M with DeepSeek's tokenizer has 0.73 (method
-mean) and 0.68 (hybrid) of the length of the shortest old one."""
+"""Factor by which new rows may be shorter or longer than all old rows.
+
+A weighted mean of rows is shorter than these rows. With SmolLM2-135M and DeepSeek's tokenizer, the shortest new row has
+0.73 (method mean) or 0.68 (hybrid) of the norm of the shortest old row.
+"""
 
 NUM_PADDING_POSITIONS = 2048
-"""Positions of built-in text at which padding rows are tried against all others."""
+"""Number of positions of built-in text at which the logits of padding rows are compared with all others."""
 
 
 def check_finite(model: ModelFolder) -> Finding:
-    """No tensor holds NaN or infinity."""
+    """Check that no tensor has NaN or infinite values."""
     problems, count = [], 0
     for name in model.tensors:
         tensor = model.tensors.read(name)
@@ -35,7 +37,9 @@ def check_finite(model: ModelFolder) -> Finding:
 
 
 def check_zero_rows(model: ModelFolder) -> Finding:
-    """No row of a vocabulary matrix is zero: its logit would be 0, which wins where all others are negative."""
+    """Check that no row of a vocabulary matrix is zero. Its logit would be 0, and highest where all others are
+    negative.
+    """
     problems = []
     for name, matrix in _matrices(model):
         zero = (row_norms(matrix) == 0).nonzero().flatten().tolist()
@@ -45,10 +49,10 @@ def check_zero_rows(model: ModelFolder) -> Finding:
 
 
 def check_norms(model: ModelFolder, origins: RowOrigins | None) -> Finding:
-    """New rows are about as long as old ones.
+    """Check that new rows are about as long as old rows.
 
-    Fails where a new row is more than `NORM_MARGIN` times shorter or longer than every old row; rows
-    outside the old range, but within the margin, are counted.
+    The check fails if a new row is more than `NORM_MARGIN` times shorter or longer than every old row. New rows outside
+    the range of old norms, but within the margin, are only counted.
     """
     if origins is None:
         return Finding("norms", Status.SKIPPED, "which rows are new is not known: give --base")
@@ -75,7 +79,7 @@ def check_norms(model: ModelFolder, origins: RowOrigins | None) -> Finding:
 
 
 def check_padding(model: ModelFolder, *, run: bool) -> Finding:
-    """An id without a token is never the most likely one, on built-in prose, code and hard characters."""
+    """Check that an id without a token is never the most likely one, on built-in prose, code and difficult texts."""
     padding = torch.ones(model.num_rows, dtype=torch.bool)
     padding[[t.id for t in model.tokenizer.vocabulary if t.id < model.num_rows]] = False
     if not bool(padding.any()):
@@ -90,7 +94,7 @@ def check_padding(model: ModelFolder, *, run: bool) -> Finding:
 
 
 def _winners(model: ModelFolder) -> Tensor:
-    """The most likely next id at positions of built-in text, int64 [T]."""
+    """Return the most likely next id at positions of built-in text, int64 [T]."""
     from mergekit_tokenadapt.models.loading import load_model
     from mergekit_tokenadapt.texts import builtin_text
 

@@ -1,4 +1,4 @@
-"""Numbers that must agree: sizes of the vocabulary, special ids, tied matrices."""
+"""Check numbers that have to agree: vocabulary sizes, special ids, tied matrices."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mergekit_tokenadapt.output.configs import value_at
 from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind
 
 SHARED_ROLES = ("bos", "eos", "pad")
-"""Roles that config.json, generation_config.json and the tokenizer may all name."""
+"""Roles that config.json, generation_config.json and the tokenizer may all define."""
 
 
 def check_sizes(model: ModelFolder, base: ModelFolder | None = None) -> Finding:
-    """Every vocabulary tensor has `vocab_size` rows, and every token id has a row.
+    """Check that every vocabulary tensor has `vocab_size` rows, and that every token id has a row.
 
-    A nested config that stated the base's number of rows states the model's.
+    A nested config that had the base's number of rows has to have the model's.
     """
     vocabulary = model.tokenizer.vocabulary
     configured = model.text_config.get("vocab_size")
@@ -57,9 +57,10 @@ def check_sizes(model: ModelFolder, base: ModelFolder | None = None) -> Finding:
 
 
 def needed_rows(model: ModelFolder) -> int:
-    """Rows that a model needs: for the tokens of text, those with a role, and those of its chat template.
+    """Return the number of rows that a model needs: for text tokens, tokens with a role, and tokens in its chat
+    template.
 
-    Published models have tokenizers with a few more added tokens than rows (Gemma 3 without its image tower).
+    Published tokenizers may have a few more added tokens than the model has rows (Gemma 3 without its image tower).
     """
     vocabulary = model.tokenizer.vocabulary
     template = model.tokenizer.chat_template or ""
@@ -68,11 +69,14 @@ def needed_rows(model: ModelFolder) -> int:
 
 
 def _is_written(token: Token, template: str) -> bool:
+    """Return whether a chat template contains this special token."""
     return token.kind is TokenKind.SPECIAL and token.spelling in template
 
 
 def stale_sizes(model: ModelFolder, base: ModelFolder) -> list[str]:
-    """Keys of the config in which the base's number of rows was left behind; which these are, its class says."""
+    """Return a message for each key of the config that still has the base's number of rows. The model's class knows the
+    keys.
+    """
     before, now = base.text_config.get("vocab_size"), model.text_config.get("vocab_size")
     if before == now:
         return []
@@ -86,10 +90,9 @@ def stale_sizes(model: ModelFolder, base: ModelFolder) -> list[str]:
 
 
 def check_special_ids(model: ModelFolder) -> Finding:
-    """bos, eos and pad are the same ids wherever they are named, and are tokens.
+    """Check that bos, eos and pad are tokens, and have the same ids in all places that define them.
 
-    A place that names no id for a role agrees with all others. A list of eos ids must hold the
-    tokenizer's own.
+    A place that does not define a role agrees with all others. A list of eos ids has to contain the tokenizer's eos.
     """
     vocabulary = model.tokenizer.vocabulary
     places = {
@@ -124,8 +127,8 @@ def _as_set(value: Any) -> set[int]:
 
 
 def check_tied(model: ModelFolder) -> Finding:
-    """The stored tensors fit what config.json says about tied embeddings."""
-    # transformers takes True where a config is silent.
+    """Check that the stored tensors agree with ``tie_word_embeddings`` in config.json."""
+    # transformers ties the matrices if a config does not define the key.
     tied = bool(model.config.get("tie_word_embeddings", model.text_config.get("tie_word_embeddings", True)))
     first, second = model.input_matrix, model.output_matrix
     problems = []

@@ -1,4 +1,4 @@
-"""What the tokenizer does: round trips, unreachable tokens, chat markers, and what transformers makes of it."""
+"""Check the tokenizer: round trips, unreachable tokens, markers of chat templates, and its class in transformers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
 from mergekit_tokenadapt.tokenizer.vocabulary import Definition, Token, TokenKind, components
 
 MAX_EXAMPLES = 20
+"""Most unreachable tokens that the details list."""
 
 
 def check_chat_template(model: ModelFolder, base: ModelFolder | None = None) -> Finding:
-    """Markers such as ``<|im_start|>`` in the chat templates are single tokens, and the base's was not lost."""
+    """Check that markers such as ``<|im_start|>`` in chat templates are single tokens, and that the base's template is
+    kept.
+    """
     templates = model.tokenizer.chat_templates
     if not templates:
         return _no_template(model, base)
@@ -33,11 +36,11 @@ def check_chat_template(model: ModelFolder, base: ModelFolder | None = None) -> 
 
 
 def _no_template(model: ModelFolder, base: ModelFolder | None) -> Finding:
-    """A model without a chat template: its base had one, as the base itself or the manifest says, or had none."""
+    """Describe a model without a chat template. The base model or the manifest tells whether the base had one."""
     manifest = read_json(model.folder / MANIFEST)
     if manifest.get("lost_chat_template") is True or (base is not None and base.tokenizer.chat_templates):
         message = "none, and the base model has one: --chat-template base (chat_template: base) keeps it"
-        # The user may have wanted it so: the model is sound, but does not chat.
+        # This may be intended: the model is sound, only without a chat template.
         return Finding("chat template", Status.NOTED, message)
     return Finding("chat template", Status.PASSED, "none")
 
@@ -46,11 +49,12 @@ def _no_template(model: ModelFolder, base: ModelFolder | None) -> Finding:
 
 
 def check_round_trip(tokenizer: TokenizerFiles) -> Finding:
-    """Text comes back from its tokens: all scripts, emoji, controls, white space, repaired bytes.
+    """Check that difficult texts decode to themselves: many scripts, emoji, control characters, white space, repaired
+    bytes.
 
-    A tokenizer with a normalizer may change spelling (compatibility forms, case, white space at the
-    ends), and one that writes spaces as U+2581 cannot tell the two apart; such texts are counted, not
-    failed. Characters that are lost or replaced fail.
+    A tokenizer with a normalizer may change the spelling (compatibility forms, case, white space at the ends), and one
+    that writes spaces as U+2581 cannot tell the two apart. Such texts are counted and do not fail. Lost or replaced
+    characters fail.
     """
     may_respell = respells(tokenizer.definition)
     library = tokenizer.fast_tokenizer()
@@ -66,13 +70,13 @@ def check_round_trip(tokenizer: TokenizerFiles) -> Finding:
 
 
 def respells(definition: Definition) -> bool:
-    """Whether the tokenizer may give a text back in another spelling: it has a normalizer or a Metaspace."""
+    """Return whether decoding may give another spelling, because the tokenizer has a normalizer or a Metaspace."""
     front = components(definition.get("pre_tokenizer"))
     return definition.get("normalizer") is not None or any(part["type"] == "Metaspace" for part in front)
 
 
 def round_trip(library: Tokenizer, text: str, *, may_respell: bool) -> str:
-    """``exact``, ``normalised`` (respelled, where it may be) or ``lossy``."""
+    """Return ``exact``, ``normalised`` (another spelling, if `may_respell`) or ``lossy``."""
     back = _there_and_back(library, text)
     if back == text:
         return "exact"
@@ -86,7 +90,7 @@ def _there_and_back(library: Tokenizer, text: str) -> str:
 
 
 def _skeleton(text: str) -> str:
-    """What normalizers leave alone: letters without case, compatibility forms, marks and white space."""
+    """Return what normalizers keep: letters without case, compatibility forms, marks and white space."""
     decomposed = unicodedata.normalize("NFKD", text.replace("▁", " ")).casefold()
     return "".join(c for c in decomposed if not c.isspace() and unicodedata.category(c)[0] not in "MC")
 
@@ -99,10 +103,10 @@ def _shorten(text: str, length: int = 40) -> str:
 
 
 def check_unreachable(tokenizer: TokenizerFiles) -> Finding:
-    """Count the tokens that their own text never yields, by kind.
+    """Count the tokens that the tokenizer never produces from their own text, by kind.
 
-    The test of Land and Bartolo, "Fishing for Magikarp" (arXiv 2405.05417, section 3.1): decode and
-    encode again. A token that is part of a character has no text of its own, and is counted apart.
+    This is the test of Land and Bartolo, "Fishing for Magikarp" (arXiv 2405.05417, section 3.1): decode and encode
+    again. A token that is a part of a character has no text of its own, and is counted separately.
     """
     unreachable, partial = unreachable_tokens(tokenizer)
     counts = Counter(token.kind.value for token in unreachable)
@@ -117,14 +121,14 @@ def check_unreachable(tokenizer: TokenizerFiles) -> Finding:
 
 
 def unreachable_tokens(tokenizer: TokenizerFiles) -> tuple[list[Token], int]:
-    """Tokens whose text is encoded otherwise, by id; and the number of tokens that have no text."""
+    """Return the tokens that do not encode to themselves, by id, and the number of tokens that have no text."""
     vocabulary = tokenizer.vocabulary
     plain = [t for t in vocabulary if t.kind in (TokenKind.ORDINARY, TokenKind.BYTE) and t.text is not None]
     control = [t for t in vocabulary if t.kind in (TokenKind.SPECIAL, TokenKind.ADDED)]
     pieces = Segmenter(tokenizer.definition, vocabulary).cut([t.bytes for t in plain])
     unreachable = [t for n, t in enumerate(plain) if pieces[n].tolist() != [t.id]]
     library = tokenizer.fast_tokenizer()
-    # A special token is asked by its spelling: that is what a chat template writes.
+    # Special tokens are encoded from their spelling, because chat templates contain the spelling.
     encoded = library.encode_batch([t.spelling for t in control], add_special_tokens=False)
     unreachable += [t for t, encoding in zip(control, encoded, strict=True) if t.id not in encoding.ids]
     return sorted(unreachable), len(vocabulary) - len(plain) - len(control)
@@ -134,10 +138,12 @@ def unreachable_tokens(tokenizer: TokenizerFiles) -> tuple[list[Token], int]:
 
 
 def check_transformers_agrees(model: ModelFolder) -> Finding:
-    """AutoTokenizer gives the ids that tokenizer.json says: a class may rebuild parts of it on loading."""
+    """Check that AutoTokenizer gives the ids of tokenizer.json. Its class may change parts of the tokenizer when
+    loading.
+    """
     try:
         loaded = auto_tokenizer(model.tokenizer.folder, trust_remote_code=model.trust_remote_code)
-    except TokenAdaptError as error:  # the tokenizer's class runs its own code there
+    except TokenAdaptError as error:  # loading runs code of the tokenizer's class, which may fail
         return Finding("transformers", Status.FAILED, error.message)
     library = model.tokenizer.fast_tokenizer()
     problems = []

@@ -1,4 +1,4 @@
-"""Against the base model: what a transplant should leave alone is bit-identical."""
+"""Check against the base model that a transplant left everything else bit-identical."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mergekit_tokenadapt.numerics.row_math import difference_of
 
 
 def check_untouched(model: ModelFolder, origins: RowOrigins | None) -> Finding:
-    """Tensors without a vocabulary axis, and copied rows where the folder holds a plan, equal the base's."""
+    """Check that tensors without a vocabulary axis equal the base's, and copied rows, too, if the folder has a plan."""
     if origins is not None and origins.note:
         return Finding("untouched", Status.FAILED, origins.note)
     if origins is None or origins.base is None:
@@ -37,7 +37,7 @@ def check_untouched(model: ModelFolder, origins: RowOrigins | None) -> Finding:
         ids, sources = torch.from_numpy(copied), torch.from_numpy(origins.mapping.sources[copied])
         for name in shared:
             old = base.rows(name)
-            # A table per layer may be smaller than the vocabulary: row 0 stands for the ids beyond it.
+            # A per-layer table may have fewer rows than the vocabulary. Ids beyond it use row 0.
             found = (
                 torch.where(sources < len(old), sources, 0) if base.checkpoint.stored[name].is_per_layer else sources
             )
@@ -49,7 +49,7 @@ def check_untouched(model: ModelFolder, origins: RowOrigins | None) -> Finding:
 
 
 def _pad_move(model: ModelFolder, base: ModelFolder) -> tuple[PadMove | None, list[str]]:
-    """How position tables have to have moved with the pad token's id; and what is wrong where they cannot."""
+    """Return how position tables had to be shifted with the pad token's id, and the problem if they cannot be."""
     old, new = pad_of(base.transformers_config), pad_of(model.transformers_config)
     found = None if old is None or old == new else find_pad_positions(base.transformers_config, base.tensors.names)
     if found is None:

@@ -1,1 +1,1 @@
-"""Reports of one result in three forms: terminal, JSON, HTML. A result is a plain dictionary."""
+"""Show a result as terminal text, JSON or HTML. A result is a plain dictionary."""

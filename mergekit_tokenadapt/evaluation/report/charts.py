@@ -1,4 +1,4 @@
-"""The plots of the comparison, each from plain numbers to an ``<svg>`` element."""
+"""The plots of `compare`: functions from plain numbers to an ``<svg>`` element."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from mergekit_tokenadapt.evaluation.report.svg import FONT, ROW, WIDTH, Drawing, Scale
 
 PALETTE = ("#5f6b7a", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's colours, told apart with any colour vision; the base is grey."""
+"""Okabe and Ito's colours, which people with colour blindness can tell apart. The base is grey."""
 CLASS_COLOURS = {"new": "#d55e00", "copied": "#0072b2", "following": "#00805f"}
 ROW_COLOURS = {"old": "#0072b2", "new": "#d55e00"}
 LEFT = 78
-"""Space for the names of rows."""
+"""Width of the names of rows, in user units."""
 AXIS = 2 * FONT + 14
-"""Space for an axis below a plot."""
+"""Height of an axis below a plot, in user units."""
 PLOT = 230
-"""Height of plots without rows."""
+"""Height of plots without rows, in user units."""
 
 
 def colour(index: int) -> str:
-    """The colour of a model, by its place."""
+    """Return the colour of the model at this position."""
     return PALETTE[index % len(PALETTE)]
 
 
@@ -30,12 +30,12 @@ def dot_plot(
     values: Sequence[Sequence[float]],
     intervals: Sequence[Sequence[Sequence[float] | None]],
 ) -> str:
-    """A dot per model and row, with a line for its interval.
+    """Draw one dot for each model and row, with a line for its confidence interval.
 
     Args:
-        label: what the plot shows, in words.
-        title: of the axis.
-        rows: names.
+        label: description of the plot in words.
+        title: title of the axis.
+        rows: names of the rows.
         values: [models][rows].
         intervals: [models][rows], (low, high) or None.
     """
@@ -56,7 +56,7 @@ def dot_plot(
 
 
 def bars(label: str, title: str, rows: Sequence[str], values: Sequence[Sequence[float]]) -> str:
-    """Horizontal bars, grouped by row; `values` are [models][rows]."""
+    """Draw horizontal bars, grouped by row. `values` are [models][rows]."""
     thickness = max(3.0, 12 / len(values))
     height = len(values) * thickness + 6
     scale = Scale(0, max(v for model in values for v in model) * 1.04, LEFT, WIDTH - 8)
@@ -72,7 +72,7 @@ def bars(label: str, title: str, rows: Sequence[str], values: Sequence[Sequence[
 
 
 def stacked_shares(label: str, rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
-    """A bar of 100 % per row, made of the shares of the classes of tokens."""
+    """Draw one bar of 100 % for each row, made of the shares of the classes of tokens."""
     height = 26
     scale = Scale(0, 100, LEFT, WIDTH - 14)
     drawing = Drawing(len(rows) * height + AXIS, label)
@@ -91,7 +91,7 @@ def stacked_shares(label: str, rows: Sequence[tuple[str, Mapping[str, float]]]) 
 
 
 def histogram(label: str, title: str, edges: Sequence[float], counts: Mapping[str, Sequence[int]]) -> str:
-    """Outlines of histograms over the same bins, each as shares of its own total."""
+    """Draw outlines of histograms over the same bins. Each shows shares of its own total."""
     shares = {name: [c / max(1, sum(values)) for c in values] for name, values in counts.items()}
     across = Scale(edges[0], edges[-1], 14, WIDTH - 8)
     up = Scale(0, max(v for values in shares.values() for v in values) * 1.05, PLOT, 4)
@@ -108,14 +108,14 @@ def histogram(label: str, title: str, edges: Sequence[float], counts: Mapping[st
 
 
 def scatter(label: str, points: Mapping[str, Sequence[Sequence[float]]]) -> str:
-    """Points of several kinds, on axes of the same unit; the first kind is below the others."""
+    """Draw points of several kinds on axes with the same unit. Later kinds are drawn over earlier ones."""
     xs = [x for kind in points.values() for x, _ in kind]
     ys = [y for kind in points.values() for _, y in kind]
     half = max(max(xs) - min(xs), max(ys) - min(ys)) / 2 * 1.05 or 1.0
     middle_x, middle_y = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
     side = WIDTH - 30
     across = Scale(middle_x - half, middle_x + half, 15, 15 + side)
-    # As high as the points need, with the same unit as across.
+    # The plot is as high as the points need. One unit has the same length on both axes.
     half_y = (max(ys) - min(ys)) / 2 + half * 0.05
     height = side * half_y / half
     up = Scale(middle_y - half_y, middle_y + half_y, height, 0)

@@ -1,4 +1,4 @@
-"""The report of `check`."""
+"""Report of the command `check`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STYLES = {Status.PASSED: "green", Status.FAILED: "bold red", Status.NOTED: "yell
 
 
 def check_result(model: str, base: str | None, findings: Sequence[Finding]) -> dict[str, Any]:
-    """For JSON."""
+    """Return the result for JSON."""
     return {
         "command": "check",
         "model": model,
@@ -26,7 +26,7 @@ def check_result(model: str, base: str | None, findings: Sequence[Finding]) -> d
 
 
 def print_check(console: Console, model: str, findings: Sequence[Finding]) -> None:
-    """A line per check, and a verdict."""
+    """Print one line for each check, and the verdict."""
     table = Table("check", "", "what was seen", box=None, pad_edge=False)
     for finding in findings:
         status = plain(finding.status.value, style=STYLES[finding.status])

@@ -1,4 +1,4 @@
-"""The terminal report of `compare`."""
+"""Terminal report of the command `compare`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mergekit_tokenadapt.terminal.tables import add_table, percent, quoted, say,
 
 
 def print_compare(console: Console, result: dict[str, Any]) -> None:
-    """What was scored, quality, lengths, speed, and where the loss sits."""
+    """Print the texts, quality, lengths and speed, and which tokens have the loss."""
     models = result["models"]
     names = short_names([m["name"] for m in models])
     others = list(zip(names, models, strict=True))[1:]
@@ -84,7 +84,10 @@ def _print_best(console: Console, names: list[str], result: dict[str, Any]) -> N
 
 
 def best_line(names: list[str], result: dict[str, Any]) -> list[str]:
-    """Which model needs the fewest bits for all texts, of those that lose none; nothing where a report does not say."""
+    """Return a line with the model that needs the fewest bits for all texts, among those that preserve them.
+
+    The list is empty if the report does not say.
+    """
     best = (result.get("best") or {}).get("all")
     shown = dict(zip([m["name"] for m in result["models"]], names, strict=True))
     return [f"Fewest bits per byte of all texts: {shown.get(best, best)}."] if best else []
@@ -127,7 +130,7 @@ def _print_excess(console: Console, name: str, model: dict[str, Any]) -> None:
         for t in model["top_excess"]
     ]
     note = origin_note(model)
-    if note:  # nobody knows what the old ids stand for
+    if note:  # without the right base, the texts of the old ids are unknown
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     add_table(console, f"Tokens of {name} with the most loss beyond the base", columns, rows)
     if note:
@@ -135,13 +138,13 @@ def _print_excess(console: Console, name: str, model: dict[str, Any]) -> None:
 
 
 def origin_note(model: dict[str, Any]) -> str | None:
-    """Why it is not said what rows are made of; None where it is."""
+    """Return why the report does not say what rows are composed of, or None if it does."""
     note = model.get("origin_note")
     return f"What rows are made of is left out: {note}." if note else None
 
 
 def made_of(token: dict[str, Any], most: int = 4) -> str:
-    """The recipe of a row in one line; empty where it is not known."""
+    """Return the weights and old tokens of a row in one line. It is empty if they are not known."""
     if token["made_of"] is None:
         return ""
     parts = [f"{p['weight']:.2f} {quoted(p['text'])}" for p in token["made_of"]]

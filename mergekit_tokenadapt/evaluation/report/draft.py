@@ -1,4 +1,4 @@
-"""The terminal report of `draft`."""
+"""Terminal report of the command `draft`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mergekit_tokenadapt.terminal.tables import add_table, percent, say
 
 
 def print_draft(console: Console, result: dict[str, Any]) -> None:
-    """Acceptance, greedy and sampled."""
+    """Print greedy and sampled acceptance."""
     s, modes = result["settings"], result["modes"]
     print_texts(console, result["texts"])
     add_table(

@@ -1,4 +1,4 @@
-"""The comparison as one self-contained page: no network, no script, readable on a phone."""
+"""The comparison as one self-contained web page. It needs no network and no script, and suits small screens."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ code { font-family: ui-monospace, monospace; font-size: .95em; white-space: pre-
 
 
 def compare_page(result: dict[str, Any]) -> str:
-    """The page for a result of `compare`."""
+    """Return the page for a result of `compare`."""
     models = result["models"]
     names = short_names([m["name"] for m in models])
     title = f"{', '.join(names[1:])} compared with {names[0]}"
@@ -102,7 +102,7 @@ def _figure(caption: str, picture: str, key: str = "") -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: frozenset[int] = frozenset()) -> str:
-    """A table that scrolls by itself where the screen is narrow; cells of the columns `words` are text."""
+    """Return a table that scrolls on its own on narrow screens. Cells of the columns `words` are text."""
     kinds = [' class="words"' if n in words else "" for n in range(len(columns))]
     head = "".join(f"<th{kind}>{escape(column)}</th>" for kind, column in zip(kinds, columns, strict=True))
     cells = ["".join(f"<td{kind}>{c}</td>" for kind, c in zip(kinds, row, strict=True)) for row in rows]

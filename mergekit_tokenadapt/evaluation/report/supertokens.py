@@ -1,4 +1,4 @@
-"""The terminal report of `supertokens report`."""
+"""Terminal report of the command `supertokens report`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PER_TEXT: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     ("Renyi efficiency (alpha 2.5)", lambda t: f"{t['renyi_efficiency']:.3f}"),
     ("Documents that decode to themselves", lambda t: percent(t["exact_round_trips"])),
 ]
-"""Title and cell of every table with a row per text."""
+"""Title and cell function of every table that has a row for each text."""
 
 RULES = {
     "digits": "digits beside something else",
@@ -24,10 +24,11 @@ RULES = {
     "sentences": "two sentences",
     "scripts": "letters of several scripts",
 }
+"""Rule -> what the tokens that break it contain."""
 
 
 def print_supertokens(console: Console, result: dict[str, Any]) -> None:
-    """Everything that `describe` found."""
+    """Print everything that `supertokens.report.describe` measured."""
     tokenizers = result["tokenizers"]
     names = short_names([t["name"] for t in tokenizers])
     print_texts(console, result["texts"], "Measured")

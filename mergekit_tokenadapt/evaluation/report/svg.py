@@ -1,6 +1,6 @@
-"""Plots as inline SVG: a handful of shapes, a linear scale, and round tick values. No dependency.
+"""Plots as inline SVG without dependencies: a few shapes, a linear scale, and round tick values.
 
-All plots share one width in user units; the page scales them to the column they stand in.
+All plots have the same width in user units. The page scales them to the width of their column.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from html import escape
 
 WIDTH = 400
+"""Width of a plot, in user units."""
 FONT = 12
+"""Font size, in user units."""
 ROW = 18
-"""Height of one row of a plot with rows."""
+"""Height of one row of a plot with rows, in user units."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,12 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """The place of a value, in user units."""
+        """Return the position of a value in user units."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round values inside [low, high]: multiples of 1, 2 or 5 times a power of ten, at most `most`.
+    """Return at most `most` round values in [low, high]: multiples of 1, 2 or 5 times a power of ten.
 
     >>> ticks(0, 2.3)
     [0.0, 0.5, 1.0, 1.5, 2.0]
@@ -49,7 +51,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A number as short as it can be written.
+    """Write a number as short as possible.
 
     >>> number(2.0), number(0.25), number(1200)
     ('2', '0.25', '1200')
@@ -59,40 +61,40 @@ def number(value: float) -> str:
 
 @dataclass
 class Drawing:
-    """An SVG picture under construction; every shape is added on top of those before it."""
+    """An SVG picture under construction. Every shape is drawn over the earlier ones."""
 
     height: float
     label: str
-    """What the picture shows, for readers that cannot see it."""
+    """Description of the picture for people who cannot see it."""
     width: float = WIDTH
     _shapes: list[str] = field(default_factory=list)
 
     def line(self, x1: float, y1: float, x2: float, y2: float, style: str) -> None:
-        """A line; `style` is one of the page's classes, or ``stroke:...``."""
+        """Add a line. `style` is a class of the page, or ``stroke:...``."""
         self._shapes.append(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" {_style(style)}/>')
 
     def rectangle(self, x: float, y: float, width: float, height: float, style: str, hint: str = "") -> None:
-        """A filled rectangle; `hint` is shown while the pointer rests on it."""
+        """Add a filled rectangle. `hint` appears while the pointer rests on it."""
         shape = f'x="{x:.1f}" y="{y:.1f}" width="{max(0, width):.1f}" height="{max(0, height):.1f}" {_style(style)}'
         self._shapes.append(f"<rect {shape}>{_hint(hint)}</rect>")
 
     def dot(self, x: float, y: float, radius: float, style: str, hint: str = "") -> None:
-        """A filled circle."""
+        """Add a filled circle."""
         self._shapes.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" {_style(style)}>{_hint(hint)}</circle>')
 
     def path(self, points: Sequence[tuple[float, float]], style: str) -> None:
-        """An open polygon through the points."""
+        """Add an open polyline through the points."""
         steps = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         self._shapes.append(f'<polyline points="{steps}" {_style(style)}/>')
 
     def text(self, x: float, y: float, text: str, anchor: str = "start", style: str = "label") -> None:
-        """Text with its baseline at y; `anchor` is start, middle or end."""
+        """Add text with its baseline at y. `anchor` is start, middle or end."""
         self._shapes.append(
             f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {_style(style)}>{escape(text)}</text>'
         )
 
     def horizontal_axis(self, scale: Scale, top: float, bottom: float, title: str) -> None:
-        """Grid lines with values below them, and the title below these."""
+        """Add grid lines, their values below them, and the title below the values."""
         for value in ticks(scale.low, scale.high):
             x = scale(value)
             self.line(x, top, x, bottom, "grid")
@@ -100,7 +102,7 @@ class Drawing:
         self.text((scale.start + scale.end) / 2, bottom + 2 * FONT + 6, title, "middle")
 
     def render(self) -> str:
-        """The ``<svg>`` element."""
+        """Return the ``<svg>`` element."""
         size = f'viewBox="0 0 {self.width:g} {self.height:g}"'
         return f'<svg {size} role="img" aria-label="{escape(self.label)}">{"".join(self._shapes)}</svg>'
 

@@ -1,4 +1,4 @@
-"""What several reports print alike: the texts that were scored, and figures of texts that a tokenizer loses."""
+"""Parts that several reports share: the scored texts, and the marks of texts that a tokenizer does not preserve."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mergekit_tokenadapt.terminal.tables import add_table
 
 
 def print_texts(console: Console, texts: Sequence[dict[str, Any]], title: str = "Scored") -> None:
-    """Exactly what was scored: documents, bytes, hash."""
+    """Print which texts were scored, with documents, bytes and hash."""
     columns = ["text", "documents", "bytes", "sha256", "left out (empty)", "repaired", "source"]
     rows = [
         [
@@ -29,20 +29,20 @@ def print_texts(console: Console, texts: Sequence[dict[str, Any]], title: str = 
 
 
 LOST = "†"
-"""Behind a figure of a text that the tokenizer does not keep."""
+"""Mark after a figure of a text that the tokenizer does not preserve."""
 
 
 def marked(value: str, report: dict[str, Any]) -> str:
-    """A figure of a text, with `LOST` where the tokenizer loses some of it."""
+    """Return a figure of a text, followed by `LOST` if the tokenizer does not preserve the text."""
     return f"{value}{LOST}" if report.get("loses_text") else value
 
 
 def lost_notes(names: Sequence[str], reports: Sequence[dict[str, Any]]) -> list[str]:
-    """A line for each model or tokenizer that loses text."""
+    """Return one line for each model or tokenizer that does not preserve a text."""
     notes = [(name, report.get("lost_text")) for name, report in zip(names, reports, strict=True)]
     return [f"{LOST} {name} {note}." for name, note in notes if note]
 
 
 def with_interval(value: str, bounds: Sequence[float] | None, digits: int = 3) -> str:
-    """``value [low, high]``, or the value alone where there is no interval."""
+    """Return ``value [low, high]``, or the value alone without an interval."""
     return value if bounds is None else f"{value} [{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"

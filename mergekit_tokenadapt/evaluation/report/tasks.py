@@ -1,4 +1,4 @@
-"""The terminal report of `tasks`."""
+"""Terminal report of the command `tasks`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from mergekit_tokenadapt.terminal.tables import add_table, short_names
 
 
 def print_tasks(console: Console, result: dict[str, Any]) -> None:
-    """A row per task and metric, a column per model."""
+    """Print one row for each task and metric, with one column for each model."""
     add_table(console, title_of(result), *score_table(result))
 
 
 def title_of(result: dict[str, Any]) -> str:
-    """What was run, in one line."""
+    """Return one line that says what was run."""
     s = result["settings"]
     limit = "" if s["limit"] is None else f", the first {s['limit']} examples of each"
     return f"Tasks of lm-evaluation-harness {result['harness']}{limit} ({s['device']}, {s['dtype']})"
 
 
 def score_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows; a score has its standard error behind it where the harness gives one."""
+    """Return columns and rows. A score is followed by its standard error if the harness gives one."""
     models = result["models"]
     rows = [
         [score["task"], score["metric"], *[_cell(model["scores"][n]) for model in models]]

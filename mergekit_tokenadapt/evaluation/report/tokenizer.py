@@ -1,4 +1,4 @@
-"""The terminal report of `tokenizer`."""
+"""Terminal report of the command `tokenizer`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PER_TEXT: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     ("Token boundaries inside a character", lambda t: percent(t["boundaries_inside_characters"])),
     ("Documents that decode to themselves", lambda t: percent(t["exact_round_trips"])),
 ]
-"""Title and cell of every table with a row per text."""
+"""Title and cell function of every table that has a row for each text."""
 
 
 def print_tokenizers(console: Console, result: dict[str, Any]) -> None:
-    """Everything that `describe_tokenizers` found."""
+    """Print everything that `describe_tokenizers` measured."""
     tokenizers = result["tokenizers"]
     names = short_names([t["name"] for t in tokenizers])
     print_texts(console, result["texts"])
@@ -78,7 +78,7 @@ def _print_vocabulary(console: Console, names: list[str], tokenizers: list[dict[
 def _print_maps(
     console: Console, title: str, names: list[str], tokenizers: list[dict[str, Any]], key: str, form: str
 ) -> None:
-    """A table of a measure that is a mapping from language to number; nothing where it is empty."""
+    """Print a table of a measure that is a mapping from language to number. An empty mapping prints nothing."""
     languages = list(tokenizers[0][key])
     if languages:
         rows = [[language, *[form.format(t[key][language]) for t in tokenizers]] for language in languages]

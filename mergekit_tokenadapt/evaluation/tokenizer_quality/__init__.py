@@ -1,4 +1,4 @@
-"""Quality of tokenizers, without a model."""
+"""Measure the quality of tokenizers without a model."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ __all__ = ["QualityOptions", "describe_tokenizers"]
 
 @dataclass(frozen=True)
 class QualityOptions:
-    """What to ask beyond the text."""
+    """Options of `describe_tokenizers`."""
 
     reference: str = "en"
-    """Language that parity is measured against."""
+    """Language whose parallel text has parity 1."""
     word_languages: tuple[str, ...] = ()
-    """Languages for the share of words; empty: those of the parallel text that wordfreq knows."""
+    """Languages for the share of words. Without any: those of the parallel text that wordfreq knows."""
     units: Mapping[str, Path] = field(default_factory=dict)
-    """Language to a list of its words or morphemes."""
+    """Language -> file with a list of its words or morphemes."""
     mixture: tuple[TextSet, ...] = ()
-    """Samples of the categories that the tokenizers may have been trained on."""
+    """Samples of the categories of text that the tokenizers may have been trained on."""
     num_merges: int = 1000
-    """Merges looked at to find the mixture."""
+    """Number of merges from which the mixture is inferred."""
 
     def __post_init__(self) -> None:
         if self.reference not in LANGUAGES:
@@ -59,13 +59,19 @@ def describe_tokenizers(
     options: QualityOptions | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Everything that can be said of tokenizers without a model; `progress` is told the name of each.
+    """Measure tokenizers on texts.
+
+    Args:
+        tokenizers: the tokenizers.
+        texts: texts with different names.
+        options: see `QualityOptions`.
+        progress: is called with the name of each tokenizer.
 
     Returns:
-        The report's content, see docs/evaluation.md.
+        The content of the report, see docs/evaluation.md.
 
     Raises:
-        TokenAdaptError: an option names something that is not there.
+        TokenAdaptError: an option names something that does not exist.
     """
     options = options or QualityOptions()
     word_languages, word_note = _word_languages(options)
@@ -82,7 +88,10 @@ def describe_tokenizers(
 
 
 def _word_languages(options: QualityOptions) -> tuple[Sequence[str], str | None]:
-    """Languages to count words of, and why there are none: nobody has to have wordfreq who did not ask for words."""
+    """Return the languages whose words to count, and a note if there are none.
+
+    If the user did not ask for words, wordfreq need not be installed.
+    """
     if options.word_languages:
         return options.word_languages, None
     try:
@@ -93,7 +102,7 @@ def _word_languages(options: QualityOptions) -> tuple[Sequence[str], str | None]
 
 
 def _units(words: Sequence[str], units: Mapping[str, Path]) -> dict[str, dict[str, frozenset[str]]]:
-    """``words`` and ``units``: language to a set of words, or of the user's units."""
+    """Return for ``words`` and for ``units``: language -> set of words, or of the user's units."""
     return {
         "words": {language: words_of(language) for language in words},
         "units": {language: read_units(file) for language, file in units.items()},

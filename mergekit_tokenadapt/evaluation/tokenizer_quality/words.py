@@ -1,8 +1,8 @@
-"""Are the tokens of a language's text words of that language?
+"""Measure how many tokens of a language's text are words of that language.
 
-Bayram et al. 2025 (arXiv 2502.07057) ask it of Turkish: %TR, the share of the distinct tokens that are
-valid words, and %Pure, the share that are whole linguistic units. Here for all languages of `wordfreq`,
-and for any list of words or morphemes.
+Bayram et al. 2025 (arXiv 2502.07057) define this for Turkish: %TR is the share of distinct tokens that are valid words,
+and %Pure is the share that are whole linguistic units. Here %TR is measured for all languages of `wordfreq`, and %Pure
+for any list of words or morphemes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from mergekit_tokenadapt.tokenizer.vocabulary import Token
 
 
 def known_languages() -> list[str]:
-    """Codes of the languages that there are word lists for, sorted.
+    """Return the codes of the languages that wordfreq has word lists for, sorted.
 
     Raises:
-        TokenAdaptError: wordfreq is not installed or does not work.
+        TokenAdaptError: wordfreq is not installed or cannot be imported.
     """
     with importing("wordfreq", extra="words", wanted_by="the share of words among the tokens"):
         import wordfreq
@@ -29,12 +29,12 @@ def known_languages() -> list[str]:
 
 
 def words_of(language: str) -> frozenset[str]:
-    """The words that a language uses at least once in a million (wordfreq's small list), case folded.
+    """Return the words that occur at least once in a million words of a language (wordfreq's small list), case folded.
 
-    The longer lists hold too many letters, fragments and foreign words to tell a word from a piece.
+    The larger lists have so many letters, fragments and foreign words that they cannot tell a word from a piece.
 
     Raises:
-        TokenAdaptError: wordfreq is not installed or does not work, or it does not know the language.
+        TokenAdaptError: wordfreq is not installed or cannot be imported, or it does not know the language.
     """
     if language not in known_languages():
         raise TokenAdaptError(f"wordfreq has no words of {language!r}; it has {', '.join(known_languages())}")
@@ -44,10 +44,10 @@ def words_of(language: str) -> frozenset[str]:
 
 
 def read_units(file: Path) -> frozenset[str]:
-    """Words or morphemes, one a line, case folded; marks such as ``-ler`` lose their hyphens.
+    """Read words or morphemes from a file with one on each line, case folded. Hyphens as in ``-ler`` are removed.
 
     Raises:
-        TokenAdaptError: the file is not there, not UTF-8, or empty.
+        TokenAdaptError: the file does not exist, is not UTF-8, or is empty.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -60,11 +60,11 @@ def read_units(file: Path) -> frozenset[str]:
 
 
 def share_in(tokens: Iterable[Token], units: Collection[str]) -> float:
-    """Share of the tokens whose text, without spaces around it and case folded, is one of the units.
+    """Return the share of tokens whose text is one of the units, without spaces around it and case folded.
 
-    Tokens without a letter are not counted: of punctuation and numbers nothing is asked. Parts of
-    characters count as no unit, and so do single letters (every alphabet's letters are in every list),
-    except of scripts in which one character can be a word. 0 where no token counts.
+    Tokens without a letter (punctuation, numbers) are left out. Parts of characters count as no unit. Single letters
+    count as no unit either, because every list contains all letters of its alphabet, except in scripts in which one
+    character can be a word. The share is 0 if no token is left.
     """
     counted = [t for t in tokens if t.text is None or any(c.isalpha() for c in t.text)]
     return sum(_is_unit(t, units) for t in counted) / len(counted) if counted else 0.0
