@@ -115,7 +115,7 @@ def test_calibrated_names_the_neighbours_and_what_the_weights_are(base, gemma_st
     text = run("explain", base, gemma_style_folder, "--id", token.id, "--quiet").stdout
     old = load_tokenizer(str(base)).vocabulary.by_id
     assert all(old[n["id"]].label[-1] in text for n in shown["neighbours"])
-    assert "similarity of the neighbours" in text
+    assert "cosine similarity of its nearest old tokens" in text
     assert "it keeps 0% in an input matrix" in text
 
 
