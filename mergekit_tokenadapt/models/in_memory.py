@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from mergekit_tokenadapt.errors import TokenAdaptError, first_line
+from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.classes import ModelClass, nested_configs
 from mergekit_tokenadapt.models.vocabulary_axes import Key, VocabularyTables, copies_of_sizes, find_tables
 
@@ -105,10 +104,11 @@ class LoadedModel:
         Raises:
             TokenAdaptError: the class expects tensors of other shapes for the new config. The model is unchanged then.
         """
-        before = self._built(self.model.config)
+        model_class = ModelClass(type(self.model).__name__, self.model.config, type(self.model))
+        before = model_class.build()
         config = copy.deepcopy(self.model.config)
         set_values(config, changes)
-        after = self._built(config)
+        after = model_class.build(config)
         wanted = {name: tuple(tensor.shape) for name, tensor in after.state_dict().items()}
         for group in groups:
             for name in group:
@@ -121,13 +121,6 @@ class LoadedModel:
         for group in groups:
             self._put(group, made[group[0]])
         _copy_numbers(before, after, self.model)
-
-    def _built(self, config: Any) -> Any:
-        try:
-            with torch.device("meta"):
-                return type(self.model)._from_config(copy.deepcopy(config))
-        except Exception as error:  # the class's own code runs here, and may raise anything
-            raise TokenAdaptError(f"{type(self.model).__name__} cannot be built: {first_line(error)[:200]}") from error
 
     def _configs(self) -> list[Any]:
         """Return the model's config, and the config objects of the same type that its modules refer to."""

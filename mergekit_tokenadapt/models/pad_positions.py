@@ -1,15 +1,16 @@
 """Models that count positions from the pad token's id.
 
-RoBERTa and its kin look up row ``pad + k`` of the position table for the k-th token. Where the pad token gets
-another id, every position would move with it. Which models do so is not listed here but asked of their classes,
-built without memory (``meta_models``): once as they are, and once with another pad id and more positions.
+RoBERTa and related models use row ``pad + k`` of the position table for the k-th token. A new pad id would shift every
+position. This module has no list of such models. It builds a model's class twice on the meta device, the second time
+with another pad id and more positions, and compares the two.
 
-Four kinds come of it:
+There are four kinds of such models:
 
-- a stored table that follows the pad id: its rows move along, so that every token finds the row it had;
-- a table whose pad id is fixed in the class's code (MPNet): only a target with that very pad id will do;
-- positions worked out from the ids that are read, without a stored table (M2M100): likewise;
-- positions worked out without them, where the pad id only blanks a row (XGLM): the config names no pad.
+- A stored table follows the pad id (RoBERTa). Its rows are moved with the id, so that every token keeps its row.
+- A stored table uses a pad id that is fixed in the class's code (MPNet). The target must have the same pad id.
+- Positions are computed from the token ids, without a stored table (M2M100). The target must have the same pad id.
+- A computed table has a row of zeros at the pad id, and positions do not depend on the id (XGLM). The new config gets
+  no pad id.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
-from mergekit_tokenadapt.models.meta_models import build
+from mergekit_tokenadapt.models.classes import class_of, nested_configs
 
 LOG = logging.getLogger(__name__)
 
@@ -33,55 +34,62 @@ PAD = "pad_token_id"
 POSITIONS = "max_position_embeddings"
 
 Path = tuple[str, ...]
+"""Path of a nested config: ``("text_config",)``; empty for the model's config itself."""
 
 MORE_POSITIONS = 1009
-"""So many are added to find out which tables have a row for each; no pad id moves by it, and makes up for it."""
+"""Positions added to find the tables with one row per position. The pad id changes by far less, so its change cannot
+cancel the added rows."""
 
 
 @dataclass(frozen=True)
 class PadPositions:
-    """How a model's positions hang on its pad token's id."""
+    """How a model's positions depend on the pad token's id."""
 
     pad: int
+    """The pad id in the config."""
     sections: tuple[Path, ...]
-    """The configs that state it: where they are in the model's config."""
+    """Paths of the configs that state the pad id."""
     tables: Mapping[str, int]
-    """Stored position tables whose rows follow the pad id: parameter name to number of rows."""
+    """Parameter of a stored position table whose rows follow the pad id -> its number of rows."""
     fixed: int | None = None
-    """The pad id that the class's code has, whatever the config says."""
+    """The pad id in the class's code, if a table follows that instead of the config."""
     is_computed: bool = False
-    """Whether positions are worked out from the ids that are read, without a table that is stored."""
+    """Whether positions are computed from the token ids, without a stored table."""
     blanks_a_row: bool = False
-    """Whether the pad id blanks a row of a computed table, and does nothing else."""
+    """Whether the pad id only marks a row of zeros in a computed table."""
 
 
 @dataclass(frozen=True)
 class PadMove:
-    """A pad token's id becomes another one, and the position tables with it."""
+    """The change of the pad id, and of the position tables that follow it."""
 
     old: int
+    """The pad id of the base model."""
     new: int | None
-    """None: the config names no pad."""
+    """The pad id of the output; None if its config shall name none."""
     sections: tuple[Path, ...] = ((),)
-    """The configs that state it: where they are in the model's config."""
+    """Paths of the configs that state the pad id."""
     tables: tuple[str, ...] = ()
     """Parameters whose rows move."""
     num_positions: tuple[int, ...] = ()
-    """Rows of these tables, as the config states them."""
+    """Numbers of rows of these tables, which the config states."""
 
     @property
     def distance(self) -> int:
-        """By how many rows the tables move."""
+        """Number of rows by which the tables move; negative for a smaller pad id."""
         return self.new - self.old if self.new is not None and self.tables else 0
 
     def moves(self, name: str) -> bool:
-        """Whether a tensor of a checkpoint is one of the tables."""
+        """Return whether a stored tensor is one of the tables."""
         return any(_same(name, table) for table in self.tables)
 
     def shift(self, table_PD: Tensor) -> Tensor:
-        """A position table in which row ``new + k`` is the old row ``old + k``.
+        """Return the position table in which row ``new + k`` is the old row ``old + k``.
 
-        Rows before those that are used are zero. The table gets as many rows more, or less, as the id moves.
+        The number of rows changes by `distance`. Added rows at the front are zero; no token uses them.
+
+        Args:
+            table_PD: [positions, width], any dtype; not changed.
         """
         if self.distance <= 0:
             return table_PD[-self.distance :].clone()
@@ -89,7 +97,7 @@ class PadMove:
         return torch.cat([front, table_PD])
 
     def change(self, config: dict[str, Any]) -> None:
-        """Put the new pad id and the new number of positions into the content of a config.json, in place."""
+        """Set the new pad id and the new number of positions in the content of a config.json, in place."""
         for path in self.sections:
             section = config
             for key in path:
@@ -100,46 +108,48 @@ class PadMove:
 
 
 def find_pad_positions(config: Any, stored: Collection[str]) -> PadPositions | None:
-    """Ask a model's class how its positions hang on the pad id; None where they do not, or nothing can be asked.
+    """Find out how a model's positions depend on the pad id.
 
     Args:
-        config: of transformers; not changed.
-        stored: names of the checkpoint's tensors.
+        config: the model's transformers config; not changed.
+        stored: names of the tensors in the checkpoint.
+
+    Returns:
+        The dependence; None if there is none, or if the model's class is not known or cannot be built.
     """
     pad = pad_of(config)
     if pad is None:
         return None
     try:
-        model = build(config)
-        candidates = dict(_candidates(model, pad)) if model is not None else {}
-        if not candidates:
+        model_class = class_of(config)
+        candidates = dict(_candidates(model_class.build())) if model_class is not None else {}
+        if model_class is None or not candidates:
             return None
-        other = build(_changed(config, pad, 0 if pad else 1))
-    except Exception as error:  # the class's own code runs here, and may raise anything
+        other = model_class.build(_changed(config, pad, 0 if pad else 1))
+    except Exception as error:  # importing a class runs its code, which may raise anything
         LOG.info("whether positions follow the pad token's id is not known: %s", first_line(error))
         return None
-    assert other is not None
-    sections = tuple(path for path, each in _config_sections(config) if getattr(each, PAD, None) == pad)
+    sections = tuple(path for path, each in nested_configs(config) if getattr(each, PAD, None) == pad)
     return _judge(pad, sections, candidates, dict(other.named_modules()), stored)
 
 
 def pad_of(config: Any) -> int | None:
-    """The pad id of a config, or of the language model's in it."""
+    """Return the pad id of a config, or of its language model's config; None if neither states one."""
     values = (getattr(each, PAD, None) for each in (config, config.get_text_config()))
     return next((value for value in values if type(value) is int and value >= 0), None)
 
 
 def plan_move(found: PadPositions, new: int | None, *, model: str, target: str) -> PadMove | None:
-    """What has to be done for a pad token of another id; None where nothing has.
+    """Return the change that a new pad id requires; None if nothing must change.
 
     Args:
-        found: how the model counts.
-        new: the pad token's id in the target; None where it has none.
-        model: its name, for messages.
-        target: the tokenizer's name.
+        found: how the model's positions depend on the pad id.
+        new: the pad id of the target; None if the target has no pad token.
+        model: name of the model, for messages.
+        target: name of the target tokenizer, for messages.
 
     Raises:
-        TokenAdaptError: the model cannot count from there.
+        TokenAdaptError: the model cannot use the target's pad id.
     """
     if found.blanks_a_row and not found.is_computed:
         return PadMove(found.pad, None, found.sections)
@@ -160,15 +170,17 @@ def plan_move(found: PadPositions, new: int | None, *, model: str, target: str) 
     return PadMove(found.pad, new, found.sections, tuple(found.tables), tuple(sorted(set(found.tables.values()))))
 
 
-# --- asking the class ----------------------------------------------------------------------------
+# --- the modules of the class --------------------------------------------------------------------
 
 
-def _candidates(model: nn.Module, pad: int) -> Iterator[tuple[str, nn.Module]]:
-    """Modules without parts that know of a pad id, the input embedding aside."""
+def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules without submodules that have a ``padding_idx``, except the input embedding."""
     embedding = getattr(model.get_input_embeddings(), "weight", None)  # type: ignore[operator]
     for name, module in model.named_modules():
         if isinstance(getattr(module, "padding_idx", None), int) and not list(module.children()):
             weight = getattr(module, "weight", None)
+            # An `nn.Embedding` may have a `padding_idx` only to zero a row. A position table that counts from the pad
+            # id lies in a module that keeps the id, too.
             holder = model.get_submodule(name.rpartition(".")[0])
             counts = weight is None or isinstance(getattr(holder, "padding_idx", None), int)
             if weight is not embedding and counts:
@@ -182,17 +194,26 @@ def _judge(
     after: Mapping[str, nn.Module],
     stored: Collection[str],
 ) -> PadPositions | None:
+    """Compare the candidate modules of the two built models.
+
+    Args:
+        pad: the pad id in the config.
+        sections: paths of the configs that state it.
+        before: candidates of the model built from its own config.
+        after: all modules of the model built with another pad id and more positions.
+        stored: names of the tensors in the checkpoint.
+    """
     tables: dict[str, int] = {}
     fixed, is_computed, blanks = None, False, False
     for name, module in before.items():
         follows = module.padding_idx != after[name].padding_idx
         rows, more = _rows(module), _rows(after[name])
         if rows is not None and rows == more:
-            continue  # no position table: it has no rows for more positions
+            continue  # no position table, because it did not grow with the number of positions
         if rows is not None and not follows:
             fixed = int(module.padding_idx)  # type: ignore[arg-type]
         elif rows is not None and follows and _is_stored(f"{name}.weight", stored):
-            # A quantised embedding keeps its weights in two forms.
+            # A quantised embedding stores several tensors (values and scales) with one row per position.
             parts = {f"{name}.{part}": len(t) for part, t in module.state_dict().items() if t.dim()}
             tables |= {part: size for part, size in parts.items() if size == rows and _is_stored(part, stored)}
         elif follows and _reads_ids(module):
@@ -213,30 +234,21 @@ def _is_stored(parameter: str, stored: Collection[str]) -> bool:
 
 
 def _same(name: str, parameter: str) -> bool:
-    """Whether a stored tensor is a parameter: checkpoints leave out or add the name of a wrapping module."""
+    """Return whether a stored name means a parameter. Checkpoints may lack or add the name of a wrapping module."""
     return name == parameter or name.endswith(f".{parameter}") or parameter.endswith(f".{name}")
 
 
 def _reads_ids(module: nn.Module) -> bool:
-    """Whether a module works with the ids themselves, not with positions that others counted."""
+    """Return whether a module takes token ids, and not positions that another module has counted."""
     return bool({"input_ids", "input"} & inspect.signature(module.forward).parameters.keys())
 
 
 def _changed(config: Any, pad: int, other: int) -> Any:
-    """The config with another pad id, and more positions."""
+    """Return a copy of the config with another pad id and `MORE_POSITIONS` more positions."""
     changed = copy.deepcopy(config)
-    for _, section in _config_sections(changed):
+    for _, section in nested_configs(changed):
         if getattr(section, PAD, None) == pad:
             setattr(section, PAD, other)
         if type(getattr(section, POSITIONS, None)) is int:
             setattr(section, POSITIONS, getattr(section, POSITIONS) + MORE_POSITIONS)
     return changed
-
-
-def _config_sections(config: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    from transformers import PretrainedConfig
-
-    yield path, config
-    for name, value in vars(config).items():
-        if isinstance(value, PretrainedConfig):
-            yield from _config_sections(value, (*path, name))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
-from mergekit_tokenadapt.models.meta_models import forward_error
+from mergekit_tokenadapt.models.forward_check import forward_error
 from mergekit_tokenadapt.output.configs import nested_sections
 from mergekit_tokenadapt.output.id_keys import role_of
 from mergekit_tokenadapt.output.translation import Lost, Translation
