@@ -75,7 +75,7 @@ class ModelFolder:
                 f"{self.name} is an ensemble and holds no weights of its own: name one of its members"
             )
         if find_class(self.folder, trust_remote_code=self.trust_remote_code) is None:
-            raise self._not_a_model("it has no class that config.json names")
+            raise self._not_a_model("transformers has no class that config.json names")
         shapes = {name: self.tensors.shape(name) for name in self.tensors}
         try:
             found = read_checkpoint(self.folder, shapes, trust_remote_code=self.trust_remote_code)
@@ -86,8 +86,7 @@ class ModelFolder:
 
     def _not_a_model(self, reason: str) -> TokenAdaptError:
         return TokenAdaptError(
-            f"{self.name} is not a causal language model, or another one with a vocabulary, that transformers can "
-            f"build: {reason}"
+            f"{self.name} is no language model, or other model with a vocabulary, that transformers can build: {reason}"
         )
 
     @cached_property

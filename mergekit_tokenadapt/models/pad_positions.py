@@ -163,7 +163,7 @@ def plan_move(found: PadPositions, new: int | None, *, model: str, target: str) 
     if new is None:
         raise TokenAdaptError(
             f"{model} counts positions from its pad token's id, and {target} has no pad token: name one in its "
-            'tokenizer_config.json ("pad_token"), or let a token stand for it (token_map, OLD: NEW)'
+            'tokenizer_config.json ("pad_token"), or match one with token_map (OLD: NEW)'
         )
     if not found.tables or new == found.pad:
         return None

@@ -93,7 +93,7 @@ def find_tables(model: ModelClass, small: Loading) -> VocabularyTables:
         large = _grown(model, config, keys)  # some configs have a key of another name
     if large is None or not _grew(small, large, small.input):
         raise TokenAdaptError(
-            f"transformers' {model.name} has no vocabulary size in its config that its input embedding grows with"
+            f"transformers' {model.name} has no vocabulary size in its config that sets the rows of its input embedding"
         )
     if small.output is not None and not _grew(small, large, small.output):
         keys, large = _with_output_key(model, config, small, keys, large)
@@ -241,8 +241,8 @@ def _with_output_key(
         if grown is not None and _grew(small, grown, small.output):
             if value not in keys.values():
                 raise TokenAdaptError(
-                    f"transformers' {model.name} reads and writes different vocabularies, of "
-                    f"{max(keys.values())} and {value} tokens: one tokenizer cannot stand for both"
+                    f"transformers' {model.name} has input and output vocabularies of different sizes, "
+                    f"{max(keys.values())} and {value} tokens: one tokenizer cannot serve both"
                 )
             return together, grown
     return keys, large
@@ -337,5 +337,5 @@ def _of_no_class(name: str, shape: Shape, tables: VocabularyTables, others: set[
         return None
     raise TokenAdaptError(
         f"the tensor {name}, of the shape {shape}, has an axis of the vocabulary's size, but the model's class does "
-        "not load it, so that nothing says whether it has a row for each token: take it out of the checkpoint"
+        "not load it, so it is not known whether it has a row for each token: remove it from the checkpoint"
     )

@@ -1,4 +1,4 @@
-"""Finishing the output folder: tokenizer files, configs and their ids, chat template, manifest, model card."""
+"""Finish the output folder: tokenizer files, configs with new token ids, chat templates, manifest, model card."""
 
 from mergekit_tokenadapt.output.configs import write_json
 from mergekit_tokenadapt.output.folder import AdaptedTokenizer, OutputFolder

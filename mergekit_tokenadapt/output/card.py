@@ -1,4 +1,4 @@
-"""The model card that mergekit has written, with what it leaves open and a section on the tokenizer."""
+"""Complete the model card that mergekit writes: base models, licence, languages, and a section on the tokenizer."""
 
 from __future__ import annotations
 
@@ -18,27 +18,37 @@ from mergekit_tokenadapt.transfer.plan import TransferPlan
 LOG = logging.getLogger(__name__)
 
 SHOWN_REASONS = ("copied", "special", "new", "padding")
+"""Reasons of rows that the table in the card counts."""
 LICENCE_KEYS = ("license", "license_name", "license_link")
 CARRIED = (*LICENCE_KEYS, "language")
-"""Keys of an input model's card that hold for the output as well."""
+"""Keys of an input model's card that the output keeps."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _CACHED = re.compile(r"models--(.+?)--(.+)")
-"""How the hub's cache names the folder of a repository."""
+"""Matches the name that the hub's cache gives to the folder of a repository."""
 
 
 @dataclass(frozen=True)
 class CardInput:
-    """One input model, for the card."""
+    """One input model of the recipe."""
 
     name: str
-    """As the recipe has it."""
+    """The name in the recipe."""
     folder: Path
+    """The folder of the model."""
     plan: TransferPlan
+    """How its new rows were made."""
 
 
 def extend_model_card(card: Path, target: str, inputs: Sequence[CardInput]) -> None:
-    """Fill in base model, licence and languages, and append the section on the tokenizer; where there is a card."""
+    """Add base models, licence and languages to a card's metadata, and append a section on the tokenizer.
+
+    Args:
+        card: the README.md of the output. Nothing happens if it does not exist, as with mergekit's
+            ``--no-write-model-card``.
+        target: name of the target tokenizer.
+        inputs: the input models.
+    """
     if not card.is_file():
         return
     own = [_metadata(each.folder / "README.md") for each in inputs]
@@ -52,10 +62,10 @@ def extend_model_card(card: Path, target: str, inputs: Sequence[CardInput]) -> N
 
 
 def base_model(name: str, folder: Path) -> str:
-    """What the hub's key ``base_model`` says of an input model: its hub id as far as that is known, else its name.
+    """Return an input model's value for the card's key ``base_model``: its hub id if known, else its folder's name.
 
-    The id is what the recipe says, or the cache's folder is called after, or config.json says that it was loaded
-    from (`_name_or_path`).
+    The hub id may come from the recipe, from the folder's name in the hub's cache, or from ``_name_or_path`` in
+    config.json.
     """
     plain = name.split("@")[0].split("+")[0]
     cached = next((m for part in folder.parts if (m := _CACHED.fullmatch(part))), None)
@@ -67,33 +77,33 @@ def base_model(name: str, folder: Path) -> str:
 
 
 def _metadata(card: Path) -> dict[str, Any]:
-    """The front matter of a card; empty where there is none that can be read."""
+    """Read the metadata (YAML front matter) of a card; return an empty dict if there is none or it is not valid."""
     try:
         return metadata_load(card) or {} if card.is_file() else {}
-    except Exception as error:  # YAML of any kind, bytes of any kind
+    except Exception as error:  # cards come from strangers: the parser may fail in any way
         LOG.info("%s: its front matter cannot be read: %s", card, error)
         return {}
 
 
 def _common(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all input models' cards agree on."""
+    """Return the carried keys that have the same value in the cards of all input models."""
     shared = {key: own[0][key] for key in CARRIED if own[0].get(key) and all(o.get(key) == own[0][key] for o in own)}
-    # The name and the link of a licence say nothing without it.
+    # `license_name` and `license_link` mean nothing without `license`.
     return shared if "license" in shared else {k: v for k, v in shared.items() if k not in LICENCE_KEYS}
 
 
 def _about_licences(inputs: Sequence[CardInput], own: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say what is not known, rather than nothing."""
+    """Return a section that quotes the licences of the input models, if these have no licence in common."""
     if "license" in _common(own):
         return []
     known = [
         f"`{each.folder.name}`: {card.get('license') or 'not stated'}" for each, card in zip(inputs, own, strict=True)
     ]
-    return ["### Licence", "", f"Not set here. What the input models' own cards say: {'; '.join(known)}.", ""]
+    return ["### Licence", "", f"Not set here. The cards of the input models state: {'; '.join(known)}.", ""]
 
 
 def _about_tokenizer(target: str, inputs: Sequence[CardInput]) -> list[str]:
-    lines = ["### Tokenizer", "", f"The tokenizer is that of `{target}`, put in place without training by"]
+    lines = ["### Tokenizer", "", f"This model uses the tokenizer of `{target}`. The swap was done without training by"]
     own = package_version("mergekit-tokenadapt")
     lines += [f"mergekit-tokenadapt {own}, method `{inputs[0].plan.method}`.", ""]
     lines += ["| input model | " + " | ".join(SHOWN_REASONS) + " |", "|---" * (len(SHOWN_REASONS) + 1) + "|"]

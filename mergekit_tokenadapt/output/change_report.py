@@ -1,4 +1,4 @@
-"""What a model that was put onto another's vocabulary has to be known for: rows, digits, special tokens."""
+"""Report what a tokenizer swap changed: rows, token counts of texts, digits, special tokens, chat template."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 
 def vocabulary_report(target: ModelFolder, made: ModelFolder, before: TokenizerFiles) -> dict[str, Any]:
-    """The decisions that were taken for a model that now speaks the target's tokenizer.
+    """Report on a finished model that got the target's vocabulary.
 
     Args:
-        target: whose vocabulary it is.
-        made: the model, with its plan in the folder.
-        before: the tokenizer that the model had.
+        target: the model whose vocabulary it got.
+        made: the finished model, with the plan in its folder.
+        before: the tokenizer that the model had before.
 
     Returns:
-        What `change_report` says, with the name of the target and its number of rows.
+        The result of `change_report`, with the target's name and number of rows.
     """
     plan = TransferPlan.load(made.folder / PLAN)
     report = change_report(plan, before, target.tokenizer, made.tokenizer.chat_template)
@@ -35,18 +35,19 @@ def vocabulary_report(target: ModelFolder, made: ModelFolder, before: TokenizerF
 def change_report(
     plan: TransferPlan, before: TokenizerFiles, after: TokenizerFiles, chat_template: str | None
 ) -> dict[str, Any]:
-    """What became of a model that got another tokenizer.
+    """Report on a model that got another tokenizer.
 
     Args:
         plan: how its rows were made.
-        before: the tokenizer that it had.
-        after: the one that it has now.
-        chat_template: what the output has.
+        before: the tokenizer that it had before.
+        after: the tokenizer that it has now.
+        chat_template: the chat template of the output; None if it has none.
 
     Returns:
-        ``tokens`` holds numbers of tokens: `copied` (bit for bit an old row), `special` (a special token
-        with a counterpart), `composed` (made of several old rows), `mean` (the mean row); ``texts`` holds
-        the built-in texts with their bytes, and how many tokens each tokenizer makes of them.
+        ``rows``: numbers of rows; ``tokens``: numbers of tokens by kind of row (see `token_counts`); ``texts``: bytes
+        of the built-in texts, and the number of tokens of each under both tokenizers; ``digits``: the rule by which
+        numbers are segmented; ``special_tokens``: the origin of each special token's row; ``chat_template``: its
+        origin, and the markers in it that are not one token.
     """
     return {
         "rows": {"before": before.model_rows, "after": plan.num_rows},
@@ -59,7 +60,12 @@ def change_report(
 
 
 def token_counts(plan: TransferPlan, target: TokenizerFiles) -> dict[str, int]:
-    """Tokens by where their rows come from; `padding` are rows without a token."""
+    """Count the target's tokens by the origin of their rows.
+
+    Returns:
+        ``copied``: the base row of the same bytes; ``special``: the base row of the special counterpart; ``composed``:
+        computed by the method; ``mean``: the mean row; ``padding``: rows without a token.
+    """
     mean_ids = set(plan.mean_ids.tolist())
     counts = dict.fromkeys(("copied", "special", "composed", "mean"), 0)
     for token in target.vocabulary:
@@ -74,8 +80,8 @@ def _digits(target: TokenizerFiles, before: TokenizerFiles) -> dict[str, Any]:
     warning = None
     if now != then:
         warning = (
-            f"numbers were cut {_say(then)} and are now cut {_say(now)}: arithmetic suffers most from a swap, "
-            "and needs training"
+            f"numbers were segmented {_say(then)} and are now segmented {_say(now)}: arithmetic suffers most from a "
+            "swap, and needs training"
         )
     return {"before": then, "after": now, "warning": warning}
 
@@ -116,7 +122,10 @@ def _texts(before: TokenizerFiles, after: TokenizerFiles) -> dict[str, dict[str,
 
 
 def _tokens_of(tokenizer: TokenizerFiles, texts: Mapping[str, TextSet]) -> dict[str, dict[str, Any]]:
-    """Tokens that each text is cut into, and whether they hold all of it: few tokens are no gain where they do not."""
+    """Count the tokens of each text, and check whether decoding restores it.
+
+    A tokenizer that loses text needs fewer tokens, but that is no gain.
+    """
     library = tokenizer.fast_tokenizer()
     found = {}
     for name, text in texts.items():

@@ -1,4 +1,4 @@
-"""The report of a model that got another tokenizer, as a reader sees it."""
+"""Print the report of a tokenizer swap (`change_report`) for a reader."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from mergekit_tokenadapt.texts.builtin import BUILTIN, LANGUAGES
 MEANING = {
     "copied": "the old row of the same bytes, bit for bit",
     "special": "the old row of their counterpart",
-    "composed": "made of old rows",
-    "mean": "the mean row: nothing was found for them",
-    "padding": "the mean row: rows without a token, never the most likely",
+    "composed": "computed from old rows",
+    "mean": "the mean row, because nothing was found for them",
+    "padding": "the mean row; they have no token and are never the most likely",
 }
+"""Kind of row -> its explanation in the printed table."""
 TEMPLATES = {"target": "the new tokenizer's", "before": "the old one", "none": "none"}
+"""Origin of the chat template -> the words for it."""
 SHOWN = 12
-"""Special tokens without a role that are listed one by one."""
+"""Largest number of special tokens without a role that are listed one by one."""
 
 
 def print_report(report: Mapping[str, Any], title: str, console: Console | None = None) -> None:
-    """Print what `change_report` found, on standard output unless another console is given."""
+    """Print the result of `change_report`, on standard output unless another console is given."""
     console = console or Console()
     for name, tokens in {title: report["tokens"], **report.get("further_inputs", {})}.items():
         rows = [[kind, f"{number:,}", MEANING[kind]] for kind, number in tokens.items()]
@@ -36,11 +38,11 @@ def print_report(report: Mapping[str, Any], title: str, console: Console | None 
 
 
 def next_commands(out: str, base: str) -> list[str]:
-    """What to run after a transplant, ready to paste.
+    """Return shell commands that check and measure the output of a transplant.
 
     >>> next_commands("./my out", "./model")[0]
     "mergekit-tokenadapt-eval check './my out' --base ./model"
-    >>> next_commands("out", "./model+./adapter")[0]  # what is compared with is nowhere on the disk
+    >>> next_commands("out", "./model+./adapter")[0]  # the merged base is nowhere on disk, so nothing can be compared
     'mergekit-tokenadapt-eval check out'
     """
     model, _, adapter = (base, "", "") if os.path.exists(base) else base.partition("+")
@@ -50,14 +52,14 @@ def next_commands(out: str, base: str) -> list[str]:
 
 
 def as_text(report: Mapping[str, Any], title: str) -> str:
-    """The same as plain text, for a log."""
+    """Return the printed report as plain text, for a log."""
     console = Console(file=io.StringIO(), width=100, color_system=None)
     print_report(report, title, console)
     return console.file.getvalue().rstrip()  # type: ignore[attr-defined, no-any-return]
 
 
 def _print_texts(console: Console, texts: Mapping[str, Any]) -> None:
-    """Tokens per byte: of the languages their sum, and the two that gain and lose most."""
+    """Print tokens per byte of each text; for languages, of all together and of the two that change most."""
     languages = [texts[name] for name in LANGUAGES]
     together = {
         "bytes": sum(text["bytes"] for text in languages),
@@ -86,7 +88,7 @@ def _row(name: str, text: Mapping[str, Any]) -> list[str]:
 
 
 def _change(text: Mapping[str, Any]) -> float | None:
-    """Share of tokens more; None where a tokenizer does not take all of the text, and so cannot be compared."""
+    """Return the relative change of the number of tokens; None if a tokenizer loses text and cannot be compared."""
     before, after = text["before"], text["after"]
     if not (before["is_exact"] and after["is_exact"] and before["tokens"]):
         return None
@@ -112,7 +114,7 @@ def _template(template: Mapping[str, Any]) -> str:
 
 
 def _special_lines(tokens: list[Any]) -> dict[str, str]:
-    """Tokens with a role, then those that got the row of another; of the rest, their number."""
+    """List tokens with a role, then further tokens with a counterpart, then the number of those without one."""
     lines = {f"{t['role']} {t['token']}": _row_of(t) for t in tokens if t["role"]}
     others = [t for t in tokens if not t["role"]]
     found = [t for t in others if not _is_mean(t)]

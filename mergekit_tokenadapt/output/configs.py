@@ -1,4 +1,4 @@
-"""JSON files of the output folder."""
+"""Write JSON files of the output folder, and find values in nested configs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from mergekit_tokenadapt.storage.file_writing import write_file
 
 VOCAB_SIZE = "vocab_size"
 Path = tuple[str, ...]
-"""Where a value is in nested configs."""
+"""Keys that lead to a value in nested configs: ``("text_config", "vocab_size")``."""
 
 
 def write_json(file: File, content: Mapping[str, Any]) -> None:
-    """Write a JSON file the way transformers does: two spaces, a final newline."""
+    """Write a JSON file as transformers does, with an indent of two spaces and a final newline.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     write_file(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def set_nested(config: dict[str, Any], key: str, value: int) -> None:
-    """Set a value of a nested config, in place; `key` is a path such as ``text_config.vocab_size``."""
+    """Set a value of a nested config, in place. `key` joins the path with dots: ``text_config.vocab_size``."""
     *sections, name = key.split(".")
     for section in sections:
         config = config.setdefault(section, {})
@@ -28,7 +32,7 @@ def set_nested(config: dict[str, Any], key: str, value: int) -> None:
 
 
 def value_at(config: Mapping[str, Any], path: Path) -> Any:
-    """A value of a nested config; None where there is none."""
+    """Return a value of a nested config; None if the path does not exist."""
     value: Any = config
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
@@ -36,7 +40,7 @@ def value_at(config: Mapping[str, Any], path: Path) -> Any:
 
 
 def nested_sections(config: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """A config and those in it, with where they are."""
+    """Yield the path and content of a config and of all configs nested in it."""
     yield path, config
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -44,11 +48,14 @@ def nested_sections(config: Mapping[str, Any], path: Path = ()) -> Iterator[tupl
 
 
 def foreign_sections(config: Mapping[str, Any], sizes: Collection[Path]) -> frozenset[Path]:
-    """Nested configs that number the tokens of another vocabulary: they state a `vocab_size` of their own.
+    """Find nested configs whose token ids belong to another vocabulary, because they state another `vocab_size`.
 
     Args:
         config: the content of a config.json.
-        sizes: the keys that state the language model's number of rows, as paths.
+        sizes: paths of the keys that state the language model's number of rows.
+
+    Returns:
+        Paths of these configs.
     """
     return frozenset(
         path

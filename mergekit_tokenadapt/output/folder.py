@@ -1,7 +1,7 @@
-"""Finishing the output folder: tokenizer files, special ids in the configs, chat template, manifest.
+"""Finish the output folder after mergekit has written tensors, config.json and model card.
 
-mergekit has written tensors, config.json and model card by then, and calls `save_pretrained` on what
-it takes for a tokenizer as its last act.
+mergekit's last step is to call `save_pretrained` on the tokenizer of the merge. `AdaptedTokenizer` stands in for that
+tokenizer. Its `save_pretrained` writes tokenizer files, token ids in configs, chat templates and the manifest.
 """
 
 from __future__ import annotations
@@ -42,45 +42,47 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class OutputFolder:
-    """All that is needed to finish the folder. mergekit takes it for a tokenizer."""
+    """Everything that is needed to finish the output folder."""
 
     base: TokenizerFiles
     """Tokenizer of the model whose configs the output gets."""
     base_folder: Path
-    """That model's folder."""
+    """Folder of that model."""
     target: TokenizerFiles
+    """The tokenizer that the output gets."""
     num_rows: int
+    """Rows of the new vocabulary matrices."""
     vocab_size_keys: tuple[str, ...]
-    """Where config.json keeps the number of rows, for instance ``text_config.vocab_size``."""
+    """Keys of config.json that state the number of rows, joined with dots: ``text_config.vocab_size``."""
     adapt: Mapping[str, Any]
-    """The recipe's ``adapt`` block, with defaults."""
+    """The recipe's ``adapt`` block, with defaults filled in."""
     inputs: tuple[tuple[str, Path], ...]
     """Name and folder of every input model."""
     plans: tuple[TransferPlan, ...] = ()
-    """One for each input model."""
+    """The plan of each input model."""
     corrections: tuple[CorrectionReport | None, ...] = ()
-    """One for each input model where there is a calibration text."""
+    """The correction by the calibration text for each input model; empty if the recipe has no such text."""
     chat_template: str | None = None
-    """Set by mergekit where the recipe has a top-level ``chat_template``; it wins over the block's."""
+    """The chat template of mergekit's own key ``chat_template``. It takes precedence over the ``adapt`` block's."""
 
     pad_move: PadMove | None = None
-    """Where the model counts positions from its pad token's id, which is another one now; otherwise None."""
+    """How position tables follow a new pad id; None if nothing moves (see `models.pad_positions`)."""
     config: Any = None
-    """The config that mergekit is to write, an object of transformers; None where it is not known."""
+    """The transformers config that mergekit will write; None if it is not known."""
     last_look: Callable[[Path, Path], None] | None = None
-    """Gets the folder before its manifest is there, and the base model's; it raises where something does not fit."""
+    """A check of the written folder. It gets that folder and the base model's, and raises if something does not fit."""
     when_finished: Callable[[OutputFolder, Path], None] | None = None
-    """Gets this and the finished folder."""
+    """Called at the very end with this object and the finished folder."""
 
     def check(self, mapping: VocabularyMap | None = None) -> None:
-        """Find out what the end would stumble over, before any slow step.
+        """Find errors that would otherwise appear only at the end. Call this before the first slow step.
 
         Args:
-            mapping: how the vocabularies match.
+            mapping: how the vocabularies match; None skips the checks that need it.
 
         Raises:
-            TokenAdaptError: the chosen chat template is nowhere, a file that is carried over is a link that leads out
-                of its folder, or the model does not load without a token that the target lacks.
+            TokenAdaptError: the chosen chat template does not exist, a file to be copied is a link that points out of
+                its folder, or the model does not load without a token that the target lacks.
         """
         check_own(self.target.folder, self.target.files())
         check_own(self.base_folder, [self.base_folder / n for n in ("generation_config.json", *PROCESSOR_FILES)])
@@ -98,11 +100,16 @@ class OutputFolder:
     def with_plans(
         self, plans: Sequence[TransferPlan], corrections: Sequence[CorrectionReport | None] = ()
     ) -> AdaptedTokenizer:
-        """The folder, ready to be finished."""
+        """Add the plans and corrections, and return the object that mergekit gets as its tokenizer."""
         return AdaptedTokenizer(replace(self, plans=tuple(plans), corrections=tuple(corrections)))
 
     def finish(self, out: Path) -> None:
-        """Write everything into `out`, where mergekit has written its part."""
+        """Write all files of ours into `out`, where mergekit has written its files.
+
+        Raises:
+            TokenAdaptError: the written model would not load.
+            OSError: a file cannot be written.
+        """
         self._write_tokenizer(out)
         self._write_configs(out)
         if self.adapt["save_plan"]:
@@ -113,10 +120,10 @@ class OutputFolder:
         like_new_files([*out.glob("*.safetensors"), *out.glob(f"{PLAN}*")])
         if self.last_look is not None:
             self.last_look(out, self.base_folder)
-        write_json(out / MANIFEST, self.manifest())  # last: a folder without it is not finished
+        write_json(out / MANIFEST, self.manifest())  # comes last, because it marks a folder as complete
 
     def manifest(self) -> dict[str, Any]:
-        """What went in and what was done."""
+        """Return the content of the manifest: the inputs, the options and the results."""
         corrections = self.corrections or (None,) * len(self.plans)
         inputs = zip(self.inputs, self.plans, corrections, strict=True)
         records = [input_record(name, folder, plan, correction) for (name, folder), plan, correction in inputs]
@@ -127,7 +134,7 @@ class OutputFolder:
     # --- configs
 
     def _translated(self, config: dict[str, Any], ids: SpecialIds) -> Translation:
-        """The model's config with the target's ids, the new number of rows, and positions where pad is now."""
+        """Translate the model's config to the target's token ids, number of rows, and pad position."""
         sizes = [tuple(key.split(".")) for key in self.vocab_size_keys]
         translation = translate_model(config, ids, sizes, self.num_rows)
         if self.pad_move is not None:
@@ -142,9 +149,10 @@ class OutputFolder:
         if self.pad_move is not None:
             pad = ids.target.roles.get("pad", self.pad_move.new)
             if pad != generation.config.get("pad_token_id", model.config.get("pad_token_id")):
-                generation.config["pad_token_id"] = pad  # the model's own may be none, so that it runs
+                # The model's config may name no pad id (see `PadMove.new`), but generation needs one.
+                generation.config["pad_token_id"] = pad
         if model.config.pop("tokenizer_class", None) is not None and (own := self.target.config.get("tokenizer_class")):
-            model.config["tokenizer_class"] = own  # transformers asks here where tokenizer_config.json is silent
+            model.config["tokenizer_class"] = own  # transformers looks here if tokenizer_config.json names no class
         write_json(out / "config.json", model.config)
         eos = generation.config.get("eos_token_id", model.config.get("eos_token_id"))
         if (stops := ids.with_twins(eos)) != eos:
@@ -166,11 +174,11 @@ class OutputFolder:
         templates = self.templates()
         if templates != self.target.chat_templates:
             replace_templates(out, templates)
-        if self.chat_template is not None:  # what the block says is looked at before the first slow step
+        if self.chat_template is not None:  # `check` has already warned about the template of the ``adapt`` block
             self._warn_of_templates(self.plans[0].mapping)
 
     def templates(self) -> Templates:
-        """Those of the output, by name."""
+        """Return name -> Jinja source of the output's chat templates."""
         if self.chat_template is not None:
             chosen: Templates = {DEFAULT: self.chat_template}
         else:
@@ -183,14 +191,14 @@ class OutputFolder:
 
 
 class AdaptedTokenizer:
-    """What mergekit's last step sees: something with a size, a chat template and `save_pretrained`."""
+    """Stands in for a tokenizer in mergekit's last step, which reads its size and calls `save_pretrained`."""
 
     def __init__(self, folder: OutputFolder) -> None:
         self._folder = folder
         self.chat_template: str | None = None
 
     def get_vocab(self) -> Mapping[int, None]:
-        """One entry per row: mergekit takes its length for the number of rows."""
+        """Return a mapping with one entry per row, because mergekit takes its length for the number of rows."""
         return dict.fromkeys(range(self._folder.num_rows))
 
     def save_pretrained(self, out: str, **_kwargs: Any) -> None:

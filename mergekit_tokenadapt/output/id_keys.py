@@ -1,11 +1,11 @@
-"""Which keys of a config hold token ids, found by what they are.
+"""Find the keys of a config that hold token ids.
 
-Three things tell: how the key's name ends (``image_token_id``, ``boi_token_index``, ``eos_token_ids``), the
-structures that generation configs are known for (phrases, biases, forced ids), and the content: a mapping from
-tokens of the base tokenizer to their own ids is a mapping to token ids, whatever its name.
+A key holds token ids in three cases. The end of its name says so (``image_token_id``, ``boi_token_index``,
+``eos_token_ids``). Or it is one of the known keys of generation configs (phrases, biases, forced ids). Or its content
+is a mapping from tokens of the base tokenizer to their ids.
 
-Names that look alike and are none: counts (``mm_tokens_per_image``), layers (``hybrid_layer_ids``), labels, and
-ids of other vocabularies than the tokenizer's, such as a sound codec's (``codebook_eos_token_id``).
+Similar names hold no token ids: counts (``mm_tokens_per_image``), layers (``hybrid_layer_ids``), labels, and ids of
+other vocabularies, such as that of an audio codec (``codebook_eos_token_id``).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
 
 
 class Shape(Enum):
-    """How the ids of a key are arranged."""
+    """The arrangement of the ids under a key."""
 
     ROLE = auto()
-    """An id or a list of them, for a role such as ``eos``."""
+    """An id, or a list of ids, for a role such as ``eos``."""
     IDS = auto()
-    """An id, or lists of them at any depth."""
+    """An id, or lists of ids at any depth."""
     PHRASES = auto()
-    """Lists of ids, each of which means something as a whole: without one of its tokens it means nothing."""
+    """Lists of ids, each of which is a phrase. A phrase that lacks a token is dropped as a whole."""
     PAIRS = auto()
-    """Pairs of a place in the output and an id."""
+    """Pairs of a position in the output and an id."""
     BIASES = auto()
     """Pairs of a phrase and a number, or a mapping from phrases to numbers."""
     NAMED = auto()
@@ -37,16 +37,16 @@ class Shape(Enum):
     SPELLINGS = auto()
     """A mapping from ids to the spellings of their tokens."""
     ENTRIES = auto()
-    """The spellings of all tokens, by id."""
+    """A list of the spellings of all tokens, by id."""
 
 
 _ROLE_KEY = re.compile(rf"_?({'|'.join(ROLES)})_(tokens?_)?(id|ids|index|idx)")
 _TOKEN_KEY = re.compile(r"(.+_|^)tokens?_(id|ids|index|indices|indexes|idx)")
 _MARK_KEY = re.compile(r"(.+_)?(start|end|bos|eos|pad|mask|sep|newline|patch|eod|eot|image|video|audio)_ids?")
-"""Keys such as ``im_start_id``: taken for token ids where the base has control tokens of these ids."""
+"""Matches keys such as ``im_start_id``. They hold token ids if the base has special or added tokens with these ids."""
 _NAMED_KEY = re.compile(r"(.*_)?(lang|language|task|token)(_code)?_to_(code_)?ids?")
 _OTHER_VOCABULARY = re.compile(r"(^|_)(codebook|codec|t2u|vocoder|char|entity|label|layer|speaker)s?(_|$)")
-"""Words of keys whose ids are not the tokenizer's."""
+"""Matches keys whose ids belong to another vocabulary than the tokenizer's."""
 _BY_NAME = {
     "suppress_tokens": Shape.IDS,
     "begin_suppress_tokens": Shape.IDS,
@@ -58,7 +58,13 @@ _BY_NAME = {
 
 
 def shape_of(key: str, value: Any, base: Vocabulary) -> Shape | None:
-    """How the ids under a key of a config are arranged; None where it holds none."""
+    """Return the arrangement of the token ids under a key of a config; None if the key holds no token ids.
+
+    Args:
+        key: the last part of the key's path.
+        value: the value under the key.
+        base: the vocabulary that the ids belong to.
+    """
     if key in ("label2id", "id2label") or _OTHER_VOCABULARY.search(key):
         return None
     tests: tuple[tuple[bool, Shape], ...] = (
@@ -72,7 +78,7 @@ def shape_of(key: str, value: Any, base: Vocabulary) -> Shape | None:
 
 
 def role_of(key: str) -> str | None:
-    """The role that a key such as ``eos_token_id`` or ``pad_index`` is for."""
+    """Return the role that a key such as ``eos_token_id`` or ``pad_index`` is for; None for other keys."""
     match = _ROLE_KEY.fullmatch(key)
     return match[1] if match else None
 
@@ -88,7 +94,7 @@ def _shape_of_content(value: Any, base: Vocabulary) -> Shape | None:
 
 
 def _holds_ids(value: Any) -> bool:
-    """Whether it is an id, None, or lists of these; True and False are none."""
+    """Return whether a value is an id, None, or a list of these at any depth. True and False are no ids."""
     if isinstance(value, list | tuple):
         return all(map(_holds_ids, value))
     return value is None or type(value) is int
@@ -106,7 +112,7 @@ def _is_mapping_of(value: Any, kind: type) -> bool:
 
 
 def _names(name: str, token_id: int, base: Vocabulary) -> bool:
-    """Whether a name is a token's spelling, or what stands between its marks (``transcribe``, ``<|transcribe|>``)."""
+    """Return whether a name is a token's spelling, with or without its marks (``<|transcribe|>``, ``transcribe``)."""
     token = base.by_id.get(token_id)
     return token is not None and name in (token.spelling, token.spelling.strip("<|>[]_"))
 

@@ -1,4 +1,4 @@
-"""Token ids as the new vocabulary numbers them."""
+"""Translate the token ids in a config from the base vocabulary to the target vocabulary."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabular
 from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap
 
 NO_FALLBACK = ("bos", "pad")
-"""Roles that a model does without: where the target tokenizer has no such token, the config names none either."""
+"""Roles that a model does not need. If the target tokenizer has no token for them, the config names none."""
 
 
 class SpecialIds:
-    """Old special ids to new ones, for everything in a config that holds token ids."""
+    """The translation of token ids from the base vocabulary to the target vocabulary.
+
+    Args:
+        base: the base vocabulary.
+        target: the target vocabulary.
+        mapping: the base row of each target row.
+    """
 
     def __init__(self, base: Vocabulary, target: Vocabulary, mapping: VocabularyMap) -> None:
         self.base, self.target = base, target
         self._by_source: dict[int, int] = {}
         self._sources = {row: int(mapping.sources[row]) for row in mapping.ids(Reason.SPECIAL).tolist()}
+        # A special counterpart takes precedence over a token with the same bytes.
         for reason in (Reason.SPECIAL, Reason.COPIED):
             for row in sorted(mapping.ids(reason).tolist(), key=self._unlikeness):
                 if (source := int(mapping.sources[row])) >= 0:
@@ -25,16 +32,23 @@ class SpecialIds:
         self._by_choice = {source: row for row, source in self._sources.items() if self._is_choice(row, source)}
 
     def _unlikeness(self, row: int) -> tuple[bool, int]:
-        """Of several tokens with a token's row, the first by this stands for it: one that texts are cut into."""
+        """Return a sort key that prefers tokens that the tokenizer produces to byte twins, then lower ids."""
         return row in self.target.byte_twins, row
 
     def _is_choice(self, row: int, source: int) -> bool:
-        """Whether the user let a token stand for another: neither string nor role would have matched them."""
+        """Return whether the user matched two tokens (`token_map`), as neither spelling nor role would match them."""
         old, new = self.base.by_id.get(source), self.target.by_id[row]
         return old is not None and old.spelling != new.spelling and row not in self.target.roles.values()
 
     def new_id(self, old: int) -> int | None:
-        """The target token with the same string, else the one that got the old token's row, else None."""
+        """Return the id of the special or added target token with the same spelling, else of the one with its row.
+
+        Args:
+            old: an id of the base vocabulary.
+
+        Returns:
+            An id of the target vocabulary; None if no target token corresponds to `old`.
+        """
         token = self.base.by_id.get(old)
         same = self.target.by_spelling.get(token.spelling) if token else None
         if same is not None and token is not None and token.kind in (TokenKind.SPECIAL, TokenKind.ADDED):
@@ -42,17 +56,23 @@ class SpecialIds:
         return self._by_source.get(old)
 
     def new_token(self, old: int) -> Token | None:
-        """The token of `new_id`."""
+        """Return the target token of `new_id`; None if there is none."""
         new = self.new_id(old)
         return None if new is None else self.target.by_id.get(new)
 
     def in_role(self, role: str, old: int | None) -> int | None:
-        """The new id for a role that a config gives the id `old`; None stands for no token.
+        """Return the new id for a role to which the config gives the id `old`.
 
-        It is what the target tokenizer says. Where that does not name a token for the role, the base's may be
-        there all the same, which keeps a generation stopping and masks masked. bos and pad (`NO_FALLBACK`) are
-        then None, unless the user lets a token stand for them: never id 0, and never a token that is there for
-        something else.
+        The target tokenizer's own token for the role is used if it names one. Otherwise the counterpart of `old` is
+        used, so that generation still stops at eos. For bos and pad (`NO_FALLBACK`), only a counterpart that the user
+        chose with `token_map` is used: bos and pad must never become a token of another purpose.
+
+        Args:
+            role: the role, for instance ``eos``.
+            old: the id in the config; None if the config names no token.
+
+        Returns:
+            The new id; None if the new config shall name no token.
         """
         own = self.target.roles.get(role)
         if own is not None and (old is not None or role in ("bos", "eos", "pad")):
@@ -62,10 +82,16 @@ class SpecialIds:
         return self.new_id(old)
 
     def with_twins(self, eos: Any) -> Any:
-        """The eos ids with all special tokens that got the row of one of them; a list where these are several.
+        """Add to the eos ids all special tokens that got the same base row as one of them.
 
-        A base token may have several roles (bos = eos = unk, pad = eos), for which the target has a token each.
-        Their logits are equal, so that any of them may come where the base model stopped.
+        A base token may have several roles (bos = eos = unk, pad = eos) for which the target has separate tokens. Their
+        output rows are copies, so their logits are equal, and the model may generate any of them to stop.
+
+        Args:
+            eos: an id, a list of ids, or None, of the target vocabulary.
+
+        Returns:
+            `eos` itself if nothing is added, else a list.
         """
         own = eos if isinstance(eos, list) else [eos]
         sources = {self._sources.get(i, -1) for i in own} - {-1}

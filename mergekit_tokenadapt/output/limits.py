@@ -1,6 +1,6 @@
-"""How long a text may be: what the target's tokenizer says of its own model, and what the base model has positions for.
+"""Set the tokenizer's `model_max_length`, at which transformers truncates texts (``truncation=True``).
 
-transformers cuts texts at the tokenizer's `model_max_length` where it is asked to (``truncation=True``).
+The target tokenizer states the limit of its own model. The base model may have fewer positions than that.
 """
 
 from __future__ import annotations
@@ -9,24 +9,26 @@ from collections.abc import Mapping
 from typing import Any
 
 POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx", "seq_length")
-"""What configs call their number of positions."""
+"""Config keys that state the number of positions."""
 TURNING = ("rope_parameters", "rope_scaling", "rope_theta", "rotary_pct", "rotary_dim", "rotary_emb_base")
-"""Keys of models that turn queries and keys instead of looking positions up: they read on beyond the number."""
+"""Config keys of models with rotary position embeddings, which have no position table and can read longer texts."""
 KEY = "model_max_length"
 NO_LIMIT = 10**9
-"""transformers writes 10^30 where there is none."""
+"""Values from here on mean that there is no limit. transformers writes 10^30 in that case."""
 
 
 def limit_of(tokenizer_config: Mapping[str, Any]) -> int | None:
-    """A tokenizer's `model_max_length`; None where it sets none."""
+    """Return `model_max_length` from the content of a tokenizer_config.json; None if it sets no limit."""
     value = tokenizer_config.get(KEY)
     return int(value) if isinstance(value, int | float) and 0 < value < NO_LIMIT else None
 
 
 def positions_of(config: Mapping[str, Any], *, first: int = 0) -> int | None:
-    """Positions of a model, from the content of its config.json; None where it does not say.
+    """Return the number of positions that a model can use; None if its config does not state it.
 
-    `first` is the first one that is used, in models that count on from the pad token's id.
+    Args:
+        config: content of the model's config.json.
+        first: the first position that is used. It is not 0 in models that count positions from the pad id.
     """
     text = {**config, **(config.get("text_config") or {})}
     found = next((text[key] for key in POSITION_KEYS if type(text.get(key)) is int and text[key] > 0), None)
@@ -36,17 +38,17 @@ def positions_of(config: Mapping[str, Any], *, first: int = 0) -> int | None:
 def model_max_length(
     config: Mapping[str, Any], base: Mapping[str, Any], target: Mapping[str, Any], *, first: int = 0
 ) -> int | None:
-    """The limit that the output's tokenizer has to state; None where what the target states is right.
+    """Return the limit that the output's tokenizer must state, in tokens; None if the target's statement is right.
 
     Args:
         config: content of the base model's config.json.
-        base: content of its tokenizer_config.json.
+        base: content of the base model's tokenizer_config.json.
         target: content of the target's tokenizer_config.json.
-        first: see `positions_of`.
+        first: the first position that is used; see `positions_of`.
     """
     own, before = limit_of(target), limit_of(base)
     is_turning = any(config.get(key) or (config.get("text_config") or {}).get(key) for key in TURNING)
-    # Nothing changes for those who use the base, or nothing is promised; but a table ends where it ends.
+    # Without a new limit, users of the base see no change. A position table, however, must never be exceeded.
     if (own == before or own is None) and (is_turning or before is None):
         return None
     known = [limit for limit in (before, positions_of(config, first=first)) if limit is not None]

@@ -1,7 +1,7 @@
-"""The target's tokenizer as AutoTokenizer will read it from the output, beside the base model's config.json.
+"""Load the target tokenizer as AutoTokenizer will load it from the output, beside the base model's config.json.
 
-AutoTokenizer chooses a class by the model type, for some types (``qwen2``) whatever the tokenizer's own files say.
-Such a class may add tokens, which need rows, and may cut text by a pattern of its own.
+For some model types (``qwen2``), AutoTokenizer chooses the tokenizer class by the model type in config.json, whatever
+the tokenizer's files say. Such a class may add tokens, which then need rows, and may pre-tokenize by its own pattern.
 """
 
 from __future__ import annotations
@@ -22,9 +22,14 @@ LOG = logging.getLogger(__name__)
 
 
 def as_loaded(target: TokenizerFiles, base: TokenizerFiles, base_folder: Path) -> TokenizerFiles:
-    """The target, with the tokens that AutoTokenizer adds to it beside the base model's config.json.
+    """Return the target with the tokens that AutoTokenizer adds to it beside the base model's config.json.
 
-    Warns where there are such tokens, where ids change, and where text is cut otherwise than by the target.
+    Logs a warning if AutoTokenizer adds tokens, changes ids, or segments text differently from the target.
+
+    Args:
+        target: the target tokenizer.
+        base: the base model's tokenizer.
+        base_folder: the base model's folder.
 
     Raises:
         TokenAdaptError: the target cannot encode text.
@@ -46,11 +51,11 @@ def as_loaded(target: TokenizerFiles, base: TokenizerFiles, base_folder: Path) -
     changes = [f"adds {', '.join(repr(entry['content']) for entry in added)} (which get rows)"] if added else []
     changes += [f"gives other ids to {len(moved)} tokens, {moved[0]!r} for one"] if moved else []
     with one_error(f"the target tokenizer {target.name} cannot encode text"):
-        changes += ["cuts text otherwise"] if _cuts(loaded) != _own_cuts(target) else []
+        changes += ["segments text differently"] if _segmented(loaded) != _segmented_alone(target) else []
     if changes:
         LOG.warning(
             "beside the base model's config.json, AutoTokenizer reads the target tokenizer as %s, which %s. "
-            "As the target has it, the output's tokenizer is loaded by PreTrainedTokenizerFast.from_pretrained",
+            "PreTrainedTokenizerFast.from_pretrained loads the output's tokenizer as the target defines it",
             type(loaded).__name__,
             " and ".join(changes),
         )
@@ -59,9 +64,10 @@ def as_loaded(target: TokenizerFiles, base: TokenizerFiles, base_folder: Path) -
 
 
 def minimal_config(target: TokenizerFiles, base: TokenizerFiles) -> dict[str, Any]:
-    """For a bare tokenizer.json: the base model's roles, as far as the same tokens exist, then its own.
+    """Make a tokenizer_config.json for a target that has none.
 
-    A folder without this file may still have roles: from its special_tokens_map.json or its model's class.
+    Each role is the target's own, which may come from special_tokens_map.json or its model's tokenizer class. Other
+    roles are the base model's, if the target has a token of the same spelling.
     """
     shared = {role: token for role, token in base.role_tokens.items() if token in target.vocabulary.by_spelling}
     roles = {f"{role}_token": token for role, token in {**shared, **target.role_tokens}.items()}
@@ -69,7 +75,11 @@ def minimal_config(target: TokenizerFiles, base: TokenizerFiles) -> dict[str, An
 
 
 def _compare(target: TokenizerFiles, loaded: Any) -> tuple[list[dict[str, Any]], list[str]]:
-    """Tokens that the loaded one adds under free ids, and the tokens whose ids are others in it."""
+    """Compare the target with the tokenizer that AutoTokenizer loaded.
+
+    Returns:
+        Entries of the tokens that it adds under free ids, and the spellings of the tokens that get other ids.
+    """
     known, taken = target.vocabulary.by_spelling, target.vocabulary.by_id
     new = [entry for entry in added_tokens(loaded) if entry["content"] not in known]
     moved = [token for token, i in sorted(loaded.get_vocab().items()) if token in known and known[token].id != i]
@@ -77,16 +87,18 @@ def _compare(target: TokenizerFiles, loaded: Any) -> tuple[list[dict[str, Any]],
     return [entry for entry in new if entry["id"] not in taken], moved
 
 
-def _own_cuts(target: TokenizerFiles) -> list[list[int]]:
+def _segmented_alone(target: TokenizerFiles) -> list[list[int]]:
+    """Encode the test texts with the target as it is loaded from its own folder."""
     try:
-        return _cuts(auto_tokenizer(target.folder))
-    except TokenAdaptError:  # a bare tokenizer.json, or one whose class is remote code
+        return _segmented(auto_tokenizer(target.folder))
+    except TokenAdaptError:  # the folder holds only a tokenizer.json, or the class is code of the folder
         library = target.fast_tokenizer()
         return [library.encode(text, add_special_tokens=False).ids for text in _texts()]
 
 
-def _cuts(loaded: Any) -> list[list[int]]:
-    with quiet_transformers():  # the texts may be longer than the model_max_length
+def _segmented(loaded: Any) -> list[list[int]]:
+    """Encode the test texts with a transformers tokenizer."""
+    with quiet_transformers():  # it would warn about texts longer than model_max_length
         return [loaded(text, add_special_tokens=False).input_ids for text in _texts()]
 
 

@@ -1,4 +1,4 @@
-"""The manifest, ``tokenadapt.json``: what went into a folder and what was done."""
+"""The manifest ``tokenadapt.json``: the inputs of an output folder, the options, and the results."""
 
 from __future__ import annotations
 
@@ -17,16 +17,23 @@ from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.transfer.plan import TransferPlan
 
 MANIFEST = "tokenadapt.json"
+"""File name of the manifest."""
 PLAN = "tokenadapt.plan"
+"""Name of the folder with the plan of the first input model."""
 VERSIONED = ("mergekit-tokenadapt", "mergekit", "torch", "transformers", "tokenizers", "numpy", "scikit-learn")
+"""Packages whose versions the manifest records."""
 
 
 def manifest_of(
     target: TokenizerFiles, num_rows: int, adapt: Mapping[str, Any], inputs: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The content of a manifest; no dates or paths of outputs: same inputs, same manifest.
+    """Return the content of a manifest. Without dates and output paths, the same inputs give the same manifest.
 
-    `inputs` holds what `input_record` says of each input model.
+    Args:
+        target: the target tokenizer.
+        num_rows: rows of the new vocabulary matrices.
+        adapt: the recipe's ``adapt`` block.
+        inputs: the `input_record` of each input model.
     """
     return {
         "format": "mergekit-tokenadapt manifest 1",
@@ -39,7 +46,14 @@ def manifest_of(
 
 
 def input_record(name: str, folder: Path, plan: TransferPlan, correction: CorrectionReport | None) -> dict[str, Any]:
-    """What the manifest says of one input model: its files, and how its rows were made."""
+    """Return the manifest's record of one input model: hashes of its files, and how its new rows were made.
+
+    Args:
+        name: the name in the recipe.
+        folder: the folder of the model.
+        plan: the plan of its new rows.
+        correction: the result of the calibration text; None if there was none.
+    """
     return {
         "name": name,
         "files": file_hashes(sorted(folder.glob("*.json"))),
@@ -49,13 +63,13 @@ def input_record(name: str, folder: Path, plan: TransferPlan, correction: Correc
         "options": dict(plan.options),
         "rows_by_reason": plan.counts(),
         "fits": {tensor: asdict(report) for tensor, report in sorted(plan.reports.items())},
-        # A fit on a text is the one thing that other numbers of threads make otherwise, in its last digits.
+        # Only the fit on a calibration text depends on the number of threads, in its last digits.
         "correction": {**asdict(correction), "threads": torch.get_num_threads()} if correction is not None else None,
     }
 
 
 def package_version(package: str) -> str | None:
-    """The installed version of a package, or None."""
+    """Return the installed version of a package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -63,7 +77,7 @@ def package_version(package: str) -> str | None:
 
 
 def file_hashes(files: list[Path]) -> dict[str, str]:
-    """Name to SHA-256 of each file."""
+    """Return file name -> SHA-256 in hexadecimal."""
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 

@@ -1,4 +1,4 @@
-"""Ids that a model cannot do without: its config must still load after the translation."""
+"""Check that a model still loads and runs with the translated config, and suggest a `token_map` if it does not."""
 
 from __future__ import annotations
 
@@ -23,36 +23,35 @@ from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap
 
 
 def config_content(config: Any) -> dict[str, Any]:
-    """What transformers would write into config.json."""
+    """Return the content of the config.json that transformers would write."""
     content: dict[str, Any] = json.loads(config.to_json_string())
     return content
 
 
 def check_needed(config: Any, translation: Translation, target: TokenizerFiles, mapping: VocabularyMap) -> None:
-    """Refuse a translated config that its class does not take without the ids that were lost.
+    """Check that the model's class accepts the translated config, although some token ids were lost.
 
     Args:
-        config: the base model's, an object of transformers.
-        translation: of its content.
-        target: the tokenizer that lacks the tokens.
-        mapping: which of its tokens have a counterpart in the base.
+        config: the base model's transformers config.
+        translation: the translated content of that config.
+        target: the target tokenizer, which lacks the lost tokens.
+        mapping: the base row of each target row.
 
     Raises:
-        TokenAdaptError: it does not load; the message says which token_map mends it.
+        TokenAdaptError: the config does not load, or the model does not run. The message suggests a `token_map`.
     """
     reason = _refusal(config, translation.config)
     if reason is None:
         _check_runs(config, translation, target, mapping)
         return
     before = config_content(config)
-    if (
-        _refusal(config, before) is not None
-    ):  # transformers writes an infinite number as an object that it does not take
+    # Some configs do not load even untranslated: transformers writes infinity as an object that it cannot read.
+    if _refusal(config, before) is not None:
         return
-    # The class stops at the first: those that it refuses by themselves are all named.
+    # The class reports only the first missing id. Each lost key is tried on its own, so that the message names all.
     needed = [lost for lost in translation.lost if lost.is_whole and _refusal(config, _without(before, lost))]
     if not needed:
-        raise TokenAdaptError(f"the base model's config cannot be brought to the target tokenizer: {reason}")
+        raise TokenAdaptError(f"the base model's config does not load with the target tokenizer's ids: {reason}")
     raise TokenAdaptError(
         f"the model does not load without {_keys(needed)}, and the target tokenizer has no such token"
         f"{'s' if len(needed) > 1 else ''}: {_remedy(needed, target, mapping)}"
@@ -60,13 +59,13 @@ def check_needed(config: Any, translation: Translation, target: TokenizerFiles, 
 
 
 def _check_runs(config: Any, translation: Translation, target: TokenizerFiles, mapping: VocabularyMap) -> None:
-    """Refuse a config with which the model loads, but no longer runs.
+    """Check on the meta device that the model still runs with the translated config.
 
-    On the meta device many models stop where they look at values, with their own config as well: what counts is
-    that they stop for another reason.
+    Many models fail on the meta device in any case, because they read values of tensors. The check therefore fails only
+    if the error differs from the error with the base model's own config.
 
     Raises:
-        TokenAdaptError: they do.
+        TokenAdaptError: the model does not run.
     """
     lost = [each for each in translation.lost if each.is_whole]
     if not lost:
@@ -80,7 +79,7 @@ def _check_runs(config: Any, translation: Translation, target: TokenizerFiles, m
 
 
 def _by_role(lost: Sequence[Lost]) -> str:
-    """What mends a role: the target's own word for it."""
+    """Return advice for lost roles: the target may name a token for each in its tokenizer_config.json."""
     roles = sorted({f'"{role}_token"' for each in lost if (role := role_of(each.path[-1]))})
     return f"name one in its tokenizer_config.json ({', '.join(roles)}), or " if roles else ""
 
@@ -90,16 +89,16 @@ def _keys(lost: Sequence[Lost]) -> str:
 
 
 def check_offsets(config: Mapping[str, Any], mapping: VocabularyMap) -> None:
-    """Refuse other tokens at ids that a model looks up outside its vocabulary tables.
+    """Check that the target has no other tokens at ids that the model looks up outside its vocabulary tables.
 
-    Gemma 3n takes ids from `vocab_offset` on for those of its vision and audio tokens.
+    Gemma 3n, for instance, treats all ids from `vocab_offset` on as tokens of images or sound.
 
     Args:
         config: the content of config.json.
-        mapping: where the target's rows come from.
+        mapping: the base row of each target row.
 
     Raises:
-        TokenAdaptError: the target has tokens there that the base has elsewhere, or not at all.
+        TokenAdaptError: the target has other tokens at such ids.
     """
     for path, section in nested_sections(config):
         for key in sorted(key for key, value in section.items() if _OFFSET.fullmatch(key) and type(value) is int):
@@ -107,20 +106,29 @@ def check_offsets(config: Mapping[str, Any], mapping: VocabularyMap) -> None:
             others = (mapping.sources[rows] != rows) & (mapping.reasons[rows] != Reason.PADDING)
             if others.any():
                 raise TokenAdaptError(
-                    f"{'.'.join((*path, key))} is {section[key]}: the model takes all ids from there on for tokens of "
+                    f"{'.'.join((*path, key))} is {section[key]}: the model treats all ids from there on as tokens of "
                     f"images or sound, and the target tokenizer has {int(others.sum())} other tokens there"
                 )
 
 
 _OFFSET = re.compile(r"(.*_)?(vocab|token)_offset")
+"""Matches config keys from whose value on ids have tables of their own."""
 
 
 def suggest_tokens(spellings: Sequence[str], target: TokenizerFiles, mapping: VocabularyMap) -> dict[str, str] | None:
-    """A target token to stand for each of some base tokens, none of them twice; None where these are too few.
+    """Suggest a target token for each of some base tokens.
 
-    Special tokens come into question that have no counterpart in the base, no role, and no part in the target's
-    chat templates: of these one whose spelling is much alike, else one that is there for such use
-    (``<unused0>``), else the likest.
+    Candidates are special tokens without a counterpart in the base, without a role, and not used in the target's chat
+    templates. A candidate of similar spelling is preferred, then a spare token (``<unused0>``), then the most similar
+    candidate.
+
+    Args:
+        spellings: spellings of base tokens.
+        target: the target tokenizer.
+        mapping: the base row of each target row.
+
+    Returns:
+        Base spelling -> target spelling, each target token once; None if there are too few candidates.
     """
     free = list(islice(_unused_tokens(target, mapping), MOST_CANDIDATES))
     chosen: dict[str, str] = {}
@@ -134,11 +142,11 @@ def suggest_tokens(spellings: Sequence[str], target: TokenizerFiles, mapping: Vo
 
 
 MOST_CANDIDATES = 1000
-"""Unused special tokens that are compared: some tokenizers have very many, all alike."""
+"""Largest number of candidates that are compared. Some tokenizers have thousands of spare tokens, all alike."""
 
 
 def _unused_tokens(target: TokenizerFiles, mapping: VocabularyMap) -> Iterator[Token]:
-    """Special tokens without a counterpart in the base, a role, or a part in the target's chat templates."""
+    """Yield the special tokens that have no counterpart in the base and no role, and are not used in chat templates."""
     used, roles = "".join(target.chat_templates.values()), set(target.vocabulary.roles.values())
     for token in target.vocabulary:
         is_free = token.kind is TokenKind.SPECIAL and mapping.sources[token.id] < 0
@@ -147,7 +155,7 @@ def _unused_tokens(target: TokenizerFiles, mapping: VocabularyMap) -> Iterator[T
 
 
 def as_token_map(pairs: Mapping[str, str]) -> str:
-    """The pairs as they are written in a recipe and as flags, ready to paste.
+    """Write pairs of spellings as a recipe key and as command-line flags, ready to paste.
 
     >>> as_token_map({"<image>": "<|image_pad|>"})
     'token_map: {"<image>": "<|image_pad|>"} (--token-map \\'<image>=<|image_pad|>\\')'
@@ -157,8 +165,9 @@ def as_token_map(pairs: Mapping[str, str]) -> str:
 
 
 _SPARE = re.compile(r"unused|reserved|extra|spare|placeholder|dummy", re.IGNORECASE)
+"""Matches the spellings of spare tokens, which a vocabulary keeps for later use."""
 MUCH_ALIKE = 0.6
-"""Share of their characters that two spellings have in common from which on they may mean the same."""
+"""Smallest `difflib` ratio (between 0 and 1) at which two spellings count as similar."""
 
 
 def _likeness(spelling: str, token: Token) -> tuple[bool, bool, float, int]:
@@ -177,7 +186,7 @@ def _remedy(needed: Sequence[Lost], target: TokenizerFiles, mapping: VocabularyM
 
 
 def _refusal(config: Any, content: Mapping[str, Any]) -> str | None:
-    """Why the config's class does not take some content; None where it does."""
+    """Return the reason why the config's class refuses some content; None if it accepts it."""
     try:
         type(config).from_dict(copy.deepcopy(dict(content)))
     except Exception as error:  # the class's own checks run here, and may raise anything

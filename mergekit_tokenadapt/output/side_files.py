@@ -1,4 +1,4 @@
-"""Files of the base model beside its configs that name tokens or their ids: processors of images and sound."""
+"""Translate the base model's processor configs (for images and sound), which name tokens and token ids."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_p
 
 
 def write_processors(base: Path, out: Path, ids: SpecialIds) -> list[Translation]:
-    """Carry over the base's processor configs, with the target's ids and spellings in them.
+    """Write the base model's processor configs into the output, with the target's ids and spellings.
 
     Returns:
-        What became of each, to be warned of.
+        The translation of each file, which holds the lost tokens for the warning.
     """
     done = []
     for name in PROCESSOR_FILES:
@@ -31,7 +31,7 @@ def write_processors(base: Path, out: Path, ids: SpecialIds) -> list[Translation
 
 
 def translate_spellings(translation: Translation, ids: SpecialIds) -> Translation:
-    """Give the target's spelling to tokens that are named by theirs, as in ``"image_token": "<image>"``."""
+    """Replace the spellings of tokens in a config by the target's, as in ``"image_token": "<image>"``."""
     lost: list[Lost] = []
     return replace(translation, config=_section(translation.config, ids, (), lost), lost=(*translation.lost, *lost))
 

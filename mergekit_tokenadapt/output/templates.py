@@ -1,4 +1,4 @@
-"""The output's chat templates: which are chosen, what of them does not fit the tokenizer, and where they stand."""
+"""Choose the output's chat templates, warn about markers that are not one token, and write the templates."""
 
 from __future__ import annotations
 
@@ -19,28 +19,38 @@ from mergekit_tokenadapt.transfer.matching import VocabularyMap
 LOG = logging.getLogger(__name__)
 
 Templates = Mapping[str, str]
-"""Name to Jinja source."""
+"""Name -> Jinja source."""
 
 _MARKER = re.compile(r"<\|?[^\s<>{}'\"|]+\|?>|\[/?[A-Z_]{3,}\]|<｜[^<>\s]+｜>")
+"""Matches markers of chat formats: ``<|im_start|>``, ``<start_of_turn>``, ``[INST]``, ``<｜User｜>``."""
 
 
 def markers(template: str) -> list[str]:
-    """Markers such as ``<|im_start|>`` in a chat template, sorted."""
+    """Return the markers (such as ``<|im_start|>``) in a chat template, sorted."""
     return sorted(set(_MARKER.findall(template)))
 
 
 def stray_markers(template: str, tokenizer: TokenizerFiles) -> list[str]:
-    """Markers in a chat template that the tokenizer does not take for one token, sorted."""
+    """Return the markers in a chat template that are not one token of the tokenizer, sorted.
+
+    Raises:
+        TokenAdaptError: the tokenizer cannot encode a marker.
+    """
     encoder = tokenizer.fast_tokenizer()
-    with one_error(f"{tokenizer.name} cannot cut the chat template's markers"):
+    with one_error(f"{tokenizer.name} cannot encode the chat template's markers"):
         return [m for m in markers(template) if len(encoder.encode(m, add_special_tokens=False).ids) != 1]
 
 
 def choose_templates(choice: str, base: TokenizerFiles, target: TokenizerFiles) -> Templates:
-    """The templates that a recipe asks for: the target's, the base's, or one from a file.
+    """Return the chat templates that a recipe chooses.
+
+    Args:
+        choice: ``target``, ``base`` or the path of a file with one template.
+        base: the base tokenizer.
+        target: the target tokenizer.
 
     Raises:
-        TokenAdaptError: there is no such file.
+        TokenAdaptError: the file does not exist.
     """
     if choice == "target":
         return target.chat_templates
@@ -53,10 +63,10 @@ def choose_templates(choice: str, base: TokenizerFiles, target: TokenizerFiles) 
 
 
 def with_mapped_markers(templates: Templates, token_map: Mapping[str, str], target: TokenizerFiles) -> Templates:
-    """The templates with the tokens that the user lets stand for markers of the base.
+    """Replace markers in templates as the recipe's `token_map` says.
 
-    ``token_map: {"<|im_start|>": "<start_of_turn>"}`` gives the second the row of the first; a template then has to
-    write the second, too, unless the target has a token of the first's spelling.
+    ``token_map: {"<|im_start|>": "<start_of_turn>"}`` gives the second token the row of the first. A template must then
+    write the second token, too. Markers that are one token of the target stay.
     """
     known = target.vocabulary.by_spelling
     stray = {m for template in templates.values() for m in stray_markers(template, target)}
@@ -69,11 +79,19 @@ def with_mapped_markers(templates: Templates, token_map: Mapping[str, str], targ
 def warn_of_templates(
     chosen: Templates, choice: str, base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap
 ) -> None:
-    """Say what the output's chat templates lack, and the option that mends it."""
+    """Warn about a lost chat template and about markers that are not one token, and name the option that helps.
+
+    Args:
+        chosen: the templates of the output.
+        choice: where they come from: ``target``, ``base``, ``recipe`` or a file.
+        base: the base tokenizer.
+        target: the target tokenizer.
+        mapping: the base row of each target row.
+    """
     if base.chat_templates and not chosen and choice == "target":
         LOG.warning("%s", _lost_template(base, target, mapping))
     stray = sorted({m for template in chosen.values() for m in stray_markers(template, target)})
-    if choice == "base":  # text there as well: [INST] in Llama 2
+    if choice == "base":  # a marker that was several tokens in the base, too, is no loss ([INST] in Llama 2)
         stray = [m for m in stray if m not in stray_markers(m, base)]
     if stray:
         LOG.warning(
@@ -93,7 +111,7 @@ def _lost_template(base: TokenizerFiles, target: TokenizerFiles, mapping: Vocabu
 
 
 def _mending(stray: Iterable[str], base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap) -> str:
-    """The token_map that lets tokens of the target stand for the markers, as far as the base has tokens for them."""
+    """Return the end of a warning that suggests a `token_map` for the markers that are tokens of the base."""
     known = [marker for marker in stray if marker in base.vocabulary.by_spelling]
     if not known:
         return ""
@@ -111,9 +129,9 @@ def _mending(stray: Iterable[str], base: TokenizerFiles, target: TokenizerFiles,
 def _counterparts(
     spellings: Iterable[str], base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap
 ) -> dict[str, str]:
-    """Base tokens whose row a special token of the target gets already, by its role, and that token's spelling.
+    """Return base spelling -> target spelling for base tokens whose row a special target token already gets.
 
-    Several target tokens may get one base row (eos and pad): eos comes first, it is the one that is predicted.
+    Several target tokens may get one base row (eos and pad). Then eos is chosen, because models predict it.
     """
     vocabulary = target.vocabulary
     special = [t for t in vocabulary if t.kind is TokenKind.SPECIAL and mapping.sources[t.id] >= 0]
@@ -125,7 +143,7 @@ def _counterparts(
 
 
 def replace_templates(out: Path, templates: Templates) -> None:
-    """Put templates where transformers looks first, and nowhere else."""
+    """Write the templates as Jinja files into `out`, and remove those that other files of the folder hold."""
     config = read_json(out / "tokenizer_config.json")
     if config.pop("chat_template", None) is not None:
         write_json(out / "tokenizer_config.json", config)

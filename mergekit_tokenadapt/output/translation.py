@@ -1,4 +1,4 @@
-"""A config in which every token id means the same in the new vocabulary, and what had to be left out of it."""
+"""Translate all token ids in a config to the target vocabulary, and record the ids that have no counterpart."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Lost:
-    """Ids under one key that stand for nothing in the target tokenizer."""
+    """The ids under one key that have no counterpart in the target tokenizer."""
 
     path: Path
+    """Path of the key."""
     ids: tuple[int, ...]
+    """The lost ids, of the base vocabulary."""
     spellings: tuple[str, ...]
-    """The base's tokens of these ids, as far as it has any."""
+    """Spellings of the base tokens with these ids. Ids without a base token are left out."""
     is_whole: bool
-    """Whether nothing is left under the key."""
+    """Whether the key holds no ids any more."""
 
     @property
     def key(self) -> str:
-        """For messages."""
+        """The path joined with dots, for messages."""
         return ".".join(self.path)
 
     @property
     def is_expected(self) -> bool:
-        """Whether it is a role that a model does without, of which nobody needs to hear."""
+        """Whether it is a role that a model does not need (bos, pad), so that no warning is needed."""
         return role_of(self.path[-1]) in NO_FALLBACK and self.is_whole
 
     def __str__(self) -> str:
@@ -47,44 +49,52 @@ class Lost:
 
 @dataclass(frozen=True)
 class Translation:
-    """A translated config."""
+    """A translated config, with the ids that were lost."""
 
     config: dict[str, Any]
+    """The translated content."""
     lost: tuple[Lost, ...] = ()
+    """The ids without a counterpart, by key."""
     places: Mapping[Path, Any] = field(default_factory=dict)
-    """Where the config holds ids, and what these are now; lists of nested configs aside."""
+    """Path of a key that holds ids -> its new value. Keys inside lists of configs are left out."""
 
 
 def warn_of(*translations: Translation) -> None:
-    """Say what had to be dropped; once where a config and a generation config lose the same."""
+    """Log a warning for each lost id. A loss in both config and generation config is reported once."""
     lost = [str(each) for translation in translations for each in translation.lost if not each.is_expected]
     for message in dict.fromkeys(lost):
         LOG.warning("%s", message)
 
 
 def translate(config: Mapping[str, Any], ids: SpecialIds, foreign: Collection[Path] = ()) -> Translation:
-    """Translate a config, nested ones included; it is not changed, and its keys keep their order.
+    """Translate the token ids in a config and its nested configs.
 
-    bos, eos and pad are what the target tokenizer says. A list of eos ids stays a list. Negative numbers stand
-    for no token, and stay. An id that means nothing any more becomes None, or is left out of its list.
+    bos, eos and pad become the target tokenizer's. A list of eos ids stays a list. Negative numbers stand for no token,
+    and stay. An id without a counterpart becomes None, or is removed from its list. Keys keep their order.
 
     Args:
-        config: the content of a config.json, a generation_config.json, or a part of it.
-        ids: old ids to new ones.
-        foreign: nested configs that number the tokens of another vocabulary; they stay as they are.
+        config: the content of a config.json or generation_config.json, or a part of it; not changed.
+        ids: translates the ids.
+        foreign: paths of nested configs whose ids belong to another vocabulary; they stay as they are.
+
+    Raises:
+        TokenAdaptError: a key that holds token ids has a value of another form.
     """
     work = _Work(ids, frozenset(foreign))
     return Translation(work.section(config, ()), tuple(work.lost), work.places)
 
 
 def translate_model(config: Mapping[str, Any], ids: SpecialIds, sizes: Collection[Path], num_rows: int) -> Translation:
-    """Translate a model's config, and let it say how many rows there are now.
+    """Translate a model's config, and set the new number of rows in it.
 
     Args:
-        config: the content of config.json.
-        ids: old ids to new ones.
-        sizes: the keys that state the number of rows, as paths.
-        num_rows: rows of the new matrices.
+        config: the content of config.json; not changed.
+        ids: translates the ids.
+        sizes: paths of the keys that state the number of rows.
+        num_rows: rows of the new vocabulary matrices.
+
+    Raises:
+        TokenAdaptError: a key that holds token ids has a value of another form.
     """
     translation = translate(config, ids, foreign_sections(config, sizes))
     for path in sizes:
@@ -94,7 +104,7 @@ def translate_model(config: Mapping[str, Any], ids: SpecialIds, sizes: Collectio
 
 @dataclass
 class _Work:
-    """One pass over a config."""
+    """The state of one pass over a config: the lost ids and the new values so far."""
 
     ids: SpecialIds
     foreign: frozenset[Path]
@@ -127,11 +137,11 @@ class _Work:
 
 
 # --- one function for each arrangement of ids ----------------------------------------------------
-# Each gets the value, the ids, the key's name, and a list that it puts ids into that the target does not have.
+# Each gets the value, the translation, the key's name, and a list to which it adds the ids without a counterpart.
 
 
 def _id(old: int, ids: SpecialIds, missing: list[int]) -> int | None:
-    """The new id; negative numbers, which stand for no token, as they are."""
+    """Return the new id of one old id. A negative number stands for no token, and stays."""
     if old < 0:
         return old
     new = ids.new_id(old)
@@ -153,14 +163,14 @@ def _role(value: Any, ids: SpecialIds, key: str, missing: list[int]) -> Any:
 
 
 def _nested(value: Any, ids: SpecialIds, key: str, missing: list[int]) -> Any:
-    """An id, or lists of ids at any depth; lists may become shorter."""
+    """Translate an id, or lists of ids at any depth. Lost ids are removed from their lists."""
     if isinstance(value, list | tuple):
         return [new for each in value if (new := _nested(each, ids, key, missing)) is not None]
     return None if value is None else _id(value, ids, missing)
 
 
 def _phrase(value: Any, ids: SpecialIds, missing: list[int]) -> Any:
-    """A list of ids, or a list of alternative ones; None where nothing of it can be written any more."""
+    """Translate a list of ids, or a list of alternative lists; return None if a token of every alternative is lost."""
     if value and isinstance(value[0], list | tuple):
         return [new for each in value if (new := _phrase(each, ids, missing)) is not None] or None
     new = [_id(each, ids, missing) for each in value]
@@ -172,25 +182,25 @@ def _phrases(value: Any, ids: SpecialIds, key: str, missing: list[int]) -> Any:
 
 
 def _pairs(value: Any, ids: SpecialIds, key: str, missing: list[int]) -> Any:
-    """Of ``[[1, 50259], [2, null]]``, the second number of each."""
+    """Translate the second number of each pair, as in ``[[1, 50259], [2, null]]``."""
     pairs = [[place, None if old is None else _id(old, ids, missing)] for place, old in value]
     kept = [pair for pair, (_, old) in zip(pairs, value, strict=True) if old is None or pair[1] is not None]
     return kept or None
 
 
 def _biases(value: Any, ids: SpecialIds, key: str, missing: list[int]) -> Any:
-    """``[[[5, 6], -1.0]]``, or a mapping whose keys are phrases written as text, ``{"(5, 6)": -1.0}``."""
+    """Translate ``[[[5, 6], -1.0]]``, or a mapping whose keys are phrases written as text, ``{"(5, 6)": -1.0}``."""
     if not isinstance(value, Mapping):
         new = [[_phrase(phrase, ids, missing), bias] for phrase, bias in value]
         return [pair for pair in new if pair[0] is not None] or None
     phrases = [(_read_phrase(phrase), bias) for phrase, bias in value.items()]
     new = [[_phrase(phrase, ids, missing), bias] for phrase, bias in phrases]
-    # transformers reads lists: no mapping in a JSON file can have a phrase for its key.
+    # A key in JSON cannot be a phrase, so the result is the list form, which transformers reads, too.
     return [pair for pair in new if pair[0] is not None] or None
 
 
 def _read_phrase(text: Any) -> list[int]:
-    """The numbers in a text.
+    """Return the whole numbers in a text.
 
     >>> _read_phrase("(5, 61)"), _read_phrase(7)
     ([5, 61], [7])
@@ -199,7 +209,7 @@ def _read_phrase(text: Any) -> list[int]:
 
 
 def _named(value: Any, ids: SpecialIds, key: str, missing: list[int]) -> Any:
-    """Names that are the tokens' own spellings change with them; others stay."""
+    """Translate a mapping from names to ids. A name that is its token's spelling becomes the new spelling."""
     result = {}
     for name, old in value.items():
         if (new := _id(old, ids, missing)) is not None:

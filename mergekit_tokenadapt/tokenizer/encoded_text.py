@@ -27,7 +27,7 @@ def check_some_tokens(tokenizer: TokenizerFiles, encodings: Sequence[Encoding]) 
         TokenAdaptError: no document has a token.
     """
     if not any(encoding.ids for encoding in encodings):
-        raise TokenAdaptError(f"{tokenizer.name} makes no token of any of {len(encodings)} documents of a text")
+        raise TokenAdaptError(f"{tokenizer.name} gives no token for any of the {len(encodings)} documents of a text")
 
 
 def byte_ends(text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], vocabulary: Vocabulary) -> np.ndarray:

@@ -118,14 +118,15 @@ class TokenizerFiles:
         beyond = [t for t in vocabulary if t.id >= num_rows]
         if vocabulary.num_text_ids > num_rows:
             raise TokenAdaptError(
-                f"{self.name}: the tokenizer's highest id is {vocabulary.num_ids - 1}, but the model has {num_rows} "
-                f"rows, and none for {len(beyond)} tokens, ordinary ones among them: tokenizer and model do not belong "
-                "together"
+                f"{self.name}: the tokenizer's highest id is {vocabulary.num_ids - 1}, but the model has only "
+                f"{num_rows} rows. {len(beyond)} tokens have no row, ordinary ones among them: tokenizer and model do "
+                "not belong together"
             )
         shown = ", ".join(repr(t.spelling) for t in beyond[:3]) + (", ..." if len(beyond) > 3 else "")
         if tell:
             warn_once(
-                f"{self.name}: of {num_rows} rows, none is for the added tokens {shown} (id {beyond[0].id} and up)"
+                f"{self.name}: the model has {num_rows} rows and none for the added tokens {shown} "
+                f"(id {beyond[0].id} and up); they are left out"
             )
         added = [entry for entry in self.definition.get("added_tokens") or () if entry["id"] < num_rows]
         return replace(self, definition={**self.definition, "added_tokens": added}, rows=num_rows)

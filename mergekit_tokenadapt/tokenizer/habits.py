@@ -25,30 +25,30 @@ def habits(tokenizer: TokenizerFiles) -> dict[str, Any]:
     segmenter = Segmenter(tokenizer.definition, tokenizer.vocabulary)
     by_id = tokenizer.vocabulary.by_id
 
-    def cut(text: str) -> list[bytes]:
+    def segment(text: str) -> list[bytes]:
         return [by_id[i].bytes for i in segmenter.cut([text.encode("utf-8")])[0].tolist()]
 
     return {
-        "digits": digit_grouping(lambda number: [piece.decode("utf-8") for piece in cut(number)]),
-        "longest_spaces": _longest_run(" ", cut),
-        "longest_newlines": _longest_run("\n", cut),
-        "longest_tabs": _longest_run("\t", cut),
-        "space_between_words": _space_place(cut("river stone")),
+        "digits": digit_grouping(lambda number: [piece.decode("utf-8") for piece in segment(number)]),
+        "longest_spaces": _longest_run(" ", segment),
+        "longest_newlines": _longest_run("\n", segment),
+        "longest_tabs": _longest_run("\t", segment),
+        "space_between_words": _space_place(segment("river stone")),
     }
 
 
-def digit_grouping(cut: Callable[[str], list[str]]) -> str:
+def digit_grouping(segment: Callable[[str], list[str]]) -> str:
     """Describe the rule by which numbers of 1 to 12 digits are segmented; ``learned`` if no rule fits.
 
     >>> digit_grouping(list)
     'one by one'
 
     Args:
-        cut: segments a number into pieces.
+        segment: segments a number into pieces.
     """
     generator = random.Random(0)
     numbers = [str(generator.randrange(10 ** (n - 1), 10**n)) for n in range(1, 13) for _ in range(8)]
-    pieces = {number: cut(number) for number in numbers}
+    pieces = {number: segment(number) for number in numbers}
     for size in range(1, MAX_GROUP + 1):
         if all(pieces[n] == _from_left(n, size) for n in numbers):
             return "one by one" if size == 1 else f"groups of {size} from the left"
@@ -66,8 +66,8 @@ def _from_right(number: str, size: int) -> list[str]:
     return ([number[:head]] if head else []) + _from_left(number[head:], size)
 
 
-def _longest_run(character: str, cut: Callable[[str], list[bytes]]) -> int:
-    return max((n for n in range(1, LONGEST_RUN + 1) if len(cut(character * n)) == 1), default=0)
+def _longest_run(character: str, segment: Callable[[str], list[bytes]]) -> int:
+    return max((n for n in range(1, LONGEST_RUN + 1) if len(segment(character * n)) == 1), default=0)
 
 
 def _space_place(pieces: list[bytes]) -> str:

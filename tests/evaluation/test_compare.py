@@ -463,5 +463,5 @@ def test_a_text_without_any_token_is_refused(
     (tmp_path / "blank.txt").write_text("   ")
     result = run("compare", base, folder, "--text", f"blank={tmp_path / 'blank.txt'}", "--quiet")
     assert result.exit_code == 2
-    assert "makes no token of any of 1 documents" in result.output
+    assert "gives no token for any of the 1 documents" in result.output
     assert run("tokenizer", folder, "--text", f"blank={tmp_path / 'blank.txt'}").exit_code == 2

@@ -94,12 +94,12 @@ def test_a_digit_scheme_that_changes_is_a_warning_in_stock_commands(tmp_path, ba
     (target / "tokenizer.json").write_text(json.dumps(definition))
     with caplog.at_level(logging.WARNING):
         stock(tmp_path, recipe_of(base, target))
-    assert "numbers were cut as learned and are now cut one by one" in caplog.text
+    assert "numbers were segmented as learned and are now segmented one by one" in caplog.text
     assert "Tokens per byte" not in caplog.text
     caplog.clear()
     shutil.rmtree(tmp_path / "out")
     stock(tmp_path, recipe_of(base, target), "--quiet")
-    assert "numbers were cut" not in caplog.text
+    assert "numbers were segmented" not in caplog.text
 
 
 def test_every_input_model_is_counted(tmp_path, base, gemma_style_folder, tiny_model_folder, caplog):

@@ -43,7 +43,7 @@ def test_ordinary_tokens_have_to_have_rows(models: tuple[Path, Path, int]) -> No
     assert limited.vocabulary.num_ids == models[2] == len(limited.fast_tokenizer().get_vocab())
     assert tokenizer.with_rows(models[2] + 2) is tokenizer
     with pytest.raises(
-        TokenAdaptError, match="none for 6 tokens, ordinary ones among them: tokenizer and model do not"
+        TokenAdaptError, match="6 tokens have no row, ordinary ones among them: tokenizer and model do not"
     ):
         tokenizer.with_rows(models[2] - 4)
 

@@ -237,7 +237,7 @@ def test_a_class_that_cuts_otherwise_is_spoken_of(
 ) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     assert as_loaded(zoo["gemma-style"], zoo["byte-level"], tmp_path).vocabulary.num_ids > 0
-    assert "cuts text otherwise" in caplog.text
+    assert "segments text differently" in caplog.text
 
 
 # --- dropout -------------------------------------------------------------------------------------

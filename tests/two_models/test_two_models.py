@@ -88,7 +88,7 @@ def test_a_digit_scheme_that_changes_is_a_warning(tmp_path, zoo_folders, tiny_mo
     teacher = tiny_model_folder(tokenizer, tmp_path / "teacher")
     student = tiny_model_folder(zoo_folders["byte-level"], tmp_path / "student")
     result = run("distill-prep", teacher, student, tmp_path / "out", "--method", "mean")
-    assert "Warning: numbers were cut as learned and are now cut one by one" in result.output
+    assert "Warning: numbers were segmented as learned and are now segmented one by one" in result.output
 
 
 # --- restore -----------------------------------------------------------------------------------------
