@@ -124,9 +124,10 @@ def trained(key: str) -> dict[str, Any]:
     from tokenizers import Tokenizer
 
     from mergekit_tokenadapt.supertokens.chunks import train_chunks
+    from mergekit_tokenadapt.supertokens.options import Limits
     from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, word_pattern
     from mergekit_tokenadapt.supertokens.rules import Rules
-    from mergekit_tokenadapt.supertokens.superwords import Limits, train_superwords, train_words
+    from mergekit_tokenadapt.supertokens.superwords import train_superwords, train_words
     from mergekit_tokenadapt.supertokens.texts import Corpus
 
     which, size, megabytes, how = key.split(" | ")
@@ -229,9 +230,9 @@ def moved(key: str) -> dict[str, Any]:
 
 
 def _vocabulary_for_the_model(vocabulary: str, base: Path) -> Path:
-    from mergekit_tokenadapt.supertokens.making import TrainOptions, extend_folder, train_folder
+    from mergekit_tokenadapt.supertokens.making import extend_folder, train_folder
+    from mergekit_tokenadapt.supertokens.options import Limits, TrainOptions
     from mergekit_tokenadapt.supertokens.rules import Rules
-    from mergekit_tokenadapt.supertokens.superwords import Limits
     from mergekit_tokenadapt.supertokens.texts import Corpus
 
     folder = CACHE / "tokenizers" / f"SmolLM2-{vocabulary.replace(' ', '_')}"
@@ -242,7 +243,7 @@ def _vocabulary_for_the_model(vocabulary: str, base: Path) -> Path:
         if vocabulary.startswith("extended"):
             extend_folder(folder, _load(base), corpus, number, Rules(), limits, drop=False)
         else:
-            train_folder(folder, corpus, TrainOptions(number, limits=limits), _load(base))
+            train_folder(folder, corpus, TrainOptions(vocab_size=number, limits=limits), _load(base))
     return folder
 
 

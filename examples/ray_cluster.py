@@ -18,11 +18,12 @@ from pathlib import Path
 import ray
 
 from mergekit_tokenadapt.supertokens.folder import write_tokenizer
-from mergekit_tokenadapt.supertokens.making import TrainOptions, extend_folder, train_folder
+from mergekit_tokenadapt.supertokens.making import extend_folder, train_folder
+from mergekit_tokenadapt.supertokens.options import Limits, TrainOptions
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, word_pattern
 from mergekit_tokenadapt.supertokens.ray_corpus import RayCorpus
 from mergekit_tokenadapt.supertokens.rules import Rules
-from mergekit_tokenadapt.supertokens.superwords import Limits, train_words
+from mergekit_tokenadapt.supertokens.superwords import train_words
 from mergekit_tokenadapt.supertokens.texts import Corpus
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
@@ -38,7 +39,7 @@ def documents() -> list[str]:
 
 def learned(corpus: Corpus, base: Path, folder: Path) -> dict[str, bytes]:
     """A new vocabulary from the text, and tokens for an old one in place of its least used: both as files."""
-    train_folder(folder / "trained", corpus, TrainOptions(600, limits=LIMITS), like=None)
+    train_folder(folder / "trained", corpus, TrainOptions(vocab_size=600, limits=LIMITS), like=None)
     extend_folder(folder / "extended", load_tokenizer(str(base)), corpus, 50, Rules(), LIMITS, drop=True)
     return {name: (folder / name / "tokenizer.json").read_bytes() for name in ("trained", "extended")}
 

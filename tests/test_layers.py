@@ -15,6 +15,7 @@ PACKAGE = "mergekit_tokenadapt"
 LAYERS = (
     "terminal",
     "errors",
+    "options",
     "extensions",
     "storage",
     "numerics",
@@ -88,7 +89,7 @@ def test_a_layer_imports_only_from_lower_ones(layer: str) -> None:
 
 def test_every_module_has_a_layer() -> None:
     assert {name_of(file) for file in FILES if folder_of(name_of(file)) is None} == {PACKAGE}
-    assert {file.name for file in (ROOT / PACKAGE).glob("*.py")} == {"__init__.py", "errors.py"}
+    assert {file.name for file in (ROOT / PACKAGE).glob("*.py")} == {"__init__.py", "errors.py", "options.py"}
 
 
 def test_contributing_lists_the_layers_in_this_order() -> None:

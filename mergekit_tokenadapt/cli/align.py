@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from mergekit_tokenadapt.cli.generated_options import flags_of
 from mergekit_tokenadapt.cli.options import output_argument
 from mergekit_tokenadapt.terminal.visible import json_text
+from mergekit_tokenadapt.two_models.options import AlignOptions
 
 EXAMPLES = """\b
 Examples:
@@ -19,10 +21,12 @@ Examples:
 @click.argument("student")
 @click.argument("text", metavar="TEXT")
 @output_argument
-@click.option("--nearest/--no-nearest", default=True, help="Also write nearest_tokens.safetensors.")
+@flags_of(AlignOptions, "options")
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
 @click.option("--quiet", is_flag=True, help="No progress bars, no report.")
-def align_command(teacher: str, student: str, text: str, out: str, nearest: bool, force: bool, quiet: bool) -> None:
+def align_command(
+    teacher: str, student: str, text: str, out: str, options: AlignOptions, force: bool, quiet: bool
+) -> None:
     """Write OUT/spans.parquet: where the tokenizations of a text by TEACHER and STUDENT have common boundaries.
 
     TEXT is PATH or NAME=PATH: a file, a folder, or .jsonl (,field=NAME). OUT/nearest_tokens.safetensors holds, for
@@ -37,7 +41,7 @@ def align_command(teacher: str, student: str, text: str, out: str, nearest: bool
         load_tokenizer(teacher),
         load_tokenizer(student),
         out,
-        nearest=nearest,
+        nearest=options.nearest,
         force=force,
         quiet=quiet,
     )

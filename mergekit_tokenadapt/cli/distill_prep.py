@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from mergekit_tokenadapt.cli.options import adapt_block, adapt_options, output_argument
+from mergekit_tokenadapt.cli.options import SET_BY_PAIR, adapt_flags, output_argument
 from mergekit_tokenadapt.cli.pair_options import output_options, print_report
 
 EXAMPLES = """\b
@@ -18,17 +20,13 @@ Examples:
 @click.argument("teacher")
 @click.argument("student")
 @output_argument
-@adapt_options
+@adapt_flags(but=SET_BY_PAIR)
 @output_options
 def distill_prep_command(
     teacher: str,
     student: str,
     out: str,
-    method: str,
-    auxiliary: str,
-    options: tuple[str, ...],
-    token_map: tuple[str, ...],
-    chat_template: str | None,
+    adapt: dict[str, Any],
     dtype: str | None,
     force: bool,
     quiet: bool,
@@ -42,7 +40,6 @@ def distill_prep_command(
     from mergekit_tokenadapt.tokenizer.files import read_json
     from mergekit_tokenadapt.two_models.prepare import REPORT, prepare_student
 
-    adapt = adapt_block(method, auxiliary, options, token_map, chat_template=chat_template)
     folder = prepare_student(teacher, student, out, adapt, dtype=dtype, options=merge_options(quiet=quiet), force=force)
     if not quiet:
         print_report(read_json(folder / REPORT), f"{student} on the vocabulary of {teacher}")

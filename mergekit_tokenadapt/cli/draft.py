@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from mergekit_tokenadapt.cli.options import adapt_block, adapt_options, output_argument
+from mergekit_tokenadapt.cli.options import SET_BY_PAIR, adapt_flags, output_argument
 from mergekit_tokenadapt.cli.pair_options import output_options, print_report
 
 EXAMPLES = """\b
@@ -18,7 +20,7 @@ Examples:
 @click.argument("target")
 @click.argument("small")
 @output_argument
-@adapt_options
+@adapt_flags(but=SET_BY_PAIR)
 @click.option(
     "--rows",
     type=click.IntRange(min=1),
@@ -29,12 +31,8 @@ def draft_command(
     target: str,
     small: str,
     out: str,
-    method: str,
-    auxiliary: str,
-    options: tuple[str, ...],
-    token_map: tuple[str, ...],
+    adapt: dict[str, Any],
     rows: int | None,
-    chat_template: str | None,
     dtype: str | None,
     force: bool,
     quiet: bool,
@@ -47,7 +45,6 @@ def draft_command(
     from mergekit_tokenadapt.tokenizer.files import read_json
     from mergekit_tokenadapt.two_models.draft_model import REPORT, make_draft
 
-    adapt = adapt_block(method, auxiliary, options, token_map, chat_template=chat_template)
     folder = make_draft(
         target, small, out, adapt, rows=rows, dtype=dtype, options=merge_options(quiet=quiet), force=force
     )

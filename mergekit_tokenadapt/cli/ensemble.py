@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergekit_tokenadapt.cli.options import adapt_block, adapt_options
-from mergekit_tokenadapt.cli.types import SEED, FiniteRange
+from mergekit_tokenadapt.cli.generated_options import flags_of
+from mergekit_tokenadapt.cli.options import SET_BY_PAIR, adapt_flags
+from mergekit_tokenadapt.ensemble.options import ByteOptions, EnsembleOptions
 from mergekit_tokenadapt.errors import TokenAdaptError
 
 if TYPE_CHECKING:
@@ -28,40 +29,9 @@ Examples:
 @click.option("-o", "--out", type=click.Path(file_okay=False), help="Lockstep: write this model folder.")
 @click.option("--prompt", help="Byte by byte: continue this text, which may end inside a word.")
 @click.option("--text", metavar="[NAME=]PATH", help="Byte by byte: score this text.")
-@click.option(
-    "--weight",
-    "weights",
-    type=FiniteRange(min=0, min_open=True),
-    multiple=True,
-    help="Weight of a model; give one for each.  [default: equal]",
-)
-@click.option(
-    "--mean",
-    type=click.Choice(["arithmetic", "geometric"]),
-    default="arithmetic",
-    show_default=True,
-    help="Kind of mean of the models' probabilities.",
-)
-@click.option(
-    "--target",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Lockstep: number of the model whose vocabulary is used, counted from 0.",
-)
-@adapt_options
-@click.option(
-    "--max-bytes", type=click.IntRange(min=1), default=200, show_default=True, help="Bytes to generate, or to score."
-)
-@click.option(
-    "--temperature", type=FiniteRange(min=0), default=0.0, show_default=True, help="0 takes the most likely byte."
-)
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the sampling with --temperature.")
-@click.option(
-    "--tolerance",
-    type=FiniteRange(min=0),
-    help="Byte by byte: share of probability that may be approximated; 0 is exact and slow.  [default: 0.01]",
-)
+@flags_of(EnsembleOptions, "averaging")
+@adapt_flags(but=(*SET_BY_PAIR, "chat_template"))  # the chat template is that of the model whose vocabulary is used
+@flags_of(ByteOptions, "by_byte")
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def ensemble_command(
@@ -69,17 +39,9 @@ def ensemble_command(
     out: str | None,
     prompt: str | None,
     text: str | None,
-    weights: tuple[float, ...],
-    mean: str,
-    target: int,
-    method: str,
-    auxiliary: str,
-    options: tuple[str, ...],
-    token_map: tuple[str, ...],
-    max_bytes: int,
-    temperature: float,
-    seed: int,
-    tolerance: float | None,
+    averaging: EnsembleOptions,
+    adapt: dict[str, Any],
+    by_byte: ByteOptions,
     force: bool,
     quiet: bool,
 ) -> None:
@@ -94,22 +56,19 @@ def ensemble_command(
         from mergekit_tokenadapt.ensemble.build import make_lockstep
         from mergekit_tokenadapt.plugin.merge_options import merge_options
 
-        adapt = adapt_block(method, auxiliary, options, token_map)
         mergekit_options = merge_options(quiet=quiet)
-        folder = make_lockstep(
-            models, out, adapt, target=target, weights=weights or None, mean=mean, options=mergekit_options, force=force
-        )
+        folder = make_lockstep(models, out, adapt, averaging, merge_options=mergekit_options, force=force)
         if not quiet:
             click.echo(f"Wrote {folder}", err=True)
         return
-    _check(models, weights, text)
-    ensemble = _byte_ensemble(models, weights, mean, tolerance)
+    _check(models, averaging.weights, text)
+    ensemble = _byte_ensemble(models, averaging, by_byte)
     if prompt is not None:
-        made = ensemble.generate(prompt, max_bytes, temperature=temperature, seed=seed)
+        made = ensemble.generate(prompt, by_byte.max_bytes, temperature=by_byte.temperature, seed=by_byte.seed)
         click.echo(prompt + made.decode("utf-8", errors="replace"))
         return
     assert text is not None
-    _score(ensemble, models, text, max_bytes)
+    _score(ensemble, models, text, by_byte.max_bytes)
 
 
 def _check(models: tuple[str, ...], weights: tuple[float, ...], text: str | None) -> None:
@@ -117,26 +76,23 @@ def _check(models: tuple[str, ...], weights: tuple[float, ...], text: str | None
     from mergekit_tokenadapt.ensemble.build import normalised_weights
     from mergekit_tokenadapt.texts import parse_text
 
-    normalised_weights(weights or None, len(models))
+    normalised_weights(weights, len(models))
     if text is not None:
         parse_text(text).check("--text")
 
 
-def _byte_ensemble(
-    models: tuple[str, ...], weights: tuple[float, ...], mean: str, tolerance: float | None
-) -> ByteEnsemble:
+def _byte_ensemble(models: tuple[str, ...], averaging: EnsembleOptions, by_byte: ByteOptions) -> ByteEnsemble:
     from mergekit_tokenadapt.ensemble.byte_ensemble import ByteEnsemble
-    from mergekit_tokenadapt.ensemble.byte_model import TOLERANCE, ByteModel
+    from mergekit_tokenadapt.ensemble.byte_model import ByteModel
     from mergekit_tokenadapt.ensemble.canonical import check_supported
     from mergekit_tokenadapt.models.folder import open_model
     from mergekit_tokenadapt.models.loading import load_model
 
-    tolerance = TOLERANCE if tolerance is None else tolerance
     folders = [open_model(model) for model in models]
     for folder in folders:
         check_supported(folder.tokenizer)
-    members = [ByteModel(load_model(folder), folder.tokenizer, tolerance=tolerance) for folder in folders]
-    return ByteEnsemble(members, weights or None, mean)
+    members = [ByteModel(load_model(folder), folder.tokenizer, tolerance=by_byte.tolerance) for folder in folders]
+    return ByteEnsemble(members, averaging.weights, averaging.mean)
 
 
 def _score(ensemble: ByteEnsemble, models: tuple[str, ...], text: str, max_bytes: int) -> None:

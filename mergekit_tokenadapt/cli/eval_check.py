@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 from rich.console import Console
 
+from mergekit_tokenadapt.cli.generated_options import flags_of
+from mergekit_tokenadapt.evaluation.options import CheckOptions
 from mergekit_tokenadapt.terminal.visible import json_text
 
 EXAMPLES = """\b
@@ -20,12 +22,12 @@ Examples:
     "--base",
     help="The model that OUT was made from. Tensors and rows that should be unchanged are compared bit by bit.",
 )
-@click.option("--run/--no-run", default=True, help="Load the model if a check needs its predictions.")
+@flags_of(CheckOptions, "options")
 @click.option("--trust-remote-code", is_flag=True, help="Let the model's own code run.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.pass_context
 def check_command(
-    context: click.Context, out: str, base: str | None, run: bool, trust_remote_code: bool, as_json: bool
+    context: click.Context, out: str, base: str | None, options: CheckOptions, trust_remote_code: bool, as_json: bool
 ) -> None:
     """Check the sizes, special ids, tensors and tokenizer of the model OUT.
 
@@ -37,7 +39,7 @@ def check_command(
 
     model = open_model(out, trust_remote_code=trust_remote_code)
     origin = open_model(base, trust_remote_code=trust_remote_code) if base else None
-    findings = run_checks(model, origin, run=run)
+    findings = run_checks(model, origin, run=options.run)
     result = check_result(out, base, findings)
     if as_json:
         click.echo(json_text(result))

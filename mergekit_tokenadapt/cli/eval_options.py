@@ -1,49 +1,13 @@
-"""Options that several evaluation commands share."""
+"""A check that several evaluation commands share."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-import click
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.storage.staging import paths_of
-
-CommandT = TypeVar("CommandT", bound=Callable[..., Any])
-
-
-def text_options(*, max_bytes: int) -> Callable[[CommandT], CommandT]:
-    """``--text``, ``--builtin`` and ``--max-bytes`` (with this default): what is scored."""
-
-    def decorate(command: CommandT) -> CommandT:
-        for option in reversed(_text_options(max_bytes)):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def _text_options(max_bytes: int) -> list[Callable[[Any], Any]]:
-    return [
-        click.option(
-            "--text",
-            "texts",
-            multiple=True,
-            metavar="[NAME=]PATH",
-            help="A file, a folder, .jsonl (,field=NAME), or hf:ID (,config=NAME ,split=NAME). Repeatable.",
-        ),
-        click.option("--builtin", multiple=True, metavar="NAME", help="A built-in text: en, code, ... Repeatable."),
-        click.option(
-            "--max-bytes",
-            type=click.IntRange(min=0),
-            default=max_bytes,
-            show_default=True,
-            help="Bytes of each text, in whole documents; 0 for all.",
-        ),
-    ]
 
 
 def check_page(html: Path | None, inputs: Sequence[str] = ()) -> None:

@@ -9,8 +9,9 @@ import click
 from rich.console import Console
 
 from mergekit_tokenadapt.cli.eval_options import check_page
-from mergekit_tokenadapt.cli.types import DTYPES, Device
+from mergekit_tokenadapt.cli.generated_options import flags_of
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.options import TaskOptions
 from mergekit_tokenadapt.storage.file_writing import write_file
 from mergekit_tokenadapt.terminal.progress import Stages, shows_progress, without_bars
 from mergekit_tokenadapt.terminal.visible import json_text
@@ -26,16 +27,7 @@ Examples:
 @click.command("tasks", epilog=EXAMPLES)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL [MODEL ...]")
 @click.option("--tasks", "tasks", required=True, metavar="NAME,NAME", help="Names, as `lm-eval ls tasks` lists them.")
-@click.option("--num-fewshot", type=click.IntRange(min=0), help="Examples in the prompt.  [default: as the task says]")
-@click.option("--limit", type=click.IntRange(min=1), help="Examples of each task.  [default: all]")
-@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Requests at a time.")
-@click.option("--device", type=Device(), help="cpu, cuda, cuda:1, mps.  [default: the best there is]")
-@click.option("--dtype", type=click.Choice(DTYPES), help="Of the loaded weights.  [default: float32 on a CPU]")
-@click.option(
-    "--include-path",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A folder with tasks of your own.",
-)
+@flags_of(TaskOptions, "options")
 @click.option("--report", type=click.Path(path_type=Path), help="JSON of `compare`; the scores are added to it.")
 @click.option(
     "-o", "--html", type=click.Path(dir_okay=False, path_type=Path), help="Write the joint page; needs --report."
@@ -46,12 +38,7 @@ Examples:
 def tasks_command(
     models: tuple[str, ...],
     tasks: str,
-    num_fewshot: int | None,
-    limit: int | None,
-    batch_size: int,
-    device: str | None,
-    dtype: str | None,
-    include_path: Path | None,
+    options: TaskOptions,
     report: Path | None,
     html: Path | None,
     as_json: bool,
@@ -62,7 +49,7 @@ def tasks_command(
     from mergekit_tokenadapt.evaluation.report.compare import print_compare
     from mergekit_tokenadapt.evaluation.report.html import compare_page
     from mergekit_tokenadapt.evaluation.report.tasks import print_tasks
-    from mergekit_tokenadapt.evaluation.tasks import TaskOptions, add_to_report, run_tasks
+    from mergekit_tokenadapt.evaluation.tasks import add_to_report, run_tasks
     from mergekit_tokenadapt.models.folder import open_model
 
     if html is not None and report is None:
@@ -73,7 +60,6 @@ def tasks_command(
     names = [name for name in tasks.split(",") if name.strip()]
     if not names:
         raise TokenAdaptError("--tasks names no task; see lm-eval ls tasks")
-    options = TaskOptions(num_fewshot, limit, batch_size, device, dtype, include_path)
     folders = [open_model(name, trust_remote_code=trust_remote_code) for name in models]
     bars = nullcontext() if shows_progress(quiet=quiet) else without_bars()  # the harness draws its own
     with bars, Stages(len(folders), quiet=quiet) as stages:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 from rich.console import Console
 
-from mergekit_tokenadapt.cli.eval_options import text_options
-from mergekit_tokenadapt.cli.options import read_pairs
+from mergekit_tokenadapt.cli.generated_options import flags_of
+from mergekit_tokenadapt.evaluation.options import QualityOptions
 from mergekit_tokenadapt.terminal.progress import Stages
 from mergekit_tokenadapt.terminal.visible import json_text
-from mergekit_tokenadapt.texts.selection import read_texts
+from mergekit_tokenadapt.texts.selection import TextOptions
 
 EXAMPLES = """\b
 Examples:
@@ -23,42 +21,15 @@ Examples:
 
 @click.command("tokenizer", epilog=EXAMPLES)
 @click.argument("tokenizers", nargs=-1, required=True, metavar="TOK [TOK ...]")
-@text_options(max_bytes=0)
-@click.option("--reference", default="en", show_default=True, help="Language with a parity of 1.")
-@click.option(
-    "--words",
-    multiple=True,
-    metavar="LANG",
-    help="Also give the share of tokens that are words of this language (needs wordfreq).",
-)
-@click.option(
-    "--morphemes",
-    multiple=True,
-    metavar="LANG=FILE",
-    help="File of words or morphemes of a language, one a line. Repeatable.",
-)
-@click.option(
-    "--mixture",
-    multiple=True,
-    metavar="[NAME=]PATH",
-    help="Sample of a category of training text, whose share is estimated. Repeatable.",
-)
-@click.option(
-    "--merges", type=click.IntRange(min=1), default=1000, show_default=True, help="Number of merges used for --mixture."
-)
+@flags_of(TextOptions, "texts")
+@flags_of(QualityOptions, "options")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the tokenizers' own code run.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def tokenizer_command(
     tokenizers: tuple[str, ...],
-    texts: tuple[str, ...],
-    builtin: tuple[str, ...],
-    max_bytes: int,
-    reference: str,
-    words: tuple[str, ...],
-    morphemes: tuple[str, ...],
-    mixture: tuple[str, ...],
-    merges: int,
+    texts: TextOptions,
+    options: QualityOptions,
     as_json: bool,
     trust_remote_code: bool,
     quiet: bool,
@@ -68,18 +39,10 @@ def tokenizer_command(
     TOK is a folder, a tokenizer.json or a hub id; no weights are needed.
     """
     from mergekit_tokenadapt.evaluation.report.tokenizer import print_tokenizers
-    from mergekit_tokenadapt.evaluation.tokenizer_quality import QualityOptions, describe_tokenizers
-    from mergekit_tokenadapt.texts import read_text
+    from mergekit_tokenadapt.evaluation.tokenizer_quality import describe_tokenizers
     from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
-    options = QualityOptions(
-        reference=reference,
-        word_languages=words,
-        units={k: Path(v) for k, v in read_pairs(morphemes, "--morphemes", typed=False).items()},
-        mixture=tuple(read_text(argument, option="--mixture") for argument in mixture),
-        num_merges=merges,
-    )
-    text_sets = read_texts(texts, builtin, max_bytes)
+    text_sets = texts.read()
     loaded = [load_tokenizer(name, trust_remote_code=trust_remote_code) for name in tokenizers]
     with Stages(len(loaded), quiet=quiet) as stages:
         result = describe_tokenizers(loaded, text_sets, options, stages)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mergekit_tokenadapt.cli.base_model import make_transfer
-from mergekit_tokenadapt.cli.options import every_adapt_option, folder_options
+from mergekit_tokenadapt.cli.options import adapt_flags, folder_options
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.front_door.explanation import RowExplanation
 from mergekit_tokenadapt.terminal.visible import json_text
@@ -28,7 +28,7 @@ Examples:
 @click.argument("target")
 @click.option("--token", "texts", multiple=True, help="Text or spelling of a token of TARGET. Repeatable.")
 @click.option("--id", "ids", type=int, multiple=True, help="Id of a token of TARGET. Repeatable.")
-@every_adapt_option
+@adapt_flags()
 @folder_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")

@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 import click
-import yaml
 
+from mergekit_tokenadapt.cli.generated_options import option_of, read_pairs
 from mergekit_tokenadapt.cli.types import OUTPUT_DTYPE
 from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
-METAVARS = {
-    "rows": "exact|donor|N",
-    "token_map": "OLD=NEW",
-    "chat_template": "target|base|FILE",
-    "calibration_text": "default|[NAME=]PATH",
-    "calibration_bytes": "N",
-    "missing_rows": "composed|base_model",
-}
-"""What the help shows for a key's value, where that is not plain text."""
-
-
-DEFAULTS = {"rows": "exact; BASE's own where it speaks TARGET's tokenizer", "calibration_text": "none"}
-"""What the help says of defaults that are None."""
-
-
-def option_of(key: str) -> Callable[[CommandT], CommandT]:
-    """The flag of one key of the ``adapt`` block: name, meaning and default are those of the recipe.
-
-    Values stay text: `AdaptConfig` reads them as it reads a recipe's.
-    """
-    field = AdaptConfig.model_fields[key]
-    flag, told = key.replace("_", "-"), str(field.description)
-    help_text = f"{told[:1].upper()}{told[1:]}."
-    if field.annotation is bool:
-        default = flag if field.default else f"no-{flag}"
-        return click.option(f"--{flag}/--no-{flag}", default=None, help=f"{help_text}  [default: {default}]")
-    if key == "token_map":
-        return click.option(f"--{flag}", multiple=True, metavar=METAVARS[key], help=f"{help_text} Repeatable.")
-    if key in ALWAYS:
-        return click.option(f"--{flag}", default=field.default, show_default=True, help=help_text)
-    default = DEFAULTS.get(key, field.default)
-    return click.option(f"--{flag}", metavar=METAVARS.get(key), help=f"{help_text}  [default: {default}]")
-
-
 ALWAYS = ("method", "auxiliary")
 """Keys that every recipe made of flags holds, so that it says what it does."""
+SET_BY_PAIR = ("rows", "save_plan", "missing_rows")
+"""Keys of the ``adapt`` block without a flag where a model gets the vocabulary of another model. The other
+model sets the number of rows, `restore` needs the plan, and there is no base_model to take missing rows from."""
 METHOD_OPTION = click.option(
     "-O",
     "--option",
@@ -61,27 +30,30 @@ METHOD_OPTION = click.option(
 )
 
 
-def adapt_options(command: CommandT) -> CommandT:
-    """``--method``, ``--auxiliary``, ``--option`` and ``--token-map``: the keys of the ``adapt`` block."""
-    for option in (option_of("token_map"), METHOD_OPTION, option_of("auxiliary"), option_of("method")):
-        command = option(command)
-    return command
+def adapt_flags(but: Collection[str] = ()) -> Callable[[CommandT], CommandT]:
+    """Return a decorator that gives a command a flag for each key of the ``adapt`` block, and ``--option``.
 
+    The command gets the block, checked, as `adapt`.
 
-def every_adapt_option(command: CommandT) -> CommandT:
-    """A flag for every key of the ``adapt`` block; the command gets the block, checked, as `adapt`."""
+    Args:
+        but: keys without a flag.
+    """
+    keys = [key for key in AdaptConfig.model_fields if key not in but]
 
-    @wraps(command)
-    def with_block(*args: Any, **flags: Any) -> Any:
-        given = {key: flags.pop(key) for key in ("options", *AdaptConfig.model_fields)}
-        return command(*args, adapt=adapt_block(**given), **flags)
+    def decorate(command: CommandT) -> CommandT:
+        @wraps(command)
+        def with_block(*args: Any, **flags: Any) -> Any:
+            given = {key: flags.pop(key) for key in ("options", *keys)}
+            return command(*args, adapt=adapt_block(**given), **flags)
 
-    decorated: Any = with_block
-    for key in reversed(AdaptConfig.model_fields):
-        decorated = option_of(key)(decorated)
-        if key == "auxiliary":
-            decorated = METHOD_OPTION(decorated)
-    return cast(CommandT, decorated)
+        decorated: Any = with_block
+        for key in reversed(keys):
+            decorated = option_of(AdaptConfig, key, is_checked=False)(decorated)
+            if key == "auxiliary":
+                decorated = METHOD_OPTION(decorated)
+        return cast(CommandT, decorated)
+
+    return decorate
 
 
 def folder_options(command: CommandT) -> CommandT:
@@ -117,33 +89,14 @@ def output_argument(command: CommandT) -> CommandT:
     return cast("CommandT", argument(option(with_out)))
 
 
-def read_pairs(pairs: tuple[str, ...], option: str, *, typed: bool) -> dict[str, Any]:
-    """``KEY=VALUE`` options as a dictionary; `typed` values are read as YAML (``3``, ``0.5``, ``true``).
-
-    The first ``=`` splits, except one at the very start, which belongs to the key.
-
-    >>> read_pairs(("top_k=5",), "--option", typed=True)
-    {'top_k': 5}
-    """
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair[1:].partition("=")
-        if not equals:
-            raise click.UsageError(f"{option} takes KEY=VALUE, not {pair!r}")
-        found[pair[:1] + key] = yaml.safe_load(value) if typed else value
-    return found
-
-
-def adapt_block(
-    method: str, auxiliary: str, options: tuple[str, ...], token_map: tuple[str, ...], **more: Any
-) -> dict[str, Any]:
-    """The ``tokenizer.adapt`` block that the options stand for; `more` keys that are None are left out.
+def adapt_block(options: tuple[str, ...], token_map: tuple[str, ...], **keys: Any) -> dict[str, Any]:
+    """Return the ``tokenizer.adapt`` block that the flags stand for. Keys that are None are left out.
 
     Raises:
         TokenAdaptError: a key or a value is wrong.
     """
-    block: dict[str, Any] = {"method": method, "auxiliary": auxiliary}
-    block |= {key: value for key, value in more.items() if value is not None}
+    block: dict[str, Any] = {key: AdaptConfig.model_fields[key].default for key in ALWAYS}
+    block |= {key: value for key, value in keys.items() if value is not None}
     if token_map:
         block["token_map"] = read_pairs(token_map, "--token-map", typed=False)
     block |= read_pairs(options, "--option", typed=True)

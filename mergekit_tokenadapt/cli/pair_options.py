@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mergekit_tokenadapt.cli.options import option_of
 from mergekit_tokenadapt.cli.types import OUTPUT_DTYPE
 
 if TYPE_CHECKING:
@@ -18,10 +17,9 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
 def output_options(command: CommandT) -> CommandT:
-    """``--chat-template``, ``--dtype``, ``--force``, ``--quiet``."""
+    """``--dtype``, ``--force``, ``--quiet``."""
     for option in reversed(
         (
-            option_of("chat_template"),
             click.option("--dtype", type=OUTPUT_DTYPE, help="Of the output.  [default: as it was]"),
             click.option("--force", is_flag=True, help="Replace OUT where it exists."),
             click.option("--quiet", is_flag=True, help="No progress bars, no report."),

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mergekit_tokenadapt.cli.base_model import BYTES, BaseSizes, make_transfer, sizes_of
-from mergekit_tokenadapt.cli.options import every_adapt_option, folder_options
+from mergekit_tokenadapt.cli.options import adapt_flags, folder_options
 from mergekit_tokenadapt.terminal.tables import plain, quoted, say
 from mergekit_tokenadapt.terminal.visible import json_text
 from mergekit_tokenadapt.transfer.matching import Reason
@@ -29,7 +29,7 @@ SAMPLES = 6
 @click.command("plan", epilog=EXAMPLES)
 @click.argument("base")
 @click.argument("target")
-@every_adapt_option
+@adapt_flags()
 @folder_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def plan_command(

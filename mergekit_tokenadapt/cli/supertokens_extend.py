@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
+from mergekit_tokenadapt.cli.generated_options import flags_of
 from mergekit_tokenadapt.cli.options import output_argument
 from mergekit_tokenadapt.cli.supertokens_options import (
+    IN_NO_FLAG,
     check_onto,
     check_outputs,
     go_onto,
-    learning_options,
-    make_limits,
-    make_rules,
     onto_options,
     open_corpus,
 )
+from mergekit_tokenadapt.supertokens.options import CorpusOptions, ExtendOptions
 
 EXAMPLES = """\b
 Examples:
@@ -27,32 +29,18 @@ Examples:
 @click.command("extend", epilog=EXAMPLES)
 @click.argument("base")
 @output_argument
-@click.option("--add", "number", type=click.IntRange(min=0), required=True, help="Tokens to add.")
-@click.option(
-    "--drop", is_flag=True, help="Keep the size: drop as many tokens as are added, those that the text uses least."
-)
-@learning_options
+@flags_of(CorpusOptions, "text")
+@flags_of(ExtendOptions, "extend", but=IN_NO_FLAG)
+@click.option("--force", is_flag=True, help="Replace OUT (and OUT_MODEL) where it exists.")
 @onto_options
 def extend_command(
     base: str,
     out: str,
-    number: int,
-    drop: bool,
-    texts: tuple[str, ...],
-    max_bytes: int,
-    max_words: int,
-    max_characters: int | None,
-    no_punctuation: bool,
-    crossing: tuple[str, ...],
-    min_frequency: int,
-    max_memory: float,
+    text: CorpusOptions,
+    extend: ExtendOptions,
     force: bool,
-    quiet: bool,
     onto: tuple[str, str] | None,
-    method: str,
-    auxiliary: str,
-    options: tuple[str, ...],
-    token_map: tuple[str, ...],
+    adapt: dict[str, Any],
     print_recipe: bool,
 ) -> None:
     """Add tokens to the BPE tokenizer BASE by continuing its merges, and write it to the folder OUT.
@@ -62,13 +50,20 @@ def extend_command(
     from mergekit_tokenadapt.supertokens.making import extend_folder
     from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
-    goes_on = check_outputs(out, onto, force=force, inputs=[base], texts=texts)
-    corpus, adapt = open_corpus(texts, max_bytes), (method, auxiliary, options, token_map)
+    goes_on = check_outputs(out, onto, force=force, inputs=[base], texts=text.texts)
+    corpus = open_corpus(text)
     check_onto(onto, adapt)
-    rules = make_rules(max_words, max_characters, no_punctuation, crossing)
-    limits = make_limits(min_frequency, max_memory, quiet)
+    rules, limits, quiet = extend.rules, extend.limits, extend.limits.quiet
     extension = extend_folder(
-        out, load_tokenizer(base), corpus, number, rules, limits, drop=drop, force=force, may_be_there=goes_on
+        out,
+        load_tokenizer(base),
+        corpus,
+        extend.add,
+        rules,
+        limits,
+        drop=extend.drop,
+        force=force,
+        may_be_there=goes_on,
     )
     if not quiet:
         click.echo(f"Wrote {out}: {len(extension.added):,} tokens added, {len(extension.dropped):,} dropped", err=True)

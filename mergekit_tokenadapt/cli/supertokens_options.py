@@ -1,4 +1,4 @@
-"""Options that `supertokens train` and `supertokens extend` share, and the way on to a model."""
+"""What `supertokens train` and `supertokens extend` share: the text, and the way on to a model."""
 
 from __future__ import annotations
 
@@ -9,66 +9,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import yaml
 
-from mergekit_tokenadapt.cli.options import adapt_block, adapt_options
+from mergekit_tokenadapt.cli.options import adapt_flags
 from mergekit_tokenadapt.cli.pair_options import report_printer, say_what_next
-from mergekit_tokenadapt.cli.types import FiniteRange
 
 if TYPE_CHECKING:
-    from mergekit_tokenadapt.supertokens.rules import Rules
-    from mergekit_tokenadapt.supertokens.superwords import Limits
+    from mergekit_tokenadapt.supertokens.options import CorpusOptions
     from mergekit_tokenadapt.supertokens.texts import Corpus
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
-CROSSING = ("digits", "lines", "sentences", "scripts")
 
 
-def learning_options(command: CommandT) -> CommandT:
-    """``--text`` and everything that says what may be learned from it."""
-    for option in reversed(_learning_options()):
-        command = option(command)
-    return command
-
-
-def _learning_options() -> list[Callable[[Any], Any]]:
-    return [
-        click.option(
-            "--text",
-            "texts",
-            multiple=True,
-            required=True,
-            metavar="[NAME=]PATH",
-            help="A file, a folder, .jsonl (,field=NAME), .gz of these, or hf:ID (,config= ,split= ,field=). "
-            "Repeatable; sources take turns. Or one ray:PATH (parquet or .jsonl), counted on a Ray cluster.",
-        ),
-        click.option("--max-bytes", type=click.IntRange(min=0), default=0, help="Read about so much.  [default: all]"),
-        click.option("--max-words", type=click.IntRange(min=1), default=4, show_default=True, help="In one token."),
-        click.option("--max-characters", type=click.IntRange(min=1), help="In one token.  [default: any number]"),
-        click.option("--no-punctuation", is_flag=True, help="Keep punctuation out of tokens with words."),
-        click.option(
-            "--cross",
-            "crossing",
-            multiple=True,
-            type=click.Choice(CROSSING),
-            help="Allow tokens to cross these boundaries. Repeatable.",
-        ),
-        click.option(
-            "--min-frequency",
-            type=click.IntRange(min=1),
-            default=2,
-            show_default=True,
-            help="Smallest number of occurrences in the text for a new token.",
-        ),
-        click.option(
-            "--max-memory",
-            type=FiniteRange(min=0, min_open=True),
-            default=4.0,
-            show_default=True,
-            metavar="GB",
-            help="Memory for counts. If it is not enough, rare pairs and runs are forgotten.",
-        ),
-        click.option("--force", is_flag=True, help="Replace OUT (and OUT_MODEL) where it exists."),
-        click.option("--quiet", is_flag=True, help="No progress bars."),
-    ]
+IN_NO_FLAG = ("characters_only",)
+"""Fields of the rules that are for the first phase of learning, and not for users."""
 
 
 def onto_options(command: CommandT) -> CommandT:
@@ -80,25 +32,11 @@ def onto_options(command: CommandT) -> CommandT:
         help="Then transplant the new tokenizer onto MODEL, and write OUT_MODEL.",
     )
     recipe = click.option("--print-recipe", is_flag=True, help="With --onto: print the recipe instead of running it.")
-    return onto(adapt_options(recipe(command)))
+    return onto(adapt_flags(but=("missing_rows",))(recipe(command)))  # one model: there is no base_model
 
 
-def make_rules(max_words: int, max_characters: int | None, no_punctuation: bool, crossing: tuple[str, ...]) -> Rules:
-    """What the options let tokens hold."""
-    from mergekit_tokenadapt.supertokens.rules import Crossing, Rules
-
-    return Rules(max_words, max_characters, not no_punctuation, frozenset(Crossing(c) for c in crossing))
-
-
-def make_limits(min_frequency: int, max_memory: float, quiet: bool, **more: Any) -> Limits:
-    """What the options let learning use up."""
-    from mergekit_tokenadapt.supertokens.superwords import Limits
-
-    return Limits(min_frequency=min_frequency, max_memory=int(max_memory * 2**30), quiet=quiet, **more)
-
-
-def open_corpus(texts: tuple[str, ...], max_bytes: int) -> Corpus:
-    """The text that ``--text`` and ``--max-bytes`` name.
+def open_corpus(options: CorpusOptions) -> Corpus:
+    """The text to learn from.
 
     Raises:
         TokenAdaptError: there is no such text, or ``ray:`` is combined with something that it does not go with.
@@ -107,14 +45,14 @@ def open_corpus(texts: tuple[str, ...], max_bytes: int) -> Corpus:
     from mergekit_tokenadapt.supertokens.texts import Corpus
     from mergekit_tokenadapt.texts import parse_text
 
-    places = [parse_text(text) for text in texts]
+    places = [parse_text(text) for text in options.texts]
     if not any(text.place.startswith("ray:") for text in places):
-        corpus = Corpus(texts, max_bytes)
+        corpus = Corpus(options.texts, options.max_bytes)
         corpus.check()
         return corpus
     from mergekit_tokenadapt.supertokens.ray_corpus import RayCorpus
 
-    if len(texts) > 1 or max_bytes:
+    if len(places) > 1 or options.max_bytes:
         raise TokenAdaptError("--text ray:PATH stands alone, and is read to its end: without --max-bytes")
     return RayCorpus.read(places[0].source)
 
@@ -142,7 +80,7 @@ def check_outputs(
     return goes_on
 
 
-def check_onto(onto: tuple[str, str] | None, adapt: tuple[str, str, tuple[str, ...], tuple[str, ...]]) -> None:
+def check_onto(onto: tuple[str, str] | None, adapt: dict[str, Any]) -> None:
     """Find out before the learning that the transplant after it cannot work.
 
     Raises:
@@ -153,7 +91,7 @@ def check_onto(onto: tuple[str, str] | None, adapt: tuple[str, str, tuple[str, .
     from mergekit_tokenadapt.models.folder import open_model
     from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
-    config = AdaptConfig.read(adapt_block(*adapt))
+    config = AdaptConfig.read(adapt)
     model = open_model(onto[0])
     _ = model.tensors.names
     config.make_method().check(len(model.tokenizer.vocabulary))
@@ -162,7 +100,7 @@ def check_onto(onto: tuple[str, str] | None, adapt: tuple[str, str, tuple[str, .
 def go_onto(
     onto: tuple[str, str],
     tokenizer: str,
-    adapt: tuple[str, str, tuple[str, ...], tuple[str, ...]],
+    adapt: dict[str, Any],
     *,
     force: bool,
     quiet: bool,
@@ -173,7 +111,7 @@ def go_onto(
     from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 
     model, out = onto
-    recipe = make_recipe(model, tokenizer, adapt_block(*adapt))
+    recipe = make_recipe(model, tokenizer, adapt)
     if print_recipe:
         click.echo(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), nl=False)
         return

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 from rich.console import Console
 
-from mergekit_tokenadapt.cli.eval_options import text_options
+from mergekit_tokenadapt.cli.generated_options import flags_of
 from mergekit_tokenadapt.terminal.visible import json_text
-from mergekit_tokenadapt.texts.selection import read_texts
+from mergekit_tokenadapt.texts.selection import TextOptions
 
 EXAMPLES = """\b
 Examples:
@@ -19,14 +19,12 @@ Examples:
 @click.command("report", epilog=EXAMPLES)
 @click.argument("tokenizer")
 @click.option("--against", multiple=True, metavar="TOK", help="A tokenizer to compare with. Repeatable.")
-@text_options(max_bytes=0)
+@flags_of(TextOptions, "texts")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def report_command(
     tokenizer: str,
     against: tuple[str, ...],
-    texts: tuple[str, ...],
-    builtin: tuple[str, ...],
-    max_bytes: int,
+    texts: TextOptions,
     as_json: bool,
 ) -> None:
     """Measure how many tokens TOKENIZER saves, and whether its tokens are safe.
@@ -37,7 +35,7 @@ def report_command(
     from mergekit_tokenadapt.supertokens.report import describe
     from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
-    text_sets = read_texts(texts, builtin, max_bytes)
+    text_sets = texts.read()
     loaded = [load_tokenizer(name) for name in (tokenizer, *against)]
     result = describe(loaded, text_sets)
     if as_json:

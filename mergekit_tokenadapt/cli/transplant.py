@@ -7,7 +7,7 @@ from typing import Any
 import click
 import yaml
 
-from mergekit_tokenadapt.cli.options import CommandT, Positional, every_adapt_option, folder_options, output_argument
+from mergekit_tokenadapt.cli.options import CommandT, Positional, adapt_flags, folder_options, output_argument
 from mergekit_tokenadapt.cli.pair_options import report_printer, say_what_next
 from mergekit_tokenadapt.plugin.merge_options import OUT_SHARD_SIZE, MergeOptions, PrettyPrintHelp, add_merge_options
 
@@ -34,7 +34,7 @@ def _merge_options(command: CommandT) -> CommandT:
 @click.argument("base", cls=Positional)
 @click.argument("target", cls=Positional)
 @output_argument
-@every_adapt_option
+@adapt_flags()
 @folder_options
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
 @click.option("--print-recipe", is_flag=True, help="Print the recipe for mergekit-yaml, and stop.")

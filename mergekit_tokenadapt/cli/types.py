@@ -7,12 +7,8 @@ from typing import Any
 
 import click
 
-DTYPES = ("float32", "bfloat16", "float16")
-"""dtypes that models are run in."""
-OUTPUT_DTYPE = click.Choice([*DTYPES, "float64"])
+OUTPUT_DTYPE = click.Choice(["float32", "bfloat16", "float16", "float64"])
 """dtypes that weights are written in."""
-SEED = click.IntRange(min=0, max=2**63 - 1)
-"""What numpy and torch both take."""
 
 
 class FiniteRange(click.FloatRange):
@@ -26,16 +22,3 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a number to reckon with", param, ctx)
         return number
-
-
-class Device(click.ParamType):  # type: ignore[type-arg]
-    """A device of torch that is there."""
-
-    name = "device"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The same name; torch is asked for a number on that device."""
-        from mergekit_tokenadapt.models.loading import choose_device
-
-        choose_device(value)
-        return value

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mergekit_tokenadapt.ensemble.options import EnsembleOptions
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.folder import ModelFolder, context_length, open_model
 from mergekit_tokenadapt.models.lockstep import MODEL_TYPE  # this import also registers the type with transformers
@@ -14,10 +15,10 @@ from mergekit_tokenadapt.output import write_json
 from mergekit_tokenadapt.plugin.merge_options import MergeOptions
 from mergekit_tokenadapt.storage.input_files import check_own
 from mergekit_tokenadapt.storage.staging import check_output, staged_folder
-from mergekit_tokenadapt.two_models import put_onto
+from mergekit_tokenadapt.two_models.onto import put_onto
 
 
-def normalised_weights(weights: Sequence[float] | None, num_members: int) -> list[float]:
+def normalised_weights(weights: Sequence[float], num_members: int) -> list[float]:
     """Return weights that sum to 1. Without weights, all members get the same one.
 
     Raises:
@@ -26,7 +27,7 @@ def normalised_weights(weights: Sequence[float] | None, num_members: int) -> lis
     >>> normalised_weights([1, 3], 2)
     [0.25, 0.75]
     """
-    weights = list(weights or [1.0] * num_members)
+    weights = weights or [1.0] * num_members
     if len(weights) != num_members:
         raise TokenAdaptError(f"{len(weights)} weights for {num_members} models: give one for each, in their order")
     if not all(0 < weight < float("inf") for weight in weights):
@@ -38,11 +39,9 @@ def make_lockstep(
     models: Sequence[str],
     out: str,
     adapt: Mapping[str, Any],
+    options: EnsembleOptions | None = None,
     *,
-    target: int = 0,
-    weights: Sequence[float] | None = None,
-    mean: str = "arithmetic",
-    options: MergeOptions | None = None,
+    merge_options: MergeOptions | None = None,
     force: bool = False,
 ) -> Path:
     """Write `out`: a model folder with one folder for each member.
@@ -51,10 +50,9 @@ def make_lockstep(
         models: two or more folders or hub ids. Hidden sizes and architectures may differ.
         out: the folder to write. It appears only when it is complete.
         adapt: the ``adapt`` block of a recipe, for the members that get another vocabulary.
-        target: position of the model whose vocabulary all members get, from 0. Its files are copied unchanged.
-        weights: one weight for each model, or None for equal ones.
-        mean: ``arithmetic`` or ``geometric``.
-        options: options of mergekit.
+        options: the weights, the mean, and the model whose vocabulary all members get. That model's files are copied
+            unchanged. None: the defaults.
+        merge_options: options of mergekit.
         force: replace `out` where it exists.
 
     Raises:
@@ -63,9 +61,11 @@ def make_lockstep(
     """
     if len(models) < 2:
         raise TokenAdaptError("an ensemble needs two models or more")
-    if not 0 <= target < len(models):
+    options = options or EnsembleOptions()
+    target = options.target
+    if target >= len(models):
         raise TokenAdaptError(f"--target {target}: there are {len(models)} models, numbered from 0")
-    shares = normalised_weights(weights, len(models))
+    shares = normalised_weights(options.weights, len(models))
     destination = check_output(out, force=force, inputs=models)
     folders = [open_model(name) for name in models]
     check_own(folders[target].folder, folders[target].folder.glob("*.json"))
@@ -75,8 +75,8 @@ def make_lockstep(
             if n == target:
                 _copy_model(folder, staged / name)
             else:
-                put_onto(model, str(folders[target].folder), str(staged / name), adapt, options=options)
-        _write_ensemble(folders, folders[target], staged, members=names, weights=shares, mean=mean)
+                put_onto(model, str(folders[target].folder), str(staged / name), adapt, options=merge_options)
+        _write_ensemble(folders, folders[target], staged, members=names, weights=shares, mean=options.mean)
     return destination
 
 

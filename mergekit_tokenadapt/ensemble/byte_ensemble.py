@@ -10,6 +10,10 @@ import numpy as np
 
 from mergekit_tokenadapt.ensemble.build import normalised_weights
 from mergekit_tokenadapt.ensemble.byte_model import EOS, ByteModel
+from mergekit_tokenadapt.ensemble.options import ByteOptions, EnsembleOptions
+
+BY_BYTE = ByteOptions()
+"""The defaults."""
 
 
 @dataclass
@@ -17,9 +21,9 @@ class ByteEnsemble:
     """The weighted mean of the members' distributions of the next byte. An ensemble may have a single member."""
 
     members: Sequence[ByteModel]
-    weights: Sequence[float] | None = None
-    """One positive weight for each member, or None for equal ones."""
-    mean: str = "arithmetic"
+    weights: Sequence[float] = ()
+    """One positive weight for each member, or none for equal ones."""
+    mean: str = EnsembleOptions().mean
     """``arithmetic`` or ``geometric``. A geometric mean is normalised again."""
 
     def __post_init__(self) -> None:
@@ -43,7 +47,6 @@ class ByteEnsemble:
         return self._mean(np.stack([member.log_probabilities() for member in self.members]))
 
     def _mean(self, members_MB: np.ndarray) -> np.ndarray:
-        assert self.weights is not None
         shares = np.array(self.weights)[:, None]
         if self.mean == "geometric":
             with np.errstate(invalid="ignore"):  # 0 * -inf
@@ -60,7 +63,6 @@ class ByteEnsemble:
             members = np.stack([member.log_probabilities() for member in self.members])
             exact = np.array([member.log_probability(byte) for member in self.members])
             if self.mean == "arithmetic":
-                assert self.weights is not None
                 total -= math.log(float((np.array(self.weights) * np.exp(exact)).sum()))
             else:
                 members[:, byte] = exact
@@ -70,7 +72,9 @@ class ByteEnsemble:
                 member.append(byte)
         return total / math.log(2), each / math.log(2)
 
-    def generate(self, prompt: str | bytes, max_bytes: int, *, temperature: float = 0.0, seed: int = 0) -> bytes:
+    def generate(
+        self, prompt: str | bytes, max_bytes: int, *, temperature: float = BY_BYTE.temperature, seed: int = BY_BYTE.seed
+    ) -> bytes:
         """Continue a prompt until the end of the text, or for `max_bytes` bytes.
 
         Args:

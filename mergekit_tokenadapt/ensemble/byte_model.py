@@ -26,6 +26,7 @@ import torch
 from transformers import DynamicCache
 
 from mergekit_tokenadapt.ensemble.canonical import Canonical
+from mergekit_tokenadapt.ensemble.options import ByteOptions
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.cache_names import cache_argument
 from mergekit_tokenadapt.tokenizer.encoded_text import start_token
@@ -33,8 +34,6 @@ from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 
 EOS = 256
 """Index of the outcome "the text ends", after the 256 bytes."""
-TOLERANCE = 1e-2
-"""Default of `ByteModel`'s `tolerance`."""
 SURPRISE = 10
 """The probability of a byte below `SURPRISE` * `tolerance` is computed again without tolerance."""
 
@@ -72,7 +71,7 @@ class ByteModel:
         TokenAdaptError: the tokenizer is not supported (see `Canonical`), or it has neither a bos nor an eos token.
     """
 
-    def __init__(self, model: Any, tokenizer: TokenizerFiles, *, tolerance: float = TOLERANCE) -> None:
+    def __init__(self, model: Any, tokenizer: TokenizerFiles, *, tolerance: float = ByteOptions().tolerance) -> None:
         self.canonical = Canonical(tokenizer)
         self.tolerance = tolerance
         start = start_token(tokenizer.vocabulary)

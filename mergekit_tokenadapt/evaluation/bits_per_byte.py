@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mergekit_tokenadapt.models.losses import Scorer
-
 
 def bits_per_byte(model: Any, tokenizer: Any, text: str) -> float:
     """Return the bits that the model needs for each UTF-8 byte of a text.
@@ -26,6 +24,8 @@ def bits_per_byte(model: Any, tokenizer: Any, text: str) -> float:
     Raises:
         ValueError: the text is empty, or the tokenizer has neither bos nor eos.
     """
+    from mergekit_tokenadapt.models.losses import Scorer  # here: the package's options need no torch
+
     if not text:
         raise ValueError("an empty text has no bits per byte")
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

@@ -15,6 +15,7 @@ import numpy as np
 from mergekit_tokenadapt.evaluation.bootstrap import interval, resample_counts
 from mergekit_tokenadapt.evaluation.excess import loss_shares, top_excess
 from mergekit_tokenadapt.evaluation.lost_text import LostText, lost_text, sentence
+from mergekit_tokenadapt.evaluation.options import CompareOptions
 from mergekit_tokenadapt.evaluation.origins import find_origins
 from mergekit_tokenadapt.evaluation.row_views import view_rows
 from mergekit_tokenadapt.models.documents import ScoredDocument, score_documents
@@ -28,29 +29,6 @@ PERPLEXITY_NOTE = (
     "Perplexity ratios are per token, as the TokenAdapt paper reports them (arXiv 2505.09738); "
     "they do not compare across tokenizers. Bits per byte do."
 )
-
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """Options of `compare`."""
-
-    window: int | None = None
-    """Tokens that a model sees at a time. None takes `WINDOW`, or the smallest context length among the models."""
-    stride: int | None = None
-    """Tokens that are scored in each window; None takes half the window."""
-    batch_size: int | None = None
-    device: str | None = None
-    dtype: str | None = None
-    num_resamples: int = 1000
-    seed: int = 0
-    top: int = 20
-    """Number of tokens to list."""
-    rows: bool = False
-    """Also describe the embedding rows, for the pictures of the HTML report."""
-
-    def __post_init__(self) -> None:
-        if self.window is not None and self.stride is not None:
-            check_stride(self.window, self.stride)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +95,7 @@ def compare(
             "stride": stride,
             "device": str(device),
             "dtype": str(choose_dtype(options.dtype, device)).removeprefix("torch."),
-            "resamples": options.num_resamples,
+            "resamples": options.resamples,
             "seed": options.seed,
         },
         "perplexity_note": PERPLEXITY_NOTE,
@@ -139,8 +117,7 @@ def _model_reports(scores: Sequence[ModelScores], options: CompareOptions) -> li
     base = scores[0]
     generator = np.random.default_rng(options.seed)
     counts = {  # shared by all models: the bootstrap is paired
-        name: resample_counts(len(documents), options.num_resamples, generator)
-        for name, documents in base.domains.items()
+        name: resample_counts(len(documents), options.resamples, generator) for name, documents in base.domains.items()
     }
     reports = []
     for score in scores:

@@ -18,7 +18,6 @@ Letters: T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.options import DraftOptions
 from mergekit_tokenadapt.models.cache_names import cache_argument, cache_of
 from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.loading import choose_device, choose_dtype, load_model
@@ -35,31 +35,6 @@ from mergekit_tokenadapt.tokenizer.encoded_text import start_token
 
 NUM_STAGES = 4
 """Number of stages of progress: two models to load, and two modes."""
-
-
-@dataclass(frozen=True)
-class DraftOptions:
-    """Options of `measure_draft`."""
-
-    num_proposed: int = 5
-    """k: number of tokens that the draft proposes in a round."""
-    num_tokens: int = 64
-    """Number of new tokens for each prompt."""
-    prompt_tokens: int = 32
-    """Number of tokens at the start of each document that are the prompt."""
-    temperature: float = 1.0
-    """Temperature of both models in the sampled mode."""
-    max_prompts: int = 20
-    device: str | None = None
-    dtype: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.num_tokens <= self.num_proposed:
-            raise TokenAdaptError(
-                f"{self.num_tokens} new tokens cannot hold a round of {self.num_proposed} proposed ones: "
-                "set --new-tokens higher"
-            )
 
 
 def measure_draft(
@@ -100,12 +75,12 @@ def measure_draft(
         generator = torch.Generator().manual_seed(options.seed)
         accepted = []
         for prompt in prompts:
-            text = continue_prompt(target_model, prompt, options.num_tokens, temperature, token_ids, generator)
+            text = continue_prompt(target_model, prompt, options.new_tokens, temperature, token_ids, generator)
             p_TV = next_token_logits(target_model, text, len(prompt), token_ids)
             q_TV = next_token_logits(draft_model, text, len(prompt), token_ids)
             chosen = torch.searchsorted(token_ids, torch.tensor(text[len(prompt) :]))
             accepted.append(accepted_tokens(p_TV, q_TV, chosen, temperature, generator))
-        modes[mode] = summarise(accepted, options.num_proposed)
+        modes[mode] = summarise(accepted, options.proposed)
     device = choose_device(options.device)
     return {
         "command": "draft",
@@ -115,8 +90,8 @@ def measure_draft(
         "settings": {
             "prompts": len(prompts),
             "prompt_tokens": options.prompt_tokens,
-            "new_tokens": options.num_tokens,
-            "proposed": options.num_proposed,
+            "new_tokens": options.new_tokens,
+            "proposed": options.proposed,
             "temperature": options.temperature,
             "seed": options.seed,
             "device": str(device),
@@ -140,7 +115,7 @@ def make_prompts(target: ModelFolder, texts: Sequence[TextSet], options: DraftOp
     prompts = [prefix + ids[: options.prompt_tokens] for ids in in_turn if len(ids) >= options.prompt_tokens]
     if not prompts:
         raise TokenAdaptError(f"no document has the {options.prompt_tokens} tokens of a prompt: set --prompt-tokens")
-    return prompts[: options.max_prompts]
+    return prompts[: options.prompts]
 
 
 @torch.inference_mode()

@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.options import HealingOptions
 from mergekit_tokenadapt.models.documents import score_documents
 from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.loading import load_model
@@ -30,37 +31,6 @@ HELD_OUT_EVERY = 10
 """One passage in so many is held out."""
 IGNORED = -100
 """The target of positions that are padding."""
-
-
-@dataclass(frozen=True)
-class HealingOptions:
-    """How to train, and when to look."""
-
-    train: Literal["rows", "all"] = "rows"
-    """`rows`: the input and output matrices, the body frozen; `all`: every weight."""
-    steps: int = 40
-    every: int = 10
-    """Steps between two looks at the held-out passages."""
-    batch_size: int = 4
-    """Passages in a step."""
-    passage_bytes: int = 512
-    learning_rate: float | None = None
-    """Of AdamW, constant, without weight decay; None: 1e-3 for rows, 1e-4 for all weights."""
-    held_out_bytes: int = 4000
-    """Held-out text that is looked at; 0 for all of it."""
-    seed: int = 0
-    """Of the order of the passages."""
-    device: str | None = None
-
-    @property
-    def num_looks(self) -> int:
-        """How often each model is looked at: before the first step, every so often, and after the last."""
-        return -(-self.steps // self.every) + 1
-
-    @property
-    def rate(self) -> float:
-        """The learning rate that is used."""
-        return self.learning_rate or {"rows": 1e-3, "all": 1e-4}[self.train]
 
 
 @dataclass(frozen=True)
@@ -119,7 +89,7 @@ def heal(
     return {
         "command": "heal",
         "texts": [text.describe() for text in texts],
-        "settings": asdict(options) | {"learning_rate": options.rate},
+        "settings": options.model_dump() | {"learning_rate": options.rate},
         "held_out_bytes": sum(len(p.encode("utf-8")) for p in passages.held_out),
         "models": [_healed(folder, passages, options, say) for folder in models],
     }

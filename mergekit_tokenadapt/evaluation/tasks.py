@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
+from mergekit_tokenadapt.evaluation.options import TaskOptions
 from mergekit_tokenadapt.extensions.extras import importing
 from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.loading import choose_device, choose_dtype
 from mergekit_tokenadapt.tokenizer.files import read_json
-
-
-@dataclass(frozen=True)
-class TaskOptions:
-    """Options that are passed on to the harness."""
-
-    num_fewshot: int | None = None
-    """Number of examples in the prompt; None takes each task's own."""
-    limit: int | None = None
-    """Number of examples of each task; None takes all."""
-    batch_size: int = 1
-    device: str | None = None
-    dtype: str | None = None
-    include_path: Path | None = None
-    """A folder with the user's own task definitions."""
 
 
 def run_tasks(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.options import CompareOptions
 from mergekit_tokenadapt.storage.file_writing import write_file
-from mergekit_tokenadapt.texts.selection import COMPARED_BYTES, read_texts
+from mergekit_tokenadapt.texts.selection import ComparedTexts
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +46,6 @@ class Comparison:
 def compare(
     base: str | os.PathLike[str],
     *outs: str | os.PathLike[str],
-    texts: Sequence[str] = (),
-    builtin: Sequence[str] = (),
-    max_bytes: int = COMPARED_BYTES,
     trust_remote_code: bool = False,
     **options: Any,
 ) -> Comparison:
@@ -57,11 +54,11 @@ def compare(
     Args:
         base: folder or hub id of the model that the others are compared with.
         outs: folders or hub ids of the other models.
-        texts: files, folders or jsonl files, written like values of the option ``--text`` (``[NAME=]PATH``).
-        builtin: names of built-in texts. Without `texts` and `builtin`, all built-in texts are scored.
-        max_bytes: number of bytes to score of each text, in whole documents; 0 scores all.
         trust_remote_code: whether the models' own code may run.
-        options: fields of `evaluation.compare.CompareOptions`, such as window, stride, batch_size, device and dtype.
+        options: the command's options. `texts` are files, folders or jsonl files (``[NAME=]PATH``), `builtin` are names
+            of built-in texts, and `max_bytes` is the number of bytes to score of each text: the fields of
+            `texts.selection.ComparedTexts`. `window`, `stride`, `batch_size`, `device`, `dtype` and more are the fields
+            of `evaluation.options.CompareOptions`.
 
     Raises:
         TokenAdaptError: a model cannot be loaded, or a text or an option is wrong.
@@ -72,12 +69,9 @@ def compare(
     from mergekit_tokenadapt.evaluation import compare as comparing
     from mergekit_tokenadapt.models.folder import open_model
 
-    try:
-        chosen = comparing.CompareOptions(**{"rows": True, **options})
-    except TypeError as error:
-        known = ", ".join(comparing.CompareOptions.__dataclass_fields__)
-        raise TokenAdaptError(f"compare: {error}; options are {known}") from error
-    sets = read_texts(texts, builtin, max_bytes)
+    texts = {key: options.pop(key) for key in ComparedTexts.model_fields if key in options}
+    chosen = CompareOptions(**{"rows": True, **options})
+    sets = ComparedTexts(**texts).read()
     folders = [open_model(os.fspath(name), trust_remote_code=trust_remote_code) for name in (base, *outs)]
     return Comparison(comparing.compare(folders, sets, chosen))
 

@@ -12,59 +12,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.supertokens.chunk_lengths import ChunkLengths
 from mergekit_tokenadapt.supertokens.counting import readable
+from mergekit_tokenadapt.supertokens.options import Limits
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, coarsened, seams, word_pattern
 from mergekit_tokenadapt.supertokens.reach import whole_pieces
 from mergekit_tokenadapt.supertokens.rules import Rules
-from mergekit_tokenadapt.supertokens.superwords import Limits, check_size, with_progress
+from mergekit_tokenadapt.supertokens.superwords import check_size, with_progress
 from mergekit_tokenadapt.supertokens.texts import Corpus
 from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 
 MARK = "\ufdd0"
 """Character between two chunks. Unicode reserves U+FDD0 for internal use, so that no text contains it."""
-SHORTEST, LONGEST = 4, 23
-"""Range of the default chunk lengths, in characters, as in the paper."""
-
-
-def bell_shaped() -> dict[int, float]:
-    """Return the default distribution of chunk lengths: 4 to 23 characters, with normal weights around the middle.
-
-    The standard deviation is a quarter of the range. The probabilities add up to 1.
-    """
-    lengths = np.arange(SHORTEST, LONGEST + 1)
-    middle, spread = (SHORTEST + LONGEST) / 2, (LONGEST - SHORTEST) / 4
-    weights = np.exp(-(((lengths - middle) / spread) ** 2) / 2)
-    return dict(zip(lengths.tolist(), (weights / weights.sum()).tolist(), strict=True))
-
-
-@dataclass(frozen=True)
-class ChunkLengths:
-    """The distribution of chunk lengths."""
-
-    distribution: Mapping[int, float] = field(default_factory=bell_shaped)
-    """Chunk length in characters -> probability. The probabilities have to add up to 1."""
-
-    def __post_init__(self) -> None:
-        total = sum(self.distribution.values())
-        wrong = [n for n in self.distribution if n < 1]
-        negative = [p for p in self.distribution.values() if not 0 <= p <= 1]
-        if wrong or negative or not self.distribution:
-            raise TokenAdaptError("chunk lengths are whole numbers from 1, with probabilities from 0 to 1")
-        if abs(total - 1) > 1e-6:
-            raise TokenAdaptError(f"the probabilities of the chunk lengths add up to {total:.4f}; they should make 1")
-
-    def draw(self, number: int, generator: np.random.Generator) -> np.ndarray:
-        """Draw random chunk lengths in characters, int64 [number]."""
-        lengths = np.array(sorted(self.distribution), dtype=np.int64)
-        weights = np.array([self.distribution[int(n)] for n in lengths])
-        return generator.choice(lengths, size=number, p=weights / weights.sum())
 
 
 def train_chunks(
@@ -81,7 +45,7 @@ def train_chunks(
     """Learn a new tokenizer from random chunks and return its definition (the content of ``tokenizer.json``).
 
     Args:
-        corpus: the text. Its first ``limits.words_from`` bytes are read once, because the trainer holds every distinct
+        corpus: the text. Its first ``limits.words_bytes`` bytes are read once, because the trainer holds every distinct
             chunk in memory.
         vocab_size: number of tokens, including special tokens and the 256 bytes.
         rules: which texts a token may have.
@@ -112,7 +76,7 @@ def train_chunks(
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=limits.shows_progress,
         )
-        pieces = with_progress(corpus.pieces(limits.words_from), corpus, "words", limits)
+        pieces = with_progress(corpus.pieces(limits.words_bytes), corpus, "words", limits)
         trained.train_from_iterator(chunked(readable(pieces), lengths or ChunkLengths(), seed), trainer)
         trained_definition = json.loads(trained.to_str())
         model = _kept(trained_definition, vocab_size, rules, in_one_piece)

@@ -21,15 +21,11 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.supertokens.counting import MAX_IDS, Prepare, batches
 from mergekit_tokenadapt.supertokens.dropping import check_number, least_used, replace_tokens
 from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges
+from mergekit_tokenadapt.supertokens.options import Limits
 from mergekit_tokenadapt.supertokens.pretokenizers import Coarsening
 from mergekit_tokenadapt.supertokens.reach import pruned, tell_dropped, unmergeable
 from mergekit_tokenadapt.supertokens.rules import Rules
-from mergekit_tokenadapt.supertokens.superwords import (
-    Limits,
-    lacks_characters,
-    learn_all,
-    watching,
-)
+from mergekit_tokenadapt.supertokens.superwords import lacks_characters, learn_all, watching
 from mergekit_tokenadapt.supertokens.texts import Corpus
 from mergekit_tokenadapt.texts.builtin import BUILTIN, builtin_text
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, tokenizer_of

@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.supertokens.chunks import ChunkLengths, train_chunks
+from mergekit_tokenadapt.supertokens.chunks import train_chunks
 from mergekit_tokenadapt.supertokens.extend import Extension, extend
 from mergekit_tokenadapt.supertokens.folder import check_same_command, write_tokenizer
+from mergekit_tokenadapt.supertokens.options import Limits, TrainOptions
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, can_be_coarser, word_pattern
 from mergekit_tokenadapt.supertokens.reach import merged_spellings, pruned, tell_dropped
 from mergekit_tokenadapt.supertokens.rules import Rules
-from mergekit_tokenadapt.supertokens.superwords import Limits, train_superwords
+from mergekit_tokenadapt.supertokens.superwords import train_superwords
 from mergekit_tokenadapt.supertokens.texts import Corpus
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
 
 LOG = logging.getLogger(__name__)
-
-ALGORITHMS = ("superwords", "chunks")
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Options of learning a new vocabulary."""
-
-    vocab_size: int
-    algorithm: str = "superwords"
-    rules: Rules = field(default_factory=Rules)
-    limits: Limits = field(default_factory=Limits)
-    special_tokens: tuple[str, ...] = ()
-    digits: str = "3"
-    word_share: float = 0.5
-    lengths: ChunkLengths = field(default_factory=ChunkLengths)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if "" in self.special_tokens:
-            raise TokenAdaptError("a special token is empty: it has to have characters")
 
 
 def train_folder(
@@ -80,10 +58,8 @@ def train_folder(
     }
     if options.algorithm == "superwords":
         definition = train_superwords(corpus, options.vocab_size, word_share=options.word_share, **common)
-    elif options.algorithm == "chunks":
-        definition = train_chunks(corpus, options.vocab_size, lengths=options.lengths, seed=options.seed, **common)
     else:
-        raise TokenAdaptError(f"there is no algorithm {options.algorithm!r}; there are {', '.join(ALGORITHMS)}")
+        definition = train_chunks(corpus, options.vocab_size, lengths=options.lengths, seed=options.seed, **common)
     definition, dropped = pruned(definition, {}, merged_spellings(definition))
     tell_dropped(dropped)
     vocabulary = Vocabulary.from_definition(definition)
@@ -134,7 +110,7 @@ def extend_folder(
         "base": base.name,
         "add": num_tokens,
         "rules": _rules(rules),
-        "limits": {"min_frequency": limits.min_frequency, "max_memory": limits.max_memory},
+        "limits": {"min_frequency": limits.min_frequency, "max_memory": limits.memory_bytes},
     }
     if may_be_there:
         check_same_command(Path(out), {**request, "text": _text(corpus)})
@@ -173,8 +149,8 @@ def _described(options: TrainOptions, corpus: Corpus) -> dict[str, Any]:
         "rules": _rules(options.rules),
         "limits": {
             "min_frequency": options.limits.min_frequency,
-            "max_memory": options.limits.max_memory,
-            "words_from": options.limits.words_from,
+            "max_memory": options.limits.memory_bytes,
+            "words_from": options.limits.words_bytes,
         },
         "text": _text(corpus),
     }

@@ -11,14 +11,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from pydantic import Field, PositiveInt
 
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.options import Flag, Options
 from mergekit_tokenadapt.tokenizer.scripts import script
 from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
 
@@ -51,27 +51,24 @@ class Crossing(str, Enum):
     """All letters of a token belong to one script. The Japanese scripts count as one."""
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(Options):
     """Rules for the text of new tokens."""
 
-    max_words: int = 4
-    """Most words in a token, counted between spaces. The default is SuperBPE's (arXiv 2503.13423, section 3.1)."""
-    max_characters: int | None = None
-    """Most characters in a token, or None. Limits of 3 or 4 suit models for text correction (KL3M, arXiv 2503.17247).
-    """
-    punctuation: bool = True
-    """Whether a token may have punctuation or symbols beside words, as in ``, and`` or ``self.``."""
-    crossing: frozenset[Crossing] = frozenset()
-    """Boundaries that tokens may cross."""
-    characters_only: bool = False
-    """Merge only parts of characters, into whole characters."""
-
-    def __post_init__(self) -> None:
-        if self.max_words < 1:
-            raise TokenAdaptError(f"max_words is {self.max_words}: a token holds at least one word")
-        if self.max_characters is not None and self.max_characters < 1:
-            raise TokenAdaptError(f"max_characters is {self.max_characters}: a token holds at least one character")
+    max_words: PositiveInt = Field(  # SuperBPE's limit (arXiv 2503.13423, section 3.1)
+        default=4, description="largest number of words, separated by spaces, in one token"
+    )
+    max_characters: Annotated[PositiveInt | None, Flag(default="any number")] = Field(
+        default=None,
+        description="largest number of characters in one token; 3 or 4 makes a vocabulary for text correction (KL3M, "
+        "arXiv 2503.17247)",
+    )
+    punctuation: bool = Field(
+        default=True, description="allow punctuation and symbols in one token with words, as in `, and` or `self.`"
+    )
+    crossing: Annotated[frozenset[Crossing], Flag("cross")] = Field(
+        default=frozenset(), description="allow tokens to cross these boundaries"
+    )
+    characters_only: bool = Field(default=False, description="only join parts of characters into whole characters")
 
     def allows(self, what: Crossing) -> bool:
         """Return whether tokens may cross this boundary."""

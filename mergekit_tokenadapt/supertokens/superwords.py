@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,40 +21,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.supertokens.counting import MAX_IDS, Encode, PairCounts, Prepare, readable
 from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges, learn_merges
+from mergekit_tokenadapt.supertokens.options import Limits
 from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, coarsened, seams, word_pattern
 from mergekit_tokenadapt.supertokens.reach import merged_spellings, pruned, tell_dropped, whole_pieces
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.texts import Corpus
-from mergekit_tokenadapt.terminal.progress import progress, shows_progress
+from mergekit_tokenadapt.terminal.progress import progress
 from mergekit_tokenadapt.tokenizer.files import tokenizer_of
 from mergekit_tokenadapt.tokenizer.vocabulary import Definition, TokenKind, Vocabulary
 
 PAIR_BYTES = 64
 """Memory of one counted pair while counts are added up, in bytes."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of memory and text for learning."""
-
-    min_frequency: int = 2
-    """Pairs that occur less often are not merged."""
-    max_memory: int = 4 << 30
-    """Memory for the counts of pairs and runs, in bytes. Where it does not suffice, rare pairs and runs are not
-    counted.
-    """
-    words_from: int = 1 << 30
-    """Words are learned from this many bytes at the start of the text; 0 takes all of it.
-
-    The trainer of words holds every distinct word in memory. Sources take turns, so the start is a mixture of all of
-    them.
-    """
-    quiet: bool = False
-
-    @property
-    def shows_progress(self) -> bool:
-        """Whether the trainer may draw its progress bars."""
-        return shows_progress(quiet=self.quiet)
 
 
 PAIRS_PER_TOKEN = 2
@@ -151,7 +127,7 @@ def train_words(
         show_progress=limits.shows_progress,
         max_token_length=rules.max_characters if rules else None,
     )
-    pieces = corpus.pieces(limits.words_from)
+    pieces = corpus.pieces(limits.words_bytes)
     tokenizer.train_from_iterator(readable(with_progress(pieces, corpus, "words", limits)), trainer)
     result: dict[str, Any] = json.loads(tokenizer.to_str())
     return result
@@ -182,7 +158,7 @@ def learn_all(
     """
     first: list[NewMerge] = []
     if num_tokens and lacks_characters(definition, vocabulary, corpus):
-        whole = replace(rules, characters_only=True)
+        whole = rules.model_copy(update={"characters_only": True})
         first = _learn(definition, vocabulary, corpus, num_tokens, whole, limits, prepare)
         ids = range(vocabulary.num_ids, vocabulary.num_ids + num_tokens)
         definition = {**definition, "model": append_merges(definition["model"], first, ids)}
@@ -205,11 +181,11 @@ def _learn(
         return []
     encode = Encode(definition, vocabulary, rules, prepare)
     with corpus.token_runs(encode, watching(corpus, "runs", limits)) as encoded:
-        pairs = encoded.pairs(limits.max_memory // 2 // PAIR_BYTES)
+        pairs = encoded.pairs(limits.memory_bytes // 2 // PAIR_BYTES)
         least = max(limits.min_frequency, pairs.lost + 1)
         frequency = max(least, _promising_frequency(pairs, num_tokens))
         while True:
-            runs = encoded.runs(pairs, frequency, limits.max_memory // 2)
+            runs = encoded.runs(pairs, frequency, limits.memory_bytes // 2)
             merges = learn_merges(
                 runs,
                 vocabulary,
@@ -242,8 +218,8 @@ def lacks_characters(definition: Definition, vocabulary: Vocabulary, corpus: Cor
 def with_progress(pieces: Iterator[str], corpus: Corpus, what: str, limits: Limits) -> Iterator[str]:
     """Yield the pieces while a progress bar shows the bytes read and the time left."""
     size = corpus.size
-    if what == "words" and size and limits.words_from:
-        size = min(size, limits.words_from)
+    if what == "words" and size and limits.words_bytes:
+        size = min(size, limits.words_bytes)
     with progress(total=size, desc=f"Reading for {what}", unit="B", unit_scale=True, quiet=limits.quiet) as bar:
         for piece in pieces:
             yield piece

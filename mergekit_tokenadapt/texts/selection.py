@@ -3,30 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, ClassVar
 
+from pydantic import Field, NonNegativeInt
+
+from mergekit_tokenadapt.options import Flag, Options
 from mergekit_tokenadapt.texts.builtin import BUILTIN, builtin_text
 from mergekit_tokenadapt.texts.sources import parse_text, read_text
 from mergekit_tokenadapt.texts.text_set import TextSet, check_names
 
-COMPARED_BYTES = 2000
-"""Default number of bytes that `compare` scores of each text."""
+
+class TextOptions(Options):
+    """The texts that a command reads. Subclasses have other defaults."""
+
+    unnamed: ClassVar[Sequence[str]] = tuple(BUILTIN)
+    """Names of the built-in texts that are read where the user names no text."""
+
+    texts: Annotated[tuple[str, ...], Flag("text", metavar="[NAME=]PATH")] = Field(
+        default=(),
+        description="a file, a folder, .jsonl (,field=NAME), or hf:ID (,config=NAME ,split=NAME)",
+    )
+    builtin: Annotated[tuple[str, ...], Flag(metavar="NAME")] = Field(
+        default=(), description="a built-in text: en, code, ..."
+    )
+    max_bytes: NonNegativeInt = Field(default=0, description="bytes of each text, in whole documents; 0 for all")
+
+    def read(self) -> list[TextSet]:
+        """Read the texts, the built-in ones first.
+
+        Raises:
+            TokenAdaptError: a text cannot be read, or two have one name.
+        """
+        names = self.builtin or (() if self.texts else tuple(self.unnamed))
+        places = [parse_text(argument) for argument in self.texts]
+        check_names([*names, *(place.name for place in places)])
+        for place in places:  # all places are checked before the first text is read, because reading may take long
+            place.check("--text")
+        sets = [builtin_text(name) for name in names] + [read_text(argument) for argument in self.texts]
+        return [text.limited(self.max_bytes) for text in sets]
 
 
-def read_texts(texts: Sequence[str], builtin: Sequence[str], max_bytes: int) -> list[TextSet]:
-    """Read the texts that the options name. If they name none, return all built-in texts.
+class ComparedTexts(TextOptions):
+    """The texts that `compare` scores."""
 
-    Args:
-        texts: values of ``--text``, see `parse_text`.
-        builtin: names of built-in texts.
-        max_bytes: number of bytes to keep of each text, see `TextSet.limited`; 0 keeps all.
+    max_bytes: NonNegativeInt = Field(default=2000, description="bytes of each text, in whole documents; 0 for all")
 
-    Raises:
-        TokenAdaptError: a text cannot be read or is empty, or two texts have one name.
-    """
-    names = builtin or (() if texts else tuple(BUILTIN))
-    places = [parse_text(argument) for argument in texts]
-    check_names([*names, *(place.name for place in places)])
-    for place in places:  # all places are checked before the first text is read, because reading may take long
-        place.check("--text")
-    sets = [builtin_text(name) for name in names] + [read_text(argument) for argument in texts]
-    return [text.limited(max_bytes) for text in sets]
+
+class ProseAndCode(TextOptions):
+    """Texts for commands that generate or train: English prose and code where the user names none."""
+
+    unnamed: ClassVar[Sequence[str]] = ("prose", "code")

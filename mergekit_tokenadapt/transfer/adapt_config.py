@@ -6,12 +6,13 @@ The command line's flags are made from them. For a quick `--help` this module im
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.options import Flag
 from mergekit_tokenadapt.terminal.plain_words import describe_errors
 
 if TYPE_CHECKING:
@@ -30,34 +31,38 @@ class AdaptConfig(BaseModel):
         description="embedding space in which token texts are compared: ngram, a folder, or a hub id such as "
         "sentence-transformers/all-MiniLM-L6-v2",
     )
-    rows: Literal["exact", "donor"] | PositiveInt | None = Field(
+    rows: Annotated[
+        Literal["exact", "donor"] | PositiveInt | None,
+        Flag(metavar="exact|donor|N", default="exact; BASE's own where it speaks TARGET's tokenizer"),
+    ] = Field(
         default=None,
         description="rows of the vocabulary matrices: highest id + 1 (exact), those of the target's model (donor), "
         "or a number",
     )
-    token_map: Mapping[str, str] = Field(
+    token_map: Annotated[Mapping[str, str], Flag(metavar="OLD=NEW")] = Field(
         default_factory=dict,
         description="special tokens: the target's NEW gets the row of OLD, or is composed from a text (NEW=TEXT)",
     )
-    chat_template: str = Field(
+    chat_template: Annotated[str, Flag(metavar="target|base|FILE")] = Field(
         default="target", description="source of the chat template: target, base, or a file with Jinja source"
     )
-    calibration_text: str | None = Field(
+    calibration_text: Annotated[str | None, Flag(metavar="default|[NAME=]PATH")] = Field(
         default=None,
         description="text that corrects the output rows: a file, a folder, jsonl, or 'default' for the "
         "source of Python's own library",
     )
-    calibration_bytes: NonNegativeInt = Field(
+    calibration_bytes: Annotated[NonNegativeInt, Flag(metavar="N")] = Field(
         default=1_000_000, description="bytes read of that text, in evenly spaced passages; 0 means all"
     )
     untie: bool = Field(
         default=False,
         description="give a model with tied matrices an output matrix of its own, as large as the input's",
     )
-    missing_rows: Literal["composed", "base_model"] = Field(
+    missing_rows: Annotated[Literal["composed", "base_model"], Flag(metavar="composed|base_model")] = Field(
         default="composed",
-        description="rows of tokens that an input model does not have: made by the method, or copied from the recipe's "
-        "base_model, so that the task vector is zero there",
+        description="rows of tokens that an input model does not have: made by the method (composed), or copied "
+        "from the recipe's base_model, so that the task vector is zero there. A recipe of one model has no base_model: "
+        "there, only composed works",
     )
     save_plan: bool = Field(
         default=True, description="write tokenadapt.plan, which says how every row was made, into the output folder"

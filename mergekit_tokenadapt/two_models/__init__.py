@@ -1,5 +1,1 @@
 """Give two models one vocabulary: a draft model or a student gets the ids and the number of rows of the other model."""
-
-from mergekit_tokenadapt.two_models.onto import put_onto
-
-__all__ = ["put_onto"]

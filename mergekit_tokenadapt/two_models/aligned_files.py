@@ -27,7 +27,7 @@ def write_aligned(
     student: TokenizerFiles,
     out: str,
     *,
-    nearest: bool = True,
+    nearest: bool,
     force: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:

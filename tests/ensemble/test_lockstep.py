@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mergekit_tokenadapt.cli.evaluate import main as evaluate
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.ensemble.build import make_lockstep
+from mergekit_tokenadapt.ensemble.options import EnsembleOptions
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.lockstep import LockstepForCausalLM
 
@@ -125,7 +126,7 @@ def test_the_evaluation_takes_it_for_one_more_model(folders):
     [
         ({"models": 1}, "two models or more"),
         ({"weights": [1.0]}, "1 weights for 2 models"),
-        ({"weights": [1.0, 0.0]}, "weights must be positive"),
+        ({"weights": [1.0, 0.0]}, "weights.1: takes a number greater than 0"),
         ({"target": 2}, "numbered from 0"),
     ],
     ids=str,
@@ -133,7 +134,7 @@ def test_the_evaluation_takes_it_for_one_more_model(folders):
 def test_wrong_settings_are_refused(folders, tmp_path, change, message):
     models = [str(folders["one"]), str(folders["other"])][: change.pop("models", 2)]
     with pytest.raises(TokenAdaptError, match=message):
-        make_lockstep(models, str(tmp_path / "out"), {"method": "mean"}, **change)
+        make_lockstep(models, str(tmp_path / "out"), {"method": "mean"}, EnsembleOptions(**change))
     assert not (tmp_path / "out").exists()
 
 

@@ -58,9 +58,9 @@ def test_other_families_are_checked_and_scored(folder: Path) -> None:
     assert failed == []
     assert len(model.vocabulary_tensors) == NUM_VOCABULARY_TENSORS[folder.name]
     text = TextSet.of("t", ["the river runs", "stones and flour and water " * 10], "test")
-    options = CompareOptions(window=32, stride=16, num_resamples=100)
+    options = CompareOptions(window=32, stride=16, resamples=100)
     batched = compare([model], [text], options)["models"][0]["all"]["bits_per_byte"]
-    single = compare([model], [text], CompareOptions(window=32, stride=16, num_resamples=100, batch_size=1))
+    single = compare([model], [text], CompareOptions(window=32, stride=16, resamples=100, batch_size=1))
     assert batched == pytest.approx(single["models"][0]["all"]["bits_per_byte"], abs=1e-5)
     assert 1 < batched < 10
 

@@ -40,7 +40,7 @@ DOCUMENTS = (
     "a",
 )
 TEXT = TextSet.of("mixed", DOCUMENTS, "test")
-SHORT = CompareOptions(window=32, stride=16, num_resamples=100)
+SHORT = CompareOptions(window=32, stride=16, resamples=100)
 
 
 def slow_bits(folder: Path, text: str, window: int, stride: int) -> float:

@@ -31,7 +31,7 @@ from mergekit_tokenadapt.texts import builtin_text
 
 pytestmark = pytest.mark.filterwarnings("error::FutureWarning")  # names that transformers is to drop
 
-FEW = DraftOptions(num_tokens=24, prompt_tokens=8, max_prompts=6, num_proposed=3)
+FEW = DraftOptions(new_tokens=24, prompt_tokens=8, prompts=6, proposed=3)
 
 
 @pytest.fixture(scope="module")

@@ -250,7 +250,7 @@ def test_transplant_writes_what_the_command_writes(base: Path, gemma_style_folde
 
 
 def test_a_comparison_is_printed_and_saved(base: Path, tmp_path: Path) -> None:
-    result = ta.compare(base, base, builtin=["en"], max_bytes=200, num_resamples=100)
+    result = ta.compare(base, base, builtin=["en"], max_bytes=200, resamples=100)
     assert "Bits per byte" in str(result)
     assert result.save(tmp_path / "report.html").read_text().startswith("<!doctype html>")
     assert json.loads(result.save(tmp_path / "report.json").read_text())["command"] == "compare"

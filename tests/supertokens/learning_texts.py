@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from mergekit_tokenadapt.supertokens.counting import (
     FIRST_CHARACTER,
 )
-from mergekit_tokenadapt.supertokens.superwords import Limits
+from mergekit_tokenadapt.supertokens.options import Limits
 
 QUIET = Limits(quiet=True)
 

@@ -8,7 +8,8 @@ from sentences import SENTENCES
 from tokenizers_zoo import CORPUS
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.supertokens.chunks import ChunkLengths, chunked, train_chunks
+from mergekit_tokenadapt.supertokens.chunk_lengths import ChunkLengths
+from mergekit_tokenadapt.supertokens.chunks import chunked, train_chunks
 from mergekit_tokenadapt.supertokens.reach import unreachable
 from mergekit_tokenadapt.supertokens.rules import Rules, crossed
 from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary

@@ -11,7 +11,8 @@ from learning_texts import QUIET, new_ids
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.supertokens.chunks import train_chunks
 from mergekit_tokenadapt.supertokens.extend import extend
-from mergekit_tokenadapt.supertokens.making import TrainOptions, extend_folder, train_folder
+from mergekit_tokenadapt.supertokens.making import extend_folder, train_folder
+from mergekit_tokenadapt.supertokens.options import TrainOptions
 from mergekit_tokenadapt.supertokens.pretokenizers import merges_of
 from mergekit_tokenadapt.supertokens.reach import unreachable
 from mergekit_tokenadapt.supertokens.rules import Crossing, Rules
@@ -25,7 +26,7 @@ def test_same_text_same_tokenizer(trained, corpus, text_file, tmp_path):
     again = train_superwords(corpus, 1200, rules=Rules(), limits=QUIET, special_tokens=["<end>"])
     assert again == trained
     for algorithm in ("superwords", "chunks"):
-        options = TrainOptions(600, algorithm=algorithm, limits=QUIET, seed=3)
+        options = TrainOptions(vocab_size=600, algorithm=algorithm, limits=QUIET, seed=3)
         for name in ("one", "two"):
             train_folder(tmp_path / algorithm / name, corpus, options, None)
         one, two = (sorted((tmp_path / algorithm / name).iterdir()) for name in ("one", "two"))
@@ -40,15 +41,15 @@ def test_wrong_sizes_and_no_text(corpus, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(TokenAdaptError, match="there is no text"):
         train_superwords(Corpus([str(tmp_path)]), 500, rules=Rules(), limits=QUIET)
-    with pytest.raises(TokenAdaptError, match="there is no algorithm 'x'; there are superwords, chunks"):
-        train_folder(tmp_path / "out", corpus, TrainOptions(500, algorithm="x"), None)
+    with pytest.raises(TokenAdaptError, match="algorithm: takes 'superwords' or 'chunks', not 'x'"):
+        TrainOptions(vocab_size=500, algorithm="x")
 
 
 @pytest.mark.parametrize("algorithm", ["superwords", "chunks"])
 def test_a_size_that_the_text_does_not_support_is_stated(algorithm, tmp_path, caplog):
     file = tmp_path / "small.txt"
     file.write_text("the end of the river is the end of the river\n" * 3)
-    options = TrainOptions(5000, algorithm=algorithm, limits=QUIET)
+    options = TrainOptions(vocab_size=5000, algorithm=algorithm, limits=QUIET)
     number = train_folder(tmp_path / "out", Corpus([str(file)]), options, None)
     assert 256 < number < 400
     assert f"{number} tokens could be learned from the text, not 5,000" in caplog.text
@@ -90,7 +91,7 @@ def test_no_white_space_stops_training(tmp_path_factory, gaps, crossing, algorit
     lines = [" ".join(rng.choices(words, k=4)) + rng.choice(gaps) for _ in range(60)]
     (folder / "text.txt").write_bytes("".join(lines).encode())
     rules = Rules(crossing=frozenset(map(Crossing, crossing)))
-    options = TrainOptions(700, algorithm=algorithm, rules=rules, limits=QUIET)
+    options = TrainOptions(vocab_size=700, algorithm=algorithm, rules=rules, limits=QUIET)
     number = train_folder(folder / "out", Corpus([str(folder)]), options, None)
     made = load_tokenizer(str(folder / "out"))
     assert unreachable(made.definition, made.vocabulary) == []
@@ -105,7 +106,7 @@ def test_dropped_tokens_are_counted_and_others_take_their_place(tmp_path, caplog
     rng = random.Random(0)
     (tmp_path / "text.txt").write_text("".join(" ".join(rng.choices(words, k=6)) + "\n \n" for _ in range(300)))
     number = train_folder(
-        tmp_path / "out", Corpus([str(tmp_path)]), TrainOptions(450, word_share=0.7, limits=QUIET), None
+        tmp_path / "out", Corpus([str(tmp_path)]), TrainOptions(vocab_size=450, word_share=0.7, limits=QUIET), None
     )
     assert number == load_tokenizer(str(tmp_path / "out")).vocabulary.num_ids == 450
     assert (
@@ -124,7 +125,7 @@ def test_text_that_cannot_be_read_is_counted_and_never_learned(algorithm, zoo, t
     if algorithm == "extend":
         extend_folder(out, zoo["byte-level"], corpus, 60, Rules(), QUIET, drop=False)
     else:
-        train_folder(out, corpus, TrainOptions(420, algorithm=algorithm, limits=QUIET), None)
+        train_folder(out, corpus, TrainOptions(vocab_size=420, algorithm=algorithm, limits=QUIET), None)
     assert not [t for t in load_tokenizer(str(out)).vocabulary if "\ufffd".encode() in t.bytes]
     assert f"{tmp_path}/texts/a.txt is not UTF-8: {3 * 40} of its bytes could not be read" in caplog.text
     assert "b.txt" not in caplog.text

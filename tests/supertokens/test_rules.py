@@ -36,7 +36,7 @@ def test_rules_on_text(text, broken):
 def test_most_words():
     assert Rules(max_words=2).accept(b" of the")
     assert not Rules(max_words=2).accept(b" of the end")
-    with pytest.raises(TokenAdaptError, match="at least one word"):
+    with pytest.raises(TokenAdaptError, match="max_words: takes a number greater than 0, not 0"):
         Rules(max_words=0)
 
 

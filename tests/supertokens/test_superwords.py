@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from learning_texts import QUIET, TEXT, new_ids, plain
 
 from mergekit_tokenadapt.supertokens import superwords
+from mergekit_tokenadapt.supertokens.options import GB, Limits
 from mergekit_tokenadapt.supertokens.reach import unreachable
 from mergekit_tokenadapt.supertokens.rules import Crossing, Rules, crossed
-from mergekit_tokenadapt.supertokens.superwords import Limits, train_superwords
+from mergekit_tokenadapt.supertokens.superwords import train_superwords
 from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 
 
@@ -71,7 +72,7 @@ def test_without_punctuation(corpus):
 
 
 def test_little_memory_still_learns(corpus):
-    limits = Limits(quiet=True, max_memory=200_000, words_from=100_000)
+    limits = Limits(quiet=True, max_memory=200_000 / GB, words_from=100_000 / GB)
     definition = train_superwords(corpus, 700, rules=Rules(), limits=limits)
     texts = {t.text for t in Vocabulary.from_definition(definition)}
     assert " of the" in texts

@@ -16,8 +16,8 @@ from transplanting import EMBEDDINGS, tensors_of, transplant
 
 from mergekit_tokenadapt.output import as_loaded
 from mergekit_tokenadapt.supertokens.making import extend_folder
+from mergekit_tokenadapt.supertokens.options import Limits
 from mergekit_tokenadapt.supertokens.rules import Rules
-from mergekit_tokenadapt.supertokens.superwords import Limits
 from mergekit_tokenadapt.supertokens.texts import Corpus
 from mergekit_tokenadapt.tokenizer.auto_tokenizer import ROLES, auto_tokenizer, quiet_transformers
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer, tokenizer_of

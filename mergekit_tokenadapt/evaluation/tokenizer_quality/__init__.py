@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import numpy as np
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.lost_text import lost_text, sentence
-from mergekit_tokenadapt.evaluation.mixture_inference import check_samples, infer_mixture
+from mergekit_tokenadapt.evaluation.mixture_inference import infer_mixture
+from mergekit_tokenadapt.evaluation.options import QualityOptions
 from mergekit_tokenadapt.evaluation.tokenizer_quality.words import (
     known_languages,
     read_units,
@@ -25,32 +25,6 @@ from mergekit_tokenadapt.tokenizer.scripts import make_up
 from mergekit_tokenadapt.tokenizer.text_measures import TokenizedDocument, measure, tokenize
 
 __all__ = ["QualityOptions", "describe_tokenizers"]
-
-
-@dataclass(frozen=True)
-class QualityOptions:
-    """Options of `describe_tokenizers`."""
-
-    reference: str = "en"
-    """Language whose parallel text has parity 1."""
-    word_languages: tuple[str, ...] = ()
-    """Languages for the share of words. Without any: those of the parallel text that wordfreq knows."""
-    units: Mapping[str, Path] = field(default_factory=dict)
-    """Language -> file with a list of its words or morphemes."""
-    mixture: tuple[TextSet, ...] = ()
-    """Samples of the categories of text that the tokenizers may have been trained on."""
-    num_merges: int = 1000
-    """Number of merges from which the mixture is inferred."""
-
-    def __post_init__(self) -> None:
-        if self.reference not in LANGUAGES:
-            raise TokenAdaptError(f"there is no parallel text in {self.reference!r}; there is {', '.join(LANGUAGES)}")
-        for language in sorted({*self.word_languages, *self.units} - set(LANGUAGES)):
-            raise TokenAdaptError(f"there is no built-in text in {language!r}; there is {', '.join(LANGUAGES)}")
-        for file in self.units.values():
-            read_units(file)
-        if self.mixture:
-            check_samples(self.mixture)
 
 
 def describe_tokenizers(
@@ -75,7 +49,7 @@ def describe_tokenizers(
     """
     options = options or QualityOptions()
     word_languages, word_note = _word_languages(options)
-    units = _units(word_languages, options.units)
+    units = _units(word_languages, options.morphemes)
     return {
         "command": "tokenizer",
         "reference": options.reference,
@@ -92,8 +66,8 @@ def _word_languages(options: QualityOptions) -> tuple[Sequence[str], str | None]
 
     If the user did not ask for words, wordfreq need not be installed.
     """
-    if options.word_languages:
-        return options.word_languages, None
+    if options.words:
+        return options.words, None
     try:
         known = known_languages()
     except TokenAdaptError as error:
@@ -140,7 +114,7 @@ def _describe(
         "parity": {code: length / lengths[options.reference] for code, length in lengths.items()},
         "word_share": {code: share_in(distinct[code], words) for code, words in units["words"].items()},
         "unit_share": {code: share_in(distinct[code], own) for code, own in units["units"].items()},
-        "mixture": infer_mixture(tokenizer, options.mixture, options.num_merges) if options.mixture else None,
+        "mixture": infer_mixture(tokenizer, options.mixture, options.merges) if options.mixture else None,
     }
 
 
