@@ -112,6 +112,7 @@ def find_model_folder(name: str) -> Path:
 
 
 def _key(kind: str, folder: Path, texts: Sequence[str]) -> str:
+    # The size of a shard belongs to the key: it decides the batches, and these decide the last bits of a vector.
     digest = hashlib.sha256(f"{kind} in sealed shards of {SHARD}".encode())
     for file in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".txt", ".model", ".safetensors")):
         digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())

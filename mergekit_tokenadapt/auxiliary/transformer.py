@@ -42,6 +42,7 @@ class TransformerSpace(CachedSpace):
         tokenizer = without_dropout(AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False))
         with without_loading_bar():
             model = AutoModel.from_pretrained(str(folder), trust_remote_code=False).to(device).eval()
+        # Batches of similar length need little padding.
         order = sorted(range(len(texts)), key=lambda n: (len(texts[n]), n))
         vectors: Tensor | None = None
         for start in progress(range(0, len(order), BATCH_SIZE), desc=f"Embedding {len(texts):,} texts", quiet=quiet):

@@ -213,6 +213,7 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             # With the weight 0, 0 * -inf would be NaN. Ids without a token therefore stay at -inf.
             share = torch.where(torch.isneginf(member_BTV), member_BTV, weight * member_BTV)
             return share if average is None else average + share
+        # The log of a sum of weighted probabilities, computed without leaving log space, where nothing underflows.
         share = member_BTV + torch.log(torch.tensor(weight))
         return share if average is None else torch.logaddexp(average, share)
 

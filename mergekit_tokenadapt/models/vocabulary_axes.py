@@ -86,6 +86,7 @@ def find_tables(model: ModelClass, small: Loading) -> VocabularyTables:
     config = model.config
     if small.input is None:
         raise TokenAdaptError(f"transformers' {model.name} has no input embedding")
+    # Usually the common keys name the size. If the input embedding does not grow with them, all keys with its size may.
     keys = _main_keys(config)
     large = _grown(model, config, keys)
     if large is None or not _grew(small, large, small.input):

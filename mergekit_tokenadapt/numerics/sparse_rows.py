@@ -91,6 +91,7 @@ class SparseRows:
         Raises:
             RuntimeError: a row is not below `num_rows`, or an index is negative.
         """
+        # `coalesce` needs some number of columns; the old matrix, which may have more rows, is not known here.
         width = int(ids.max()) + 1 if len(ids) else 1
         places = torch.stack([rows, ids])
         packed = torch.sparse_coo_tensor(places, weights.float(), (num_rows, width), check_invariants=True).coalesce()

@@ -165,6 +165,7 @@ class OutputFolder:
     def _write_tokenizer(self, out: Path) -> None:
         self.target.copy_to(out)
         config = read_json(out / "tokenizer_config.json") or minimal_config(self.target, self.base)
+        # Models that count positions from the pad id use position pad + 1 first, as RoBERTa does.
         first = self.pad_move.old + 1 if self.pad_move is not None and self.pad_move.tables else 0
         limit = model_max_length(read_json(out / "config.json"), self.base.config, config, first=first)
         if limit is not None:

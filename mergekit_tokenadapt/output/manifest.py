@@ -57,6 +57,7 @@ def input_record(name: str, folder: Path, plan: TransferPlan, correction: Correc
     return {
         "name": name,
         "files": file_hashes(sorted(folder.glob("*.json"))),
+        # Sizes only: hashing all weights would mean reading the whole model once more.
         "weights": {f.name: f.stat().st_size for f in sorted(_weight_files(folder))},
         HASHES: vocabulary_hashes(folder),
         "method": plan.method,

@@ -112,7 +112,7 @@ def check_offsets(config: Mapping[str, Any], mapping: VocabularyMap) -> None:
 
 
 _OFFSET = re.compile(r"(.*_)?(vocab|token)_offset")
-"""Matches config keys from whose value on ids have tables of their own."""
+"""Matches config keys such as ``vocab_offset``. Ids from their value on are looked up in other tables."""
 
 
 def suggest_tokens(spellings: Sequence[str], target: TokenizerFiles, mapping: VocabularyMap) -> dict[str, str] | None:
@@ -142,7 +142,7 @@ def suggest_tokens(spellings: Sequence[str], target: TokenizerFiles, mapping: Vo
 
 
 MOST_CANDIDATES = 1000
-"""Largest number of candidates that are compared. Some tokenizers have thousands of spare tokens, all alike."""
+"""Largest number of candidates that are compared. Some tokenizers have very many spare tokens, all alike."""
 
 
 def _unused_tokens(target: TokenizerFiles, mapping: VocabularyMap) -> Iterator[Token]:

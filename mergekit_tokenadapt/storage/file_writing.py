@@ -22,11 +22,12 @@ def write_file(file: Path, text: str) -> None:
     if place.exists() and not place.is_file():
         place.write_text(text, encoding="utf-8")
         return
+    # The random part keeps two processes apart. The name is shortened, because file systems limit its length.
     aside = place.with_name(f".{place.name[:40]}-{secrets.token_hex(4)}")
     try:
         with aside.open("x", encoding="utf-8") as opened:
             opened.write(text)
-        if place.exists():
+        if place.exists():  # the new file keeps the permissions of the old one
             shutil.copymode(place, aside)
         os.replace(aside, place)
     finally:

@@ -50,6 +50,7 @@ def standing_at(old: Encoded, new: Encoded) -> tuple[np.ndarray, np.ndarray]:
         old token. And the number of bytes of the old token that lie before the new token, int64 [new tokens]; 0 where
         both tokenizations have a boundary.
     """
+    # With side="right", an old token that ends exactly where the new one starts does not count.
     places = np.searchsorted(old.ends, new.starts, side="right")
     is_open = (places < len(old.ids)) & (new.ends > new.starts)
     places = np.where(is_open, places, -1)

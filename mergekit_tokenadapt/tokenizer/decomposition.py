@@ -53,6 +53,7 @@ class Decomposer:
             return []
         pieces = [token_id]
         while len(pieces) < max(2, num_pieces):
+            # BPE applies merges by ascending rank. The merge of highest rank was applied last, so it is undone first.
             latest = max(range(len(pieces)), key=lambda n: halves[pieces[n]][0] if pieces[n] in halves else -1)
             if pieces[latest] not in halves:
                 break

@@ -92,7 +92,7 @@ class TokenizerFiles:
         config = read_json(self.folder / "config.json")
         nested = config.get("text_config")
         rows = config.get("vocab_size") or (nested.get("vocab_size") if isinstance(nested, Mapping) else None)
-        if rows is not None and (type(rows) is not int or rows < 0):
+        if rows is not None and (type(rows) is not int or rows < 0):  # `isinstance` would accept true and false
             raise TokenAdaptError(f"{self.folder / 'config.json'}: vocab_size {rows!r} is not a number of rows")
         return rows or None
 
@@ -193,6 +193,11 @@ def tokenizer_of(definition: Mapping[str, Any]) -> Tokenizer:
 
 def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> TokenizerFiles:
     """Read a tokenizer from a folder, a `tokenizer.json` file or a hub id.
+
+    Args:
+        name: the folder, file or hub id.
+        revision: branch, tag or commit of a hub repository; None for the default branch.
+        trust_remote_code: whether code from the folder may run.
 
     Raises:
         TokenAdaptError: `name` is no tokenizer, or the tokenizer cannot be read.

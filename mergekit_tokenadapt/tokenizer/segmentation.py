@@ -111,6 +111,7 @@ class Segmenter:
         return Pieces.from_lists(lists)
 
     def _usable(self, ids: list[int]) -> list[int]:
+        # Nearly all texts end here. The loop below is slow for a whole vocabulary.
         if all(i < self._num_rows and i not in self._excluded for i in ids):
             return ids
         usable: list[int] = []
@@ -138,6 +139,7 @@ def unknown_ids(definition: Definition, vocabulary: Vocabulary) -> frozenset[int
     if model.get("unk_id") is not None:
         return frozenset([model["unk_id"]])
     token = vocabulary.by_spelling.get(model.get("unk_token") or "")
+    # A byte token in the role of the unknown token still stands for its byte.
     return frozenset([token.id]) if token and token.kind is not TokenKind.BYTE else frozenset()
 
 

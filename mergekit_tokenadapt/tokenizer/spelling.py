@@ -48,6 +48,8 @@ def speller(definition: Definition) -> Speller:
     characters = _characters(definition, spaces)
     prefix = model.get("continuing_subword_prefix") or ("##" if model.get("type") == "WordPiece" else "")
     suffix = model.get("end_of_word_suffix") or ""
+    # An entry starts with a space if the decoder restores a dropped one. WordPiece's entries do so by convention, also
+    # in a definition without a pre-tokenizer.
     starts = not suffix and (spaces.come_back if spaces.are_dropped else model.get("type") == "WordPiece")
     if not (prefix or suffix or starts):
         return characters

@@ -167,7 +167,7 @@ class Vocabulary:
     @cached_property
     def by_spelling(self) -> Mapping[str, Token]:
         """Spelling -> token. If a spelling occurs twice, the token of the lowest id."""
-        return {t.spelling: t for t in reversed(self.tokens)}
+        return {t.spelling: t for t in reversed(self.tokens)}  # the last entry wins, so ids go downwards
 
     @cached_property
     def single_bytes(self) -> Mapping[int, int]:
@@ -177,6 +177,7 @@ class Vocabulary:
         trained. Among tokens of one kind, the lowest id is preferred.
         """
         single = [t for t in self.tokens if len(t.bytes) == 1 and t.kind in (TokenKind.ORDINARY, TokenKind.BYTE)]
+        # The last entry wins, so the preferred tokens come last.
         return {t.bytes[0]: t.id for t in sorted(single, key=lambda t: (t.kind is TokenKind.ORDINARY, -t.id))}
 
     @cached_property
