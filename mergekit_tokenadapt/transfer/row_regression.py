@@ -32,6 +32,8 @@ PENALTIES = (1e-6, 1e-2, 0.1, 0.3, 1.0, 3.0)
 """L2 penalties that are tried, in units of the number of examples. The held-out examples choose one."""
 MIN_EXAMPLES = 4
 """With fewer examples than this to fit, or to hold out, nothing is predicted."""
+STRIPS, MIN_STRIP = 8, 256
+"""Parts that a Gram matrix is computed in, and the least columns of a part: small products are slow for their size."""
 CHUNK = 8192
 """Tokens whose columns are in memory at a time."""
 PIECES_SHARE = {MatrixUse.INPUT: 0.0, MatrixUse.TIED: 0.25, MatrixUse.OUTPUT: 0.5}
@@ -355,6 +357,18 @@ class RowRegression:
         return cls(example_ids, is_held_out, examples, new_ids, new, bool(keeps_pieces))
 
 
+def gram(columns_XF: Tensor) -> Tensor:
+    """``columns_XF.T @ columns_XF``, float32 [F, F], strip by strip. The part below the diagonal is mirrored."""
+    width = columns_XF.shape[1]
+    products_FF = columns_XF.new_empty((width, width))
+    strip = max(MIN_STRIP, -(-width // STRIPS))
+    for start in range(0, width, strip):
+        end = start + strip
+        products_FF[start:end, start:] = columns_XF[:, start:end].T @ columns_XF[:, start:]
+        products_FF[end:, start:end] = products_FF[start:end, end:].T
+    return products_FF
+
+
 @dataclass(frozen=True)
 class _Equations:
     """Normal equations of a set of examples: float32 products, added up in float64."""
@@ -367,7 +381,7 @@ class _Equations:
 
     def plus(self, columns_XF: Tensor, answers_XD: Tensor) -> _Equations:
         return _Equations(
-            self.gram_FF + columns_XF.T @ columns_XF,
+            self.gram_FF + gram(columns_XF),
             self.answers_FD + columns_XF.T @ answers_XD,
             self.variance + float(total(answers_XD.square().double())),
             self.count + len(columns_XF),

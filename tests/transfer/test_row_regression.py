@@ -92,6 +92,14 @@ def test_what_is_explained_is_measured_on_examples_that_were_not_fitted() -> Non
     assert fitted[1].explained < 0.2
 
 
+@pytest.mark.parametrize("width", [1, 9, 30, 33])
+def test_a_gram_matrix_in_strips_is_the_whole_product(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(regression_module, "MIN_STRIP", 4)
+    columns = random_tensor(50, width, seed=18)
+    made = regression_module.gram(columns)
+    torch.testing.assert_close(made, columns.T @ columns)
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 899])
 def test_chunks_do_not_change_the_predictions(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     world, formula = world_by_hand(examples=200), Formula(seed=12)
