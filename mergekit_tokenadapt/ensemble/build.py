@@ -81,6 +81,7 @@ def make_lockstep(
 
 
 def _copy_model(folder: ModelFolder, destination: Path) -> None:
+    """Copy the weights, configs and tokenizer of the target unchanged."""
     names = {folder.tensors.file(name) for name in folder.tensors.names}
     destination.mkdir(parents=True)
     for file in sorted({*names, *folder.folder.glob("*.json")}):
@@ -89,6 +90,7 @@ def _copy_model(folder: ModelFolder, destination: Path) -> None:
 
 
 def _write_ensemble(folders: Sequence[ModelFolder], target: ModelFolder, out: Path, **settings: Any) -> None:
+    """Write the ensemble's own config and tokenizer."""
     target.tokenizer.copy_to(out)
     lengths = [n for folder in folders if (n := context_length(folder)) is not None]
     special = {key: target.text_config.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}

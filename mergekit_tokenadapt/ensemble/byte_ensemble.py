@@ -21,6 +21,7 @@ class ByteEnsemble:
     """The weighted mean of the members' distributions of the next byte. An ensemble may have a single member."""
 
     members: Sequence[ByteModel]
+    """The models."""
     weights: Sequence[float] = ()
     """One positive weight for each member, or none for equal ones."""
     mean: str = EnsembleOptions().mean

@@ -43,6 +43,7 @@ class Context:
     """A canonical sequence of tokens, and the model's probabilities after it."""
 
     tokens: tuple[int, ...]
+    """Token ids, without the start token."""
     before: Context | None
     """The sequence without its last token. It is None once `log_probability` is known."""
     log_probability: float | None = None
@@ -172,9 +173,9 @@ class ByteModel:
             for byte, low, high in self._followers(suffix, wanted):
                 if smallest == -math.inf:
                     self._check(context, np.arange(low, high))
-                masses[byte] += share * self._ask(context)[low:high].sum()
+                masses[byte] += share * self._probabilities_after(context)[low:high].sum()
             if context.tokens == self._whole:
-                self._ask(context)
+                self._probabilities_after(context)
                 masses[EOS] += share * context.eos
         return masses
 
@@ -208,7 +209,7 @@ class ByteModel:
 
     # --- probabilities from the model
 
-    def _ask(self, context: Context) -> np.ndarray:
+    def _probabilities_after(self, context: Context) -> np.ndarray:
         """Return the probabilities after a context. The first call for a context runs the model."""
         if context.masses_V is None:
             probabilities = self._runs.after(context.tokens)
@@ -224,7 +225,7 @@ class ByteModel:
 
     def _check(self, context: Context, places: np.ndarray) -> None:
         """Set the probability of tokens to 0 where they would make a sequence that is not canonical."""
-        masses_V = self._ask(context)
+        masses_V = self._probabilities_after(context)
         assert context.is_checked_V is not None
         places = places[~context.is_checked_V[places]]
         if not len(places):
@@ -238,7 +239,7 @@ class ByteModel:
         """Return the log probability of a context in nats. This may run the model on shorter contexts."""
         if context.log_probability is None:
             assert context.before is not None
-            self._ask(context.before)
+            self._probabilities_after(context.before)
             assert context.before.said_V is not None
             last = float(context.before.said_V[self._place[context.tokens[-1]]])
             before = self._log_probability(context.before)

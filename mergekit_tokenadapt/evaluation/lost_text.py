@@ -26,7 +26,9 @@ CHANGES: Mapping[str, Callable[[str], str]] = {
 }
 """Kind of information that tokenizers drop -> function that drops it, in the order of application."""
 UNKNOWN = "unknown characters"
+"""Kind of loss: the tokenizer has unknown tokens."""
 OTHER = "other characters"
+"""Kind of loss: none of the others."""
 
 
 @dataclass(frozen=True)

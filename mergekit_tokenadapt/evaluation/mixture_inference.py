@@ -39,6 +39,7 @@ MAX_ROUNDS = 100
 """Largest number of times that the programme is solved."""
 
 Pair = tuple[str, str]
+"""Spellings of two neighbouring tokens."""
 
 
 def infer_mixture(tokenizer: TokenizerFiles, samples: Sequence[TextSet], num_merges: int) -> dict[str, Any]:
@@ -212,7 +213,7 @@ def solve(history: History) -> tuple[np.ndarray, float]:
             return shares_K, violation
         constraints |= new
         shares_K, slack_T, slack_P, violation = _solve_with(list(constraints.values()), history)
-    raise TokenAdaptError(f"the mixture did not settle in {MAX_ROUNDS} rounds; try fewer merges")
+    raise TokenAdaptError(f"the mixture did not converge in {MAX_ROUNDS} rounds; use fewer merges (--merges)")
 
 
 def _violated(

@@ -26,6 +26,7 @@ class RowOrigins:
 
     model: ModelFolder
     mapping: VocabularyMap
+    """Reason and source of each row."""
     plan: TransferPlan | None
     """The plan from the model's folder, if it has one."""
     base: ModelFolder | None

@@ -32,6 +32,7 @@ class InputModel:
     """One input model of the recipe."""
 
     reference: ModelReference
+    """The model's name in the recipe."""
     tokenizer: TokenizerFiles
     """The model's tokenizer."""
     folder: Path
@@ -92,7 +93,7 @@ def look_at(reference: ModelReference, architecture: ModelArchitecture, options:
     config = reference.config(trust_remote_code=options.trust_remote_code)
     if getattr(config, "quantization_config", None):
         raise TokenAdaptError(
-            f"{reference} is a quantised checkpoint; rows cannot be computed from it: use the unquantised model"
+            f"{reference} is a quantised checkpoint, from which rows cannot be computed: use the unquantised model"
         )
     loader = LoaderCache().get(reference)
     folder = Path(loader.index.base_path)
@@ -107,7 +108,8 @@ def look_at(reference: ModelReference, architecture: ModelArchitecture, options:
     for name in tables:
         if dtypes[name] not in FLOATS:
             raise TokenAdaptError(
-                f"{reference}: the tensor {name} is {dtypes[name]}, no floating-point type to compute rows in"
+                f"{reference}: rows cannot be computed in the dtype {dtypes[name]} of the tensor {name}; use a model "
+                f"in {', '.join(sorted(FLOATS))}"
             )
     path = reference.model
     return InputModel(

@@ -63,8 +63,8 @@ def check_no_block(recipe: object, command: str) -> None:
     """
     for path in find_blocks(recipe):
         raise TokenAdaptError(
-            f"{command} would ignore {'.'.join(path)}: it cannot give models another tokenizer. Do that first with "
-            "each model that needs it (mergekit-tokenadapt transplant MODEL TOKENIZER OUT), and name the results here"
+            f"{command} would ignore {'.'.join(path)}: it cannot give models another tokenizer. First run "
+            "mergekit-tokenadapt transplant MODEL TOKENIZER OUT for each model, and name the results in this recipe"
         )
 
 

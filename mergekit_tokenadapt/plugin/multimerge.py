@@ -19,6 +19,7 @@ from mergekit_tokenadapt.output import MANIFEST
 LOG = logging.getLogger(__name__)
 
 SCRIPT = "mergekit.scripts.multimerge"
+"""Module of the command `mergekit-multi`."""
 
 
 def finish_half_finished_merges() -> None:
@@ -30,6 +31,8 @@ def finish_half_finished_merges() -> None:
 
 
 def _make_again(stock: Any) -> Any:
+    """Return a subclass of mergekit's task that repeats half-finished merges."""
+
     class MergeModelTask(stock):  # type: ignore[misc]
         def is_half_finished(self) -> bool:
             tokenizer = yaml.safe_load(self.config_yaml).get("tokenizer")

@@ -23,6 +23,7 @@ class GatherMoved(GatherTensors):  # type: ignore[misc]
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     moves: ImmutableMap[ModelReference, PadMove]
+    """How the table of each model is shifted. Models without an entry keep theirs."""
 
     def execute(self, **tensors: Any) -> dict[ModelReference, torch.Tensor]:
         """Return the shifted tables."""

@@ -76,6 +76,7 @@ _HANDLERS = {
     ("mergekit.scripts.merge_raw_pytorch", "RawPyTorchMergeConfig"): _RefuseBlock("mergekit-pytorch"),
     ("mergekit.scripts.bakllama", "BakllamaConfig"): _RefuseBlock("bakllama"),
 }
+"""(module, class) of mergekit -> the handler that pydantic calls when it validates this class."""
 
 
 class _Hook:
@@ -93,3 +94,4 @@ class _Hook:
 
 
 hook = _Hook()
+"""The object that the entry point names."""

@@ -40,6 +40,7 @@ class AdaptingTokenizerConfig(TokenizerConfig):  # type: ignore[misc]
     """mergekit's tokenizer block with the additional field `adapt`."""
 
     adapt: Annotated[AdaptConfig | None, BeforeValidator(_read_block)] = None
+    """Our block, or None if the recipe has none."""
 
     @model_validator(mode="wrap")
     @classmethod

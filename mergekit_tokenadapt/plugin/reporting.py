@@ -20,9 +20,10 @@ LOG = logging.getLogger(__name__)
 Listener = Callable[[Mapping[str, Any]], None]
 """A function that gets the report."""
 _LISTENER: ContextVar[Listener | None] = ContextVar("_LISTENER", default=None)
+"""The present listener. A context variable keeps transplants in other threads apart."""
 
 
-def _nobody(_report: Mapping[str, Any]) -> None:
+def _no_report(_report: Mapping[str, Any]) -> None:
     """Stand for "make no report" as a listener."""
 
 
@@ -32,7 +33,7 @@ def reporting_to(listener: Listener | None) -> Iterator[None]:
 
     With None, no report is made.
     """
-    token = _LISTENER.set(listener or _nobody)
+    token = _LISTENER.set(listener or _no_report)
     try:
         yield
     finally:
@@ -42,7 +43,7 @@ def reporting_to(listener: Listener | None) -> Iterator[None]:
 def report(folder: OutputFolder, out: Path) -> None:
     """Make the report on a finished folder. If that fails, log a warning, because the model itself is complete."""
     listener = _LISTENER.get()
-    if listener is _nobody:
+    if listener is _no_report:
         return
     try:
         found = change_report(folder.plans[0], folder.base, folder.target, folder.templates().get(DEFAULT))

@@ -32,8 +32,8 @@ def check_memory(model: InputModel, num_rows: int) -> None:
     available = psutil.virtual_memory().available
     if sizes[largest] > available:
         raise TokenAdaptError(
-            f"{num_rows:,} rows of {largest} need {_say(sizes[largest])} of memory, and {_say(available)} are "
-            "available: give fewer rows"
+            f"{num_rows:,} rows of {largest} need {_readable(sizes[largest])} of memory, and {_readable(available)} "
+            "are available: ask for fewer rows"
         )
 
 
@@ -53,7 +53,9 @@ def check_disk(model: InputModel, num_rows: int, out: Path, dtype: str | None) -
     needed = sum(_bytes(model, name, num_rows, dtype) for name in model.shapes)
     free = shutil.disk_usage(place).free
     if needed > free:
-        raise TokenAdaptError(f"the output needs {_say(needed)} on the disk, and {_say(free)} are free in {place}")
+        raise TokenAdaptError(
+            f"the output needs {_readable(needed)} on the disk, and {_readable(free)} are free in {place}"
+        )
 
 
 def _bytes(model: InputModel, name: str, num_rows: int, dtype: str | None = None) -> int:
@@ -65,5 +67,5 @@ def _bytes(model: InputModel, name: str, num_rows: int, dtype: str | None = None
     return numbers * BYTES.get(chosen if chosen and stored in BYTES else stored, OTHER_BYTES)
 
 
-def _say(size: int) -> str:
+def _readable(size: int) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"

@@ -20,6 +20,7 @@ from mergekit_tokenadapt.plugin.conversion import sources_of
 from mergekit_tokenadapt.plugin.inputs import FLOATS, InputModel, listing, names_of
 
 LAYER = re.compile(r"\.(\d+)\.")
+"""Matches a layer's number in a tensor's name."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _check_same(first: InputModel, other: InputModel, merged: Sequence[str], mod
         if names:
             raise TokenAdaptError(
                 f"{holder.reference} holds tensors that {lacking.reference} does not ({listing(names)}), and mergekit "
-                "has no definition of the architecture that says what is to become of them"
+                "has no definition of the architecture that tells how to merge them"
             )
 
 

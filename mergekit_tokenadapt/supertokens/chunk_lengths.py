@@ -36,9 +36,11 @@ class ChunkLengths:
         wrong = [n for n in self.distribution if n < 1]
         negative = [p for p in self.distribution.values() if not 0 <= p <= 1]
         if wrong or negative or not self.distribution:
-            raise TokenAdaptError("chunk lengths are whole numbers from 1, with probabilities from 0 to 1")
+            raise TokenAdaptError("chunk lengths have to be whole numbers from 1, with probabilities from 0 to 1")
         if abs(total - 1) > 1e-6:
-            raise TokenAdaptError(f"the probabilities of the chunk lengths add up to {total:.4f}; they should make 1")
+            raise TokenAdaptError(
+                f"the probabilities of the chunk lengths add up to {total:.4f}; they have to add to 1"
+            )
 
     def draw(self, number: int, generator: np.random.Generator) -> np.ndarray:
         """Draw random chunk lengths in characters, int64 [number]."""

@@ -79,11 +79,11 @@ def train_chunks(
         pieces = with_progress(corpus.pieces(limits.words_bytes), corpus, "words", limits)
         trained.train_from_iterator(chunked(readable(pieces), lengths or ChunkLengths(), seed), trainer)
         trained_definition = json.loads(trained.to_str())
-        model = _kept(trained_definition, vocab_size, rules, in_one_piece)
+        model = _without_refused(trained_definition, vocab_size, rules, in_one_piece)
         learned = len(trained_definition["model"]["vocab"])
         if len(model["vocab"]) == vocab_size or learned < asked:
             break
-        asked += 2 * (vocab_size - len(model["vocab"])) + 1
+        asked += 2 * (vocab_size - len(model["vocab"])) + 1  # of further tokens, some will be refused as well
     added = trained_definition["added_tokens"]
     decoder = json.loads(decoders.ByteLevel().__getstate__())
     return {**definition, "added_tokens": added, "decoder": decoder, "model": model}
@@ -95,12 +95,13 @@ def chunked(pieces: Iterable[str], lengths: ChunkLengths, seed: int) -> Iterator
     shortest = max(1, min(n for n, p in lengths.distribution.items() if p > 0))
     for piece in pieces:
         characters = np.frombuffer(piece.replace(MARK, "").encode("utf-32-le"), dtype="<u4")
+        # Even if every length is the shortest, these draws reach the end of the piece.
         cuts = np.cumsum(lengths.draw(len(characters) // shortest + 1, generator))
         marked = np.insert(characters, cuts[cuts < len(characters)], ord(MARK))
         yield marked.tobytes().decode("utf-32-le")
 
 
-def _kept(
+def _without_refused(
     definition: Mapping[str, Any], vocab_size: int, rules: Rules, in_one_piece: Callable[[str], bool]
 ) -> dict[str, Any]:
     """Return the trained BPE model without tokens that break a rule or that the pre-tokenizer would split.

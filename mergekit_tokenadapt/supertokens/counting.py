@@ -56,7 +56,9 @@ class Encode:
     definition: Definition
     """The tokenizer with its present merges, and with the pre-tokenizer that the result will have."""
     vocabulary: Vocabulary
+    """Its tokens."""
     rules: Rules
+    """Rules for the text of a merged token."""
     prepare: Prepare = iter
 
     def __call__(self, texts: Iterator[str]) -> Stream:
@@ -93,7 +95,9 @@ def run_stream(texts: Iterable[str], tokenizer: Tokenizer, joints: Joints) -> St
         # A special token in the text belongs to no word: its word id is None.
         words = np.fromiter((-1 if w is None else w for e in encodings for w in e.word_ids), np.int32, total)
         starts = np.ones(total, dtype=bool)
+        # Word ids count the pieces of the pre-tokenizer, so a change of the word id is a boundary of pieces.
         starts[1:] = (words[1:] != words[:-1]) | ~joints.allowed(ids[:-1], ids[1:])
+        # Each text starts a run, too: its word ids start again from 0, and may equal the last one's.
         firsts = np.cumsum(lengths)[:-1]
         starts[firsts[firsts < total]] = True
         yield ids, starts
@@ -115,7 +119,7 @@ def batches(texts: Iterable[str]) -> Iterator[list[str]]:
     for text in texts:
         batch.append(text)
         size += len(text)
-        if size >= BATCH_BYTES:
+        if size >= BATCH_BYTES:  # `encode_batch` uses several cores only on many texts at once
             yield batch
             batch, size = [], 0
     if batch:
@@ -143,6 +147,7 @@ class PairCounts:
         """Remove the rarest pairs if there are more than `max_pairs` (lossy counting, Manku and Motwani 2002)."""
         if len(self.keys) <= max_pairs:
             return self
+        # Pairs that are exactly as frequent as the threshold go, too, so that the rest is surely small enough.
         threshold = int(np.partition(self.counts, -max_pairs)[-max_pairs])
         kept = self.counts > threshold
         return PairCounts(self.keys[kept], self.counts[kept], self.lost + threshold)
@@ -203,6 +208,7 @@ class RunCounts:
     """How often each run occurred. A run is a string with one character per token, see `FIRST_CHARACTER`."""
 
     counts: Counter[str] = field(default_factory=Counter)
+    """Run -> number of occurrences."""
     min_frequency: int = 2
     """Runs end between neighbours that occurred less often than this."""
 
@@ -223,10 +229,10 @@ class RunCounts:
         for first in range(0, len(runs), 100_000):
             part = runs[first : first + 100_000]
             ids, starts = _from_text(END.join(run for run, _ in part))
-            texts = _to_text(ids, _cut(ids, starts, frequent)).split(END)
+            texts = _to_text(ids, _starts_with_rare_pairs(ids, starts, frequent)).split(END)
             # Every old run starts a new run. The running number of starts therefore tells which old run a part is from.
             numbers = np.cumsum(starts) - 1
-            owner = numbers[_cut(ids, starts, frequent)]
+            owner = numbers[_starts_with_rare_pairs(ids, starts, frequent)]
             for text, n in zip(texts, owner.tolist(), strict=True):
                 if len(text) > 1:
                     counts[text] += part[n][1]
@@ -246,8 +252,9 @@ def count_runs(
     """
     result, frequent = RunCounts(min_frequency=min_frequency), pairs.frequent(min_frequency)
     for ids, starts in stream:
-        runs = _to_text(ids, _cut(ids, starts, frequent)).split(END)
+        runs = _to_text(ids, _starts_with_rare_pairs(ids, starts, frequent)).split(END)
         result.counts.update(run for run in runs if len(run) > 1)
+        # Doubling needs few rounds, and each one shortens the runs, so that many of them become equal.
         while result.bytes_held() > max_bytes and len(frequent.keys):
             result = result.cut_at_rarer(pairs, 2 * result.min_frequency)
             frequent = pairs.frequent(result.min_frequency)
@@ -270,7 +277,7 @@ def add_runs(parts: Iterable[RunCounts], pairs: PairCounts, min_frequency: int, 
     return result
 
 
-def _cut(ids: np.ndarray, starts: np.ndarray, frequent: PairCounts) -> np.ndarray:
+def _starts_with_rare_pairs(ids: np.ndarray, starts: np.ndarray, frequent: PairCounts) -> np.ndarray:
     """Return where runs start when they also end at pairs that are not in `frequent`, bool [n]."""
     result: np.ndarray = starts.copy()
     result[1:] |= ~frequent.contains(pair_keys(ids))

@@ -43,8 +43,8 @@ def least_used(vocabulary: Vocabulary, model: Mapping[str, Any], usage: np.ndarr
     while len(dropped) < number:
         if not heap:
             raise TokenAdaptError(
-                f"{number} tokens are to be dropped, but only {len(dropped)} can be: all others are special, bytes, "
-                "or needed to make tokens that stay"
+                f"{number} tokens are to be dropped, but only {len(dropped)} can be: all others are special tokens or "
+                "bytes, or tokens that stay are merged from them; add fewer tokens"
             )
         spelling = heapq.heappop(heap)[2]
         dropped.append(candidates[spelling])
@@ -68,7 +68,9 @@ def check_number(vocabulary: Vocabulary, model: Mapping[str, Any], number: int) 
     made = {left + right for left, right in merges_of({"model": model})}
     most = sum(t.kind is TokenKind.ORDINARY and t.spelling in made for t in vocabulary)
     if number > most:
-        raise TokenAdaptError(f"{number} tokens are to be dropped, but only {most} can be: no merge makes the others")
+        raise TokenAdaptError(
+            f"{number} tokens are to be dropped, but only {most} can be: no merge makes the others; add fewer tokens"
+        )
 
 
 def replace_tokens(model: Mapping[str, Any], dropped: Sequence[Token], spellings: Sequence[str]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def extend(
     if drop:
         check_number(base.vocabulary, base.definition["model"], num_tokens)
     old = _with_all_ids(_without_shortcut(coarse.definition, base.vocabulary), base.vocabulary)
-    _check_cut_as_before(base.definition, old)
+    _check_same_segmentation(base.definition, old)
     prepare = iter if coarse.seams else _lines
     # Pieces of the corpus continue one another. SentencePiece's space at the start of a text must not be counted.
     counted = without_dummy_space(old)
@@ -220,7 +220,7 @@ def _with_all_ids(definition: dict[str, Any], vocabulary: Vocabulary) -> dict[st
     return {**definition, "model": {**definition["model"], "vocab": vocab}, "added_tokens": added}
 
 
-def _check_cut_as_before(before: Definition, after: Definition) -> None:
+def _check_same_segmentation(before: Definition, after: Definition) -> None:
     """Compare the token ids of all built-in texts before and after the change of the pre-tokenizer.
 
     The construction of the coarser pre-tokenizer should rule a difference out. This check runs before the first slow

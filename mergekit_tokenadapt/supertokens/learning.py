@@ -81,7 +81,7 @@ def learn_merges(
         learned = _train(runs, asked, rules, show_progress)
         accepted = _accepted(learned, vocabulary, num_tokens, rules, in_one_piece)
         missing = num_tokens - sum(m.is_new for m in accepted)
-        if not missing or len(learned) < asked:
+        if not missing or len(learned) < asked:  # fewer merges than asked for: no pair is frequent enough any more
             return accepted
         asked += max(2 * missing, asked // 2)
 

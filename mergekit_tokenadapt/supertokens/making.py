@@ -136,6 +136,7 @@ def extend_folder(
 
 
 def _special_tokens(like: TokenizerFiles | None) -> list[str]:
+    """Return the special tokens of another tokenizer in the order of their ids."""
     if like is None:
         return []
     return [t.spelling for t in like.vocabulary if t.kind is TokenKind.SPECIAL]
@@ -160,12 +161,14 @@ def _described(options: TrainOptions, corpus: Corpus) -> dict[str, Any]:
 
 
 def _rules(rules: Rules) -> dict[str, Any]:
+    """Return the rules as the manifest records them."""
     crossing = sorted(c.value for c in rules.crossing)
     most = {"max_words": rules.max_words, "max_characters": rules.max_characters}
     return {**most, "punctuation": rules.punctuation, "crossing": crossing}
 
 
 def _text(corpus: Corpus) -> dict[str, Any]:
+    """Return the figures of the text as the manifest records them."""
     return {
         "sources": list(corpus.sources),
         "bytes": corpus.num_bytes,

@@ -202,7 +202,7 @@ class Coarsening:
             TokenAdaptError: the tokenizer cannot learn tokens across words.
         """
         check_model(definition)
-        if not _cuts(definition):
+        if not _ever_splits(definition):
             return cls(definition, ())
         allowed, notes = narrowed(seams(rules), definition)
         if not any((s.left, s.space, s.right) == ("letter", True, "letter") for s in allowed):
@@ -245,7 +245,7 @@ def check_model(definition: Definition) -> None:
         raise TokenAdaptError("the base drops merges at random (dropout): its tokens are not determined by its merges")
 
 
-def _cuts(definition: Definition) -> bool:
+def _ever_splits(definition: Definition) -> bool:
     """Return whether the pre-tokenizer ever splits text. SentencePiece-like tokenizers leave a line in one piece."""
     parts = [p for p in components(definition.get("pre_tokenizer")) if p["type"] != "Sequence"]
     normalizer = list(components(definition.get("normalizer")))
@@ -312,7 +312,7 @@ def narrowed(wanted: Sequence[Seam], definition: Definition) -> tuple[list[Seam]
     current: list[Seam | None] = list(wanted)
     for left, right in _meetings(definition):
         for n, seam in enumerate(current):
-            if seam is not None and _touches(seam, left, right):
+            if seam is not None and _is_crossed_by(seam, left, right):
                 current[n] = _without(seam, left, right)
                 if current[n] is None:
                     meeting = f"{_shown(left)} and {_shown(right)}"
@@ -349,7 +349,7 @@ def _meetings(definition: Definition) -> list[Meeting]:
     for x, y in merges_of(definition):
         left, right = spell_out(x)[0], spell_out(y)[0]
         # In UTF-8 a byte 10xxxxxx continues a character. If y starts with one, x and y meet within a character.
-        if right[0] & 0xC0 == 0x80 or _is_cut_off(left):
+        if right[0] & 0xC0 == 0x80 or _ends_inside_character(left):
             continue
         last, after = last_character(left), right.removeprefix(b" ")
         first = first_character(after) if after else ""
@@ -366,7 +366,7 @@ def merges_of(definition: Definition) -> Iterator[tuple[str, str]]:
         yield left, right
 
 
-def _is_cut_off(content: bytes) -> bool:
+def _ends_inside_character(content: bytes) -> bool:
     """Return whether the bytes end after the first bytes of a character and before its last byte."""
     for length in range(1, min(4, len(content)) + 1):
         byte = content[-length]
@@ -376,17 +376,17 @@ def _is_cut_off(content: bytes) -> bool:
     return False
 
 
-def _touches(seam: Seam, left: bytes, right: bytes) -> bool:
+def _is_crossed_by(seam: Seam, left: bytes, right: bytes) -> bool:
     """Return whether a merge in which these characters meet could cross the seam."""
     if seam.right == "white" and right[:1] == b" " and not seam.space:
-        return _is_of(seam.left, left, seam, first=True)
+        return _is_on_side(seam.left, left, seam, first=True)
     if seam.space != (right[:1] == b" "):
         return False
     after = right.removeprefix(b" ")
-    return _is_of(seam.left, left, seam, first=True) and (not after or _is_of(seam.right, after, seam))
+    return _is_on_side(seam.left, left, seam, first=True) and (not after or _is_on_side(seam.right, after, seam))
 
 
-def _is_of(kind: str, content: bytes, seam: Seam, first: bool = False) -> bool:
+def _is_on_side(kind: str, content: bytes, seam: Seam, first: bool = False) -> bool:
     """Return whether a character is on this side of the seam.
 
     For a part of a character, return whether any character that it can belong to is.
@@ -430,7 +430,9 @@ def _without(seam: Seam, left: bytes, right: bytes) -> Seam | None:
     """
     if "mark" in (seam.left, seam.right):
         content = left if seam.left == "mark" else right
-        blocks = seam.without | {name for name in MARK_BLOCKS if _has(content, _marks(frozenset(MARK_BLOCKS) - {name}))}
+        blocks = seam.without | {
+            name for name in MARK_BLOCKS if _includes(content, _marks(frozenset(MARK_BLOCKS) - {name}))
+        }
         return None if blocks >= set(MARK_BLOCKS) else replace(seam, without=blocks)
     if "punctuation" not in (seam.left, seam.right):
         return None
@@ -442,6 +444,6 @@ def _without(seam: Seam, left: bytes, right: bytes) -> Seam | None:
     return None if seam.ascii_only or not content else replace(seam, ascii_only=True)
 
 
-def _has(content: bytes, characters: frozenset[str]) -> bool:
+def _includes(content: bytes, characters: frozenset[str]) -> bool:
     """Return whether these bytes are one of the characters or a part of one."""
     return content in _parts_of(characters) or content in {c.encode("utf-8") for c in characters}

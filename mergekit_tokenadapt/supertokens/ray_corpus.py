@@ -40,6 +40,7 @@ UNLIMITED = 1 << 62
 RESULT = "result"
 """Column with the pickled result of a block."""
 SIZES = ("bytes", "documents")
+"""Columns with the size of a block's text."""
 
 
 class RayCorpus(Corpus):
@@ -186,6 +187,7 @@ def _with_pieces(field: str, function: Callable[[list[str]], list[Any]], table: 
 
 
 def _table(results: Sequence[Any], **columns: list[int]) -> pyarrow.Table:
+    """Return a table with one pickled result a row, and further columns of numbers."""
     import pyarrow
 
     pickled = pyarrow.array([pickle.dumps(result) for result in results], pyarrow.large_binary())
@@ -193,6 +195,7 @@ def _table(results: Sequence[Any], **columns: list[int]) -> pyarrow.Table:
 
 
 def _encoded(encode: ray.ObjectRef[Encode], pieces: list[str]) -> list[bytes]:
+    """Encode the pieces of a block, and pack the batches of tokens."""
     import ray
 
     stream = ray.get(encode)(iter(pieces))
@@ -200,6 +203,7 @@ def _encoded(encode: ray.ObjectRef[Encode], pieces: list[str]) -> list[bytes]:
 
 
 def _counted(count: ray.ObjectRef[Callable[[list[str]], Any]], pieces: list[str]) -> list[Any]:
+    """Apply the function `count` to the pieces of a block."""
     import ray
 
     return [ray.get(count)(pieces)]
@@ -213,10 +217,12 @@ def _stream(table: pyarrow.Table) -> Iterator[Any]:
 
 
 def _block_pairs(table: pyarrow.Table) -> pyarrow.Table:
+    """Count the pairs of a block."""
     return _table([count_pairs(_stream(table), UNLIMITED)])
 
 
 def _block_runs(pairs: ray.ObjectRef[PairCounts], min_frequency: int, table: pyarrow.Table) -> pyarrow.Table:
+    """Count the runs of a block."""
     import ray
 
     return _table([count_runs(_stream(table), ray.get(pairs), min_frequency, UNLIMITED)])

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 PREFIX = "ray:"
 JSON = (".json", ".jsonl", ".jsonl.gz")
+"""File endings that are read as jsonl. All other files are read as parquet."""
 
 
 def open_dataset(source: str, option: str) -> tuple[ray.data.Dataset, str]:

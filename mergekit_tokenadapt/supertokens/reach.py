@@ -38,7 +38,7 @@ def unreachable(definition: Definition, vocabulary: Vocabulary, only: Iterable[i
     # A token that fails alone may still occur in a longer text: a look-ahead of the pre-tokenizer sees what follows,
     # and SentencePiece puts a space before the text. Such a token is unreachable only if the merges or the
     # pre-tokenizer alone rule it out.
-    lost &= unmergeable(definition, [t for t in texts if t.id in lost]) | _cut_apart(definition, texts)
+    lost &= unmergeable(definition, [t for t in texts if t.id in lost]) | _split_by_pre_tokenizer(definition, texts)
     parts = [t for t in tokens if t.text is None]
     lost |= unmergeable(definition, parts)
     return [t for t in tokens if t.id in lost]
@@ -58,7 +58,7 @@ def unmergeable(definition: Definition, tokens: Iterable[Token]) -> set[int]:
     return lost
 
 
-def _cut_apart(definition: Definition, tokens: Iterable[Token]) -> set[int]:
+def _split_by_pre_tokenizer(definition: Definition, tokens: Iterable[Token]) -> set[int]:
     """Return the ids of the tokens whose text the pre-tokenizer splits."""
     in_one_piece = whole_pieces(definition)
     return {t.id for t in tokens if not in_one_piece(t.text or "")}

@@ -32,10 +32,14 @@ WHITE = " \t\n\x0b\x0c\r\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u300
 Python's `str.isspace` also accepts U+001C to U+001F.
 """
 _CLOSING = "\"'”’»›)\\]}*_`"
+"""Closing quotes, brackets and Markdown that may stand between the end of a sentence and the white space."""
 _SENTENCE_END = re.compile(f"[{STOPS}][{_CLOSING}]*[{WHITE}]+[^{WHITE}]|[{WIDE_STOPS}][{_CLOSING}]*[^{_CLOSING}]")
+"""Matches the end of a sentence and the start of the next one."""
 _WHITE = re.compile(f"[{WHITE}]")
 _LINE_OR_INDENT = re.compile(f"(?! )[{WHITE}]|  ")
+"""Matches white space other than a single space."""
 _JAPANESE = {"HIRAGANA", "KATAKANA", "HAN"}
+"""Scripts that one Japanese word may mix."""
 
 
 class Crossing(str, Enum):

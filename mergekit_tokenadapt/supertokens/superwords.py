@@ -93,7 +93,7 @@ def check_size(vocab_size: int, num_special: int) -> int:
     """
     smallest = 256 + num_special
     if vocab_size > MAX_IDS:
-        raise TokenAdaptError(f"a vocabulary of {vocab_size:,} tokens is too large: {MAX_IDS:,} can be learned")
+        raise TokenAdaptError(f"a vocabulary of {vocab_size:,} tokens is too large: at most {MAX_IDS:,} can be learned")
     if vocab_size < smallest:
         raise TokenAdaptError(
             f"a vocabulary of {vocab_size} tokens is too small: 256 bytes and {num_special} special tokens "
@@ -176,7 +176,11 @@ def _learn(
     limits: Limits,
     prepare: Prepare,
 ) -> list[NewMerge]:
-    """Learn merges in one pass: count pairs, count runs, train."""
+    """Learn merges in one pass: count pairs, count runs, train.
+
+    Counting and training are slow where rare runs are included. The first attempt therefore uses only pairs that look
+    frequent enough for `num_tokens` merges. If they give too few, the limit is lowered.
+    """
     if not num_tokens:
         return []
     encode = Encode(definition, vocabulary, rules, prepare)

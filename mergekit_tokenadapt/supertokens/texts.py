@@ -203,7 +203,7 @@ class _Source:
                     texts = json_lines(text, self.settings.get("field", "text"), file)
                     yield from (cut(without_surrogates(document)) for document in texts)
                 else:
-                    yield _cut_stream(text)
+                    yield _stream_pieces(text)
         except (OSError, EOFError) as error:
             raise TokenAdaptError(f"{file} cannot be read: {first_line(error)}") from error
 
@@ -235,6 +235,7 @@ class _Utf8:
 
 
 def _open(file: Path) -> IO[bytes]:
+    """Open a file, decompressed if its name ends in ``.gz``."""
     return cast("IO[bytes]", gzip.open(file)) if file.suffix == ".gz" else file.open("rb")
 
 
@@ -249,10 +250,10 @@ def cut(text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
     >>> list(cut("one\\ntwo\\nthree", size=5))
     ['one\\ntwo\\n', 'three']
     """
-    return _cut_stream(io.StringIO(text, newline=""), size)
+    return _stream_pieces(io.StringIO(text, newline=""), size)
 
 
-def _cut_stream(text: IO[str] | _Utf8, size: int = PIECE_CHARACTERS) -> Iterator[str]:
+def _stream_pieces(text: IO[str] | _Utf8, size: int = PIECE_CHARACTERS) -> Iterator[str]:
     while piece := text.read(size):
         # The piece goes on to the end of the line, but no further than `size`: some files have no line ends.
         yield piece if piece.endswith("\n") else piece + text.readline(size)

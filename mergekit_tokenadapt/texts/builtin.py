@@ -10,6 +10,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.texts.text_set import TextSet
 
 FOLDER = Path(__file__).parent
+"""Folder with the built-in files."""
 SEPARATOR = "\n%%\n"
 """Separates two documents in a built-in file."""
 

@@ -18,6 +18,7 @@ from mergekit_tokenadapt.extensions.extras import importing
 from mergekit_tokenadapt.texts.text_set import TextSet
 
 _SETTING = re.compile(r",(field|config|split)=([^,]*)$")
+"""Matches the last setting at the end of a source."""
 BINARY_PROBE = 4096
 """A file with a zero byte among its first `BINARY_PROBE` bytes is binary."""
 ELSEWHERE = ("hf:", "ray:")

@@ -18,7 +18,7 @@ def check_names(names: Sequence[str]) -> None:
     """
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise TokenAdaptError(f"two texts have the name {twice[0]!r}: give one of them another, as NAME=PATH")
+        raise TokenAdaptError(f"two texts have the name {twice[0]!r}: give one of them another name, as NAME=PATH")
 
 
 @dataclass(frozen=True)

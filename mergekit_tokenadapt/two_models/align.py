@@ -75,11 +75,11 @@ def align_texts(texts: Sequence[str], teacher: TokenizerFiles, student: Tokenize
     """
     tokenizers = [(t, t.fast_tokenizer()) for t in (teacher, student)]
     for number, text in enumerate(texts):
-        cut = [_cut(text, files, encoder, number) for files, encoder in tokenizers]
+        cut = [_segment(text, files, encoder, number) for files, encoder in tokenizers]
         yield align(text, *cut[0], *cut[1])
 
 
-def _cut(text: str, files: TokenizerFiles, encoder: Tokenizer, number: int) -> tuple[list[int], np.ndarray]:
+def _segment(text: str, files: TokenizerFiles, encoder: Tokenizer, number: int) -> tuple[list[int], np.ndarray]:
     encoding = encoder.encode(text, add_special_tokens=False)
     if not encoding.ids:
         raise TokenAdaptError(f"{files.name} makes no token of document {number}")

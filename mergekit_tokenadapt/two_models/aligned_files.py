@@ -18,7 +18,9 @@ from mergekit_tokenadapt.two_models.align import align_texts, write_spans
 from mergekit_tokenadapt.two_models.nearest_tokens import NearestTokens, nearest_tokens
 
 SPANS, NEAREST, REPORT = "spans.parquet", "nearest_tokens.safetensors", "align.json"
+"""Names of the files in the folder."""
 DIRECTIONS = ("teacher_to_student", "student_to_teacher")
+"""Prefixes of the arrays of nearest tokens."""
 
 
 def write_aligned(
@@ -68,6 +70,7 @@ def write_aligned(
 
 
 def _write_nearest(file: Path, teacher: TokenizerFiles, student: TokenizerFiles, quiet: bool) -> dict[str, Any]:
+    """Write the nearest tokens in both directions. Returns their number by kind, and the mean distance."""
     arrays, report = {}, {}
     for direction, source, target in zip(DIRECTIONS, (teacher, student), (student, teacher), strict=True):
         found = nearest_tokens(source.vocabulary, target.vocabulary, quiet=quiet)

@@ -15,6 +15,7 @@ from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 from mergekit_tokenadapt.two_models.onto import put_onto
 
 REPORT = "draft.json"
+"""File with the report in the output folder."""
 LLAMA_CPP_MAX_DIFFERENCE = 128
 """Largest difference of vocabulary sizes: SPEC_VOCAB_MAX_SIZE_DIFFERENCE in llama.cpp's common/speculative.cpp."""
 

@@ -19,7 +19,9 @@ from mergekit_tokenadapt.transfer.plan import TransferPlan
 from mergekit_tokenadapt.two_models.onto import put_onto
 
 REPORT = "distillation.json"
+"""File with the report in the output folder."""
 TOKEN_MAP = "token_map.safetensors"
+"""File with the token map in the output folder."""
 ORIGINS = ("copied", "special", "composed", "mean", "padding")
 """Meaning of the values of ``origin`` in the token map: the value is the position in this tuple."""
 

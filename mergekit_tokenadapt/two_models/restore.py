@@ -51,6 +51,7 @@ class Restored:
     folder: Path
     """The folder of the restored model."""
     rows: int
+    """Number of all rows."""
     from_model: int
     """Rows that come from the adapted model."""
     from_base: int
@@ -112,6 +113,12 @@ def row_sources(plan: TransferPlan, base_rows: int) -> np.ndarray:
 
 
 def _read_manifest(folder: Path, input_number: int | None) -> tuple[Mapping[str, Any], TransferPlan]:
+    """Return the manifest's record of the input model, and the plan of its transfer.
+
+    Raises:
+        TokenAdaptError: a file is missing or damaged, `input_number` is wrong, or the copied rows were changed on
+            purpose.
+    """
     manifest = read_json(folder / MANIFEST)
     if not manifest:
         raise TokenAdaptError(f"{folder} has no {MANIFEST}: name the folder that has it with --manifest")
@@ -150,6 +157,11 @@ def _are_inputs(inputs: Any) -> bool:
 
 
 def _open_base(base: str | None, described: Mapping[str, Any]) -> ModelFolder:
+    """Open the base model.
+
+    Raises:
+        TokenAdaptError: it is not where the manifest says, and no other place was given.
+    """
     try:
         return open_model(base or described["name"])
     except (TokenAdaptError, OSError) as error:  # an OSError comes, for example, from a name that is too long

@@ -43,7 +43,7 @@ def test_chunk_lengths_follow_their_distribution():
 
 
 def test_the_papers_distribution_is_refused():
-    with pytest.raises(TokenAdaptError, match=r"add up to 1\.1000; they should make 1"):
+    with pytest.raises(TokenAdaptError, match=r"add up to 1\.1000; they have to add to 1"):
         ChunkLengths({4: 0.5, 5: 0.6})
     with pytest.raises(TokenAdaptError, match="whole numbers from 1"):
         ChunkLengths({0: 1.0})

@@ -17,6 +17,7 @@ from mergekit_tokenadapt.output.translation import Lost, translate
 from mergekit_tokenadapt.transfer.matching import match
 
 _TABLE = re.compile(r"(^|\.)(wpe|pos\w*emb\w*|embed_positions|position_embeddings)\.weight$")
+"""Matches the name of a table with one row for each position."""
 
 Configs = Mapping[str, Mapping[str, Any]]
 """File name -> content."""

@@ -32,7 +32,7 @@ def check_finite(model: ModelFolder) -> Finding:
         count += tensor.numel()
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
-            problems.append(f"{name} holds {bad:,} numbers that are not finite")
+            problems.append(f"{name} has {bad:,} values that are not finite")
     return passed_unless(problems, "finite", f"{len(model.tensors.names)} tensors, {count:,} numbers", numbers=count)
 
 

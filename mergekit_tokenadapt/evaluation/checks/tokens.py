@@ -116,7 +116,7 @@ def check_unreachable(tokenizer: TokenizerFiles) -> Finding:
         "parts_of_characters": partial,
         "examples": [{"id": t.id, "text": t.label, "kind": t.kind.value} for t in unreachable[:MAX_EXAMPLES]],
     }
-    message = f"{words}; {partial:,} tokens are part of a character and cannot be asked"
+    message = f"{words}; {partial:,} tokens are part of a character and cannot be tested"
     return Finding("unreachable tokens", Status.NOTED if unreachable else Status.PASSED, message, details)
 
 
@@ -150,5 +150,5 @@ def check_transformers_agrees(model: ModelFolder) -> Finding:
     for name in ("hard", "code", "prose"):
         for text in builtin_text(name).documents:
             if loaded(text, add_special_tokens=False).input_ids != library.encode(text, add_special_tokens=False).ids:
-                problems.append(f"AutoTokenizer encodes {_shorten(text)} otherwise than tokenizer.json")
+                problems.append(f"AutoTokenizer encodes {_shorten(text)} differently from tokenizer.json")
     return passed_unless(problems, "transformers", f"AutoTokenizer ({type(loaded).__name__}) gives the same ids")

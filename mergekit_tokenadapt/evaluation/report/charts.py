@@ -9,7 +9,9 @@ from mergekit_tokenadapt.evaluation.report.svg import FONT, ROW, WIDTH, Drawing,
 PALETTE = ("#5f6b7a", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's colours, which people with colour blindness can tell apart. The base is grey."""
 CLASS_COLOURS = {"new": "#d55e00", "copied": "#0072b2", "following": "#00805f"}
+"""Colours of the classes of tokens, see `excess.CLASSES`."""
 ROW_COLOURS = {"old": "#0072b2", "new": "#d55e00"}
+"""Colours of old and new rows."""
 LEFT = 78
 """Width of the names of rows, in user units."""
 AXIS = 2 * FONT + 14

@@ -12,7 +12,7 @@ from mergekit_tokenadapt.terminal.tables import add_table, percent, quoted, say,
 
 PER_TEXT: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     ("Bytes per token", lambda t: f"{t['bytes_per_token']:.2f}"),
-    ("Tokens that are supertokens (hold a space between words)", lambda t: percent(t["supertoken_share"])),
+    ("Tokens that are supertokens (with a space between words)", lambda t: percent(t["supertoken_share"])),
     ("Renyi efficiency (alpha 2.5)", lambda t: f"{t['renyi_efficiency']:.3f}"),
     ("Documents that decode to themselves", lambda t: percent(t["exact_round_trips"])),
 ]
@@ -51,13 +51,13 @@ def _fewer(one: dict[str, Any], other: dict[str, Any], text: str) -> str:
 
 def _print_safety(console: Console, name: str, tokenizers: list[dict[str, Any]]) -> None:
     safety = tokenizers[0]["safety"]
-    which = "tokens that the others have not" if len(tokenizers) > 1 else "tokens"
+    which = "tokens that the others lack" if len(tokenizers) > 1 else "tokens"
     rows = [
         [which, f"{safety['tokens_looked_at']:,}", ""],
         ["supertokens", f"{safety['supertokens']:,}", ""],
         ["never produced", *_cells(safety["unreachable"])],
-        *[[f"hold {RULES[rule]}", *_cells(found)] for rule, found in safety["crossing"].items()],
-        *[[f"hold {n} words", f"{count:,}", ""] for n, count in safety["words_in_a_token"].items() if int(n) > 1],
+        *[[f"with {RULES[rule]}", *_cells(found)] for rule, found in safety["crossing"].items()],
+        *[[f"with {n} words", f"{count:,}", ""] for n, count in safety["words_in_a_token"].items() if int(n) > 1],
     ]
     add_table(console, f"Safety of {name}", ["", "tokens", "for instance"], rows)
     say(console, "Longest: " + " ".join(quoted(label) for label in safety["longest"]))
