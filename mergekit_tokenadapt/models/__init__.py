@@ -1,4 +1,4 @@
-"""Model folders, their tensors and losses, and the tensors that have a vocabulary axis.
+"""Model folders, loading, losses, and the tensors that have a vocabulary axis.
 
 The names below find vocabulary tensors without loading weights. They build the model's class on the meta device.
 """

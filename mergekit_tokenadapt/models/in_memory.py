@@ -44,9 +44,9 @@ class LoadedModel:
                 tensors do not fit its config.
         """
         _check_kind(model)
-        asked = ModelClass(type(model).__name__, copy.deepcopy(model.config), type(model)).with_any_pad()
-        loading = asked.load({})
-        tables = find_tables(asked, loading)
+        model_class = ModelClass(type(model).__name__, copy.deepcopy(model.config), type(model)).with_any_pad()
+        loading = model_class.load({})
+        tables = find_tables(model_class, loading)
         held = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
         missing = sorted(tables.axes.keys() - held.keys())
         if missing:
@@ -54,7 +54,7 @@ class LoadedModel:
         loaded = cls(
             model,
             tables,
-            (*tables.sizes, *copies_of_sizes(asked, loading, tables)),
+            (*tables.sizes, *copies_of_sizes(model_class, loading, tables)),
             {name: held[name] for name in tables.axes},
         )
         loaded._check_tensors()

@@ -37,8 +37,8 @@ Path = tuple[str, ...]
 """Path of a nested config: ``("text_config",)``; empty for the model's config itself."""
 
 MORE_POSITIONS = 1009
-"""Positions added to find the tables with one row per position. The pad id changes by far less, so its change cannot
-cancel the added rows."""
+"""Positions added to find the tables with one row per position. Only a pad id that falls by exactly this number would
+cancel the added rows, and 1009 is no usual pad id."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def find_pad_positions(config: Any, stored: Collection[str]) -> PadPositions | N
         LOG.info("whether positions follow the pad token's id is not known: %s", first_line(error))
         return None
     sections = tuple(path for path, each in nested_configs(config) if getattr(each, PAD, None) == pad)
-    return _judge(pad, sections, candidates, dict(other.named_modules()), stored)
+    return _compare(pad, sections, candidates, dict(other.named_modules()), stored)
 
 
 def pad_of(config: Any) -> int | None:
@@ -187,7 +187,7 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 yield name, module
 
 
-def _judge(
+def _compare(
     pad: int,
     sections: tuple[Path, ...],
     before: Mapping[str, nn.Module],

@@ -145,7 +145,7 @@ def stored_tables(
     rows = set(tables.sizes.values())
     rows |= {have[tables.axes[name]] for name, (have, _) in stored.mismatched.items() if name in tables.axes}
     candidates = {name: _axis_of(shape, rows) for name, shape in shapes.items() if rows & set(shape)}
-    places = _places(model, tables, shapes, candidates)
+    places = _parameters_by_name(model, tables, shapes, candidates)
     found = {}
     for name in sorted(candidates):
         parameter = places.get(name)
@@ -154,7 +154,7 @@ def stored_tables(
             is_output = parameter == tables.output
             found[name] = StoredTable(tables.axes[parameter], parameter, is_output, parameter in tables.per_layer)
         elif parameter is None and not name.endswith(BUFFERS):
-            table = _of_no_class(name, shapes[name], tables, set(_numbers(model.config.to_dict())))
+            table = _unloaded_table(name, shapes[name], tables, set(_numbers(model.config.to_dict())))
             found |= {name: table} if table is not None else {}
     return found
 
@@ -286,7 +286,7 @@ def _axis_of(shape: Shape, rows: set[int]) -> int:
     return next(axis for axis, size in enumerate(shape) if size in rows)
 
 
-def _places(
+def _parameters_by_name(
     model: ModelClass, tables: VocabularyTables, shapes: Mapping[str, Shape], candidates: Mapping[str, int]
 ) -> dict[str, str]:
     """Return stored name -> parameter for the candidates that the class loads, by giving each a wrong size."""
@@ -301,7 +301,7 @@ def _places(
         likely = {name: axis for name, axis in candidates.items() if shapes[name] in tables.shapes.values()}
         if len(likely) == len(candidates):
             raise
-        return dict.fromkeys(candidates, "") | _places(model, tables, shapes, likely)
+        return dict.fromkeys(candidates, "") | _parameters_by_name(model, tables, shapes, likely)
     parameters = {have: parameter for parameter, (have, _) in loaded.mismatched.items()}
     return {name: parameters[shape] for name, shape in wrong.items() if shape in parameters}
 
@@ -316,7 +316,7 @@ def _numbers(config: Any) -> Iterator[int]:
             yield value
 
 
-def _of_no_class(name: str, shape: Shape, tables: VocabularyTables, others: set[int]) -> StoredTable | None:
+def _unloaded_table(name: str, shape: Shape, tables: VocabularyTables, others: set[int]) -> StoredTable | None:
     """Describe a tensor that the class does not load, such as a matrix of a multi-token prediction layer.
 
     Args:

@@ -54,7 +54,7 @@ def extend_model_card(card: Path, target: str, inputs: Sequence[CardInput]) -> N
     own = [_metadata(each.folder / "README.md") for each in inputs]
     metadata = _metadata(card)
     metadata["base_model"] = list(dict.fromkeys(base_model(each.name, each.folder) for each in inputs))
-    metadata |= _common(own)
+    metadata |= _shared_metadata(own)
     metadata_save(card, metadata)
     lines = ["", *_about_licences(inputs, own), *_about_tokenizer(target, inputs)]
     with card.open("a", encoding="utf-8") as opened:
@@ -85,7 +85,7 @@ def _metadata(card: Path) -> dict[str, Any]:
         return {}
 
 
-def _common(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _shared_metadata(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the carried keys that have the same value in the cards of all input models."""
     shared = {key: own[0][key] for key in CARRIED if own[0].get(key) and all(o.get(key) == own[0][key] for o in own)}
     # `license_name` and `license_link` mean nothing without `license`.
@@ -94,7 +94,7 @@ def _common(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _about_licences(inputs: Sequence[CardInput], own: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a section that quotes the licences of the input models, if these have no licence in common."""
-    if "license" in _common(own):
+    if "license" in _shared_metadata(own):
         return []
     known = [
         f"`{each.folder.name}`: {card.get('license') or 'not stated'}" for each, card in zip(inputs, own, strict=True)

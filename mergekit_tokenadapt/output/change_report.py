@@ -129,7 +129,7 @@ def _tokens_of(tokenizer: TokenizerFiles, texts: Mapping[str, TextSet]) -> dict[
     library = tokenizer.fast_tokenizer()
     found = {}
     for name, text in texts.items():
-        cut = [e.ids for e in library.encode_batch(list(text.documents), add_special_tokens=False)]
-        decoded = library.decode_batch(cut, skip_special_tokens=False)
-        found[name] = {"tokens": sum(map(len, cut)), "is_exact": tuple(decoded) == text.documents}
+        encoded = [e.ids for e in library.encode_batch(list(text.documents), add_special_tokens=False)]
+        decoded = library.decode_batch(encoded, skip_special_tokens=False)
+        found[name] = {"tokens": sum(map(len, encoded)), "is_exact": tuple(decoded) == text.documents}
     return found

@@ -26,16 +26,18 @@ class SpecialIds:
         self._sources = {row: int(mapping.sources[row]) for row in mapping.ids(Reason.SPECIAL).tolist()}
         # A special counterpart takes precedence over a token with the same bytes.
         for reason in (Reason.SPECIAL, Reason.COPIED):
-            for row in sorted(mapping.ids(reason).tolist(), key=self._unlikeness):
+            for row in sorted(mapping.ids(reason).tolist(), key=self._preference):
                 if (source := int(mapping.sources[row])) >= 0:
                     self._by_source.setdefault(source, row)
-        self._by_choice = {source: row for row, source in self._sources.items() if self._is_choice(row, source)}
+        self._matched_by_user = {
+            source: row for row, source in self._sources.items() if self._is_user_match(row, source)
+        }
 
-    def _unlikeness(self, row: int) -> tuple[bool, int]:
+    def _preference(self, row: int) -> tuple[bool, int]:
         """Return a sort key that prefers tokens that the tokenizer produces to byte twins, then lower ids."""
         return row in self.target.byte_twins, row
 
-    def _is_choice(self, row: int, source: int) -> bool:
+    def _is_user_match(self, row: int, source: int) -> bool:
         """Return whether the user matched two tokens (`token_map`), as neither spelling nor role would match them."""
         old, new = self.base.by_id.get(source), self.target.by_id[row]
         return old is not None and old.spelling != new.spelling and row not in self.target.roles.values()
@@ -78,7 +80,7 @@ class SpecialIds:
         if own is not None and (old is not None or role in ("bos", "eos", "pad")):
             return own
         if old is None or role in NO_FALLBACK:
-            return None if old is None else self._by_choice.get(old)
+            return None if old is None else self._matched_by_user.get(old)
         return self.new_id(old)
 
     def with_twins(self, eos: Any) -> Any:

@@ -97,7 +97,7 @@ def warn_of_templates(
         LOG.warning(
             "the chat template uses %s, which is not one token of the target tokenizer%s",
             ", ".join(map(repr, stray)),
-            _mending(stray, base, target, mapping),
+            _advice(stray, base, target, mapping),
         )
 
 
@@ -106,11 +106,11 @@ def _lost_template(base: TokenizerFiles, target: TokenizerFiles, mapping: Vocabu
     stray = [m for m in stray if m not in stray_markers(m, base)]
     return (
         f"the base model has a chat template, and the target tokenizer {target.name} has none: the output gets none. "
-        f"chat_template: base (--chat-template base) keeps the base's{_mending(stray, base, target, mapping)}"
+        f"chat_template: base (--chat-template base) keeps the base's{_advice(stray, base, target, mapping)}"
     )
 
 
-def _mending(stray: Iterable[str], base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap) -> str:
+def _advice(stray: Iterable[str], base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap) -> str:
     """Return the end of a warning that suggests a `token_map` for the markers that are tokens of the base."""
     known = [marker for marker in stray if marker in base.vocabulary.by_spelling]
     if not known:

@@ -80,8 +80,8 @@ def translate(config: Mapping[str, Any], ids: SpecialIds, foreign: Collection[Pa
     Raises:
         TokenAdaptError: a key that holds token ids has a value of another form.
     """
-    work = _Work(ids, frozenset(foreign))
-    return Translation(work.section(config, ()), tuple(work.lost), work.places)
+    this_pass = _Pass(ids, frozenset(foreign))
+    return Translation(this_pass.section(config, ()), tuple(this_pass.lost), this_pass.places)
 
 
 def translate_model(config: Mapping[str, Any], ids: SpecialIds, sizes: Collection[Path], num_rows: int) -> Translation:
@@ -103,7 +103,7 @@ def translate_model(config: Mapping[str, Any], ids: SpecialIds, sizes: Collectio
 
 
 @dataclass
-class _Work:
+class _Pass:
     """The state of one pass over a config: the lost ids and the new values so far."""
 
     ids: SpecialIds

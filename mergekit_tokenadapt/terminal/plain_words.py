@@ -55,22 +55,22 @@ def describe_errors(error: pydantic.ValidationError, known: Sequence[str] = (), 
         beside: keys of another class that a recipe may have in the same block.
     """
     unknown: list[str] = []
-    told: dict[tuple[Any, str], list[Any]] = {}
+    by_field: dict[tuple[Any, str], list[Any]] = {}
     for problem in error.errors():
         if problem["type"] == "extra_forbidden":
             unknown.append(str(problem["loc"][-1]))
             continue
         # pydantic reports one error for each type of a union. They concern one value, so they share one sentence.
-        told.setdefault((problem["loc"][:1], repr(problem["input"])), []).append(problem)
+        by_field.setdefault((problem["loc"][:1], repr(problem["input"])), []).append(problem)
     lines = [_unknown(unknown, known, beside)] if unknown else []
-    return "; ".join(lines + [_wrong(problems) for problems in told.values()])
+    return "; ".join(lines + [_wrong(problems) for problems in by_field.values()])
 
 
 def _unknown(words: list[str], known: Sequence[str], beside: Sequence[str]) -> str:
-    says = f"unknown option {', '.join(map(repr, words))}"
-    says += f"; its options are: {', '.join(known)}" if known else ""
-    says += f"; keys of every method: {', '.join(beside)}" if beside else ""
-    return says + "".join(did_you_mean(word, [*known, *beside]) for word in words)
+    message = f"unknown option {', '.join(map(repr, words))}"
+    message += f"; its options are: {', '.join(known)}" if known else ""
+    message += f"; keys of every method: {', '.join(beside)}" if beside else ""
+    return message + "".join(did_you_mean(word, [*known, *beside]) for word in words)
 
 
 def _wrong(problems: list[Any]) -> str:

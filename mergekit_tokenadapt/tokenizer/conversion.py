@@ -190,7 +190,7 @@ def _read_tiktoken(folder: Path, _trust_remote_code: bool) -> Any:
             f"{file} holds {len(ranks):,} tokens, but neither the pre-tokenizer's pattern nor the special tokens, "
             f"which are known for {', '.join(sorted(TIKTOKENS))} only: use the model's tokenizer.json"
         )
-    return _with_rest(ranks, known)
+    return _completed(ranks, known)
 
 
 def _ranks(file: Path) -> dict[bytes, int]:
@@ -206,7 +206,7 @@ def _ranks(file: Path) -> dict[bytes, int]:
         raise TokenAdaptError(f"{file} is no list of tokens and ranks: {first_line(error)}") from error
 
 
-def _with_rest(ranks: dict[bytes, int], known: Tiktoken) -> Any:
+def _completed(ranks: dict[bytes, int], known: Tiktoken) -> Any:
     from tokenizers import AddedToken, normalizers
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import TikTokenConverter
