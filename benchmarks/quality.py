@@ -203,7 +203,7 @@ def put_omp_rows(out: Path, base: Path, target: Path, max_bytes: int) -> int:
     texts = [text for text_set in TEXT_SETS for domain in documents(text_set, max_bytes).values() for text in domain]
     used = {i for text in texts for i in encoder.encode(text).ids}
     ids = sorted(i for i in used if transfer.mapping.reasons[i] == Reason.NEW)
-    rows = transfer.among(ids).make_plan().apply(matrix)
+    rows = transfer.among(ids).make_plan().apply(matrix).rows
     (file,) = out.glob("*.safetensors")
     tensors = load_file(file)
     tensors[EMBEDDINGS][torch.tensor(ids)] = rows[torch.tensor(ids)]

@@ -141,7 +141,7 @@ def steps(base: Path, target: Path) -> dict[str, Any]:
     plan = clock("weigh, nearest neighbours included", lambda: plan_rows(transfer))
     tensors = load_file(str(base / "model.safetensors"))
     matrix = next(t for name, t in sorted(tensors.items()) if "embed" in name)
-    rows = clock("apply the plan to a matrix", lambda: plan.apply(matrix))
+    rows = clock("apply the plan to a matrix", lambda: plan.apply(matrix).rows)
     whole = [t for t in transfer.new_tokens if t.text is not None]  # the loop knows strings only
     sample = whole[:: max(1, len(whole) // SAMPLE)][:SAMPLE]
     loop_rows, seconds = plain_loop(transfer, sample, files[0], matrix.float())

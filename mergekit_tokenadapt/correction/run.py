@@ -10,7 +10,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 from mergekit_tokenadapt.transfer.matching import VocabularyMap
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.row_regression import Fit
 from mergekit_tokenadapt.transfer.transfer import Transfer
 
 LOG = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ def correct_output_rows(
     text: CalibrationText,
     *,
     stays_tied: bool,
+    input_fit: Fit | None = None,
+    output_fit: Fit | None = None,
     trust_remote_code: bool = False,
 ) -> Correction:
     """Fit a correction of a transplanted model's output rows.
@@ -67,16 +70,20 @@ def correct_output_rows(
         text: what to read.
         stays_tied: the corrected rows are input rows, too. The fit does not know what that does to the
             hidden states, so its strength is then chosen by reading the held-out passages anew.
+        input_fit: the plan's regression fitted on the model's input matrix; None: it is fitted here.
+        output_fit: likewise, on its output matrix.
         trust_remote_code: passed to transformers.
 
     Raises:
         TokenAdaptError: the model cannot be loaded, or has no plain output matrix.
     """
     folder = ModelFolder(str(model), model, transfer.base, trust_remote_code)
-    plan = replace(plan, reports={})  # the merge applies the plan by tensor name, and reports those fits
     with Reader(_load(folder, transfer.device)) as reader:
-        new_inputs = plan.apply(reader.input_rows, use=MatrixUse.TIED if stays_tied else MatrixUse.INPUT)
-        new_outputs = new_inputs if stays_tied else plan.apply(reader.output_rows, use=MatrixUse.OUTPUT)
+        input_use = MatrixUse.TIED if stays_tied else MatrixUse.INPUT
+        new_inputs = plan.apply(reader.input_rows, use=input_use, fit=input_fit).rows
+        new_outputs = new_inputs
+        if not stays_tied:
+            new_outputs = plan.apply(reader.output_rows, use=MatrixUse.OUTPUT, fit=output_fit).rows
         reading = _Reading.prepare(reader, transfer, plan.mapping, text, new_inputs)
         with shard_folder(f"text-{_key(model, transfer, text, new_inputs)}") as shards:
             names = {places: f"{places.start:06d}" for places in _places(len(text.passages))}

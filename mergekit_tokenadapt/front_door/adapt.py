@@ -108,21 +108,25 @@ def _beside(config: Any, target: Any, base: Any) -> Any:
 
 def _new_tensors(loaded: LoadedModel, plan: Plan, *, is_untied: bool) -> tuple[list[list[str]], dict[str, Tensor]]:
     """Return the groups of names that share a tensor, and for the first name of each group its new tensor."""
-    output, groups = loaded.tables.output, loaded.groups()
-    if is_untied:
-        assert output is not None
-        groups = [[name for name in group if name != output] for group in groups] + [[output]]
-    made = {}
-    for group in groups:
-        name, axis = group[0], loaded.tables.axes[group[0]]
-        use = MatrixUse.INPUT
-        if output in group:
-            use = MatrixUse.TIED if loaded.tables.is_tied and not is_untied else MatrixUse.OUTPUT
-        old = loaded.tensors[name].detach().movedim(axis, 0)
-        if name in loaded.tables.per_layer:
-            old = with_first_row(old, plan.transfer.base_rows)
-        with torch.no_grad():
-            made[name] = plan.apply_as(old, name, use).movedim(0, axis).contiguous()
+    output, groups, made = loaded.tables.output, [], {}
+    for shared in loaded.groups():
+        parts = [shared]
+        if is_untied and output in shared:
+            parts = [[name for name in shared if name != output], [output]]
+        fit = None
+        for names in parts:
+            name, axis = names[0], loaded.tables.axes[names[0]]
+            use = MatrixUse.INPUT
+            if output in names:
+                use = MatrixUse.TIED if loaded.tables.is_tied and not is_untied else MatrixUse.OUTPUT
+            old = loaded.tensors[name].detach().movedim(axis, 0)
+            if name in loaded.tables.per_layer:
+                old = with_first_row(old, plan.transfer.base_rows)
+            with torch.no_grad():
+                applied = plan.apply_as(old, name, use, fit)
+            fit = applied.fit  # an output matrix that is untied holds the input matrix' numbers
+            groups.append(names)
+            made[name] = applied.rows.movedim(0, axis).contiguous()
     return groups, made
 
 

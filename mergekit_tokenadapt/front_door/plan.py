@@ -17,7 +17,8 @@ from mergekit_tokenadapt.output import as_loaded
 from mergekit_tokenadapt.tokenizer.token_lookup import find_id, find_token
 from mergekit_tokenadapt.transfer import plan as plans
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
-from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan import AppliedRows, TransferPlan
+from mergekit_tokenadapt.transfer.row_regression import Fit
 from mergekit_tokenadapt.transfer.transfer import CPU, Transfer
 
 
@@ -80,12 +81,12 @@ class Plan:
             TokenAdaptError: the matrix has fewer rows than the plan uses, or new rows are not finite.
         """
         with torch.no_grad():
-            return self.apply_as(matrix.detach(), "", MatrixUse(use))
+            return self.apply_as(matrix.detach(), "", MatrixUse(use)).rows
 
-    def apply_as(self, matrix: Tensor, name: str, use: MatrixUse) -> Tensor:
-        """As `apply`, with the tensor's name for messages."""
+    def apply_as(self, matrix: Tensor, name: str, use: MatrixUse, fit: Fit | None = None) -> AppliedRows:
+        """As `TransferPlan.apply`, with the token in the message about rows that are not finite."""
         try:
-            return self.rows.apply(matrix, name, use)
+            return self.rows.apply(matrix, name, use, fit=fit)
         except plans.NotFiniteError as error:
             token = self.transfer.target.vocabulary.by_id.get(int(error.rows[0]))
             raise error if token is None else error.with_token(token.spelling) from error

@@ -36,6 +36,7 @@ from mergekit_tokenadapt.tokenizer.chat_templates import DEFAULT
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, read_json
 from mergekit_tokenadapt.transfer.matching import VocabularyMap
 from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.row_regression import FitReport
 
 LOG = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ class OutputFolder:
     """The plan of each input model."""
     corrections: tuple[CorrectionReport | None, ...] = ()
     """The correction by the calibration text for each input model; empty if the recipe has no such text."""
+    fits: tuple[Mapping[str, FitReport], ...] = ()
+    """For each input model, how well the plan's regression fitted, by tensor name."""
     chat_template: str | None = None
     """The chat template of mergekit's own key ``chat_template``. It takes precedence over the ``adapt`` block's."""
 
@@ -98,10 +101,14 @@ class OutputFolder:
             check_needed(self.config, translation, self.target, mapping)
 
     def with_plans(
-        self, plans: Sequence[TransferPlan], corrections: Sequence[CorrectionReport | None] = ()
+        self,
+        plans: Sequence[TransferPlan],
+        corrections: Sequence[CorrectionReport | None] = (),
+        fits: Sequence[Mapping[str, FitReport]] = (),
     ) -> AdaptedTokenizer:
-        """Add the plans and corrections, and return the object that mergekit gets as its tokenizer."""
-        return AdaptedTokenizer(replace(self, plans=tuple(plans), corrections=tuple(corrections)))
+        """Add what the merge worked out, and return the object that mergekit gets as its tokenizer."""
+        finished = replace(self, plans=tuple(plans), corrections=tuple(corrections), fits=tuple(fits))
+        return AdaptedTokenizer(finished)
 
     def finish(self, out: Path) -> None:
         """Write all files of ours into `out`, where mergekit has written its files.
@@ -125,8 +132,9 @@ class OutputFolder:
     def manifest(self) -> dict[str, Any]:
         """Return the content of the manifest: the inputs, the options and the results."""
         corrections = self.corrections or (None,) * len(self.plans)
-        inputs = zip(self.inputs, self.plans, corrections, strict=True)
-        records = [input_record(name, folder, plan, correction) for (name, folder), plan, correction in inputs]
+        fits = self.fits or ({},) * len(self.plans)
+        inputs = zip(self.inputs, self.plans, corrections, fits, strict=True)
+        records = [input_record(*model, plan, correction, reports) for model, plan, correction, reports in inputs]
         manifest = manifest_of(self.target, self.num_rows, self.adapt, records)
         is_lost = bool(self.base.chat_templates) and not self.templates()
         return {**manifest, "lost_chat_template": True} if is_lost else manifest

@@ -15,11 +15,12 @@ from mergekit_tokenadapt.correction import CorrectionReport
 from mergekit_tokenadapt.models.identity import HASHES, vocabulary_hashes
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.row_regression import FitReport
 
 MANIFEST = "tokenadapt.json"
 """File name of the manifest."""
 PLAN = "tokenadapt.plan"
-"""Name of the folder with the plan of the first input model."""
+"""File name of the first input model's plan."""
 VERSIONED = ("mergekit-tokenadapt", "mergekit", "torch", "transformers", "tokenizers", "numpy", "scikit-learn")
 """Packages whose versions the manifest records."""
 
@@ -45,7 +46,13 @@ def manifest_of(
     }
 
 
-def input_record(name: str, folder: Path, plan: TransferPlan, correction: CorrectionReport | None) -> dict[str, Any]:
+def input_record(
+    name: str,
+    folder: Path,
+    plan: TransferPlan,
+    correction: CorrectionReport | None,
+    fits: Mapping[str, FitReport],
+) -> dict[str, Any]:
     """Return the manifest's record of one input model: hashes of its files, and how its new rows were made.
 
     Args:
@@ -53,6 +60,7 @@ def input_record(name: str, folder: Path, plan: TransferPlan, correction: Correc
         folder: the folder of the model.
         plan: the plan of its new rows.
         correction: the result of the calibration text; None if there was none.
+        fits: how well the plan's regression fitted, by tensor name; empty if it has none.
     """
     return {
         "name": name,
@@ -63,7 +71,7 @@ def input_record(name: str, folder: Path, plan: TransferPlan, correction: Correc
         "method": plan.method,
         "options": dict(plan.options),
         "rows_by_reason": plan.counts(),
-        "fits": {tensor: asdict(report) for tensor, report in sorted(plan.reports.items())},
+        "fits": {tensor: asdict(report) for tensor, report in sorted(fits.items())},
         # Only the fit on a calibration text depends on the number of threads, in its last digits.
         "correction": {**asdict(correction), "threads": torch.get_num_threads()} if correction is not None else None,
     }

@@ -31,7 +31,13 @@ from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.reporting import report
 from mergekit_tokenadapt.plugin.space import check_disk, check_memory
 from mergekit_tokenadapt.plugin.stored import StoredTensors, all_stored, left_over, places, unneeded
-from mergekit_tokenadapt.plugin.tasks import AdaptVocabulary, FinishWithTokenizer, FitOutputRows, PlanTransfer
+from mergekit_tokenadapt.plugin.tasks import (
+    AdaptVocabulary,
+    FinishWithTokenizer,
+    FitOutputRows,
+    FitRegression,
+    PlanTransfer,
+)
 from mergekit_tokenadapt.plugin.values import check_values
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
@@ -48,6 +54,8 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
     """
 
     understands_adapt = True
+    _tokenizer_task: BuildTokenizer
+    """mergekit's last step, which finishes the folder."""
     _plans: ImmutableMap[ModelReference, PlanTransfer] | None = None
     _corrections: ImmutableMap[ModelReference, FitOutputRows] = ImmutableMap({})
     _untied_name: str | None = None
@@ -100,9 +108,11 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             return
         weight, merge = self._tensors[-1]
         stock = merge.gather_tensors
+        fits = {m: self._fit(w, m, stock.vocabulary_axis) for m, w in zip(models, weights_in, strict=True)}
         adapted = AdaptVocabulary(
             **{name: getattr(stock, name) for name in type(stock).model_fields},
             plans=ImmutableMap({model: self._plans[model] for model in models}),
+            fits=ImmutableMap(fits),
             corrections=ImmutableMap(
                 {model: self._corrections[model] for model in models}
                 if self._corrections and self._is_output(weights_in[0], models[0])
@@ -145,9 +155,22 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         """Plan by mergekit's definition of the architecture, then by name what that leaves out; or all by name."""
         if not self._is_by_name:
             super()._plan()
+        if self._plans is None:
+            return
+        self._plan_stored()
+        inputs = [merge.gather_tensors for _, merge in self._tensors]
+        adapted = [task for task in inputs if isinstance(task, AdaptVocabulary)]
+        fits = tuple(
+            ImmutableMap({a.gather_tensors.weight_info[m].name: a.fits[m] for a in adapted if m in a.fits})
+            for m in self._plans
+        )
+        self._tokenizer_task = self._tokenizer_task.model_copy(update={"fits": fits})
+
+    def _plan_stored(self) -> None:
+        """Plan, by name, the stored tensors that are not planned yet."""
         planned = {weight.name for weight, _ in self._tensors}
         weights = [w for w in self._stored.merged if w.name not in planned]
-        if self._plans is None or not weights:
+        if not weights:
             return
         sources = self._all_layers()
         models = [source.model for source in sources.sources]
@@ -210,7 +233,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             when_finished=None if self.options.quiet else report,
         )
         folder.check(plans[models[0].reference].transfer.mapping)
-        stock: BuildTokenizer = self._tokenizer_task  # type: ignore[has-type]
+        stock: BuildTokenizer = self._tokenizer_task
         self._tokenizer_task = FinishWithTokenizer(
             **{name: getattr(stock, name) for name in type(stock).model_fields},
             plans=tuple(plans.values()),
@@ -306,6 +329,30 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         """Whether it is the output matrix, which in a tied model is the input's."""
         return self._output_name in (weight.name, self._stored_name(weight, model))
 
+    def _fit(self, weight: WeightInfo, model: ModelReference, axis: int) -> FitRegression:
+        """Return the task that fits a model's regression on a vocabulary tensor; the same stored tensor, an equal task.
+
+        Args:
+            weight: the tensor, as mergekit or its stored name describes it.
+            model: the model.
+            axis: the tensor's vocabulary axis.
+        """
+        assert self._plans is not None
+        stored = self._stored_name(weight, model)
+        tensor = LoadTensor(
+            model=model,
+            tensor=stored or weight.name,
+            dtype=weight.force_dtype or self.config.dtype,
+            aliases=None if stored else weight.aliases,  # mergekit makes the tensor of others
+            optional=True,
+        )
+        return FitRegression(
+            plan=self._plans[model],
+            tensor=tensor,
+            vocabulary_axis=axis,
+            is_per_layer=self._is_per_layer(weight, model),
+        )
+
     def _is_per_layer(self, weight: WeightInfo, model: ModelReference) -> bool:
         table = self._models[model].tables.get(self._stored_name(weight, model) or "")
         return table is not None and table.is_per_layer
@@ -328,18 +375,22 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         if self._output_name is None:
             raise TokenAdaptError("calibration_text needs a model with an output matrix; this architecture has none")
         assert self._plans is not None
-        return ImmutableMap(
-            {
-                model.reference: FitOutputRows(
-                    plan=self._plans[model.reference],
-                    model=model.folder,
-                    text=text,
-                    stays_tied=self._stays_tied,
-                    trust_remote_code=self.options.trust_remote_code,
-                )
-                for model in models
+        tasks = {}
+        for model in models:
+            fits = {
+                name: self._fit(WeightInfo(name=name), model.reference, table.axis)
+                for name, table in model.tables.items()
             }
-        )
+            tasks[model.reference] = FitOutputRows(
+                plan=self._plans[model.reference],
+                model=model.folder,
+                text=text,
+                stays_tied=self._stays_tied,
+                input_fit=fits.get(model.input_name or model.output_name or ""),
+                output_fit=fits.get(model.output_name or ""),
+                trust_remote_code=self.options.trust_remote_code,
+            )
+        return ImmutableMap(tasks)
 
     def _untie(self, models: list[InputModel]) -> str | None:
         """The name of the output matrix that a tied model is to get; None where it has one already."""

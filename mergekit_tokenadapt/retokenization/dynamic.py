@@ -120,7 +120,7 @@ def input_rows(
         device=matrix_VD.device,
         quiet=True,
     )
-    rows = transfer.make_plan().apply(matrix_VD)
+    rows = transfer.make_plan().apply(matrix_VD).rows
     rows[: batch.first_new] = matrix_VD[: batch.first_new]
     return rows
 

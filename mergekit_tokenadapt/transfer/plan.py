@@ -30,7 +30,7 @@ from mergekit_tokenadapt.numerics.sparse_rows import CHUNK_ROWS, SparseRows
 from mergekit_tokenadapt.storage.tensor_writing import save_tensors
 from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
-from mergekit_tokenadapt.transfer.row_regression import NO_EXAMPLES, FitReport, RowRegression
+from mergekit_tokenadapt.transfer.row_regression import NO_EXAMPLES, Fit, FitReport, RowRegression
 
 LOG = logging.getLogger(__name__)
 
@@ -54,6 +54,22 @@ class NotFiniteError(TokenAdaptError):
 
 
 @dataclass(frozen=True)
+class AppliedRows:
+    """What `TransferPlan.apply` returns."""
+
+    rows: Tensor
+    """[R, ...]: the new rows."""
+    fit: Fit | None = None
+    """The regression's fit that predicted rows come from; None where nothing is predicted. It can be handed over to
+    another `apply` to a matrix with the same numbers."""
+
+    @property
+    def report(self) -> FitReport | None:
+        """How well the regression fitted; None where nothing is predicted."""
+        return None if self.fit is None else self.fit.report
+
+
+@dataclass(frozen=True)
 class TransferPlan:
     """How each of R new rows is made of V old rows."""
 
@@ -70,8 +86,6 @@ class TransferPlan:
     """int64: rows of tokens that are never produced; they become mean rows, whatever their reason."""
     needs_donor: bool = False
     """Read from a file that does not hold the donor's rows: it explains, and cannot be applied."""
-    reports: dict[str, FitReport] = field(default_factory=dict, compare=False)
-    """How well the regression fitted, by tensor name; `apply` puts it there."""
 
     @property
     def num_rows(self) -> int:
@@ -111,23 +125,73 @@ class TransferPlan:
         unresolved = (self.mapping.reasons[mean_ids.numpy()] == Reason.NEW).sum()
         return {**self.mapping.counts(), "unreachable": len(self.unreachable_ids), "unresolved": int(unresolved)}
 
-    def apply(self, matrix: Tensor, name: str = "", use: MatrixUse = MatrixUse.INPUT) -> Tensor:
-        """Make the new rows from the old ones.
+    def fit(self, matrix: Tensor) -> Fit | None:
+        """Fit the plan's regression on a matrix, for `apply`.
 
         Args:
-            matrix: [V, ...], any floating dtype, vocabulary axis first; not changed. One-dimensional
-                for vocabulary biases.
-            name: of the tensor, for `reports`.
-            use: what the model does with it; only a regression asks.
+            matrix: as for `apply`; not changed.
 
         Returns:
-            [R, ...], same dtype and device. Sums are computed in float32, a chunk of rows at a time: beside
-            the result, no copy of a whole matrix is made, except that a regression fits to the old one
-            in float32.
+            The fit, on the matrix' device; None where the plan has no regression, or too few examples.
+
+        Raises:
+            TokenAdaptError: the matrix has fewer rows than the plan uses, or the plan lacks its donor.
+        """
+        self._check_applicable(matrix)
+        if self.regression is None:
+            return None
+        clean_VD, is_finite_V = _without_bad_rows(matrix.reshape(len(matrix), -1))
+        return self.regression.fit(clean_VD.float(), is_finite_V)
+
+    def apply(
+        self, matrix: Tensor, name: str = "", use: MatrixUse = MatrixUse.INPUT, *, fit: Fit | None = None
+    ) -> AppliedRows:
+        """Make the new rows from the old ones. Nothing is changed.
+
+        Sums are computed in float32, a chunk of rows at a time. Beside the result, no copy of a whole matrix is made,
+        except that a regression needs the old one in float32.
+
+        Args:
+            matrix: [V, ...], any floating dtype, vocabulary axis first. One-dimensional for vocabulary biases.
+            name: name of the tensor, for error messages.
+            use: what the model does with the tensor; only a regression asks.
+            fit: what `fit` or `apply` returned for a matrix with the same numbers; None: the regression is fitted here.
+
+        Returns:
+            The new rows, [R, ...], same dtype and device, and the fit that they were predicted with.
 
         Raises:
             TokenAdaptError: the matrix has fewer rows than the plan uses, or the plan lacks its donor, or rows that
                 are no copies are not finite.
+        """
+        self._check_applicable(matrix)
+        if self.mapping.is_identity and self.num_rows == len(matrix):
+            return AppliedRows(matrix.clone())
+        device = matrix.device
+        flat_VD = matrix.reshape(len(matrix), -1)
+        new_RD = torch.empty((self.num_rows, flat_VD.shape[1]), dtype=matrix.dtype, device=device)
+        copied = self.copied_ids
+        sources = torch.from_numpy(self.mapping.sources)
+        for ids in copied.split(CHUNK_ROWS):  # type: ignore[no-untyped-call]
+            new_RD[ids.to(device)] = flat_VD.index_select(0, sources[ids].to(device))
+        clean_VD, is_finite_V = _without_bad_rows(flat_VD)
+        if num_bad := int((~is_finite_V).sum()):
+            LOG.warning("%d old rows hold NaN or infinite numbers: the mean row takes their place in new rows", num_bad)
+        _put(new_RD, self.composed_ids, self.composition.in_chunks(clean_VD))
+        if self.regression is not None:
+            fit = self._predict(new_RD, clean_VD.float(), is_finite_V, use, fit)
+        # After all copied and composed rows are there: the mean is taken over them.
+        made = torch.cat([copied, self.composed_ids]).to(device)
+        mean = mean_row(new_RD, made) if len(made) else mean_row(flat_VD, torch.arange(len(matrix), device=device))
+        new_RD[self.mean_ids.to(device)] = mean.to(matrix.dtype)
+        self.check_made(new_RD, name, clean_VD)
+        return AppliedRows(new_RD.reshape(self.num_rows, *matrix.shape[1:]), fit)
+
+    def _check_applicable(self, matrix: Tensor) -> None:
+        """Refuse a matrix that the plan cannot be applied to.
+
+        Raises:
+            TokenAdaptError: the matrix has fewer rows than the plan uses, or the plan lacks its donor.
         """
         if self.needs_donor:
             raise TokenAdaptError("this plan was made with a donor's rows, which it does not hold: make it again")
@@ -136,24 +200,6 @@ class TransferPlan:
         needed = int(torch.cat(used).max()) + 1
         if len(matrix) < needed:
             raise TokenAdaptError(f"a vocabulary tensor has {len(matrix)} rows, but the plan uses {needed}")
-        if self.mapping.is_identity and self.num_rows == len(matrix):
-            return matrix.clone()
-        device = matrix.device
-        flat_VD = matrix.reshape(len(matrix), -1)
-        new_RD = torch.empty((self.num_rows, flat_VD.shape[1]), dtype=matrix.dtype, device=device)
-        copied = self.copied_ids
-        sources = torch.from_numpy(self.mapping.sources)
-        for ids in copied.split(CHUNK_ROWS):  # type: ignore[no-untyped-call]
-            new_RD[ids.to(device)] = flat_VD.index_select(0, sources[ids].to(device))
-        clean_VD, is_finite = _without_bad_rows(flat_VD)
-        _put(new_RD, self.composed_ids, self.composition.in_chunks(clean_VD))
-        if self.regression is not None:
-            self._predict(new_RD, clean_VD.float(), is_finite, name, use)
-        made = torch.cat([copied, self.composed_ids]).to(device)
-        mean = mean_row(new_RD, made) if len(made) else mean_row(flat_VD, torch.arange(len(matrix), device=device))
-        new_RD[self.mean_ids.to(device)] = mean.to(matrix.dtype)
-        self.check_made(new_RD, name, clean_VD)
-        return new_RD.reshape(self.num_rows, *matrix.shape[1:])
 
     def check_made(self, new_RD: Tensor, name: str, old_VD: Tensor | None = None) -> None:
         """Refuse made rows that hold NaN or infinite numbers. Copied rows are what they were, whatever that is.
@@ -172,14 +218,16 @@ class TransferPlan:
         if len(bad):
             raise NotFiniteError(name, bad, _why_not_finite(new_RD.dtype, old_VD))
 
-    def _predict(self, new_RD: Tensor, matrix_VD: Tensor, is_finite_V: Tensor, name: str, use: MatrixUse) -> None:
+    def _predict(
+        self, new_RD: Tensor, matrix_VD: Tensor, is_finite_V: Tensor, use: MatrixUse, fit: Fit | None
+    ) -> Fit | None:
         """Put the regression's predictions into the new rows, beside a share of the compositions that are there."""
         assert self.regression is not None
-        fitted = self.regression.fit(matrix_VD, is_finite_V)
-        if fitted is None:
+        fit = fit or self.regression.fit(matrix_VD, is_finite_V)
+        if fit is None:
             LOG.warning(NO_EXAMPLES)
-            return
-        chunks, self.reports[name] = fitted
+            return None
+        chunks = self.regression.predict(fit, matrix_VD)
         ids, share = self.regression.new_ids, self.regression.share_of_pieces(use)
         if share:
             chunks = (
@@ -187,6 +235,7 @@ class TransferPlan:
                 for places, rows in chunks
             )
         _put(new_RD, ids, chunks)
+        return fit
 
     def explain(self, row: int) -> list[tuple[int, float]]:
         """(old id, weight) pairs that make a new row, heaviest first; empty for a mean row."""
@@ -306,10 +355,8 @@ def _finite_rows(matrix_VD: Tensor) -> Tensor:
 def _without_bad_rows(matrix_VD: Tensor) -> tuple[Tensor, Tensor]:
     """The matrix with the mean row in place of rows that are not finite, and bool [V]: which are finite."""
     is_finite = _finite_rows(matrix_VD)
-    num_bad = int((~is_finite).sum())
-    if not num_bad:
+    if is_finite.all():
         return matrix_VD, is_finite
-    LOG.warning("%d old rows hold NaN or infinite numbers: the mean row stands in for them in new rows", num_bad)
     mean = mean_row(matrix_VD, torch.arange(len(matrix_VD), device=matrix_VD.device))
     return torch.where(is_finite[:, None], matrix_VD, mean.to(matrix_VD.dtype)), is_finite
 

@@ -11,10 +11,8 @@ K neighbours, S scalars, F columns of the regression.
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -24,8 +22,6 @@ from mergekit_tokenadapt.numerics.principal_directions import along, principal_d
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.numerics.threads import one_thread, total
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
-
-LOG = logging.getLogger(__name__)
 
 NO_EXAMPLES = "too few base tokens to fit the regression: new rows are the mean rows of their pieces"
 PENALTIES = (1e-6, 1e-2, 0.1, 0.3, 1.0, 3.0)
@@ -222,7 +218,7 @@ class FitReport:
 
 @dataclass(frozen=True)
 class Map:
-    """From columns to rows: columns are centred and scaled to unit variance first."""
+    """An affine map from columns to rows. Columns are centred and scaled to unit variance first."""
 
     mean_F: Tensor
     scale_F: Tensor
@@ -230,18 +226,29 @@ class Map:
     answer_mean_D: Tensor
 
     def __call__(self, columns_TF: Tensor) -> Tensor:
-        """The rows, float32 [T, D]."""
+        """Return the predicted rows, float32 [T, D]."""
         return ((columns_TF - self.mean_F) / self.scale_F) @ self.weights_FD + self.answer_mean_D
+
+    def to(self, device: torch.device) -> Map:
+        """Return the same map on a device."""
+        return Map(*(part.to(device) for part in (self.mean_F, self.scale_F, self.weights_FD, self.answer_mean_D)))
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """The result of a regression on one matrix."""
+class Fit:
+    """A regression fitted on one matrix. It serves for every matrix that holds the same numbers."""
 
     directions_DP: Tensor | None
-    """Along which columns are made of old rows; None: of the rows as they are."""
+    """Principal directions along which the columns are made of old rows; None: of the rows as they are."""
     rows_of: Map
+    """The map from columns to rows."""
     report: FitReport
+    """How well the map predicts held-out rows."""
+
+    def to(self, device: torch.device) -> Fit:
+        """Return the same fit on a device."""
+        directions = None if self.directions_DP is None else self.directions_DP.to(device)
+        return Fit(directions, self.rows_of.to(device), self.report)
 
 
 @dataclass(frozen=True)
@@ -258,8 +265,6 @@ class RowRegression:
     new: TokenFeatures
     keeps_pieces: bool = False
     """Whether rows that predict keep a share of their pieces: `PIECES_SHARE`."""
-    fitted: dict[str, Fitted] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Maps by the matrix that they were fitted to: `untie` and `calibration_text` need the same one again."""
 
     def share_of_pieces(self, use: MatrixUse) -> float:
         """Return the share of a row that is the weighted mean of its pieces' rows; the rest is the prediction."""
@@ -275,47 +280,40 @@ class RowRegression:
         """All old rows that the map is made with, int64; an id may occur more than once."""
         return torch.cat([self.example_ids, self.examples.used_ids, self.new.used_ids])
 
-    def apply(self, matrix_VD: Tensor, usable_V: Tensor) -> tuple[Tensor, FitReport] | None:
-        """Fit the map on this matrix, and predict all new rows at once: float32 [N, D]; see `fit`."""
-        fitted = self.fit(matrix_VD, usable_V)
-        if fitted is None:
-            return None
-        chunks, report = fitted
-        made_ND = matrix_VD.new_empty((len(self.new), matrix_VD.shape[1]))
-        for places, rows in chunks:
-            made_ND[places] = rows
-        return made_ND, report
-
-    def fit(self, matrix_VD: Tensor, usable_V: Tensor) -> tuple[Iterator[tuple[slice, Tensor]], FitReport] | None:
-        """Fit the map on this matrix.
+    def fit(self, matrix_VD: Tensor, usable_V: Tensor) -> Fit | None:
+        """Fit the regression on a matrix.
 
         Args:
             matrix_VD: the old rows, float32, all finite.
             usable_V: bool; old rows that may be examples.
 
         Returns:
-            The predicted rows a chunk at a time (their places among the N new ones, and float32
-            [chunk, D] on the matrix' device), and how good the fit is; None where there are too few
-            examples to fit and to hold out.
+            The fit, on the matrix' device; None where there are too few examples to fit and to hold out.
         """
         usable_X = usable_V.cpu()[self.example_ids]
         num_held_out = int((usable_X & self.is_held_out).sum())
         if min(num_held_out, int(usable_X.sum()) - num_held_out) < MIN_EXAMPLES:
             return None
-        key = _digest(matrix_VD, usable_X)
-        if key not in self.fitted:
-            directions_DP = principal_directions(matrix_VD)
-            regression = _Regression.prepare(self, matrix_VD, along(matrix_VD, directions_DP), usable_X)
-            rows_of, penalty, explained = regression.solve()
-            report = FitReport(int(usable_X.sum()), num_held_out, penalty, explained)
-            self.fitted[key] = Fitted(directions_DP, rows_of, report)
-        fitted = self.fitted[key]
-        return self._predictions(along(matrix_VD, fitted.directions_DP), fitted.rows_of), fitted.report
+        directions_DP = principal_directions(matrix_VD)
+        regression = _Regression.prepare(self, matrix_VD, along(matrix_VD, directions_DP), usable_X)
+        rows_of, penalty, explained = regression.solve()
+        return Fit(directions_DP, rows_of, FitReport(int(usable_X.sum()), num_held_out, penalty, explained))
 
-    def _predictions(self, matrix_VP: Tensor, rows_of: Map) -> Iterator[tuple[slice, Tensor]]:
+    def predict(self, fit: Fit, matrix_VD: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the predicted rows a chunk at a time.
+
+        Args:
+            fit: what `fit` returned for a matrix with the same numbers.
+            matrix_VD: the old rows, float32, all finite.
+
+        Yields:
+            Places among the N new tokens, and their rows, float32 [chunk, D], on the matrix' device.
+        """
+        fit = fit.to(matrix_VD.device)
+        matrix_VP = along(matrix_VD, fit.directions_DP)
         for start in range(0, len(self.new), CHUNK):
             places = torch.arange(start, min(start + CHUNK, len(self.new)))
-            yield slice(start, start + len(places)), rows_of(self.new.select(places).columns(matrix_VP))
+            yield slice(start, start + len(places)), fit.rows_of(self.new.select(places).columns(matrix_VP))
 
     def tensors(self) -> dict[str, Tensor]:
         """For saving, where `can_be_stored`; see `from_tensors`."""
@@ -452,14 +450,6 @@ class _Regression:
         larger = [p for p in PENALTIES if p >= penalty]
         penalty, weights_FD = next((p, w) for p in larger if (w := everything.ridge(p)) is not None)
         return Map(self.mean_F, self.scale_F, weights_FD.float(), self.answer_mean_D), penalty, explained
-
-
-def _digest(matrix_VD: Tensor, usable_X: Tensor) -> str:
-    """Names a matrix, where it lies, and which of its rows may be examples."""
-    digest = hashlib.blake2b(str((matrix_VD.shape, matrix_VD.device)).encode())
-    for part in (matrix_VD, usable_X):
-        digest.update(part.contiguous().cpu().numpy().data)
-    return digest.hexdigest()
 
 
 def _chunks_of(chosen: Tensor) -> list[Tensor]:

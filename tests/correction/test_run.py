@@ -76,18 +76,32 @@ def test_fits_are_reported_by_tensor(tmp_path, byte_level_folder, gemma_style_fo
     assert set(fits) == {EMBEDDINGS}
 
 
-def test_correction_and_merge_fit_a_tied_matrix_once(
-    tmp_path, byte_level_folder, gemma_style_folder, tiny_model_folder, text_file, monkeypatch
+@pytest.mark.parametrize(("tied", "untie", "fits"), [(True, True, 1), (True, False, 1), (False, False, 2)])
+@pytest.mark.parametrize("has_text", [True, False], ids=["text", "no text"])
+def test_correction_and_merge_fit_each_matrix_once(
+    tied,
+    untie,
+    fits,
+    has_text,
+    tmp_path,
+    byte_level_folder,
+    gemma_style_folder,
+    tiny_model_folder,
+    text_file,
+    monkeypatch,
 ):
     from mergekit_tokenadapt.transfer import row_regression
 
     solved = []
     solve = row_regression._Regression.solve
     monkeypatch.setattr(row_regression._Regression, "solve", lambda self: solved.append(self) or solve(self))
-    base = tiny_model_folder(byte_level_folder, tmp_path / "base", tied=True, dtype=torch.bfloat16)
-    settings = {"method": "calibrated", "untie": True, "calibration_text": str(text_file)}
-    transplant(base, gemma_style_folder, tmp_path / "out", **settings)
-    assert len(solved) == 1
+    base = tiny_model_folder(byte_level_folder, tmp_path / "base", tied=tied, dtype=torch.bfloat16)
+    text = {"calibration_text": str(text_file)} if has_text else {}
+    out = transplant(base, gemma_style_folder, tmp_path / "out", method="calibrated", untie=untie, **text)
+    assert len(solved) == fits
+    reported = json.loads((out / "tokenadapt.json").read_text())["inputs"][0]["fits"]
+    assert reported.keys() == tensors_of(out).keys() & {EMBEDDINGS, HEAD}
+    assert len({report["explained"] for report in reported.values()}) == fits
 
 
 def test_a_run_that_was_stopped_goes_on(

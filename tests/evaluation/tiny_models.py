@@ -94,7 +94,7 @@ def transplant(base: Path, tokenizer: Tokenizer, out: Path) -> Path:
     plan = transfer.make_plan()
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         if name in tensors:
-            tensors[name] = plan.apply(tensors[name])
+            tensors[name] = plan.apply(tensors[name]).rows
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((base / "config.json").read_text()) | {"vocab_size": plan.num_rows}
     (out / "config.json").write_text(json.dumps(config))

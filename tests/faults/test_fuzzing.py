@@ -192,7 +192,7 @@ def use_plan(file: Path, matrix: torch.Tensor) -> None:
     plan.counts()
     for row in range(min(plan.num_rows, 50)):
         plan.explain(row)
-    assert len(plan.apply(matrix)) == plan.num_rows
+    assert len(plan.apply(matrix).rows) == plan.num_rows
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)

@@ -144,11 +144,12 @@ def test_without_any_merge_new_rows_are_means_of_their_pieces() -> None:
     transfer, num_rows = small_world(["abcd", "hgfe"], merges=False)
     made = plan_of(transfer)
     matrix = random_tensor(num_rows, 5, seed=35)
-    rows = made.apply(matrix)
+    applied = made.apply(matrix)
+    rows = applied.rows
     by_place = torch.tensor([12, 6, 4, 3]) / 25
     expected = torch.stack([by_place @ matrix[:4], by_place @ matrix[[7, 6, 5, 4]]])
     torch.testing.assert_close(rows[8:], expected)
-    assert made.reports == {}
+    assert applied.report is None
 
 
 def test_too_few_examples_give_means_of_pieces_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -158,17 +159,17 @@ def test_too_few_examples_give_means_of_pieces_and_a_warning(caplog: pytest.LogC
     made = plan_of(make_transfer((definition, base), target, RandomSpace()))
     matrix = random_tensor(6, 3, seed=36)
     with caplog.at_level(logging.WARNING):
-        rows = made.apply(matrix, "x")
-    torch.testing.assert_close(rows[4], (2 * matrix[4] + matrix[2]) / 3)
+        applied = made.apply(matrix)
+    torch.testing.assert_close(applied.rows[4], (2 * matrix[4] + matrix[2]) / 3)
     assert "too few base tokens to fit the regression" in caplog.text
-    assert made.reports == {}
+    assert applied.report is None
 
 
 WORDS, SUPERTOKENS = ["abcd", "\u0120gfed", "fedca"], ["ab\u0120cd", "\u0120a\u0120bcg", "g\u0120\u0120f"]
 
 
 def rows_by_spelling(transfer: Transfer, num_rows: int, method: str = "calibrated") -> dict[str, Tensor]:
-    rows = plan_of(transfer, method).apply(random_tensor(num_rows, 5, seed=39))
+    rows = plan_of(transfer, method).apply(random_tensor(num_rows, 5, seed=39)).rows
     return {token.spelling: rows[token.id] for token in transfer.target.vocabulary}
 
 
@@ -206,7 +207,7 @@ def test_with_nothing_new_nothing_is_calibrated() -> None:
     assert made.regression is None
     assert made.mapping.counts()["new"] == 0
     matrix = random_tensor(num_rows, 3, seed=37)
-    assert torch.equal(made.apply(matrix), matrix[:8])
+    assert torch.equal(made.apply(matrix).rows, matrix[:8])
 
 
 def test_exactly_one_new_token() -> None:
@@ -214,13 +215,14 @@ def test_exactly_one_new_token() -> None:
     made = plan_of(transfer)
     formula = Formula(seed=38, width=3)
     matrix = planted(made, formula, num_rows, seed=39, width=3)
-    rows = made.apply(matrix, "x")
+    applied = made.apply(matrix)
     (pieces,) = pieces_of(regression_of(made).new)
     assert len(pieces) > 1
     # Examples are like this one token, so that some columns hardly vary: not as exact as with many.
-    assert relative_error(rows[8], formula(matrix, pieces)) < 0.05
+    assert relative_error(applied.rows[8], formula(matrix, pieces)) < 0.05
     assert relative_error(matrix[pieces].mean(0), formula(matrix, pieces)) > 0.5
-    assert made.reports["x"].explained > 0.99
+    assert applied.report is not None
+    assert applied.report.explained > 0.99
 
 
 def test_texts_that_the_space_knows_nothing_of_are_predicted_too() -> None:
@@ -236,7 +238,7 @@ def test_texts_that_the_space_knows_nothing_of_are_predicted_too() -> None:
     assert not regression_of(made).examples.similarities.isfinite().any()
     formula = Formula(seed=47, width=3)
     matrix = planted(made, formula, num_rows, seed=48, width=3)
-    rows = made.apply(matrix)
+    rows = made.apply(matrix).rows
     expected = torch.stack([formula(matrix, pieces) for pieces in pieces_of(regression_of(made).new)])
     assert relative_error(rows[8:], expected) < 1e-2
 
@@ -248,7 +250,7 @@ def test_any_number_of_neighbours_will_do(top_k: int, zoo: Mapping[str, Tokenize
     features = regression_of(made)
     width = min(top_k, len(transfer.candidates))
     assert features.new.neighbours.shape[1] == features.examples.neighbours.shape[1] == width
-    rows = made.apply(random_tensor(transfer.base.vocabulary.num_ids, 4, seed=49))
+    rows = made.apply(random_tensor(transfer.base.vocabulary.num_ids, 4, seed=49)).rows
     assert rows.isfinite().all()
     assert made.options == {"top_k": top_k, "donor": False}
 

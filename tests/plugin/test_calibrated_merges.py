@@ -32,10 +32,10 @@ def test_a_merge_knows_what_each_matrix_is_for(
     base = tiny_model_folder(byte_level_folder, tmp_path / "base", tied=tied)
     out = transplant(base, gemma_style_folder, tmp_path / "out", method="calibrated", untie=untie)
     plan, old, new = TransferPlan.load(out / "tokenadapt.plan"), tensors_of(base), tensors_of(out)
-    assert torch.equal(new[EMBEDDINGS], plan.apply(old[EMBEDDINGS], use=MatrixUse(input_use)))
+    assert torch.equal(new[EMBEDDINGS], plan.apply(old[EMBEDDINGS], use=MatrixUse(input_use)).rows)
     assert (HEAD in new) == (output_use is not None)
     if output_use is not None:
-        assert torch.equal(new[HEAD], plan.apply(old.get(HEAD, old[EMBEDDINGS]), use=MatrixUse(output_use)))
+        assert torch.equal(new[HEAD], plan.apply(old.get(HEAD, old[EMBEDDINGS]), use=MatrixUse(output_use)).rows)
 
 
 def test_the_manifest_says_how_well_each_matrix_was_fitted(
@@ -65,6 +65,8 @@ def test_the_manifest_says_how_well_each_matrix_was_fitted(
     for name, fit in record["fits"].items():
         assert set(fit) == {"examples", "held_out", "penalty", "explained"}
         assert fit["examples"] > fit["held_out"] > 0
-        torch.testing.assert_close(after[name], plan.apply(before[name], name, uses[name]), atol=1e-6, rtol=0)
-        assert fit["explained"] == pytest.approx(plan.reports[name].explained, abs=1e-4)
-        assert fit["examples"] == plan.reports[name].examples
+        applied = plan.apply(before[name], name, uses[name])
+        torch.testing.assert_close(after[name], applied.rows, atol=1e-6, rtol=0)
+        assert applied.report is not None
+        assert fit["explained"] == pytest.approx(applied.report.explained, abs=1e-4)
+        assert fit["examples"] == applied.report.examples

@@ -153,7 +153,7 @@ def test_three_models_merge_by_task_arithmetic(tmp_path, tiny_model_folder, zoo_
     }
     out = run_recipe(recipe, str(tmp_path / "out"), MergeOptions(quiet=True))
     plans = {name: out / f"tokenadapt.plan{suffix}" for name, suffix in zip(folders, ("", ".1", ".2"), strict=True)}
-    rows = {name: TransferPlan.load(plans[name]).apply(tensors_of(folders[name])[EMBEDDINGS]) for name in folders}
+    rows = {name: TransferPlan.load(plans[name]).apply(tensors_of(folders[name])[EMBEDDINGS]).rows for name in folders}
     start = rows["byte-level"]
     expected = start + 0.3 * (rows["gemma-style"] - start) + 0.3 * (rows["unigram"] - start)
     torch.testing.assert_close(tensors_of(out)[EMBEDDINGS], expected, rtol=1e-4, atol=1e-5)

@@ -15,7 +15,7 @@ from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 from mergekit_tokenadapt.transfer.plan import TransferPlan
-from mergekit_tokenadapt.transfer.row_regression import PieceFeatures, RowRegression
+from mergekit_tokenadapt.transfer.row_regression import FitReport, PieceFeatures, RowRegression
 from mergekit_tokenadapt.transfer.transfer import Transfer
 
 ATOMS, EXAMPLES, NEW, WIDTH = 150, 900, 60, 8
@@ -105,6 +105,17 @@ def planted(plan: TransferPlan, formula: Formula, num_rows: int, seed: int, widt
 
 def all_usable(matrix: Tensor) -> Tensor:
     return torch.ones(len(matrix), dtype=torch.bool)
+
+
+def predicted(regression: RowRegression, matrix: Tensor, usable: Tensor) -> tuple[Tensor, FitReport] | None:
+    """All rows that a regression predicts, [N, D], and how good its fit is; None where there is no fit."""
+    fit = regression.fit(matrix, usable)
+    if fit is None:
+        return None
+    rows = torch.full((len(regression.new), matrix.shape[1]), torch.nan)
+    for places, some in regression.predict(fit, matrix):
+        rows[places] = some
+    return rows, fit.report
 
 
 def relative_error(made: Tensor, expected: Tensor) -> float:

@@ -149,7 +149,7 @@ def test_a_row_from_one_piece_is_that_piece() -> None:
     made = plan_of(make_transfer((definition, base), target, RandomSpace(), token_map={"<t>": "a"}), "mean")
     assert made.explain(1) == [(0, 1.0)]
     old = random_tensor(2, 4)
-    assert torch.equal(made.apply(old), old[[1, 0]])
+    assert torch.equal(made.apply(old).rows, old[[1, 0]])
 
 
 def test_rows_asked_for_are_explained_without_a_calibration(zoo: Mapping[str, TokenizerFiles]) -> None:
@@ -177,7 +177,7 @@ def test_asking_for_some_rows_only_gives_the_same_rows(zoo: Mapping[str, Tokeniz
 @DTYPES
 def test_apply_is_what_explain_says(plan: TransferPlan, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     old = random_tensor(OLD_ROWS + 10, *shape, dtype=dtype)
-    made = plan.apply(old)
+    made = plan.apply(old).rows
     assert made.shape == (plan.num_rows, *shape)
     assert made.dtype == dtype
     expected = np.tensordot(dense(plan, OLD_ROWS + 10), old.double().numpy(), axes=1)
@@ -195,7 +195,7 @@ def test_copied_rows_are_bit_identical(plan: TransferPlan, dtype: torch.dtype) -
     old[::3] = -0.0
     old[1::7] = torch.inf
     old[2::5, 1] = torch.finfo(dtype).smallest_normal / 4  # subnormal
-    made = plan.apply(old)
+    made = plan.apply(old).rows
     sources = torch.from_numpy(plan.mapping.sources)[plan.copied_ids]
     assert torch.equal(bits(made[plan.copied_ids]), bits(old[sources]))
 
@@ -206,9 +206,9 @@ def test_a_broken_row_stays_in_the_rows_that_are_made_of_it(plan: TransferPlan, 
     used = set(plan.composition.ids.tolist())
     broken = next(i for i in sorted(copied - used) if i >= 0)
     old = random_tensor(OLD_ROWS, 4, dtype=dtype)
-    whole = plan.apply(old)
+    whole = plan.apply(old).rows
     old[broken] = torch.nan
-    made = plan.apply(old)
+    made = plan.apply(old).rows
     row_of_broken = plan.mapping.sources.tolist().index(broken)
     assert torch.equal(bits(made[row_of_broken]), bits(old[broken]))
     others = [r for r in range(plan.num_rows) if r != row_of_broken and r not in set(plan.mean_ids.tolist())]
@@ -220,14 +220,14 @@ def test_the_matrix_is_not_changed_and_not_shared(zoo: Mapping[str, TokenizerFil
     for made in (plan, plan_between(base, base)):
         old = random_tensor(base.vocabulary.num_ids, 3)
         before = old.clone()
-        made.apply(old).fill_(7)
+        made.apply(old).rows.fill_(7)
         assert torch.equal(old, before)
 
 
 def test_a_matrix_that_is_not_contiguous_gives_the_same_rows(plan: TransferPlan) -> None:
     old = random_tensor(4, OLD_ROWS).T
     assert not old.is_contiguous()
-    assert torch.equal(plan.apply(old), plan.apply(old.contiguous()))
+    assert torch.equal(plan.apply(old).rows, plan.apply(old.contiguous()).rows)
 
 
 @pytest.mark.parametrize("rows", [0, 1, OLD_ROWS - 3])
@@ -240,7 +240,7 @@ def test_rows_beyond_the_base_vocabulary_do_not_count(plan: TransferPlan) -> Non
     old = random_tensor(OLD_ROWS + 40, 3)
     other = old.clone()
     other[OLD_ROWS:] = torch.nan
-    assert torch.equal(plan.apply(old), plan.apply(other))
+    assert torch.equal(plan.apply(old).rows, plan.apply(other).rows)
 
 
 # --- the same tokenizer --------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def test_the_same_tokenizer_changes_no_bit(tokenizer: TokenizerFiles, dtype: tor
     old = random_tensor(rows, 4, dtype=dtype)
     old[-3:] = torch.nan
     old[5] = -0.0
-    assert torch.equal(bits(made.apply(old)), bits(old))
+    assert torch.equal(bits(made.apply(old).rows), bits(old))
 
 
 def test_the_same_tokenizer_with_gaps_changes_no_bit(zoo: Mapping[str, TokenizerFiles]) -> None:
@@ -262,7 +262,7 @@ def test_the_same_tokenizer_with_gaps_changes_no_bit(zoo: Mapping[str, Tokenizer
     vocabulary = Vocabulary.from_definition(spread, base.role_tokens)
     made = plan_of(make_transfer((spread, vocabulary), vocabulary), "mean")
     old = random_tensor(vocabulary.num_ids, 4)
-    assert torch.equal(made.apply(old), old)
+    assert torch.equal(made.apply(old).rows, old)
 
 
 @pytest.mark.parametrize("change", [-4, 4])
@@ -270,7 +270,7 @@ def test_the_same_tokenizer_with_other_rows_keeps_its_tokens(tokenizer: Tokenize
     needed = tokenizer.vocabulary.num_ids
     made = plan_between(tokenizer, tokenizer, base_rows=needed + 4, num_rows=needed + 4 + change)
     old = random_tensor(needed + 4, 4)
-    new = made.apply(old)
+    new = made.apply(old).rows
     assert len(new) == needed + 4 + change
     assert torch.equal(new[:needed], old[:needed])
 
@@ -281,7 +281,7 @@ def test_the_same_tokenizer_with_other_rows_keeps_its_tokens(tokenizer: Tokenize
 @given(st.integers(0, 2**16), st.sampled_from([0.0, 5.0, -5.0]), st.sampled_from([torch.float32, torch.float64]))
 def test_mean_rows_never_win(plan: TransferPlan, seed: int, shift: float, dtype: torch.dtype) -> None:
     """Whatever the hidden state, and also where all logits are negative."""
-    matrix = plan.apply(random_tensor(OLD_ROWS, 8, seed=seed) + shift).to(dtype)
+    matrix = plan.apply(random_tensor(OLD_ROWS, 8, seed=seed) + shift).rows.to(dtype)
     states = random_tensor(200, 8, seed=seed + 1).to(dtype) * 10
     logits = states @ matrix.T
     mean_logits = logits[:, plan.mean_ids]
@@ -295,7 +295,7 @@ def test_mean_rows_never_win_where_little_of_the_base_is_left() -> None:
     base = Vocabulary.from_definition(definition)
     target = Vocabulary.from_definition(plain_definition({"a": 0, "b": 1, "c": 2}, decoder=BYTE_LEVEL))
     made = plan_of(make_transfer((definition, base), target, num_rows=5), "mean")
-    matrix = made.apply(random_tensor(base.num_ids, 8))
+    matrix = made.apply(random_tensor(base.num_ids, 8)).rows
     logits = random_tensor(2000, 8, seed=1) @ matrix.T
     winners = set(logits.argmax(1).tolist())
     assert winners <= {0, 1, 2}, "a padding row was generated"
@@ -309,13 +309,13 @@ def test_where_nothing_is_known_every_row_is_the_mean_of_the_old_ones() -> None:
     made = plan_of(make_transfer((definition, base), target, RandomSpace()), "mean")
     assert made.mean_ids.tolist() == [0, 1]
     old = random_tensor(3, 4)
-    torch.testing.assert_close(made.apply(old), old.mean(0).expand(2, 4))
+    torch.testing.assert_close(made.apply(old).rows, old.mean(0).expand(2, 4))
 
 
 def test_mean_rows_never_win_between_zoo_tokenizers(zoo: Mapping[str, TokenizerFiles]) -> None:
     for base, target in PAIRS:
         made = plan_between(zoo[base], zoo[target], name="mean", num_rows=zoo[target].vocabulary.num_ids + 2)
-        matrix = made.apply(random_tensor(zoo[base].vocabulary.num_ids, 16))
+        matrix = made.apply(random_tensor(zoo[base].vocabulary.num_ids, 16)).rows
         winners = (random_tensor(2000, 16, seed=1) @ matrix.T).argmax(1)
         assert not set(winners.tolist()) & set(made.mean_ids.tolist()), (base, target)
 
@@ -349,8 +349,8 @@ def test_permuting_the_ids_of_the_base_changes_no_row(name: str, zoo: Mapping[st
 
     one = plan_of(make_transfer(base, target, NgramSpace()), name)
     other = plan_of(make_transfer((moved, moved_vocabulary), target, NgramSpace()), name)
-    torch.testing.assert_close(one.apply(old), other.apply(moved_rows), atol=1e-5, rtol=0)
-    assert torch.equal(one.apply(old)[one.copied_ids], other.apply(moved_rows)[one.copied_ids])
+    torch.testing.assert_close(one.apply(old).rows, other.apply(moved_rows).rows, atol=1e-5, rtol=0)
+    assert torch.equal(one.apply(old).rows[one.copied_ids], other.apply(moved_rows).rows[one.copied_ids])
 
 
 @pytest.mark.parametrize("name", ["mean", "hybrid"])
@@ -360,8 +360,8 @@ def test_permuting_the_ids_of_the_target_permutes_the_rows(name: str, zoo: Mappi
     moved = tokenizers_zoo.renumbered(dict(target.definition), lambda i: int(ids[i]))
     moved_vocabulary = Vocabulary.from_definition(moved, target.role_tokens)
     old = random_tensor(base.vocabulary.num_ids, 6)
-    one = plan_of(make_transfer(base, target, NgramSpace()), name).apply(old)
-    other = plan_of(make_transfer(base, moved_vocabulary, NgramSpace()), name).apply(old)
+    one = plan_of(make_transfer(base, target, NgramSpace()), name).apply(old).rows
+    other = plan_of(make_transfer(base, moved_vocabulary, NgramSpace()), name).apply(old).rows
     torch.testing.assert_close(other[ids], one, atol=1e-5, rtol=0)
 
 
@@ -402,7 +402,7 @@ def test_a_saved_plan_comes_back_equal(
     loaded = TransferPlan.load(tmp_path / "a.plan")
     assert_same_plan(made, loaded)
     old = random_tensor(700, 3)
-    assert torch.equal(made.apply(old), loaded.apply(old))
+    assert torch.equal(made.apply(old).rows, loaded.apply(old).rows)
     loaded.save(tmp_path / "b.plan")
     assert (tmp_path / "a.plan").read_bytes() == (tmp_path / "b.plan").read_bytes()
 
@@ -564,8 +564,8 @@ def test_copied_tokens_keep_their_logits_in_a_real_model(
     old_ids = torch.from_numpy(made.mapping.sources)[new_ids]
     with torch.no_grad():
         before = model(old_ids[None]).logits[0]
-        model.get_input_embeddings().weight.data = made.apply(model.get_input_embeddings().weight.data)
-        model.get_output_embeddings().weight.data = made.apply(model.get_output_embeddings().weight.data)
+        model.get_input_embeddings().weight.data = made.apply(model.get_input_embeddings().weight.data).rows
+        model.get_output_embeddings().weight.data = made.apply(model.get_output_embeddings().weight.data).rows
         after = model(new_ids[None]).logits[0]
     sources = torch.from_numpy(made.mapping.sources)[made.copied_ids]
     torch.testing.assert_close(after[:, made.copied_ids], before[:, sources])

@@ -18,6 +18,7 @@ from planted_rows import (
     plan_between,
     plan_of,
     planted,
+    predicted,
     random_tensor,
     regression_of,
     relative_error,
@@ -32,7 +33,13 @@ from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 from mergekit_tokenadapt.transfer import row_regression as regression_module
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.piece_weights import uniform
-from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan import AppliedRows, TransferPlan
+
+
+def examples_of(applied: AppliedRows) -> int:
+    """Number of examples that the regression was fitted on."""
+    assert applied.report is not None
+    return applied.report.examples
 
 
 @pytest.mark.parametrize(("base", "target"), [("byte-level", "unigram"), ("byte-level", "wordpiece")])
@@ -42,8 +49,9 @@ def test_a_planted_composition_is_recovered_under_the_cuts_of_a_real_plan(
     made = plan_between(zoo[base], zoo[target])
     formula = Formula(seed=21, width=4)
     matrix = planted(made, formula, zoo[base].vocabulary.num_ids, seed=22, width=4)
-    rows = made.apply(matrix, "embeddings")
-    report = made.reports["embeddings"]
+    applied = made.apply(matrix)
+    rows, report = applied.rows, applied.report
+    assert report is not None
     assert report.explained > 0.999
     assert report.examples == len(regression_of(made).examples)
     features = regression_of(made)
@@ -51,10 +59,8 @@ def test_a_planted_composition_is_recovered_under_the_cuts_of_a_real_plan(
     assert len(checked) > 100
     expected = torch.stack([formula(matrix, pieces) for _, pieces in checked])
     assert relative_error(rows[[i for i, _ in checked]], expected) < 2e-3
-    plain = plan_between(zoo[base], zoo[target])
     mean = uniform(make_transfer(zoo[base], zoo[target]).pieces).apply(matrix)
     assert relative_error(mean[features.new.pieces.counts > 1], expected) > 0.3, "which their mean is not"
-    assert plain.reports == {}
 
 
 def test_each_matrix_gets_its_own_fit(zoo: Mapping[str, TokenizerFiles]) -> None:
@@ -67,19 +73,20 @@ def test_each_matrix_gets_its_own_fit(zoo: Mapping[str, TokenizerFiles]) -> None
     features = regression_of(made)
     ids = features.new_ids[features.new.pieces.counts > 1]
     pieces = [p for p in pieces_of(features.new) if len(p) > 1]
-    for name, old, formula in [("input", old_input, input_formula), ("output", old_output, output_formula)]:
+    for old, formula in [(old_input, input_formula), (old_output, output_formula)]:
         expected = torch.stack([formula(old, p) for p in pieces])
-        assert relative_error(made.apply(old, name)[ids], expected) < 2e-3
-    made.apply(noise, "noise")
-    assert set(made.reports) == {"input", "output", "noise"}
-    assert made.reports["input"].explained > 0.999
-    assert made.reports["output"].explained > 0.999
-    assert made.reports["noise"].explained < 0.3
+        applied = made.apply(old)
+        assert relative_error(applied.rows[ids], expected) < 2e-3
+        assert applied.report is not None
+        assert applied.report.explained > 0.999
+    report = made.apply(noise).report
+    assert report is not None
+    assert report.explained < 0.3
     alone = plan_between(zoo["byte-level"], zoo["unigram"])
-    assert torch.equal(alone.apply(old_output), made.apply(old_output)), "whatever it was applied to before"
+    assert torch.equal(alone.apply(old_output).rows, made.apply(old_output).rows), "whatever it was applied to before"
 
 
-def test_the_same_matrix_is_fitted_once_and_another_anew(
+def test_a_fit_is_used_where_it_is_handed_over_and_nowhere_else(
     zoo: Mapping[str, TokenizerFiles], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = plan_between(zoo["byte-level"], zoo["unigram"])
@@ -87,16 +94,21 @@ def test_the_same_matrix_is_fitted_once_and_another_anew(
     solved: list[int] = []
     solve = regression_module._Regression.solve
     monkeypatch.setattr(regression_module._Regression, "solve", lambda self: solved.append(1) or solve(self))
-    first, again = made.apply(matrix, "input"), made.apply(matrix.clone(), "output")
-    assert torch.equal(first, again)
-    assert made.reports["input"] == made.reports["output"]
+    first = made.apply(matrix)
     assert len(solved) == 1
+    for fit in (first.fit, made.fit(matrix)):
+        again = made.apply(matrix.clone(), use=MatrixUse.INPUT, fit=fit)
+        assert again.fit is fit
+        assert torch.equal(again.rows, first.rows)
+    assert len(solved) == 2, "one for each fit, none for the applications"
+    assert torch.equal(made.apply(matrix).rows, first.rows)
+    assert len(solved) == 3, "a plan remembers nothing"
     changed = matrix.clone()
     changed[int(regression_of(made).example_ids[0])] *= 1.5
-    assert not torch.equal(made.apply(changed, "changed"), first)
+    own, others = made.apply(changed).rows, made.apply(changed, fit=first.fit).rows
+    assert not torch.equal(own[made.composed_ids], others[made.composed_ids])
     changed[int(regression_of(made).example_ids[1])] = torch.nan
-    made.apply(changed, "with a bad row")
-    assert len(solved) == 3
+    assert made.apply(changed).report != made.apply(matrix).report
 
 
 @pytest.mark.parametrize(("use", "share"), [("input", 0), ("tied", 0.25), ("output", 0.5)])
@@ -106,16 +118,16 @@ def test_rows_that_predict_keep_a_share_of_their_pieces(
     made = plan_between(zoo["byte-level"], zoo["unigram"])
     features = regression_of(made)
     matrix = random_tensor(zoo["byte-level"].vocabulary.num_ids, 16, seed=28)
-    fitted = features.apply(matrix, all_usable(matrix))
+    fitted = predicted(features, matrix, all_usable(matrix))
     assert fitted is not None
-    rows = made.apply(matrix, use=MatrixUse(use))
-    for new_id, predicted in zip(features.new_ids.tolist(), fitted[0], strict=True):
+    rows = made.apply(matrix, use=MatrixUse(use)).rows
+    for new_id, prediction in zip(features.new_ids.tolist(), fitted[0], strict=True):
         pieces, weights = zip(*made.explain(new_id), strict=True)
         kept = torch.tensor(weights) @ matrix[list(pieces)]
-        expected = share * kept + (1 - share) * predicted
+        expected = share * kept + (1 - share) * prediction
         torch.testing.assert_close(rows[new_id], expected, atol=1e-4, rtol=0)
     untouched = made.copied_ids
-    assert torch.equal(rows[untouched], made.apply(matrix)[untouched])
+    assert torch.equal(rows[untouched], made.apply(matrix).rows[untouched])
 
 
 @pytest.mark.parametrize("base", ["byte-level", "gemma-style", "wordpiece"])
@@ -123,17 +135,17 @@ def test_rows_that_predict_keep_a_share_of_their_pieces(
 def test_other_ids_of_the_base_give_the_same_rows(base: str, space: str, zoo: Mapping[str, TokenizerFiles]) -> None:
     old, target = zoo[base], zoo["unigram" if base == "byte-level" else "byte-level"]
     ids = tokenizers_zoo.permutation(old.vocabulary.num_ids, seed=5)
-    moved = tokenizers_zoo.renumbered(dict(old.definition), ids.__getitem__)
-    moved_vocabulary = Vocabulary.from_definition(moved, old.role_tokens)
+    renumbered = tokenizers_zoo.renumbered(dict(old.definition), ids.__getitem__)
+    moved_vocabulary = Vocabulary.from_definition(renumbered, old.role_tokens)
     matrix = random_tensor(len(ids), 5, seed=28)
     moved_matrix = torch.empty_like(matrix)
     moved_matrix[torch.tensor(ids)] = matrix
     one = plan_of(make_transfer(old, target, SPACES[space]()))
-    other = plan_of(make_transfer((moved, moved_vocabulary), target, SPACES[space]()))
-    rows, moved_rows = one.apply(matrix), other.apply(moved_matrix)
-    torch.testing.assert_close(moved_rows, rows, atol=1e-4, rtol=0)
-    assert torch.equal(rows[one.copied_ids], moved_rows[one.copied_ids])
-    assert one.reports[""].examples == other.reports[""].examples > 50
+    other = plan_of(make_transfer((renumbered, moved_vocabulary), target, SPACES[space]()))
+    applied, moved = one.apply(matrix), other.apply(moved_matrix)
+    torch.testing.assert_close(moved.rows, applied.rows, atol=1e-4, rtol=0)
+    assert torch.equal(applied.rows[one.copied_ids], moved.rows[one.copied_ids])
+    assert examples_of(applied) == examples_of(moved) > 50
 
 
 @pytest.mark.parametrize("target", ["byte-level", "gemma-style", "wordpiece"])
@@ -144,8 +156,8 @@ def test_other_ids_of_the_target_give_the_same_rows(target: str, space: str, zoo
     moved = tokenizers_zoo.renumbered(dict(new.definition), lambda i: int(ids[i]))
     moved_vocabulary = Vocabulary.from_definition(moved, new.role_tokens)
     matrix = random_tensor(base.vocabulary.num_ids, 5, seed=29)
-    one = plan_of(make_transfer(base, new, SPACES[space]())).apply(matrix)
-    other = plan_of(make_transfer(base, moved_vocabulary, SPACES[space]())).apply(matrix)
+    one = plan_of(make_transfer(base, new, SPACES[space]())).apply(matrix).rows
+    other = plan_of(make_transfer(base, moved_vocabulary, SPACES[space]())).apply(matrix).rows
     torch.testing.assert_close(other[ids], one, atol=1e-4, rtol=0)
 
 
@@ -159,7 +171,7 @@ def test_a_second_run_is_bit_identical(space: str, zoo: Mapping[str, TokenizerFi
         vocabulary = Vocabulary.from_definition(shuffled, base.role_tokens)
         plan = plan_of(make_transfer((shuffled, vocabulary), target, SPACES[space]()))
         plan.save(tmp_path / f"{n}.plan")
-        made.append(plan.apply(matrix))
+        made.append(plan.apply(matrix).rows)
     assert torch.equal(*made)
     assert (tmp_path / "0.plan").read_bytes() == (tmp_path / "1.plan").read_bytes()
 
@@ -169,14 +181,15 @@ def test_a_saved_plan_gives_the_same_rows_and_the_same_file(zoo: Mapping[str, To
     made.save(tmp_path / "a.plan")
     loaded = TransferPlan.load(tmp_path / "a.plan")
     matrix = random_tensor(zoo["byte-level"].vocabulary.num_ids, 6, seed=31)
-    assert torch.equal(made.apply(matrix, "x"), loaded.apply(matrix, "x"))
-    assert made.reports == loaded.reports
-    assert loaded.reports["x"].examples > 100
+    one, other = made.apply(matrix), loaded.apply(matrix)
+    assert torch.equal(one.rows, other.rows)
+    assert one.report == other.report
+    assert examples_of(one) > 100
     assert len(loaded.unreachable_ids) > 0
     assert torch.equal(made.unreachable_ids, loaded.unreachable_ids)
-    one, other = regression_of(made).tensors(), regression_of(loaded).tensors()
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[k], other[k]) and one[k].dtype == other[k].dtype for k in one)
+    first, second = regression_of(made).tensors(), regression_of(loaded).tensors()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[k], second[k]) and first[k].dtype == second[k].dtype for k in first)
     loaded.save(tmp_path / "b.plan")
     assert (tmp_path / "a.plan").read_bytes() == (tmp_path / "b.plan").read_bytes()
 
@@ -225,18 +238,30 @@ def test_copied_rows_are_bit_identical_and_predicted_ones_are_not_the_mean_of_pi
     transfer = make_transfer(zoo["byte-level"], zoo["unigram"], RandomSpace())
     made = plan_of(transfer)
     matrix = planted(made, Formula(seed=32, width=4), transfer.base.vocabulary.num_ids, seed=33, width=4)
-    rows = made.apply(matrix)
+    rows = made.apply(matrix).rows
     assert torch.equal(rows[made.copied_ids], matrix[made.mapping.sources[made.copied_ids.numpy()]])
-    plain = plan_of(transfer, "mean").apply(matrix)
+    plain = plan_of(transfer, "mean").apply(matrix).rows
     new = torch.from_numpy(transfer.new_ids)
     assert not torch.isclose(rows[new], plain[new]).all(dim=1).any()
+
+
+def test_the_mean_row_is_the_mean_of_the_predicted_rows_and_not_of_what_they_replace(
+    zoo: Mapping[str, TokenizerFiles],
+) -> None:
+    made = plan_between(zoo["byte-level"], zoo["gemma-style"])
+    matrix = random_tensor(zoo["byte-level"].vocabulary.num_ids, 5, seed=34)
+    rows = made.apply(matrix).rows
+    others = torch.cat([made.copied_ids, made.composed_ids])
+    assert len(made.mean_ids) > 0
+    expected = rows[others].double().mean(0).float()
+    torch.testing.assert_close(rows[made.mean_ids], expected.expand(len(made.mean_ids), 5), atol=1e-6, rtol=0)
 
 
 def test_rows_made_from_a_text_are_the_mean_of_its_pieces(zoo: Mapping[str, TokenizerFiles]) -> None:
     base, target = zoo["byte-level"], zoo["gemma-style"]
     made = plan_of(make_transfer(base, target, RandomSpace(), token_map={"<start_of_turn>": " the river the"}))
     matrix = random_tensor(base.vocabulary.num_ids, 5, seed=34)
-    row = made.apply(matrix)[target.vocabulary.by_spelling["<start_of_turn>"].id]
+    row = made.apply(matrix).rows[target.vocabulary.by_spelling["<start_of_turn>"].id]
     the, river = (base.vocabulary.find(text).id for text in (" the", " river"))
     torch.testing.assert_close(row, (2 * matrix[the] + matrix[river]) / 3)
 
@@ -245,17 +270,19 @@ def test_a_bias_is_calibrated_as_any_matrix() -> None:
     transfer, num_rows = small_world(["abcde", "hgfed", "acaca"])
     made = plan_of(transfer)
     bias = planted(made, Formula(seed=40, width=1), num_rows, seed=41, width=1)[:, 0]
-    rows = made.apply(bias, "bias")
+    applied = made.apply(bias)
+    rows = applied.rows
     assert rows.shape == (11,)
-    assert made.reports["bias"].explained > 0.99
-    assert torch.equal(rows, made.apply(bias[:, None], "matrix")[:, 0])
-    assert torch.equal(made.apply(bias.reshape(-1, 1, 1)), rows.reshape(-1, 1, 1))
+    assert applied.report is not None
+    assert applied.report.explained > 0.99
+    assert torch.equal(rows, made.apply(bias[:, None]).rows[:, 0])
+    assert torch.equal(made.apply(bias.reshape(-1, 1, 1)).rows, rows.reshape(-1, 1, 1))
 
 
 def test_a_bias_of_zeros_stays_zero() -> None:
     transfer, num_rows = small_world(["abcde", "hgfed"])
     made = plan_of(transfer)
-    assert torch.equal(made.apply(torch.zeros(num_rows)), torch.zeros(10))
+    assert torch.equal(made.apply(torch.zeros(num_rows)).rows, torch.zeros(10))
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
@@ -268,7 +295,7 @@ def test_bad_rows_do_not_spread(
     features = regression_of(made)
     matrix = random_tensor(base.vocabulary.num_ids, 5, seed=50).to(dtype)
     with caplog.at_level(logging.WARNING):
-        whole = made.apply(matrix, "whole")
+        whole = made.apply(matrix)
     assert caplog.text == ""
     answers = features.example_ids[::40].tolist()
     pieces = features.examples.pieces.ids[:10].tolist() + features.new.pieces.ids[:10].tolist()
@@ -277,18 +304,17 @@ def test_bad_rows_do_not_spread(
     for row in broken:
         matrix[row, row % 5] = bad
     with caplog.at_level(logging.WARNING):
-        rows = made.apply(matrix, "broken")
+        applied = made.apply(matrix)
+    rows = applied.rows
     assert f"{len(broken)} old rows hold NaN or infinite numbers" in caplog.text
     copied_from = made.mapping.sources[made.copied_ids.numpy()]
     is_bad = np.isin(copied_from, broken)
     assert is_bad.any()
     expected_bad = made.copied_ids[torch.from_numpy(is_bad)].tolist()
     assert (~rows.isfinite().all(dim=1)).nonzero().flatten().tolist() == expected_bad
-    assert made.reports["whole"].examples - made.reports["broken"].examples == len(
-        set(broken) & set(features.example_ids.tolist())
-    )
+    assert examples_of(whole) - examples_of(applied) == len(set(broken) & set(features.example_ids.tolist()))
     kept = made.copied_ids[torch.from_numpy(~is_bad)]
-    assert torch.equal(rows[kept], whole[kept])
+    assert torch.equal(rows[kept], whole.rows[kept])
 
 
 def test_where_all_examples_are_bad_there_is_no_map(
@@ -299,7 +325,7 @@ def test_where_all_examples_are_bad_there_is_no_map(
     matrix = random_tensor(base.vocabulary.num_ids, 3, seed=53)
     matrix[regression_of(made).example_ids] = torch.nan
     with caplog.at_level(logging.WARNING):
-        rows = made.apply(matrix)
+        rows = made.apply(matrix).rows
     assert "too few base tokens to fit the regression" in caplog.text
     assert rows[made.composed_ids].isfinite().all()
     assert rows[made.mean_ids].isfinite().all()
@@ -312,7 +338,7 @@ def test_the_same_tokenizer_changes_no_bit(name: str, zoo: Mapping[str, Tokenize
     matrix = random_tensor(zoo[name].vocabulary.num_ids, 4, seed=55)
     matrix[5] = torch.nan
     matrix[7] = -0.0
-    rows = made.apply(matrix)
+    rows = made.apply(matrix).rows
     assert torch.equal(rows.view(torch.int32), matrix.view(torch.int32))
 
 
@@ -321,10 +347,11 @@ def test_the_dtype_stays(dtype: torch.dtype, zoo: Mapping[str, TokenizerFiles]) 
     made = plan_between(zoo["byte-level"], zoo["gemma-style"])
     matrix = (0.02 * random_tensor(zoo["byte-level"].vocabulary.num_ids, 6, seed=57)).to(dtype)
     before = matrix.clone()
-    rows = made.apply(matrix, "x")
+    applied = made.apply(matrix)
+    rows = applied.rows
     assert rows.dtype == dtype
     assert rows.isfinite().all()
     assert torch.equal(matrix, before)
-    assert made.reports["x"].examples > 300
-    exact = made.apply(matrix.float())
+    assert examples_of(applied) > 300
+    exact = made.apply(matrix.float()).rows
     torch.testing.assert_close(rows.float(), exact, atol=1e-4, rtol=1e-2)

@@ -13,6 +13,7 @@ from planted_rows import (
     all_usable,
     pieces_of,
     planted_by_hand,
+    predicted,
     random_tensor,
     relative_error,
     world_by_hand,
@@ -27,7 +28,7 @@ from mergekit_tokenadapt.transfer.row_regression import PieceFeatures, RowRegres
 def test_a_planted_composition_is_recovered() -> None:
     world, formula = world_by_hand(), Formula(seed=3)
     matrix = planted_by_hand(world, formula, random_tensor(ATOMS, WIDTH, seed=4))
-    fitted = world.apply(matrix, all_usable(matrix))
+    fitted = predicted(world, matrix, all_usable(matrix))
     assert fitted is not None
     made, report = fitted
     expected = torch.stack([formula(matrix, pieces) for pieces in pieces_of(world.new)])
@@ -43,7 +44,7 @@ def test_first_and_last_piece_are_told_apart(order: slice) -> None:
     world = world_by_hand()
     atoms = random_tensor(ATOMS, WIDTH, seed=5)
     matrix = torch.cat([atoms, torch.stack([atoms[pieces[order][0]] for pieces in pieces_of(world.examples)])])
-    fitted = world.apply(matrix, all_usable(matrix))
+    fitted = predicted(world, matrix, all_usable(matrix))
     assert fitted is not None
     expected = torch.stack([atoms[pieces[order][0]] for pieces in pieces_of(world.new)])
     assert relative_error(fitted[0], expected) < 1e-3
@@ -54,7 +55,7 @@ def test_a_row_that_is_a_neighbours_is_predicted_from_the_nearest_one(place: int
     world = world_by_hand()
     atoms = random_tensor(ATOMS, WIDTH, seed=6)
     matrix = torch.cat([atoms, atoms[world.examples.neighbours[:, place].long()]])
-    fitted = world.apply(matrix, all_usable(matrix))
+    fitted = predicted(world, matrix, all_usable(matrix))
     assert fitted is not None
     error = relative_error(fitted[0], atoms[world.new.neighbours[:, place].long()])
     assert (error < 1e-3) == (place == 0)
@@ -63,7 +64,7 @@ def test_a_row_that_is_a_neighbours_is_predicted_from_the_nearest_one(place: int
 def test_noise_is_not_believed() -> None:
     world = world_by_hand(examples=2000)
     matrix = random_tensor(ATOMS + 2000, WIDTH, seed=7) + 5
-    fitted = world.apply(matrix, all_usable(matrix))
+    fitted = predicted(world, matrix, all_usable(matrix))
     assert fitted is not None
     made, report = fitted
     assert report.penalty >= 1
@@ -78,7 +79,7 @@ def test_half_noise_is_half_explained() -> None:
     matrix = planted_by_hand(world, formula, random_tensor(ATOMS, WIDTH, seed=9))
     signal = (matrix[ATOMS:] - matrix[ATOMS:].mean(0)).square().mean().sqrt()
     matrix[ATOMS:] += signal * random_tensor(EXAMPLES, WIDTH, seed=10)
-    fitted = world.apply(matrix, all_usable(matrix))
+    fitted = predicted(world, matrix, all_usable(matrix))
     assert fitted is not None
     assert 0.35 < fitted[1].explained < 0.6
 
@@ -87,7 +88,7 @@ def test_what_is_explained_is_measured_on_examples_that_were_not_fitted() -> Non
     """With fewer examples than columns, those that were fitted would be explained entirely."""
     world = world_by_hand(examples=60)
     matrix = random_tensor(ATOMS + 60, WIDTH, seed=11)
-    fitted = world.apply(matrix, all_usable(matrix))
+    fitted = predicted(world, matrix, all_usable(matrix))
     assert fitted is not None
     assert fitted[1].explained < 0.2
 
@@ -105,9 +106,9 @@ def test_chunks_do_not_change_the_predictions(chunk: int, monkeypatch: pytest.Mo
     world, formula = world_by_hand(examples=200), Formula(seed=12)
     matrix = planted_by_hand(world, formula, random_tensor(ATOMS, WIDTH, seed=13))
     matrix += 0.3 * random_tensor(*matrix.shape, seed=14)
-    whole = world.apply(matrix, all_usable(matrix))
+    whole = predicted(world, matrix, all_usable(matrix))
     monkeypatch.setattr(regression_module, "CHUNK", chunk)
-    parts = world.apply(matrix, all_usable(matrix))
+    parts = predicted(world, matrix, all_usable(matrix))
     assert whole is not None
     assert parts is not None
     torch.testing.assert_close(parts[0], whole[0], atol=1e-4, rtol=1e-4)
@@ -118,7 +119,7 @@ def test_chunks_do_not_change_the_predictions(chunk: int, monkeypatch: pytest.Mo
 def test_the_scale_of_a_matrix_does_not_matter(scale: float) -> None:
     world, formula = world_by_hand(), Formula(seed=15)
     matrix = planted_by_hand(world, formula, random_tensor(ATOMS, WIDTH, seed=16)) * scale
-    fitted = world.apply(matrix, all_usable(matrix))
+    fitted = predicted(world, matrix, all_usable(matrix))
     assert fitted is not None
     formula.constant *= scale
     expected = torch.stack([formula(matrix, pieces) for pieces in pieces_of(world.new)])
@@ -134,7 +135,7 @@ def test_examples_all_of_two_pieces_give_equations_that_can_be_solved() -> None:
         examples = PieceFeatures(halves, world.examples.neighbours, world.examples.similarities, world.examples.scalars)
         world = RowRegression(world.example_ids, world.is_held_out, examples, world.new_ids, world.new)
         matrix = random_tensor(ATOMS + len(examples), WIDTH, seed=seed) * 10.0 ** (seed % 7 - 3)
-        fitted = world.apply(matrix, all_usable(matrix))
+        fitted = predicted(world, matrix, all_usable(matrix))
         assert fitted is not None
         assert fitted[0].isfinite().all()
 
@@ -142,7 +143,7 @@ def test_examples_all_of_two_pieces_give_equations_that_can_be_solved() -> None:
 def test_a_constant_matrix_gives_the_constant() -> None:
     world = world_by_hand(examples=100)
     matrix = torch.full((ATOMS + 100, WIDTH), 0.7)
-    fitted = world.apply(matrix, all_usable(matrix))
+    fitted = predicted(world, matrix, all_usable(matrix))
     assert fitted is not None
     torch.testing.assert_close(fitted[0], torch.full((NEW, WIDTH), 0.7))
     assert fitted[1].explained <= 1
@@ -157,7 +158,7 @@ def test_a_wide_matrix_is_fitted_along_its_leading_directions(monkeypatch: pytes
     narrow = planted_by_hand(world, formula, random_tensor(ATOMS, WIDTH, seed=43))
     basis = torch.linalg.qr(random_tensor(20, 20, seed=44)).Q[:WIDTH]
     wide = narrow @ basis + 1e-5 * random_tensor(len(narrow), 20, seed=45)
-    fitted = world.apply(wide, all_usable(wide))
+    fitted = predicted(world, wide, all_usable(wide))
     assert fitted is not None
     made, report = fitted
     assert made.shape == (NEW, 20)
@@ -176,7 +177,7 @@ def test_a_bad_row_is_not_an_answer() -> None:
     usable[ATOMS + 3 :: 100] = False  # one of them held out
     usable[ATOMS + 7 :: 100] = False
     matrix[~usable] = 1e4
-    fitted = world.apply(matrix, usable)
+    fitted = predicted(world, matrix, usable)
     assert fitted is not None
     assert relative_error(fitted[0], expected) < 1e-3
     assert (fitted[1].examples, fitted[1].held_out) == (EXAMPLES - 18, EXAMPLES // 10 - 9)

@@ -25,7 +25,7 @@ def test_byte_tokens_beside_an_ordinary_token_become_mean_rows(
 ) -> None:
     vocabulary = zoo[target].vocabulary
     made = plan_between(zoo[base], zoo[target], num_rows=vocabulary.num_ids + 1)
-    rows = made.apply(random_tensor(zoo[base].vocabulary.num_ids, 4, seed=54))
+    rows = made.apply(random_tensor(zoo[base].vocabulary.num_ids, 4, seed=54)).rows
     mean_row = rows[-1]
     others = {t.bytes for t in vocabulary if t.kind in (TokenKind.ORDINARY, TokenKind.ADDED)}
     bytes_ = [t for t in vocabulary if t.kind is TokenKind.BYTE]
@@ -77,4 +77,4 @@ def test_the_papers_methods_keep_unreachable_rows(name: str, zoo: Mapping[str, T
     assert made.regression is None
     copied = made.mapping.ids(Reason.COPIED)
     matrix = random_tensor(transfer.base.vocabulary.num_ids, 4, seed=56)
-    assert torch.equal(made.apply(matrix)[copied], matrix[made.mapping.sources[copied]])
+    assert torch.equal(made.apply(matrix).rows[copied], matrix[made.mapping.sources[copied]])
