@@ -45,7 +45,17 @@ class CachedSpace(AuxiliarySpace):
 
     @abstractmethod
     def compute(self, folder: Path, texts: Sequence[str], *, device: torch.device, quiet: bool) -> Tensor:
-        """Embed texts with the model in `folder`, float32 [len(texts), dimensions], on any device."""
+        """Embed texts with the embedding model.
+
+        Args:
+            folder: the folder of the model.
+            texts: the texts.
+            device: where to compute.
+            quiet: show no progress.
+
+        Returns:
+            One vector per text, float32 [len(texts), dimensions], on any device.
+        """
 
     def embed(self, texts: Sequence[str], *, device: torch.device, quiet: bool = False) -> Tensor:
         """Read the vectors from the cache, or compute and store them. Several processes may share the cache.

@@ -27,7 +27,12 @@ def names(group: str) -> list[str]:
 
 
 def load(group: str, name: str, kind: type[KindT]) -> type[KindT]:
-    """Import the class registered as `name`.
+    """Import the class that is registered under a name.
+
+    Args:
+        group: the entry-point group, `METHODS` or `AUXILIARY`.
+        name: the name.
+        kind: the base class that the class must have.
 
     Raises:
         TokenAdaptError: the name is not registered, the import fails, the object is not a subclass of `kind`, or two

@@ -10,6 +10,11 @@ from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 def require(package: str, *, extra: str, wanted_by: str) -> None:
     """Check that an optional package is installed, without importing it.
 
+    Args:
+        package: name of the module.
+        extra: the extra of this package that installs it, for the message.
+        wanted_by: the feature that needs it, for the message.
+
     Raises:
         TokenAdaptError: the package is not installed; the message has the command that installs it.
     """
@@ -22,7 +27,8 @@ def importing(package: str, *, extra: str, wanted_by: str) -> Iterator[None]:
     """Turn a failing import of an optional package into one line. Put only the import into the ``with`` block.
 
     The message tells a missing package from an installed one that cannot be imported. The latter happens where another
-    package is too old or too new for it: pyarrow 26 with numpy 1.26, lm-eval 0.4.9 with transformers 5.
+    package is too old or too new for it: pyarrow 26 with numpy 1.26, lm-eval 0.4.9 with transformers 5. The arguments
+    are the same as those of `require`.
 
     Raises:
         TokenAdaptError: the package is not installed, or its import fails.

@@ -43,6 +43,11 @@ def score_documents(scorer: Scorer, tokenizer: TokenizerFiles, texts: Sequence[s
     token (bos, else eos). If the tokenizer has neither, the model cannot predict the first token; its loss is then that
     of a uniform distribution over the vocabulary.
 
+    Args:
+        scorer: scores token sequences with the model.
+        tokenizer: the model's tokenizer.
+        texts: the documents.
+
     Raises:
         TokenAdaptError: the tokenizer makes no token of any document, or memory runs out.
     """

@@ -44,6 +44,12 @@ def windows(sequence: int, length: int, window: int, stride: int) -> Iterator[Wi
     In the first window all predictions count. In a later one the last `stride` predictions count, each of which has at
     least ``window - stride`` tokens of context. With ``stride == window`` the windows do not overlap.
 
+    Args:
+        sequence: number of the sequence, which each window repeats.
+        length: number of predictions, one less than the sequence's tokens.
+        window: largest number of tokens in a window.
+        stride: number of predictions that count in each window after the first.
+
     >>> [(w.begin, w.end, w.first) for w in windows(0, 10, 4, 2)]
     [(0, 4, 0), (2, 6, 4), (4, 8, 6), (6, 10, 8)]
     """

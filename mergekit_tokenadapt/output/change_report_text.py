@@ -28,7 +28,13 @@ SHOWN = 12
 
 
 def print_report(report: Mapping[str, Any], title: str, console: Console | None = None) -> None:
-    """Print the result of `change_report`, on standard output unless another console is given."""
+    """Print a report.
+
+    Args:
+        report: the result of `change_report`. Its key ``further_inputs`` may hold token counts of further input models.
+        title: the heading of the table of tokens.
+        console: where to print; None prints on standard output.
+    """
     console = console or Console()
     for name, tokens in {title: report["tokens"], **report.get("further_inputs", {})}.items():
         rows = [[kind, f"{number:,}", MEANING[kind]] for kind, number in tokens.items()]

@@ -64,7 +64,7 @@ class OutputFolder:
     corrections: tuple[CorrectionReport | None, ...] = ()
     """The correction by the calibration text for each input model; empty if the recipe has no such text."""
     fits: tuple[Mapping[str, FitReport], ...] = ()
-    """For each input model, how well the plan's regression fitted, by tensor name."""
+    """Tensor name -> quality of the plan's regression, for each input model."""
     chat_template: str | None = None
     """The chat template of mergekit's own key ``chat_template``. It takes precedence over the ``adapt`` block's."""
 
@@ -106,7 +106,13 @@ class OutputFolder:
         corrections: Sequence[CorrectionReport | None] = (),
         fits: Sequence[Mapping[str, FitReport]] = (),
     ) -> AdaptedTokenizer:
-        """Add what the merge worked out, and return the object that mergekit gets as its tokenizer."""
+        """Add the results for each input model, and return the object that mergekit gets as its tokenizer.
+
+        Args:
+            plans: how the rows of each input model were made.
+            corrections: the corrections by the calibration text; empty if the recipe has no such text.
+            fits: tensor name -> quality of the plan's regression.
+        """
         finished = replace(self, plans=tuple(plans), corrections=tuple(corrections), fits=tuple(fits))
         return AdaptedTokenizer(finished)
 

@@ -60,7 +60,7 @@ def input_record(
         folder: the folder of the model.
         plan: the plan of its new rows.
         correction: the result of the calibration text; None if there was none.
-        fits: how well the plan's regression fitted, by tensor name; empty if it has none.
+        fits: tensor name -> quality of the plan's regression; empty if the method has no regression.
     """
     return {
         "name": name,

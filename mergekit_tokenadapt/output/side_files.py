@@ -18,6 +18,11 @@ PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_p
 def write_processors(base: Path, out: Path, ids: SpecialIds) -> list[Translation]:
     """Write the base model's processor configs into the output, with the target's ids and spellings.
 
+    Args:
+        base: the base model's folder.
+        out: the output folder.
+        ids: translates the ids.
+
     Returns:
         The translation of each file, which holds the lost tokens for the warning.
     """

@@ -67,6 +67,11 @@ def with_mapped_markers(templates: Templates, token_map: Mapping[str, str], targ
 
     ``token_map: {"<|im_start|>": "<start_of_turn>"}`` gives the second token the row of the first. A template must then
     write the second token, too. Markers that are one token of the target stay.
+
+    Args:
+        templates: the chosen templates.
+        token_map: base spelling -> target spelling. Entries of other forms are ignored.
+        target: the target tokenizer.
     """
     known = target.vocabulary.by_spelling
     stray = {m for template in templates.values() for m in stray_markers(template, target)}

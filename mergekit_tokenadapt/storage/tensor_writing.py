@@ -20,6 +20,11 @@ CHUNK_BYTES = 1 << 26
 def save_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file.
 
+    Args:
+        tensors: name -> contiguous tensor.
+        file: where to write.
+        metadata: text entries for the file's header.
+
     Raises:
         OSError: the file cannot be written. (The library's own ``SafetensorError`` is no ``OSError``.)
     """

@@ -43,6 +43,11 @@ def plain(text: str, style: str = "", overflow: OverflowMethod = "fold") -> Text
     """Return text for rich without markup. Control characters and direction marks are escaped.
 
     Every cell and line that we print with rich goes through this function.
+
+    Args:
+        text: the text.
+        style: a rich style such as ``bold``.
+        overflow: what rich does with a cell that is too long.
     """
     return Text(visible_lines(text), style=style, overflow=overflow)
 

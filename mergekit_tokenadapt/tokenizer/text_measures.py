@@ -97,6 +97,11 @@ def renyi_efficiency(counts: np.ndarray, vocabulary_size: int, alpha: float = AL
     The entropy is ``H = log(sum(p ** alpha)) / (1 - alpha)`` with the relative frequencies p (Zouhar et al. 2023). The
     efficiency is 1 if all tokens of the vocabulary are equally frequent.
 
+    Args:
+        counts: int64, occurrences of each token; zeros may be left out.
+        vocabulary_size: number of tokens in the vocabulary, at least 2.
+        alpha: order of the entropy, not 1.
+
     >>> round(renyi_efficiency(np.array([5, 5, 5, 5]), 4), 6)
     1.0
     """

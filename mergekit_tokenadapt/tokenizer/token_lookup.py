@@ -38,6 +38,11 @@ def find_token(tokenizer: TokenizerFiles, text: str) -> Token:
 def find_id(tokenizer: TokenizerFiles, token_id: int, num_rows: int) -> Token | None:
     """Return the token of an id; None for an id without a token (a padding row).
 
+    Args:
+        tokenizer: the target tokenizer.
+        token_id: the id.
+        num_rows: number of rows of the output.
+
     Raises:
         TokenAdaptError: the id is not between 0 and `num_rows` - 1.
     """
