@@ -51,9 +51,9 @@ class Server:
         """A console script. `root` keeps what it says; `what` is what `forking` takes."""
         return self._ask(root, program=program, arguments=[str(a) for a in arguments], **what)
 
-    def python(self, root: Path, code: str) -> str:
+    def python(self, root: Path, code: str, **what: Any) -> str:
         """What a piece of code prints."""
-        ended = self._ask(root, code=code)
+        ended = self._ask(root, code=code, **what)
         assert ended.code == 0, ended.said
         return ended.said.strip()
 

@@ -110,6 +110,7 @@ def _watch(root: str, kill_at: int | None, number: signal.Signals) -> list[int]:
 def import_ours() -> None:
     """What `mergekit-tokenadapt` imports, and the plugin activated."""
     import mergekit_tokenadapt.cli.main
+    import mergekit_tokenadapt.cli.transplant
     import mergekit_tokenadapt.correction
     import mergekit_tokenadapt.plugin.planner
     import mergekit_tokenadapt.plugin.transplant
@@ -117,11 +118,10 @@ def import_ours() -> None:
 
 
 def import_stock() -> None:
-    """What `mergekit-yaml` and `mergekit-multi` import, and libraries; of ours nothing but the hook of pydantic."""
+    """What `mergekit-yaml` and `mergekit-multi` import; of ours nothing but the hook that pydantic loads."""
     import mergekit.scripts.multimerge
     import mergekit.scripts.run_yaml  # noqa: F401
     import rich.table  # noqa: F401
-    import sklearn.feature_extraction.text  # noqa: F401
 
     ours = {name for name in sys.modules if name.startswith("mergekit_tokenadapt")}
     assert ours <= {f"mergekit_tokenadapt{rest}" for rest in ("", ".plugin", ".plugin.pydantic_hook")}, ours
@@ -130,6 +130,7 @@ def import_stock() -> None:
 def serve(imports: str) -> None:
     """Import what commands need, then answer requests until standard input ends."""
     {"ours": import_ours, "stock": import_stock}[imports]()
+    import sklearn.feature_extraction.text  # noqa: F401
     import transformers.models.auto.modeling_auto
     import transformers.models.llama.modeling_llama  # noqa: F401
 

@@ -1,7 +1,6 @@
 """Embedding models as auxiliary spaces, and the cache of their vectors."""
 
 import json
-import multiprocessing
 import shutil
 
 import pytest
@@ -139,21 +138,23 @@ def test_a_cache_that_cannot_be_made_is_done_without(encoder, cache, caplog):
     assert "not cached" in caplog.text
 
 
-def _embed(folder, queue):
-    torch.set_num_threads(1)
-    vectors = TransformerSpace(folder).embed(TEXTS * 1, device=CPU, quiet=True)
-    queue.put(vectors.tolist())
-
-
-def test_two_processes_may_share_the_cache(encoder, cache):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=_embed, args=(str(encoder), queue)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    first, second = queue.get(timeout=120), queue.get(timeout=120)
-    for worker in workers:
-        worker.join()
+def test_two_processes_may_share_the_cache(encoder, cache, stock, tmp_path):
+    """Both forks of one process start before either has made anything."""
+    code = f"""
+import json, os
+from pathlib import Path
+import torch
+from mergekit_tokenadapt.auxiliary.transformer import TransformerSpace
+for n in range(2):
+    if os.fork() == 0:
+        vectors = TransformerSpace({str(encoder)!r}).embed({TEXTS!r}, device=torch.device("cpu"), quiet=True)
+        Path({str(tmp_path)!r}, f"{{n}}.json").write_text(json.dumps(vectors.tolist()))
+        os._exit(0)
+print([os.waitstatus_to_exitcode(os.wait()[1]) for n in range(2)])
+"""
+    said = stock.python(tmp_path, code, env={"MERGEKIT_TOKENADAPT_CACHE": str(cache)})
+    assert said.splitlines()[-1] == "[0, 0]", said
+    first, second = (json.loads((tmp_path / f"{n}.json").read_text()) for n in range(2))
     assert first == second
     assert len(list(cache.glob("*.safetensors"))) == 1
     assert not list(cache.glob("*.tmp"))

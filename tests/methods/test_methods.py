@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from operator import mul
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ def phi(space: RandomSpace, token: Token) -> list[float]:
 
 
 def dot(left: list[float], right: list[float]) -> float:
-    return sum(x * y for x, y in zip(left, right, strict=True))
+    return sum(map(mul, left, right))
 
 
 def softmax(values: list[float]) -> list[float]:

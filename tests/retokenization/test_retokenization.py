@@ -42,7 +42,7 @@ def test_pairs_are_all_pairs(zoo):
     vocabulary = zoo["byte-level"].vocabulary
     splitter = StochasticSplitter(vocabulary)
     ordinary = [t for t in vocabulary if t.kind is TokenKind.ORDINARY]
-    for token in ordinary[::9]:
+    for token in ordinary[::27]:
         expected = sorted((a.id, b.id) for a in ordinary for b in ordinary if a.bytes + b.bytes == token.bytes)
         assert sorted(splitter.pairs(token.id)) == expected
     assert splitter.pairs(vocabulary.roles["eos"]) == []

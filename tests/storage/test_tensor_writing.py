@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from forked import Server
 from safetensors.torch import load_file, save_file
 from transplanting import EMBEDDINGS, tensors_of, transplant
 
@@ -93,11 +90,7 @@ def test_a_damaged_shard_is_made_again(
     assert torch.equal(found[EMBEDDINGS], expected[EMBEDDINGS])
 
 
-def test_a_full_disk_is_an_os_error(tmp_path: Path) -> None:
-    def full() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-
+def test_a_full_disk_is_an_os_error(stock: Server, tmp_path: Path) -> None:
     code = f"""
 import torch
 from pathlib import Path
@@ -107,5 +100,4 @@ try:
 except OSError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], preexec_fn=full, capture_output=True, text=True, check=True)
-    assert "x.safetensors cannot be written" in done.stdout
+    assert "x.safetensors cannot be written" in stock.python(tmp_path, code, largest_file=1000)
