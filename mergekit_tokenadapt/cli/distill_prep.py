@@ -33,8 +33,8 @@ def distill_prep_command(
 ) -> None:
     """Write OUT: the model STUDENT with TEACHER's exact ids and number of rows.
 
-    Ordinary distillation between models of one vocabulary then works. OUT also holds distillation.json (the
-    origin of every token's row) and token_map.safetensors (the same as arrays).
+    Distillation methods for models with one vocabulary then work. OUT also has distillation.json (how many rows were
+    copied or composed) and token_map.safetensors (the old ids that each row comes from).
     """
     from mergekit_tokenadapt.plugin.merge_options import merge_options
     from mergekit_tokenadapt.tokenizer.files import read_json

@@ -37,9 +37,9 @@ def draft_command(
     force: bool,
     quiet: bool,
 ) -> None:
-    """Write OUT: the model SMALL with TARGET's exact ids and rows, for speculative decoding.
+    """Write OUT: the model SMALL with TARGET's exact ids and number of rows, for speculative decoding.
 
-    OUT also holds draft.json: the origin of every token's row, and which inference engines accept the pair.
+    OUT also has draft.json: how many rows were copied or composed, and which inference engines accept the pair.
     """
     from mergekit_tokenadapt.plugin.merge_options import merge_options
     from mergekit_tokenadapt.tokenizer.files import read_json

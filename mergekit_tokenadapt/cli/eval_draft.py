@@ -35,9 +35,9 @@ def draft_command(
     trust_remote_code: bool,
     quiet: bool,
 ) -> None:
-    """Measure how many guesses of DRAFT are accepted by TARGET in speculative decoding.
+    """Measure how many tokens that DRAFT proposes TARGET accepts in speculative decoding.
 
-    Prompts are the beginnings of documents. The default texts are English prose and code.
+    The starts of documents are the prompts. The default texts are English prose and code.
     """
     from mergekit_tokenadapt.evaluation.draft import NUM_STAGES, measure_draft
     from mergekit_tokenadapt.evaluation.report.draft import print_draft

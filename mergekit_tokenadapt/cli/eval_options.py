@@ -11,11 +11,11 @@ from mergekit_tokenadapt.storage.staging import paths_of
 
 
 def check_page(html: Path | None, inputs: Sequence[str] = ()) -> None:
-    """Find out before the scoring, not after it, that the page cannot be written.
+    """Check before the scoring starts that the page can be written.
 
     Raises:
-        TokenAdaptError: its folder is not there or cannot be written to, or a file of another kind, or one of the
-            `inputs`, would be lost.
+        TokenAdaptError: its folder does not exist or is read-only, or the page would overwrite one of the `inputs` or a
+            file that is no web page.
     """
     if html is None:
         return

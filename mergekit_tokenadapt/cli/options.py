@@ -58,8 +58,10 @@ def adapt_flags(but: Collection[str] = ()) -> Callable[[CommandT], CommandT]:
 
 def folder_options(command: CommandT) -> CommandT:
     """``--pad-to-multiple-of`` and ``--dtype``: keys of a recipe beside the ``adapt`` block."""
-    pad = click.option("--pad-to-multiple-of", type=click.IntRange(min=1), help="Round the number of rows up.")
-    dtype = click.option("--dtype", type=OUTPUT_DTYPE, help="Of the output.  [default: as BASE]")
+    pad = click.option(
+        "--pad-to-multiple-of", type=click.IntRange(min=1), help="Round the number of rows up to a multiple of this."
+    )
+    dtype = click.option("--dtype", type=OUTPUT_DTYPE, help="Dtype of the output's weights.  [default: as BASE]")
     return pad(dtype(command))
 
 
@@ -85,7 +87,9 @@ def output_argument(command: CommandT) -> CommandT:
         return command(*args, out=chosen, **kwargs)
 
     argument = click.argument("out", cls=Positional, type=click.Path(file_okay=False), required=False)
-    option = click.option("-o", "--out", "named_out", type=click.Path(file_okay=False), help="OUT, as an option.")
+    option = click.option(
+        "-o", "--out", "named_out", type=click.Path(file_okay=False), help="Folder to write; another way to give OUT."
+    )
     return cast("CommandT", argument(option(with_out)))
 
 

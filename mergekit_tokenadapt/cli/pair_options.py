@@ -20,7 +20,7 @@ def output_options(command: CommandT) -> CommandT:
     """``--dtype``, ``--force``, ``--quiet``."""
     for option in reversed(
         (
-            click.option("--dtype", type=OUTPUT_DTYPE, help="Of the output.  [default: as it was]"),
+            click.option("--dtype", type=OUTPUT_DTYPE, help="Dtype of the output's weights.  [default: as before]"),
             click.option("--force", is_flag=True, help="Replace OUT where it exists."),
             click.option("--quiet", is_flag=True, help="No progress bars, no report."),
         )

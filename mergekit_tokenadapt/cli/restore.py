@@ -38,7 +38,7 @@ def restore_command(
     """Write OUT: the transplanted MODEL with the tokenizer, ids and rows that it had before.
 
     Rows of tokens that both vocabularies have come from MODEL, bit for bit. Rows that the transplant dropped come
-    from the base model, without what MODEL learned since.
+    from the base model; later training of MODEL did not change them.
     """
     from mergekit_tokenadapt.two_models.restore import restore
 

@@ -43,9 +43,9 @@ def extend_command(
     adapt: dict[str, Any],
     print_recipe: bool,
 ) -> None:
-    """Add tokens to the BPE tokenizer BASE by continuing its merges, and write it to the folder OUT.
+    """Add tokens to the BPE tokenizer BASE by continuing its merges, and write the result to the folder OUT.
 
-    BASE keeps its ids and merges. Text without new tokens gets the same ids as before.
+    The tokens of BASE keep their ids and merges. Text without new tokens is segmented into the same ids as before.
     """
     from mergekit_tokenadapt.supertokens.making import extend_folder
     from mergekit_tokenadapt.tokenizer.files import load_tokenizer

@@ -27,9 +27,9 @@ def report_command(
     texts: TextOptions,
     as_json: bool,
 ) -> None:
-    """Measure how many tokens TOKENIZER saves, and whether its tokens are safe.
+    """Measure how many tokens TOKENIZER needs, and whether its tokens are safe.
 
-    Give text with --text from which nothing was learned. The default is the built-in texts.
+    --text should name text that TOKENIZER was not learned from. Without it, the built-in texts are used.
     """
     from mergekit_tokenadapt.evaluation.report.supertokens import print_supertokens
     from mergekit_tokenadapt.supertokens.report import describe

@@ -26,7 +26,10 @@ def _merge_options(command: CommandT) -> CommandT:
     command = add_merge_options(command)
     for option in command.__click_params__:  # type: ignore[attr-defined]
         if option.name == "out_shard_size":
-            option.default, option.help = OUT_SHARD_SIZE, "Bytes per output shard, held in memory.  [default: 1B]"
+            option.default, option.help = (
+                OUT_SHARD_SIZE,
+                "Size of an output shard in bytes; memory has to hold one.  [default: 1B]",
+            )
     return command
 
 
@@ -53,8 +56,8 @@ def transplant_command(
     """Write OUT: the model BASE with the tokenizer TARGET, all other weights unchanged.
 
     BASE is a model folder or hub id, with a LoRA adapter as BASE+ADAPTER. TARGET is a folder or hub id with a
-    tokenizer: no weights are needed there. OUT appears when it is complete, or not at all, and a report says what
-    became of the tokens.
+    tokenizer; it needs no weights. OUT appears only when it is complete. A report shows how many rows were copied or
+    composed, and what else changed.
     """
     from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 

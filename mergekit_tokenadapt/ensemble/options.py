@@ -10,10 +10,10 @@ from mergekit_tokenadapt.options import Flag, Options, Seed
 
 
 class EnsembleOptions(Options):
-    """How the models' probabilities are averaged."""
+    """Options of averaging probabilities."""
 
     weights: Annotated[tuple[PositiveFloat, ...], Flag("weight", default="equal")] = Field(
-        default=(), description="weight of a model; give one for each"
+        default=(), description="weight of a model; give one for each model, in their order"
     )
     mean: Literal["arithmetic", "geometric"] = Field(
         default="arithmetic", description="kind of mean of the models' probabilities"
@@ -24,12 +24,12 @@ class EnsembleOptions(Options):
 
 
 class ByteOptions(Options):
-    """How models are averaged byte by byte."""
+    """Options of averaging byte by byte."""
 
-    max_bytes: PositiveInt = Field(default=200, description="bytes to generate, or to score")
+    max_bytes: PositiveInt = Field(default=200, description="number of bytes to generate or to score")
     temperature: NonNegativeFloat = Field(default=0.0, description="temperature; 0 takes the most likely byte")
     seed: Seed = Field(default=0, description="seed of the sampling with --temperature")
     tolerance: NonNegativeFloat = Field(
         default=0.01,
-        description="byte by byte: share of probability that may be approximated; 0 is exact and slow",
+        description="byte by byte: probability of unlikely tokens that may be approximated; 0 is exact and slow",
     )

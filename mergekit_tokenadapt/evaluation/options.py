@@ -33,27 +33,27 @@ def _usable(device: str) -> str:
 Device = Annotated[str, AfterValidator(_usable)]
 """A device of torch that can be used here."""
 DType = Literal["float32", "bfloat16", "float16"]
-"""dtypes that models are run in."""
-DeviceField = Annotated[Device | None, Flag(metavar="DEVICE", default="the best there is")]
+"""Dtypes that models can run in."""
+DeviceField = Annotated[Device | None, Flag(metavar="DEVICE", default="a GPU if there is one")]
 DTypeField = Annotated[DType | None, Flag(default="float32 on a CPU")]
 DEVICE, DTYPE = "device to run on: cpu, cuda, cuda:1, mps", "dtype of the loaded weights"
 
 
 class CompareOptions(Options):
-    """How `compare` measures."""
+    """Options of `compare`."""
 
     window: Annotated[Annotated[int, Ge(2)] | None, Flag(default="1024 or the context length")] = Field(
-        default=None, description="tokens that a model reads at a time"
+        default=None, description="number of tokens that a model reads at a time"
     )
     stride: Annotated[PositiveInt | None, Flag(default="half the window")] = Field(
-        default=None, description="tokens scored per window; the rest of the window is context"
+        default=None, description="number of tokens scored per window; the rest of the window is context"
     )
     batch_size: Annotated[PositiveInt | None, Flag(default="by memory")] = Field(
         default=None, description="largest number of windows at a time"
     )
     device: DeviceField = Field(default=None, description=DEVICE)
     dtype: DTypeField = Field(default=None, description=DTYPE)
-    resamples: Annotated[int, Ge(100)] = Field(default=1000, description="resamples of the bootstrap")
+    resamples: Annotated[int, Ge(100)] = Field(default=1000, description="number of resamples of the bootstrap")
     seed: Seed = Field(default=0, description="seed of the bootstrap and of samples in plots")
     top: NonNegativeInt = Field(default=20, description="number of tokens with the largest excess loss to list")
     rows: bool = Field(default=False, description="also measure the embedding rows, for the plots of the page")
@@ -68,12 +68,14 @@ class CompareOptions(Options):
 
 
 class DraftOptions(Options):
-    """How `draft` measures."""
+    """Options of `draft`."""
 
     prompts: PositiveInt = Field(default=20, description="largest number of prompts")
-    prompt_tokens: PositiveInt = Field(default=32, description="tokens of each document that are the prompt")
-    new_tokens: PositiveInt = Field(default=64, description="tokens generated after each prompt")
-    proposed: PositiveInt = Field(default=5, description="tokens that the draft proposes in a round")
+    prompt_tokens: PositiveInt = Field(
+        default=32, description="number of first tokens of a document that are its prompt"
+    )
+    new_tokens: PositiveInt = Field(default=64, description="number of tokens to generate after each prompt")
+    proposed: PositiveInt = Field(default=5, description="number of tokens that the draft proposes in a round")
     temperature: PositiveFloat = Field(default=1.0, description="temperature of the sampled run, for both models")
     device: DeviceField = Field(default=None, description=DEVICE)
     dtype: DTypeField = Field(default=None, description=DTYPE)
@@ -83,14 +85,14 @@ class DraftOptions(Options):
     def _check_round(self) -> DraftOptions:
         if self.new_tokens <= self.proposed:
             raise TokenAdaptError(
-                f"{self.new_tokens} new tokens cannot hold a round of {self.proposed} proposed ones: "
+                f"{self.new_tokens} new tokens are too few for a round with {self.proposed} proposed tokens: "
                 "set --new-tokens higher"
             )
         return self
 
 
 class HealingOptions(Options):
-    """How models are trained for a few steps, and when their loss is measured."""
+    """Options of measuring healing: how models are trained for a few steps, and when their loss is measured."""
 
     train: Literal["rows", "all"] = Field(
         default="rows", description="what to train. rows: input and output rows, body frozen. all: all weights"
@@ -110,23 +112,27 @@ class HealingOptions(Options):
 
     @property
     def num_looks(self) -> int:
-        """How often each model is measured: before the first step, every so often, and after the last."""
+        """Number of measurements of each model: before the first step, after every `every` steps, and after the last
+        step.
+        """
         return -(-self.steps // self.every) + 1
 
     @property
     def rate(self) -> float:
-        """The learning rate that is used."""
+        """The given learning rate, or the default for `train`."""
         return self.learning_rate or {"rows": 1e-3, "all": 1e-4}[self.train]
 
 
 class TaskOptions(Options):
-    """What is passed on to lm-evaluation-harness."""
+    """Options that are passed on to lm-evaluation-harness."""
 
     num_fewshot: Annotated[NonNegativeInt | None, Flag(default="as the task says")] = Field(
-        default=None, description="examples in the prompt"
+        default=None, description="number of solved examples in the prompt"
     )
-    limit: Annotated[PositiveInt | None, Flag(default="all")] = Field(default=None, description="examples of each task")
-    batch_size: PositiveInt = Field(default=1, description="requests at a time")
+    limit: Annotated[PositiveInt | None, Flag(default="all")] = Field(
+        default=None, description="number of examples of each task"
+    )
+    batch_size: PositiveInt = Field(default=1, description="number of requests in a batch")
     device: DeviceField = Field(default=None, description=DEVICE)
     dtype: DTypeField = Field(default=None, description=DTYPE)
     include_path: DirectoryPath | None = Field(default=None, description="folder with task definitions of your own")
@@ -137,21 +143,23 @@ def _sample(given: str | TextSet) -> TextSet:
 
 
 class QualityOptions(Options):
-    """What `tokenizer` measures beyond the text."""
+    """Options of `tokenizer`."""
 
-    reference: str = Field(default="en", description="language with a parity of 1")
+    reference: str = Field(
+        default="en", description="language whose number of tokens the others are divided by (parity)"
+    )
     words: Annotated[tuple[str, ...], Flag(metavar="LANG")] = Field(
         default=(),
-        description="also give the share of tokens that are words of this language (needs wordfreq); without it, of "
-        "all languages of the built-in text that wordfreq knows",
+        description="language for the share of tokens that are words (needs wordfreq); by default all languages of the "
+        "built-in text that wordfreq knows",
     )
     morphemes: Annotated[Mapping[str, Path], Flag(metavar="LANG=FILE")] = Field(
         default_factory=dict, description="file of words or morphemes of a language, one a line"
     )
     mixture: Annotated[tuple[Annotated[TextSet, BeforeValidator(_sample)], ...], Flag(metavar="[NAME=]PATH")] = Field(
-        default=(), description="sample of a category of training text, whose share is estimated"
+        default=(), description="sample of a category of text; its share in the tokenizer's training text is estimated"
     )
-    merges: PositiveInt = Field(default=1000, description="number of merges used for --mixture")
+    merges: PositiveInt = Field(default=1000, description="number of merges from which --mixture is estimated")
 
     @model_validator(mode="after")
     def _check_names(self) -> QualityOptions:
@@ -171,6 +179,6 @@ class QualityOptions(Options):
 
 
 class CheckOptions(Options):
-    """What `check` does."""
+    """Options of `check`."""
 
     run: bool = Field(default=True, description="load the model if a check needs its predictions")

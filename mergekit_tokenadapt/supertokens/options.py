@@ -30,11 +30,12 @@ class CorpusOptions(Options):
     """The text to learn from."""
 
     texts: Annotated[tuple[str, ...], MinLen(1), Flag("text", metavar="[NAME=]PATH")] = Field(
-        description="a file, a folder, .jsonl (,field=NAME), .gz of these, or hf:ID (,config= ,split= ,field=); "
-        "sources take turns. Or one ray:PATH (parquet or .jsonl), counted on a Ray cluster"
+        description="text to learn from: a file, a folder, .jsonl (,field=NAME), .gz of these, or hf:ID (,config= "
+        ",split= ,field=). Several texts are read in turns. Or one ray:PATH (parquet or .jsonl), counted on a Ray "
+        "cluster"
     )
     max_bytes: Annotated[NonNegativeInt, Flag(default="all")] = Field(
-        default=0, description="read about so many bytes; 0 for all"
+        default=0, description="number of bytes to read; 0 for all"
     )
 
 
@@ -45,23 +46,27 @@ class Limits(Options):
         default=2, description="smallest number of occurrences in the text for a new token"
     )
     max_memory: Annotated[PositiveFloat, Flag(metavar="GB")] = Field(
-        default=4.0, description="memory for the counts of pairs and runs. If it is not enough, rare ones are forgotten"
+        default=4.0,
+        description="memory for the counts of pairs and runs of tokens. If it is not enough, rare ones are not counted",
     )
     words_from: Annotated[NonNegativeFloat, Flag(metavar="GB")] = Field(
         default=1.0,
-        description="GB of text, from the beginning of the mixture, from which words or chunks are learned; their "
-        "trainer holds all distinct ones in memory. 0 for all",
+        description="GB of text from which words or chunks are learned, because their trainer keeps all distinct ones "
+        "in memory; 0 for all",
     )
     quiet: bool = Field(default=False, description="show no progress")
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes for counts."""
+        """Memory for counts, in bytes."""
         return int(self.max_memory * GB)
 
     @property
     def words_bytes(self) -> int:
-        """Bytes of text from which words are learned; 0 is all."""
+        """Size of the text from which words are learned, in bytes; 0 takes all of it.
+
+        Sources take turns, so the start of the text is a mixture of all of them.
+        """
         return int(self.words_from * GB)
 
     @property
@@ -82,7 +87,7 @@ def _chunk_lengths(given: Any) -> Any:
 
 
 class TrainOptions(Options):
-    """How a new vocabulary is learned."""
+    """Options of learning a new vocabulary."""
 
     vocab_size: PositiveInt = Field(description="number of tokens, including special tokens")
     algorithm: Literal["superwords", "chunks"] = Field(
@@ -92,14 +97,14 @@ class TrainOptions(Options):
     rules: Rules = Field(default_factory=Rules)
     limits: Limits = Field(default_factory=Limits)
     special_tokens: Annotated[tuple[str, ...], Flag("special", metavar="TOKEN")] = Field(
-        default=(), description="a special token"
+        default=(), description="a special token of the new tokenizer"
     )
     digits: Literal["1", "3", "all"] = Field(
         default="3", description="largest number of digits in a token, unless --like gives the pre-tokenization"
     )
     word_share: Annotated[PositiveFloat, Le(1)] = Field(
         default=0.5,
-        description="superwords: share of the vocabulary that is learned inside words, before the rest",
+        description="superwords: share of the vocabulary that is learned within words, before tokens across words",
     )
     lengths: Annotated[
         ChunkLengths,
@@ -112,7 +117,7 @@ class TrainOptions(Options):
         ),
     ] = Field(
         default_factory=ChunkLengths,
-        description="chunks: probability of a length in characters; the sum is 1",
+        description="chunks: probability of a chunk length in characters; all probabilities add up to 1",
     )
     seed: Seed = Field(default=0, description="chunks: seed of the random chunk lengths")
 
@@ -127,7 +132,7 @@ class TrainOptions(Options):
 class ExtendOptions(Options):
     """How tokens are added to a vocabulary."""
 
-    add: NonNegativeInt = Field(description="tokens to add")
+    add: NonNegativeInt = Field(description="number of tokens to add")
     drop: bool = Field(
         default=False, description="keep the size: drop as many tokens as are added, those that the text uses least"
     )

@@ -33,15 +33,16 @@ class AdaptConfig(BaseModel):
     )
     rows: Annotated[
         Literal["exact", "donor"] | PositiveInt | None,
-        Flag(metavar="exact|donor|N", default="exact; BASE's own where it speaks TARGET's tokenizer"),
+        Flag(metavar="exact|donor|N", default="exact; BASE's number if it has TARGET's tokenizer already"),
     ] = Field(
         default=None,
-        description="rows of the vocabulary matrices: highest id + 1 (exact), those of the target's model (donor), "
-        "or a number",
+        description="number of rows of the vocabulary matrices: highest id + 1 (exact), as many as the target's model "
+        "has (donor), or a number",
     )
     token_map: Annotated[Mapping[str, str], Flag(metavar="OLD=NEW")] = Field(
         default_factory=dict,
-        description="special tokens: the target's NEW gets the row of OLD, or is composed from a text (NEW=TEXT)",
+        description="for special tokens: the target's token NEW gets the row of the old token OLD, or a row composed "
+        "from a text (NEW=TEXT)",
     )
     chat_template: Annotated[str, Flag(metavar="target|base|FILE")] = Field(
         default="target", description="source of the chat template: target, base, or a file with Jinja source"
@@ -52,11 +53,11 @@ class AdaptConfig(BaseModel):
         "source of Python's own library",
     )
     calibration_bytes: Annotated[NonNegativeInt, Flag(metavar="N")] = Field(
-        default=1_000_000, description="bytes read of that text, in evenly spaced passages; 0 means all"
+        default=1_000_000, description="bytes of that text to use, in evenly spaced passages; 0 means all"
     )
     untie: bool = Field(
         default=False,
-        description="give a model with tied matrices an output matrix of its own, as large as the input's",
+        description="give a model with tied matrices a separate output matrix, as large as its input matrix",
     )
     missing_rows: Annotated[Literal["composed", "base_model"], Flag(metavar="composed|base_model")] = Field(
         default="composed",

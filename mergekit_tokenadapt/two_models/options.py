@@ -8,6 +8,8 @@ from mergekit_tokenadapt.options import Options
 
 
 class AlignOptions(Options):
-    """What `align` writes."""
+    """Options of `align`."""
 
-    nearest: bool = Field(default=True, description="also write nearest_tokens.safetensors")
+    nearest: bool = Field(
+        default=True, description="also write the nearest tokens of both vocabularies (nearest_tokens.safetensors)"
+    )

@@ -77,7 +77,7 @@ EVALUATION = [
     ((*HEAL, "--text", "text.txt", "--batch-size", "1000"), "the text is too short to train on"),
     ((*DRAFT, "--temperature", "0"), "0.0 is not in the range"),
     ((*DRAFT, "--builtin", "klingon"), "there is no built-in text 'klingon'"),
-    ((*DRAFT, "--new-tokens", "3"), "3 new tokens cannot hold a round of 5"),
+    ((*DRAFT, "--new-tokens", "3"), "3 new tokens are too few for a round with 5"),
     (("tokenizer", NO_MODEL, "--builtin", "klingon"), "there is no built-in text 'klingon'"),
     (("tokenizer", NO_MODEL, "--reference", "tlh"), "there is no parallel text in 'tlh'"),
     (("tokenizer", NO_MODEL, "--morphemes", "tr=nowhere"), "nowhere"),

@@ -163,4 +163,4 @@ def test_prompts_that_are_too_long_are_refused(run: Run, base: Path) -> None:
 def test_a_continuation_shorter_than_a_round_is_refused(run: Run, base: Path) -> None:
     result = run("draft", base, base, "--new-tokens", 5, "--proposed", 5)
     assert result.exit_code == 2
-    assert "cannot hold a round" in result.output
+    assert "are too few for a round" in result.output
