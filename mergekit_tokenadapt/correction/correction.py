@@ -26,7 +26,7 @@ from torch import Tensor
 from mergekit_tokenadapt.correction.states import fast_dtype
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.terminal.progress import progress
-from mergekit_tokenadapt.transfer.plan import mean_row
+from mergekit_tokenadapt.transfer.finite_rows import mean_row
 
 MAX_ACTIVE = 40_960
 """Largest number of tokens with a shift of their own, unless held-out text has more. It bounds time and memory."""

@@ -18,6 +18,7 @@ from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes
 from mergekit_tokenadapt.tokenizer.files import read_json
 from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap, match
 from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def find_origins(model: ModelFolder, base: ModelFolder | None) -> RowOrigins | N
     """
     file = model.folder / PLAN
     if file.is_file():
-        plan = TransferPlan.load(file)
+        plan = load_plan(file)
         note = None if base is None else _difference(model, base, plan)
         return RowOrigins(model, plan.mapping, plan, None if note else base, note)
     if base is None:

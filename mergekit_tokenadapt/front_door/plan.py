@@ -15,9 +15,10 @@ from mergekit_tokenadapt.front_door.explanation import RowExplanation
 from mergekit_tokenadapt.front_door.loading import load_tokenizer, read_options
 from mergekit_tokenadapt.output import as_loaded
 from mergekit_tokenadapt.tokenizer.token_lookup import find_id, find_token
-from mergekit_tokenadapt.transfer import plan as plans
+from mergekit_tokenadapt.transfer.finite_rows import NotFiniteError
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.plan import AppliedRows, TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import save_plan
 from mergekit_tokenadapt.transfer.row_regression import Fit
 from mergekit_tokenadapt.transfer.transfer import CPU, Transfer
 
@@ -87,13 +88,13 @@ class Plan:
         """As `TransferPlan.apply`, with the token in the message about rows that are not finite."""
         try:
             return self.rows.apply(matrix, name, use, fit=fit)
-        except plans.NotFiniteError as error:
+        except NotFiniteError as error:
             token = self.transfer.target.vocabulary.by_id.get(int(error.rows[0]))
             raise error if token is None else error.with_token(token.spelling) from error
 
     def save(self, file: str | os.PathLike[str]) -> None:
         """Write the plan into a file: safetensors with a JSON header. The same plan gives the same bytes."""
-        self.rows.save(Path(file))
+        save_plan(self.rows, Path(file))
 
 
 def make_plan(

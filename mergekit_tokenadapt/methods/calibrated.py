@@ -21,15 +21,8 @@ from mergekit_tokenadapt.tokenizer.vocabulary import Token
 from mergekit_tokenadapt.transfer.matching import Reason
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.method import OF_TOKENS, Explanation, Method
-from mergekit_tokenadapt.transfer.row_regression import (
-    NO_EXAMPLES,
-    PIECES_SHARE,
-    DonorFeatures,
-    JointFeatures,
-    PieceFeatures,
-    RowRegression,
-    TokenFeatures,
-)
+from mergekit_tokenadapt.transfer.row_regression import NO_EXAMPLES, PIECES_SHARE, RowRegression
+from mergekit_tokenadapt.transfer.token_features import DonorFeatures, JointFeatures, PieceFeatures, TokenFeatures
 from mergekit_tokenadapt.transfer.transfer import Transfer
 
 LOG = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from mergekit_tokenadapt.methods.calibrated import is_held_out, shared_rows
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer.method import Explanation, Method
 from mergekit_tokenadapt.transfer.piece_weights import uniform
-from mergekit_tokenadapt.transfer.row_regression import NO_EXAMPLES, DonorFeatures, RowRegression
+from mergekit_tokenadapt.transfer.row_regression import NO_EXAMPLES, RowRegression
+from mergekit_tokenadapt.transfer.token_features import DonorFeatures
 from mergekit_tokenadapt.transfer.transfer import Transfer
 
 LOG = logging.getLogger(__name__)

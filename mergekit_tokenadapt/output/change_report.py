@@ -13,6 +13,7 @@ from mergekit_tokenadapt.tokenizer.habits import habits
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
 from mergekit_tokenadapt.transfer.matching import Reason
 from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 
 
 def vocabulary_report(target: ModelFolder, made: ModelFolder, before: TokenizerFiles) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def vocabulary_report(target: ModelFolder, made: ModelFolder, before: TokenizerF
     Returns:
         The result of `change_report`, with the target's name and number of rows.
     """
-    plan = TransferPlan.load(made.folder / PLAN)
+    plan = load_plan(made.folder / PLAN)
     report = change_report(plan, before, target.tokenizer, made.tokenizer.chat_template)
     rows = {"target": target.num_rows, "before": before.model_rows, "after": made.num_rows}
     return {"target": target.name, **report, "rows": rows}

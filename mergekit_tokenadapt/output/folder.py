@@ -36,6 +36,7 @@ from mergekit_tokenadapt.tokenizer.chat_templates import DEFAULT
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, read_json
 from mergekit_tokenadapt.transfer.matching import VocabularyMap
 from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import save_plan
 from mergekit_tokenadapt.transfer.row_regression import FitReport
 
 LOG = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ class OutputFolder:
         self._write_configs(out)
         if self.adapt["save_plan"]:
             for n, plan in enumerate(self.plans):
-                plan.save(out / (PLAN if n == 0 else f"{PLAN}.{n}"))
+                save_plan(plan, out / (PLAN if n == 0 else f"{PLAN}.{n}"))
         inputs = [CardInput(*model, plan) for model, plan in zip(self.inputs, self.plans, strict=True)]
         extend_model_card(out / "README.md", self.target.name, inputs)
         like_new_files([*out.glob("*.safetensors"), *out.glob(f"{PLAN}*")])

@@ -17,8 +17,9 @@ from pydantic import ConfigDict
 from mergekit_tokenadapt.correction import CalibrationText, Correction, correct_output_rows
 from mergekit_tokenadapt.models.vocabulary_axes import with_first_row
 from mergekit_tokenadapt.output import AdaptedTokenizer, OutputFolder
+from mergekit_tokenadapt.transfer.finite_rows import NotFiniteError
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
-from mergekit_tokenadapt.transfer.plan import NotFiniteError, TransferPlan
+from mergekit_tokenadapt.transfer.plan import TransferPlan
 from mergekit_tokenadapt.transfer.row_regression import Fit
 from mergekit_tokenadapt.transfer.transfer import Transfer
 

@@ -16,6 +16,7 @@ from mergekit_tokenadapt.storage.tensor_writing import save_tensors
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 from mergekit_tokenadapt.transfer.matching import Reason
 from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 from mergekit_tokenadapt.two_models.onto import put_onto
 
 REPORT = "distillation.json"
@@ -55,7 +56,7 @@ def prepare_student(
     def finish(teacher_folder: ModelFolder, made: ModelFolder) -> None:
         report = {"teacher": teacher, "student": student, **vocabulary_report(teacher_folder, made, before)}
         write_json(made.folder / REPORT, report)
-        plan = TransferPlan.load(made.folder / PLAN)
+        plan = load_plan(made.folder / PLAN)
         save_tensors(token_map(plan, made), made.folder / TOKEN_MAP, {"origins": ",".join(ORIGINS)})
 
     return put_onto(student, teacher, out, adapt, dtype=dtype, options=options, force=force, finish=finish)

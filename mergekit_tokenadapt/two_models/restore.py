@@ -35,6 +35,7 @@ from mergekit_tokenadapt.storage.tensor_writing import save_tensors
 from mergekit_tokenadapt.tokenizer.files import TOKENIZER_FILES, copy_files, read_json
 from mergekit_tokenadapt.transfer.matching import Reason
 from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 
 LOG = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def _read_manifest(folder: Path, input_number: int | None) -> tuple[Mapping[str,
     file = folder / (PLAN if number == 0 else f"{PLAN}.{number}")
     if not file.is_file():
         raise TokenAdaptError(f"{folder} has no {file.name}: it was made with save_plan: false, and cannot be restored")
-    return inputs[number], TransferPlan.load(file)
+    return inputs[number], load_plan(file)
 
 
 def _are_inputs(inputs: Any) -> bool:

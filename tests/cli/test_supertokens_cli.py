@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
-from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 
 
 def run(*arguments, code=0):
@@ -65,7 +65,7 @@ def test_pieces_of_supertokens_are_their_true_text(text, base, tmp_path):
     token = new.find(" of the")
     assert token is not None
     assert token.id >= old.num_ids
-    made_of = TransferPlan.load(model / "tokenadapt.plan").explain(token.id)
+    made_of = load_plan(model / "tokenadapt.plan").explain(token.id)
     pieces = b"".join(old.by_id[i].bytes for i, _ in made_of)
     assert sorted(pieces) == sorted(b" of the")
 

@@ -14,7 +14,7 @@ from mergekit_tokenadapt.models.documents import score_documents
 from mergekit_tokenadapt.models.losses import Scorer
 from mergekit_tokenadapt.plugin.transplant import run_recipe
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
-from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 
 
 def correction_in(folder):
@@ -38,7 +38,7 @@ def test_a_recipe_with_text(tmp_path, byte_level_folder, gemma_style_folder, tin
     assert not torch.equal(plain[output], corrected[output])
     assert all(torch.equal(plain[name], corrected[name]) for name in plain if name != output)
     assert all(torch.equal(corrected[name], again[name]) for name in corrected)
-    plan = TransferPlan.load(outs[0] / "tokenadapt.plan")
+    plan = load_plan(outs[0] / "tokenadapt.plan")
     made = torch.ones(plan.num_rows, dtype=torch.bool)
     made[plan.mean_ids] = False
     for row in plan.mean_ids.tolist():

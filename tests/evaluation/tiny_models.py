@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
+from mergekit_tokenadapt.transfer.plan_files import save_plan
 from mergekit_tokenadapt.transfer.transfer import Transfer
 
 ENGLISH = [
@@ -99,7 +100,7 @@ def transplant(base: Path, tokenizer: Tokenizer, out: Path) -> Path:
     config = json.loads((base / "config.json").read_text()) | {"vocab_size": plan.num_rows}
     (out / "config.json").write_text(json.dumps(config))
     shutil.copyfile(base / "generation_config.json", out / "generation_config.json")
-    plan.save(out / "tokenadapt.plan")
+    save_plan(plan, out / "tokenadapt.plan")
     return out
 
 

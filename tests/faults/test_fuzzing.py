@@ -19,7 +19,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
 from mergekit_tokenadapt.transfer.matching import match
-from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 from mergekit_tokenadapt.two_models.restore import restore
 
 ROUNDS = [pytest.param(4, id="seconds"), pytest.param(80, id="minutes", marks=pytest.mark.slow)]
@@ -188,7 +188,7 @@ def model(
 
 def use_plan(file: Path, matrix: torch.Tensor) -> None:
     """What is read can be explained and applied."""
-    plan = TransferPlan.load(file)
+    plan = load_plan(file)
     plan.counts()
     for row in range(min(plan.num_rows, 50)):
         plan.explain(row)

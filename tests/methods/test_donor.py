@@ -13,7 +13,7 @@ from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
-from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan, save_plan
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -31,7 +31,7 @@ def planted(request, tmp_path, byte_level_folder, gemma_style_folder, tiny_model
     """(base, donor, true rows): the true rows are a linear map of the donor's, and the base has the shared ones."""
     base = tiny_model_folder(byte_level_folder, tmp_path / "base")
     donor = tiny_model_folder(gemma_style_folder, tmp_path / "donor", tied=request.param, seed=5)
-    plan = TransferPlan.load(transplant(base, donor, tmp_path / "plain", method="calibrated") / "tokenadapt.plan")
+    plan = load_plan(transplant(base, donor, tmp_path / "plain", method="calibrated") / "tokenadapt.plan")
     generator = torch.Generator().manual_seed(0)
     there = tensors_of(donor)
     columns = torch.cat([there[name] for name in (EMBEDDINGS, HEAD) if name in there], dim=1)
@@ -54,7 +54,7 @@ def planted(request, tmp_path, byte_level_folder, gemma_style_folder, tiny_model
 def test_a_planted_map_is_found(planted, tmp_path, adapt, share, tolerance):
     base, donor, true = planted
     out = transplant(base, donor, tmp_path / "out", **adapt)
-    plan = TransferPlan.load(out / "tokenadapt.plan")
+    plan = load_plan(out / "tokenadapt.plan")
     rows = tensors_of(out)[EMBEDDINGS]
     assert len(plan.composed_ids) > 20
     pieces = plan.composition.apply(tensors_of(base)[EMBEDDINGS].float())
@@ -76,12 +76,12 @@ def test_runs_are_the_same(planted, tmp_path):
 def test_a_saved_plan_explains_and_is_not_applied_without_its_donor(planted, tmp_path):
     base, donor, _ = planted
     out = transplant(base, donor, tmp_path / "out", method="donor_linear")
-    plan = TransferPlan.load(out / "tokenadapt.plan")
+    plan = load_plan(out / "tokenadapt.plan")
     assert plan.explain(int(plan.composed_ids[0]))
     with pytest.raises(TokenAdaptError, match="made with a donor's rows"):
         plan.apply(tensors_of(base)[EMBEDDINGS])
-    plan.save(tmp_path / "again.plan")
-    assert TransferPlan.load(tmp_path / "again.plan").needs_donor
+    save_plan(plan, tmp_path / "again.plan")
+    assert load_plan(tmp_path / "again.plan").needs_donor
 
 
 @pytest.mark.parametrize("option", [("--method", "donor_linear"), ("--method", "calibrated", "-O", "donor=true")])

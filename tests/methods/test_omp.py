@@ -17,7 +17,7 @@ from mergekit_tokenadapt.numerics.inner_products import DenseSearch, ScreenedSea
 from mergekit_tokenadapt.numerics.matching_pursuit import matching_pursuit
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 from mergekit_tokenadapt.transfer.matching import Reason
-from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -148,7 +148,7 @@ def test_new_rows_are_mergekits_combinations(pair, tmp_path, monkeypatch):
 
     monkeypatch.setattr(omp, "shared_rows", spy)
     out = transplant(base, donor, tmp_path / "out", k=8)
-    plan = TransferPlan.load(out / "tokenadapt.plan")
+    plan = load_plan(out / "tokenadapt.plan")
     there = tensors_of(donor)
     donor_rows = torch.cat([there[name] for name in (EMBEDDINGS, HEAD) if name in there], dim=1)
     new = new_rows(plan)
@@ -162,7 +162,7 @@ def test_new_rows_are_mergekits_combinations(pair, tmp_path, monkeypatch):
 
 def test_all_directions_give_back_a_planted_map(pair, tmp_path):
     base, donor = pair
-    plan = TransferPlan.load(transplant(base, donor, tmp_path / "plain") / "tokenadapt.plan")
+    plan = load_plan(transplant(base, donor, tmp_path / "plain") / "tokenadapt.plan")
     there = tensors_of(donor)
     columns = torch.cat([there[name] for name in (EMBEDDINGS, HEAD) if name in there], dim=1)
     true = columns @ normal(columns.shape[1], 32)
@@ -181,13 +181,13 @@ def test_runs_are_the_same_and_the_plan_can_be_applied_again(pair, tmp_path):
     assert outs[0].joinpath("tokenadapt.plan").read_bytes() == outs[1].joinpath("tokenadapt.plan").read_bytes()
     rows = [tensors_of(out)[EMBEDDINGS] for out in outs]
     assert torch.equal(*rows)
-    plan = TransferPlan.load(outs[0] / "tokenadapt.plan")
+    plan = load_plan(outs[0] / "tokenadapt.plan")
     assert torch.equal(plan.apply(tensors_of(base)[EMBEDDINGS]).rows, rows[0])
 
 
 def test_bad_rows_do_not_spread(pair, tmp_path, caplog):
     base, donor = pair
-    plan = TransferPlan.load(transplant(base, donor, tmp_path / "plain") / "tokenadapt.plan")
+    plan = load_plan(transplant(base, donor, tmp_path / "plain") / "tokenadapt.plan")
     new = new_rows(plan)
     bad_base, bad_donor = base.with_name("bad-base"), donor.with_name("bad-donor")
     base.rename(bad_base)
@@ -200,7 +200,7 @@ def test_bad_rows_do_not_spread(pair, tmp_path, caplog):
     assert made[new].isfinite().all()
     assert "1 old rows hold NaN or infinite numbers" in caplog.text
     unresolved = plan.counts()["unresolved"]
-    plan = TransferPlan.load(out / "tokenadapt.plan")
+    plan = load_plan(out / "tokenadapt.plan")
     assert plan.counts()["unresolved"] == unresolved + 1
     assert new[0] in plan.mean_ids
     assert int(plan.mapping.sources[copied[50]]) not in plan.composition.ids
@@ -221,5 +221,5 @@ def test_options_are_checked_and_kept(pair, tmp_path):
     with pytest.raises(ValueError, match="k: takes a number greater than or equal to 1, not 0"):
         transplant(*pair, tmp_path / "out", k=0)
     out = transplant(*pair, tmp_path / "out", k=3)
-    assert TransferPlan.load(out / "tokenadapt.plan").options == {"k": 3}
+    assert load_plan(out / "tokenadapt.plan").options == {"k": 3}
     assert json.loads((out / "tokenadapt.json").read_text())

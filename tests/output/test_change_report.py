@@ -16,7 +16,7 @@ from mergekit_tokenadapt.output import change_report as reports
 from mergekit_tokenadapt.plugin import reporting
 from mergekit_tokenadapt.texts import LANGUAGES, builtin_text
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
-from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def recipe_of(base, target):
 
 def test_a_transplant_says_what_became_of_every_row(tmp_path, base, gemma_style_folder):
     result = transplant(base, gemma_style_folder, tmp_path / "out")
-    rows = TransferPlan.load(tmp_path / "out" / "tokenadapt.plan").num_rows
+    rows = load_plan(tmp_path / "out" / "tokenadapt.plan").num_rows
     kinds = dict(re.findall(r"^(copied|special|composed|mean|padding) +([\d,]+)", result.stdout, re.MULTILINE))
     assert sum(int(n.replace(",", "")) for n in kinds.values()) == rows
     assert f"-> {rows}" in result.stdout

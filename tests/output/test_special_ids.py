@@ -17,7 +17,7 @@ from mergekit_tokenadapt.output import MANIFEST, PLAN, OutputFolder, SpecialIds,
 from mergekit_tokenadapt.output.translation import translate, warn_of
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
 from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
-from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 from mergekit_tokenadapt.transfer.rows import choose_rows
 
 # Base: five letters, then control tokens as chat models have them.
@@ -418,7 +418,7 @@ def test_a_nested_number_of_rows_is_set(output: OutputFolder, tmp_path: Path) ->
 
 def test_the_saved_plan_can_be_loaded(output: OutputFolder, tmp_path: Path) -> None:
     out = finish(output, tmp_path / "out")
-    assert TransferPlan.load(out / PLAN).num_rows == 640
+    assert load_plan(out / PLAN).num_rows == 640
 
 
 def test_no_plan_is_saved_where_none_is_wanted(output: OutputFolder, tmp_path: Path) -> None:

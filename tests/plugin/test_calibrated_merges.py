@@ -11,7 +11,7 @@ import torch
 from transplanting import EMBEDDINGS, HEAD, tensors_of, transplant
 
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
-from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_merge_knows_what_each_matrix_is_for(
 ) -> None:
     base = tiny_model_folder(byte_level_folder, tmp_path / "base", tied=tied)
     out = transplant(base, gemma_style_folder, tmp_path / "out", method="calibrated", untie=untie)
-    plan, old, new = TransferPlan.load(out / "tokenadapt.plan"), tensors_of(base), tensors_of(out)
+    plan, old, new = load_plan(out / "tokenadapt.plan"), tensors_of(base), tensors_of(out)
     assert torch.equal(new[EMBEDDINGS], plan.apply(old[EMBEDDINGS], use=MatrixUse(input_use)).rows)
     assert (HEAD in new) == (output_use is not None)
     if output_use is not None:
@@ -57,7 +57,7 @@ def test_the_manifest_says_how_well_each_matrix_was_fitted(
     assert record["options"] == {"top_k": 8, "donor": False}
     assert sorted(record["fits"]) == ["lm_head.weight", "model.embed_tokens.weight"]
     assert record["fits"]["lm_head.weight"] != record["fits"]["model.embed_tokens.weight"]
-    plan = TransferPlan.load(out / "tokenadapt.plan")
+    plan = load_plan(out / "tokenadapt.plan")
     uses = {EMBEDDINGS: MatrixUse.INPUT, HEAD: MatrixUse.OUTPUT}
     before, after = load_file(base / "model.safetensors"), {}
     for file in out.glob("*.safetensors"):

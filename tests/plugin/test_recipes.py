@@ -160,7 +160,7 @@ def test_two_tokenizers_merged_onto_one(run, demo_folders, byte_level_folder):
 
 
 def test_task_arithmetic_across_tokenizers(run, demo_folders, byte_level_folder):
-    from mergekit_tokenadapt.transfer.plan import TransferPlan
+    from mergekit_tokenadapt.transfer.plan_files import load_plan
 
     recipe = RECIPES / "task_arithmetic_across_tokenizers.yml"
     run("mergekit-yaml", recipe, "out")
@@ -170,7 +170,7 @@ def test_task_arithmetic_across_tokenizers(run, demo_folders, byte_level_folder)
         for f in ("out", "demo/SmolLM2-135M-Instruct", "demo/SmolLM2-deepseek-hybrid")
     )
     # The base model comes first, then the models in the order of the recipe, without it.
-    plan = TransferPlan.load(demo_folders / "out" / "tokenadapt.plan.1")
+    plan = load_plan(demo_folders / "out" / "tokenadapt.plan.1")
     missing, shared = plan.missing_ids, plan.copied_ids
     assert len(missing) > 50 < len(shared)
     # A token that one model does not have has no task vector: the row is the base model's, bit for bit.
@@ -181,7 +181,7 @@ def test_task_arithmetic_across_tokenizers(run, demo_folders, byte_level_folder)
 
 
 def test_task_arithmetic_in_a_tokenizer_that_the_base_model_does_not_speak(run, demo_folders, gemma_style_folder):
-    from mergekit_tokenadapt.transfer.plan import TransferPlan
+    from mergekit_tokenadapt.transfer.plan_files import load_plan
 
     recipe = RECIPES / "task_arithmetic_new_tokenizer.yml"
     run("mergekit-yaml", recipe, "out")
@@ -190,7 +190,7 @@ def test_task_arithmetic_in_a_tokenizer_that_the_base_model_does_not_speak(run, 
         AutoModelForCausalLM.from_pretrained(str(demo_folders / f), dtype=torch.float32).get_input_embeddings().weight
         for f in ("out", *(f"demo/SmolLM2-{name}" for name in ("135M-Instruct", "deepseek-hybrid", "deepseek-mean")))
     )
-    moved = TransferPlan.load(demo_folders / "out" / "tokenadapt.plan").apply(base.detach()).rows
+    moved = load_plan(demo_folders / "out" / "tokenadapt.plan").apply(base.detach()).rows
     expected = moved + 0.7 * sum(rows - moved for rows in tuned)
     assert torch.allclose(out, expected, atol=0.02)  # bfloat16
 

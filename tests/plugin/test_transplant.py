@@ -18,7 +18,7 @@ from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.plugin.transplant import run_recipe
 from mergekit_tokenadapt.storage.ownership import mark
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
-from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def base(tmp_path_factory, byte_level_folder, tiny_model_folder):
 def test_rows_are_those_of_the_plan_in_the_dtype_asked_for(tmp_path, base, gemma_style_folder, method, dtype):
     out = transplant(base, gemma_style_folder, tmp_path / "out", method=method, dtype=dtype)
     old, new = tensors_of(base)[EMBEDDINGS].to(getattr(torch, dtype)), tensors_of(out)[EMBEDDINGS]
-    plan = TransferPlan.load(out / "tokenadapt.plan")
+    plan = load_plan(out / "tokenadapt.plan")
     assert new.dtype == old.dtype
     assert plan.method == method
     assert len(plan.composed_ids) > 20
@@ -153,7 +153,7 @@ def test_three_models_merge_by_task_arithmetic(tmp_path, tiny_model_folder, zoo_
     }
     out = run_recipe(recipe, str(tmp_path / "out"), MergeOptions(quiet=True))
     plans = {name: out / f"tokenadapt.plan{suffix}" for name, suffix in zip(folders, ("", ".1", ".2"), strict=True)}
-    rows = {name: TransferPlan.load(plans[name]).apply(tensors_of(folders[name])[EMBEDDINGS]).rows for name in folders}
+    rows = {name: load_plan(plans[name]).apply(tensors_of(folders[name])[EMBEDDINGS]).rows for name in folders}
     start = rows["byte-level"]
     expected = start + 0.3 * (rows["gemma-style"] - start) + 0.3 * (rows["unigram"] - start)
     torch.testing.assert_close(tensors_of(out)[EMBEDDINGS], expected, rtol=1e-4, atol=1e-5)

@@ -15,7 +15,8 @@ from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 from mergekit_tokenadapt.transfer.plan import TransferPlan
-from mergekit_tokenadapt.transfer.row_regression import FitReport, PieceFeatures, RowRegression
+from mergekit_tokenadapt.transfer.row_regression import FitReport, RowRegression
+from mergekit_tokenadapt.transfer.token_features import PieceFeatures
 from mergekit_tokenadapt.transfer.transfer import Transfer
 
 ATOMS, EXAMPLES, NEW, WIDTH = 150, 900, 60, 8

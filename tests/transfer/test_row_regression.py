@@ -22,7 +22,8 @@ from planted_rows import (
 from mergekit_tokenadapt.numerics import principal_directions
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer import row_regression as regression_module
-from mergekit_tokenadapt.transfer.row_regression import PieceFeatures, RowRegression
+from mergekit_tokenadapt.transfer.row_regression import RowRegression
+from mergekit_tokenadapt.transfer.token_features import PieceFeatures
 
 
 def test_a_planted_composition_is_recovered() -> None:

@@ -12,8 +12,8 @@ from planted_rows import (
     random_tensor,
 )
 
-from mergekit_tokenadapt.transfer import row_regression as regression_module
-from mergekit_tokenadapt.transfer.row_regression import PieceFeatures
+from mergekit_tokenadapt.transfer import token_features
+from mergekit_tokenadapt.transfer.token_features import PieceFeatures
 
 
 def test_unknown_neighbours_are_worth_nothing() -> None:
@@ -37,7 +37,7 @@ def test_the_columns_are_what_they_are_said_to_be() -> None:
     for n, pieces in enumerate(pieces_of(features)):
         similarities = features.similarities[n].double()
         near = matrix[features.neighbours[n].long()].double()
-        around = (similarities / regression_module.SHARPNESS).softmax(0) @ near
+        around = (similarities / token_features.SHARPNESS).softmax(0) @ near
         nearest = float(similarities[0])
         rows = [matrix[pieces].double().mean(0), matrix[pieces[0]], matrix[pieces[-1]], near[0], around]
         expected = torch.cat([

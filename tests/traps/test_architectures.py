@@ -15,14 +15,14 @@ from transplanting import EMBEDDINGS, HEAD, tensors_of, transplant
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
-from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 
 
 def test_untied_matrices_share_the_plan_and_all_else_is_untouched(tmp_path, untied_base, unigram_folder):
     out = transplant(untied_base, unigram_folder, tmp_path / "out")
     before, after = tensors_of(untied_base), tensors_of(out)
     assert before.keys() == after.keys()
-    plan = TransferPlan.load(out / "tokenadapt.plan")
+    plan = load_plan(out / "tokenadapt.plan")
     for name in (EMBEDDINGS, HEAD):
         assert torch.equal(after[name], plan.apply(before[name]).rows)
     untouched = before.keys() - {EMBEDDINGS, HEAD}
@@ -56,7 +56,7 @@ def test_a_masked_language_model_keeps_its_vocabulary_bias(tmp_path, masked_mode
     bias = torch.randn_like(model.vocab_projector.bias)
     save_file({**tensors_of(folder), "vocab_projector.bias": bias}, str(folder / "model.safetensors"))
     out = transplant(folder, unigram_folder, tmp_path / "out")
-    plan = TransferPlan.load(out / "tokenadapt.plan")
+    plan = load_plan(out / "tokenadapt.plan")
     adapted, loading = transformers.AutoModelForMaskedLM.from_pretrained(str(out), output_loading_info=True)
     assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert torch.equal(adapted.vocab_projector.bias, plan.apply(bias).rows)
@@ -101,7 +101,7 @@ def test_a_stray_output_matrix_of_a_tied_model_is_carried_along(
     base = with_stored_head(tiny_model_folder(byte_level_folder, tmp_path / "base"), value)
     out = transplant(base, unigram_folder, tmp_path / "out")
     before, after = tensors_of(base), tensors_of(out)
-    plan = TransferPlan.load(out / "tokenadapt.plan")
+    plan = load_plan(out / "tokenadapt.plan")
     assert before.keys() == after.keys()
     for name in (EMBEDDINGS, HEAD):
         assert torch.equal(after[name], plan.apply(before[name]).rows)

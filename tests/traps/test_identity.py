@@ -15,7 +15,7 @@ from transplanting import EMBEDDINGS, HEAD, tensors_of, transplant
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
 from mergekit_tokenadapt.transfer.matching import match
-from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 
 
 def test_the_same_tokenizer_is_bit_identical(tmp_path, base):
@@ -50,7 +50,7 @@ def test_permuted_ids_give_equal_logits(tmp_path, zoo_folders, zoo, tiny_model_f
     ids = tokenizers_zoo.permutation(files.vocabulary.num_ids, seed=4)
     moved = tokenizers_zoo.renumbered(dict(files.definition), ids.__getitem__)
     out = transplant(base, write_tokenizer(tmp_path / "moved", moved, files.config), tmp_path / "out", method="hybrid")
-    assert TransferPlan.load(out / "tokenadapt.plan").counts()["new"] == 0
+    assert load_plan(out / "tokenadapt.plan").counts()["new"] == 0
     text = "\n".join(tokenizers_zoo.CORPUS[:3])
     old_ids, new_ids = (AutoTokenizer.from_pretrained(f)(text, return_tensors="pt").input_ids for f in (base, out))
     places = torch.tensor(ids)

@@ -13,7 +13,7 @@ from transplanting import EMBEDDINGS, HEAD, tensors_of, transplant
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 from mergekit_tokenadapt.transfer.matching import Reason
-from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 
 
 def test_rows_and_padding_are_what_was_asked_for(tmp_path, base, gemma_style_folder, tiny_model_folder):
@@ -53,7 +53,7 @@ def test_target_ids_with_gaps_become_rows_that_never_win(tmp_path, untied_base, 
     spread = renumbered(dict(files.definition), lambda i: i + i // 3)
     out = transplant(untied_base, write_tokenizer(tmp_path / "gaps", spread, files.config), tmp_path / "out")
     target = load_tokenizer(str(out)).vocabulary
-    plan = TransferPlan.load(out / "tokenadapt.plan")
+    plan = load_plan(out / "tokenadapt.plan")
     gaps = plan.mapping.ids(Reason.PADDING).tolist()
     assert sorted([*gaps, *(t.id for t in target)]) == list(range(target.num_ids))
     assert len(gaps) > 100
@@ -72,9 +72,7 @@ def test_base_ids_with_gaps_are_never_copied_from(tmp_path, zoo, gemma_style_fol
     base = tiny_model_folder(write_tokenizer(tmp_path / "gaps", spread, files.config), tmp_path / "base")
     tensors = tensors_of(base)
     assert len(tensors[EMBEDDINGS]) == 2 * files.vocabulary.num_ids - 1
-    plan = TransferPlan.load(
-        transplant(base, gemma_style_folder, tmp_path / "out", method="hybrid") / "tokenadapt.plan"
-    )
+    plan = load_plan(transplant(base, gemma_style_folder, tmp_path / "out", method="hybrid") / "tokenadapt.plan")
     used = torch.cat([torch.from_numpy(plan.mapping.sources)[plan.copied_ids], plan.composition.ids])
     assert len(used) > 400
     assert not (used % 2).any()
@@ -86,7 +84,7 @@ def test_base_ids_beyond_its_rows_are_not_used(tmp_path, zoo, byte_level_folder,
     rows = zoo["byte-level"].vocabulary.num_ids - 60
     base = tiny_model_folder(byte_level_folder, tmp_path / "base", tied=False, rows=rows)
     out = transplant(base, byte_level_folder, tmp_path / "out", method=method)
-    plan = TransferPlan.load(out / "tokenadapt.plan")
+    plan = load_plan(out / "tokenadapt.plan")
     assert plan.num_rows == rows + 60 == len(tensors_of(out)[HEAD]) == rows_of_config(out)
     assert plan.mapping.sources.max() < rows
     assert len(plan.composition.ids) == 0 or plan.composition.ids.max() < rows

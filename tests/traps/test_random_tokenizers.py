@@ -20,6 +20,7 @@ from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, byte_alphabet
 from mergekit_tokenadapt.transfer.matching import Reason
 from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 
 NUM_TOKENIZERS = 1000
 BATCH = 50
@@ -209,7 +210,7 @@ def check_saving(plan: TransferPlan, base: TokenizerFiles, target: TokenizerFile
     adapt = {"method": "mean", "chat_template": "target", "save_plan": True}
     folder = OutputFolder(base, model, target, plan.num_rows, "vocab_size", adapt, (("base", model),), (plan,))
     folder.with_plans([plan]).save_pretrained(str(out))
-    again = TransferPlan.load(out / "tokenadapt.plan")
+    again = load_plan(out / "tokenadapt.plan")
     np.testing.assert_array_equal(again.mapping.sources, plan.mapping.sources)
     assert torch.equal(again.composition.weights, plan.composition.weights)
     assert (

@@ -27,7 +27,7 @@ from mergekit_tokenadapt.models import CannotBuild, ModelClass
 from mergekit_tokenadapt.models.folder import open_model
 from mergekit_tokenadapt.plugin.transplant import run_recipe
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
-from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 from mergekit_tokenadapt.two_models.restore import restore
 
 Make = Callable[..., Path]
@@ -95,7 +95,7 @@ def test_a_layer_that_predicts_further_tokens_is_carried_over_with_its_tables(tm
     with_tensors(folder, further)
     edit_json(folder / "config.json", num_nextn_predict_layers=1)
     after = tensors_of(out := transplant(folder, unigram_folder, tmp_path / "out"))
-    plan = TransferPlan.load(out / "tokenadapt.plan")
+    plan = load_plan(out / "tokenadapt.plan")
     assert after.keys() == before.keys() | further.keys()
     for name, tensor in further.items():
         assert torch.equal(after[name], plan.apply(tensor).rows if name in tables else tensor), name

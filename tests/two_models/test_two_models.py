@@ -18,6 +18,7 @@ from mergekit_tokenadapt.models.same_vocabulary import check_same_vocabulary
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.transfer.plan import TransferPlan
+from mergekit_tokenadapt.transfer.plan_files import load_plan
 from mergekit_tokenadapt.two_models.draft_model import accepted_by, make_draft
 from mergekit_tokenadapt.two_models.prepare import ORIGINS
 from mergekit_tokenadapt.two_models.restore import restore, row_sources
@@ -52,7 +53,7 @@ def test_the_student_has_the_teachers_ids_and_rows(folders):
 def test_the_report_counts_every_row_once(folders):
     report = json.loads((folders["out"] / "distillation.json").read_text())
     assert sum(report["tokens"].values()) == 640
-    plan = TransferPlan.load(folders["out"] / "tokenadapt.plan")
+    plan = load_plan(folders["out"] / "tokenadapt.plan")
     num_tokens = len(open_model(str(folders["teacher"])).tokenizer.vocabulary)
     assert report["tokens"]["padding"] == 640 - num_tokens > 0
     assert report["tokens"]["copied"] == len(plan.mapping.ids(Reason.COPIED))
@@ -65,7 +66,7 @@ def test_the_report_counts_every_row_once(folders):
 
 def test_the_token_map_is_the_plan(folders):
     arrays = load_file(folders["out"] / "token_map.safetensors")
-    plan = TransferPlan.load(folders["out"] / "tokenadapt.plan")
+    plan = load_plan(folders["out"] / "tokenadapt.plan")
     report = json.loads((folders["out"] / "distillation.json").read_text())
     names = [ORIGINS[n] for n in arrays["origin"].tolist()]
     assert {name: names.count(name) for name in ORIGINS} == report["tokens"]
@@ -135,7 +136,7 @@ def test_what_was_trained_comes_along_and_dropped_rows_do_not(folders, tmp_path)
     dropped = (after[INPUT] == before[INPUT]).all(dim=1)
     assert int(kept.sum()) == done.from_model
     assert int(dropped.sum()) == done.from_base == len(kept) - done.from_model
-    plan = TransferPlan.load(folders["out"] / "tokenadapt.plan")
+    plan = load_plan(folders["out"] / "tokenadapt.plan")
     assert set(plan.mapping.sources[plan.copied_ids.numpy()].tolist()) == set(np.flatnonzero(kept).tolist())
     norm = "model.norm.weight"
     assert torch.equal(after[norm], before[norm] + 1)
