@@ -64,8 +64,9 @@ def adapt(
         TokenAdaptError: an option is wrong or needs `transplant`; or the model is quantised, is not completely in
             memory, or numbers positions from its pad token's id, which would change.
 
-    Examples: >>> import mergekit_tokenadapt as ta >>> plan = ta.adapt(model, tokenizer, target_tokenizer) # doctest:
-    +SKIP
+    Examples:
+        >>> import mergekit_tokenadapt as ta
+        >>> plan = ta.adapt(model, tokenizer, target_tokenizer)  # doctest: +SKIP
     """
     block = read_options(options)
     for key in OF_FOLDERS:

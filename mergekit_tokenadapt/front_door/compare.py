@@ -63,8 +63,10 @@ def compare(
     Raises:
         TokenAdaptError: a model cannot be loaded, or a text or an option is wrong.
 
-    Examples: >>> import mergekit_tokenadapt as ta >>> ta.compare("./model", "./out").save("report.html") # doctest:
-    +SKIP PosixPath('report.html')
+    Examples:
+        >>> import mergekit_tokenadapt as ta
+        >>> ta.compare("./model", "./out").save("report.html")  # doctest: +SKIP
+        PosixPath('report.html')
     """
     from mergekit_tokenadapt.evaluation import compare as comparing
     from mergekit_tokenadapt.models.folder import open_model

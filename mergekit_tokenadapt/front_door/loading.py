@@ -25,8 +25,10 @@ def load_tokenizer(tokenizer: Any, *, trust_remote_code: bool = False) -> Tokeni
     Raises:
         TokenAdaptError: there is no tokenizer, or its vocabulary cannot be read.
 
-    Examples: >>> import mergekit_tokenadapt as ta >>> ta.load_tokenizer("./tokenizer").vocabulary.find(" example").id #
-    doctest: +SKIP 2511
+    Examples:
+        >>> import mergekit_tokenadapt as ta
+        >>> ta.load_tokenizer("./tokenizer").vocabulary.find(" example").id  # doctest: +SKIP
+        2511
     """
     if isinstance(tokenizer, TokenizerFiles):
         return tokenizer

@@ -69,14 +69,16 @@ class Plan:
         return RowExplanation.of(row, self.rows, self.transfer, told.get(row))
 
     def apply(self, matrix: Tensor, *, use: Literal["input", "output", "tied"] = "input") -> Tensor:
-        """The new rows of a vocabulary tensor.
+        """Return the new rows of a vocabulary tensor.
 
         Args:
-            matrix: [old rows, ...], vocabulary axis first, any floating dtype; not changed. One-dimensional for a bias.
-            use: what the model does with it. Only `calibrated` tells them apart.
+            matrix: [old rows, ...], any floating dtype, with the vocabulary as its first axis. It is not changed. A
+                bias has one axis.
+            use: whether the model uses the matrix as embeddings (``input``), as ``lm_head`` (``output``) or as both
+                (``tied``). Methods with a regression, such as `calibrated`, give different rows for each.
 
         Returns:
-            [`num_rows`, ...], same dtype and device, without gradient.
+            [`num_rows`, ...], with the dtype and on the device of `matrix`, without gradient.
 
         Raises:
             TokenAdaptError: the matrix has fewer rows than the plan uses, or new rows are not finite.
@@ -85,7 +87,7 @@ class Plan:
             return self.apply_as(matrix.detach(), "", MatrixUse(use)).rows
 
     def apply_as(self, matrix: Tensor, name: str, use: MatrixUse, fit: Fit | None = None) -> AppliedRows:
-        """As `TransferPlan.apply`, with the token in the message about rows that are not finite."""
+        """Do the work of `TransferPlan.apply`, and name the token in the error about rows that are not finite."""
         try:
             return self.rows.apply(matrix, name, use, fit=fit)
         except NotFiniteError as error:
@@ -124,8 +126,10 @@ def make_plan(
     Raises:
         TokenAdaptError: a tokenizer cannot be read, or an option is wrong.
 
-    Examples: >>> import mergekit_tokenadapt as ta >>> plan = ta.make_plan("./model", "./tokenizer", method="hybrid") #
-    doctest: +SKIP >>> print(plan.explain(" example")) # doctest: +SKIP
+    Examples:
+        >>> import mergekit_tokenadapt as ta
+        >>> plan = ta.make_plan("./model", "./tokenizer", method="hybrid")  # doctest: +SKIP
+        >>> print(plan.explain(" example"))  # doctest: +SKIP
     """
     adapt = read_options(options)
     old = load_tokenizer(base, trust_remote_code=trust_remote_code)

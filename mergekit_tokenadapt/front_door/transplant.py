@@ -47,8 +47,10 @@ def transplant(
     Raises:
         TokenAdaptError: `out` may not be written, or a model, a tokenizer or an option is wrong.
 
-    Examples: >>> import mergekit_tokenadapt as ta >>> ta.transplant("./model", "./tokenizer", "./out",
-    method="calibrated", untie=True) # doctest: +SKIP PosixPath('out')
+    Examples:
+        >>> import mergekit_tokenadapt as ta
+        >>> ta.transplant("./model", "./tokenizer", "./out", method="calibrated", untie=True)  # doctest: +SKIP
+        PosixPath('out')
     """
     from mergekit_tokenadapt.plugin import activate
 
