@@ -1,4 +1,4 @@
-"""Ways to make rows for new tokens: one file each, found through entry points."""
+"""Methods that compute the rows of new tokens. Each is one file, found through an entry point."""
 
 from mergekit_tokenadapt.transfer.method import Method, find_method
 

@@ -28,17 +28,17 @@ from mergekit_tokenadapt.transfer.transfer import Transfer
 LOG = logging.getLogger(__name__)
 
 HELD_OUT = 0.1
-"""Share of the examples that choose the penalty and measure the error."""
+"""Share of the examples that are held out, to choose the penalty and to measure the error."""
 ENOUGH_SUPERTOKENS = 1000
-"""Old tokens that span words from which the map can learn how their rows follow from words'."""
+"""With this many old tokens that span words, the regression has examples of supertokens, and predicts new ones."""
 SPARE_NEIGHBOURS = 4
-"""Neighbours are searched for this many times over, because the examples give some of them up."""
+"""Factor by which more neighbours are searched for than needed, because examples lose the nearest ones (`_below`)."""
 PREDICTED = (
     "the row is predicted, by a map fitted on the model's own rows, from these pieces and neighbours; of the pieces' "
     f"rows themselves, by these weights, it keeps {PIECES_SHARE[MatrixUse.INPUT]:.0%} in an input matrix, "
     f"{PIECES_SHARE[MatrixUse.TIED]:.0%} in a tied one, {PIECES_SHARE[MatrixUse.OUTPUT]:.0%} in an output matrix"
 )
-"""What the weights of this method's pieces are."""
+"""What `explain` says about the weights of a predicted row."""
 
 
 class Calibrated(Method):
@@ -63,7 +63,7 @@ class Calibrated(Method):
 
     @property
     def needs_donor(self) -> bool:
-        """True if the option `donor` is set."""
+        """Whether the option `donor` is set."""
         return self.donor
 
     def weigh(self, transfer: Transfer) -> SparseRows:
@@ -94,26 +94,35 @@ class Calibrated(Method):
         return told
 
     def make_regression(self, transfer: Transfer) -> RowRegression | None:
-        """Return features of examples and new tokens; None without new tokens, or if no old token can be split."""
+        """Return the features of examples and new tokens.
+
+        None if no new token can be predicted, because all are supertokens, or if no base token can be split.
+        """
         beyond = unlike_any_example(transfer)
         if beyond.all():
             return None
+        # Supertokens are left out first: the examples are made like the new tokens that are predicted.
         if beyond.any():
             transfer = transfer.among(transfer.new_ids[~beyond])
         decomposer = Decomposer(transfer.base.definition, transfer.base.vocabulary, transfer.base_rows)
         wanted = _like(transfer.pieces.counts[transfer.pieces.counts > 1], transfer.candidates, salt=1)
-        cuts = [decomposer.cut(token, int(n)) for token, n in zip(transfer.candidates, wanted, strict=True)]
+        splits = [decomposer.cut(token, int(n)) for token, n in zip(transfer.candidates, wanted, strict=True)]
         shared = shared_rows(transfer) if self.donor else None
-        places = [n for n, cut in enumerate(cuts) if cut and (shared is None or transfer.candidates[n].id in shared)]
+        places = [
+            n for n, split in enumerate(splits) if split and (shared is None or transfer.candidates[n].id in shared)
+        ]
         if not places:
             LOG.warning(NO_EXAMPLES)
             return None
         tokens = [transfer.candidates[n] for n in places]
         similarities, neighbours = (part.cpu() for part in transfer.neighbours(self.top_k))
+        # Base tokens have nearer neighbours than new tokens have: inflected forms of one word, for instance. From such
+        # examples, the regression would learn to rely on neighbours too much. So an example keeps only neighbours that
+        # are no nearer than a new token's nearest one.
         spare = transfer.candidate_neighbours(SPARE_NEIGHBOURS * self.top_k, among=places)
         ceiling = torch.from_numpy(_like(similarities[:, 0].numpy(), tokens, salt=2))
         example_neighbours = _below(spare[0].cpu(), spare[1].cpu(), ceiling, self.top_k)
-        example_pieces = Pieces.from_lists(cuts[n] for n in places)
+        example_pieces = Pieces.from_lists(splits[n] for n in places)
         examples: TokenFeatures = _features(tokens, example_pieces, *example_neighbours)
         new: TokenFeatures = _features(transfer.new_tokens, transfer.pieces, similarities, neighbours)
         if shared is not None:
@@ -150,21 +159,25 @@ def front_weighted(transfer: Transfer) -> SparseRows:
 
 
 def unlike_any_example(transfer: Transfer) -> np.ndarray:
-    """Return which new tokens span words, bool [N]; all False if enough old tokens span words, too."""
+    """Return which new tokens are supertokens without examples, bool [N].
+
+    All are False if at least `ENOUGH_SUPERTOKENS` base tokens span words.
+    """
     if sum(t.spans_words for t in transfer.candidates) >= ENOUGH_SUPERTOKENS:
         return np.zeros(len(transfer.new_tokens), dtype=bool)
     return np.array([t.spans_words for t in transfer.new_tokens], dtype=bool)
 
 
 def is_held_out(token: Token) -> bool:
-    """Whether an example is in the held-out tenth. It depends on the token's bytes only, so runs agree."""
+    """Return whether an example is held out. This depends on the token's bytes only, so that all runs agree."""
     return _fraction(token, salt=3) < HELD_OUT
 
 
 def shared_rows(transfer: Transfer) -> dict[int, int]:
-    """Return old id -> target id of the copied tokens that stand for text, by ascending target id.
+    """Return base id to target id of the copied tokens that stand for text, by ascending target id.
 
-    Byte twins are left out: a token that is never produced has an untrained row.
+    Byte twins are left out, because their rows are untrained. Where several target tokens copy one base row, the first
+    is taken.
     """
     usable = {token.id for token in transfer.candidates}
     found: dict[int, int] = {}
@@ -175,7 +188,8 @@ def shared_rows(transfer: Transfer) -> dict[int, int]:
 
 
 def _features(tokens: list[Token], pieces: Pieces, similarities: Tensor, neighbours: Tensor) -> PieceFeatures:
-    # Not `uniform`: that sorts the pieces, and the map has to know which is first and which is last.
+    """Return the features of some tokens: pieces, neighbours and what the text is like."""
+    # Not `uniform`: that sorts the pieces, and the regression has to know which is first and which is last.
     weights = 1 / torch.from_numpy(pieces.counts).float()[torch.from_numpy(pieces.rows)]
     in_order = SparseRows(torch.from_numpy(pieces.indptr), torch.from_numpy(pieces.ids), weights)
     scalars = torch.tensor([_kind_of_text(t) for t in tokens], dtype=torch.float32)
@@ -183,7 +197,10 @@ def _features(tokens: list[Token], pieces: Pieces, similarities: Tensor, neighbo
 
 
 def _below(similarities: Tensor, neighbours: Tensor, ceiling: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """The `top_k` nearest neighbours that are no nearer than `ceiling`; -inf where there are too few."""
+    """Return the `top_k` most similar neighbours whose similarity is at most `ceiling`, one ceiling for each row.
+
+    Where there are too few, the rest have the similarity -inf.
+    """
     too_near = similarities > ceiling[:, None]
     order = too_near.to(torch.int8).argsort(dim=1, stable=True)[:, :top_k]
     kept = torch.where(too_near, -torch.inf, similarities).gather(1, order)
@@ -191,7 +208,11 @@ def _below(similarities: Tensor, neighbours: Tensor, ceiling: Tensor, top_k: int
 
 
 def _like(population: np.ndarray, tokens: list[Token], *, salt: int) -> np.ndarray:
-    """A value for each token, distributed like the population; it depends on the token's bytes only."""
+    """Return a value for each token, distributed like the population.
+
+    The value depends on the token's bytes and on `salt` only, so every run draws the same. An empty population gives 2,
+    the smallest number of pieces.
+    """
     if not len(population):
         return np.full(len(tokens), 2)
     ordered = np.sort(population)
@@ -200,13 +221,13 @@ def _like(population: np.ndarray, tokens: list[Token], *, salt: int) -> np.ndarr
 
 
 def _fraction(token: Token, *, salt: int) -> float:
-    """A number in [0, 1) that looks random and is the same in every run, whatever the token's id."""
+    """Return a pseudo-random number in [0, 1) that depends on the token's bytes and kind, not on its id."""
     digest = hashlib.blake2b(token.bytes + token.kind.value.encode(), digest_size=4, salt=bytes([salt])).digest()
     return int.from_bytes(digest, "big") / 2**32
 
 
 def _kind_of_text(token: Token) -> list[float]:
-    """Leading space, kind of the first character, and length: what rows of frequent tokens depend on."""
+    """Return numbers about a token's text on which rows depend: leading space, length, and first character."""
     text = token.label
     core = text.removeprefix(" ")
     category = unicodedata.category(core[0]) if core else "Zs"

@@ -21,7 +21,7 @@ MAPPED = (
     "the row is mapped over from this token's row in the target's model; these pieces only stand in, with these "
     "weights, where there are too few shared tokens to fit the map"
 )
-"""What the weights of this method's pieces are."""
+"""What `explain` says about the weights of a mapped row."""
 
 
 class DonorLinear(Method):
@@ -39,7 +39,7 @@ class DonorLinear(Method):
 
     @property
     def needs_donor(self) -> bool:
-        """Always."""
+        """True: the donor's rows are the features."""
         return True
 
     def weigh(self, transfer: Transfer) -> SparseRows:

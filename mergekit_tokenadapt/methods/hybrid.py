@@ -14,7 +14,7 @@ from mergekit_tokenadapt.transfer.transfer import Transfer
 
 
 class Hybrid(Method):
-    """``(1 - global_weight) * local + global_weight * global``; if one is empty, the other alone."""
+    """``(1 - global_weight) * local + global_weight * global``. If one estimate is empty, the other is taken alone."""
 
     summary: ClassVar[str] = "weighted average of the local and global estimates: the paper's method"
     source: ClassVar[str] = "TokenAdapt, arXiv 2505.09738, section 3.4"

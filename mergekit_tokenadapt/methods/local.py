@@ -14,7 +14,9 @@ from mergekit_tokenadapt.transfer.transfer import Transfer
 
 
 class Local(Method):
-    """For a new token with pieces j = 1..m, phi its unit vector and phi_j those of the pieces:
+    """Weigh the pieces of a new token by similarity and length.
+
+    A new token has the pieces j = 1..m, the unit vector phi, and phi_j is the unit vector of piece j:
 
     ``a_j = phi . phi_j``; ``u = softmax(a)``; ``l_j = characters(j) / max(1, characters(new))``;
     ``c = (u + l) / 2``; ``w = softmax(c / temperature)``; row = ``sum_j w_j E[j]``.
@@ -52,7 +54,14 @@ class Local(Method):
 
 
 def segment_softmax(values: Tensor, segments: Tensor, num_segments: int) -> Tensor:
-    """Softmax over the values of each segment: float32 [Z], segments int64 [Z] -> float32 [Z]."""
+    """Return the softmax over the values of each segment, float32 [Z].
+
+    Args:
+        values: float32 [Z].
+        segments: int64 [Z]; the segment of each value.
+        num_segments: number of segments; some may be empty.
+    """
+    # Minus the highest value, so that no exponential overflows at low temperatures.
     highest = values.new_full((num_segments,), -torch.inf).scatter_reduce(0, segments, values, "amax")
     exponentials = (values - highest[segments]).exp()
     sums = values.new_zeros(num_segments).index_add(0, segments, exponentials)
@@ -60,12 +69,12 @@ def segment_softmax(values: Tensor, segments: Tensor, num_segments: int) -> Tens
 
 
 def _characters(content: bytes) -> float:
-    """Characters of a token's text; an incomplete character counts as one."""
+    """Return the number of characters of a token's text. An incomplete UTF-8 sequence counts as one."""
     return float(len(content.decode("utf-8", errors="replace")))
 
 
 def _paired_dot(left: Tensor, left_ids: Tensor, right: Tensor, right_ids: Tensor, *, block: int = 65536) -> Tensor:
-    """``left[left_ids[z]] . right[right_ids[z]]`` for every z, in blocks: float32 [Z]."""
+    """Return ``left[left_ids[z]] . right[right_ids[z]]`` for every z, float32 [Z], computed in blocks."""
     products = left.new_empty(len(left_ids))
     for start in range(0, len(left_ids), block):
         part = slice(start, start + block)

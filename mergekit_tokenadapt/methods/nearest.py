@@ -13,7 +13,9 @@ from mergekit_tokenadapt.transfer.transfer import Transfer
 
 
 class Global(Method):
-    """The `top_k` old tokens nearest to a new one in the auxiliary space:
+    """Weigh the `top_k` old tokens nearest to a new one in the auxiliary space.
+
+    a_i is the cosine similarity of old token i:
 
     ``a_i = phi . phi_i``; ``w = softmax(a / temperature)``; row = ``sum_i w_i E[i]``.
     Neighbours with ``a_i < threshold`` are left out, and the remaining weights are renormalised.

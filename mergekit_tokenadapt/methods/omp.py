@@ -19,7 +19,7 @@ class Omp(Method):
     """Orthogonal matching pursuit: combine few shared tokens into the donor's row, and combine base rows likewise.
 
     The atoms are the donor's rows of the copied tokens that stand for text. The mathematics is that of mergekit's
-    `batch_omp`. The module `pursuit` explains what makes it fast.
+    `batch_omp`. The module `numerics.matching_pursuit` explains what makes it fast.
     """
 
     summary: ClassVar[str] = (
@@ -34,11 +34,13 @@ class Omp(Method):
 
     @property
     def needs_donor(self) -> bool:
-        """Always."""
+        """True: combinations are fitted to the donor's rows."""
         return True
 
     def weigh(self, transfer: Transfer) -> SparseRows:
-        """Return the combinations, one for both input and output rows; none for a token whose donor row is zero.
+        """Return a combination of base rows for each new token. Input and output matrix share it.
+
+        A token whose donor row is zero gets an empty one.
 
         Raises:
             TokenAdaptError: no token is shared.

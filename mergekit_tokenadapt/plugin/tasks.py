@@ -136,7 +136,7 @@ class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
     is_per_layer: bool = False
     """Whether it may have fewer rows than the vocabulary; the model takes row 0 for the other ids."""
     fill_from: ModelReference | None = None
-    """The model whose rows the others get for tokens that they do not have; None: those that are made."""
+    """The model whose rows the others get for tokens that they do not have; None: the rows that the plan makes."""
 
     def arguments(self) -> dict[str, Task[Any]]:
         """The tensors, and for each model a plan, the fit of its regression, and perhaps a correction."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class AdaptConfig(BaseModel):
-    """Options that every method has. Any other key is an option of the method, and checked by it."""
+    """Options that every method has. Any other key is an option of the method, which checks it."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -79,7 +79,7 @@ class AdaptConfig(BaseModel):
 
     @classmethod
     def read(cls, block: Mapping[str, Any]) -> AdaptConfig:
-        """The block of a recipe, or what flags were made into.
+        """Return the options of a recipe's block, or of flags that were collected into one.
 
         Raises:
             TokenAdaptError: a key or a value is wrong. The message is one line in plain words.
@@ -90,13 +90,21 @@ class AdaptConfig(BaseModel):
             raise TokenAdaptError(describe_errors(error)) from error
 
     def make_method(self) -> Method:
-        """The method with its options."""
+        """Return the method with its options.
+
+        Raises:
+            TokenAdaptError: there is no such method, or an option of it is wrong.
+        """
         from mergekit_tokenadapt.transfer.method import find_method
 
         return find_method(self.method, self.model_extra or {}, beside=list(type(self).model_fields))
 
     def make_auxiliary(self) -> AuxiliarySpace | None:
-        """The embedding space; None where the method needs none."""
+        """Return the embedding space; None where the method needs none.
+
+        Raises:
+            TokenAdaptError: there is no such space, or its model cannot be loaded.
+        """
         from mergekit_tokenadapt.auxiliary import find_auxiliary
 
         return find_auxiliary(self.auxiliary) if self.make_method().needs_auxiliary else None

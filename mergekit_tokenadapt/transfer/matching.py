@@ -1,4 +1,4 @@
-"""Match a base and a target vocabulary: give every target row a reason."""
+"""Match a base and a target vocabulary: every target row gets a reason, and a source where it is a copy."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabular
 
 
 class Reason(IntEnum):
-    """How a target row is made."""
+    """Why a target row is made the way it is."""
 
     COPIED = 0
     """A base token stands for the same bytes."""
     SPECIAL = 1
-    """A special token with a counterpart: named by the user, same string, or same role."""
+    """A special token that has a counterpart: named by the user, of the same string, or of the same role."""
     NEW = 2
     """No base token stands for it; a method makes the row."""
     PADDING = 3
-    """A row without a token."""
+    """No token has this id."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class VocabularyMap:
     """
 
     reasons: np.ndarray
-    """int8 [target rows]: a `Reason` each."""
+    """int8 [target rows]: the `Reason` of each row."""
     sources: np.ndarray
-    """int64 [target rows]: the base token whose row is copied, or -1."""
+    """int64 [target rows]: id of the base token whose row is copied, or -1."""
     texts: Mapping[int, str]
-    """Target id of a special token to the text it is made from."""
+    """For special tokens that are made from a text: target id to that text."""
     is_identity: bool
-    """Every target token is the base token with the same id, and the other way round."""
+    """Whether every target token is the base token with the same id, and the reverse."""
 
     @property
     def num_rows(self) -> int:
@@ -48,11 +48,11 @@ class VocabularyMap:
         return len(self.reasons)
 
     def ids(self, reason: Reason) -> np.ndarray:
-        """Target rows with this reason, ascending, int64."""
+        """Return the target rows with this reason, ascending, int64."""
         return np.flatnonzero(self.reasons == reason)
 
     def counts(self) -> dict[str, int]:
-        """Number of rows per reason, by its lower-case name."""
+        """Return the number of rows for each reason, by the reason's lower-case name."""
         return {reason.name.lower(): int((self.reasons == reason).sum()) for reason in Reason}
 
 
@@ -64,7 +64,7 @@ def match(
     base_rows: int | None = None,
     token_map: Mapping[str, str] | None = None,
 ) -> VocabularyMap:
-    """Give every target row its reason.
+    """Return the reason and the source of every target row.
 
     Ordinary, byte and added tokens match by bytes. If several base tokens have these bytes, the order of preference
     is: a token that the base tokenizer produces (for a target token that is produced), the same kind and spelling,
@@ -74,8 +74,8 @@ def match(
     Args:
         base: the model's own vocabulary.
         target: the vocabulary that the model gets.
-        num_rows: rows of the output matrices; the target's highest id + 1 by default.
-        base_rows: rows of the base matrices; base tokens with ids beyond them are not used.
+        num_rows: rows of the new matrices; None: the target's highest id + 1.
+        base_rows: rows of the old matrices; base tokens with higher ids are not used. None: the base's highest id + 1.
         token_map: see `read_token_map`.
 
     Raises:
@@ -116,13 +116,14 @@ def match(
 def read_token_map(
     token_map: Mapping[str, str], base: Vocabulary, target: Vocabulary
 ) -> tuple[dict[int, int], dict[int, str]]:
-    """Resolve the user's ``OLD: NEW`` pairs.
+    """Resolve the user's pairs of tokens.
 
-    ``OLD: NEW``, a base token and a special or added target token: NEW gets the row of OLD.
-    ``A: text``, a special or added target token and any text: A is made from the text's pieces.
+    A pair has one of two forms. In ``OLD: NEW``, OLD is a base token and NEW a special or added target token; NEW gets
+    the row of OLD. In ``NEW: text``, NEW is a special or added target token; its row is the mean of the rows of the
+    text's pieces.
 
     Returns:
-        (target id -> base id, target id -> text)
+        Target id to base id, and target id to text.
 
     Raises:
         TokenAdaptError: a pair is neither.
@@ -144,14 +145,14 @@ def read_token_map(
 
 
 Finder = Callable[[Token], "int | None"]
-"""A target token -> the id of the base token that it gets its row from, or None."""
+"""Returns the id of the base token whose row a target token gets, or None."""
 
 
 def _copy_finder(base: Vocabulary, usable: list[Token], target: Vocabulary) -> Finder:
-    """Find the base token that stands for the same bytes.
+    """Return a function that finds the base token of the same bytes.
 
-    Where ``<0x0A>`` is the target's only line end, it gets the row of the base's line end, even though the base has a
-    ``<0x0A>``, too: one that no text ever contained.
+    If the target has ``<0x0A>`` as its only line end, that token gets the row of the base's line end. The base may have
+    a ``<0x0A>`` as well. But where its tokenizer never produces that one, nothing trained its row.
     """
     candidates: dict[bytes, list[Token]] = {}
     for token in usable:
@@ -174,19 +175,19 @@ def _copy_finder(base: Vocabulary, usable: list[Token], target: Vocabulary) -> F
 
 
 def _special_finder(base: Vocabulary, usable: list[Token], target: Vocabulary) -> Finder:
-    """Find the base token with the same string, or else with the same role.
+    """Return a function that finds the base token of the same string, or else of the same role.
 
-    A same string that is not special in the base is text, and gives way to a role: Gemma's `<s>` is the HTML tag,
-    and no start of a sequence.
+    If the string is an ordinary token in the base, the role comes first. Gemma's `<s>`, for instance, is the HTML tag
+    and does not start a sequence.
     """
     by_string: dict[str, int] = {}
-    # Special and added tokens first: only without one may an ordinary entry of the same string serve.
+    # Special and added tokens first: an ordinary token of the same string is used only where there is none of them.
     for token in sorted(usable, key=lambda t: t.kind not in (TokenKind.SPECIAL, TokenKind.ADDED)):
         by_string.setdefault(token.spelling, token.id)
     usable_ids = {t.id for t in usable}
     special = {t.id for t in usable if t.kind is TokenKind.SPECIAL}
     by_role: dict[int, int] = {}
-    # One token may have several roles. The end of text comes first: it is the one that is predicted.
+    # One target token may have several roles. `eos` comes first, because it is the role that the model predicts.
     for role in sorted(target.roles, key=lambda role: (role != "eos", role)):
         source = base.roles.get(role)
         if source is not None and source in usable_ids:

@@ -6,11 +6,11 @@ from enum import Enum
 
 
 class MatrixUse(Enum):
-    """Rows that are right for reading a token are not those that are right for predicting it."""
+    """What a model does with a matrix. The best row for reading a token differs from the best one for predicting it."""
 
     INPUT = "input"
-    """Its rows are what the model reads."""
+    """Embeddings: the model reads the rows."""
     OUTPUT = "output"
-    """Its rows are what the model's last hidden states are compared with."""
+    """`lm_head`: logits are the products of the last hidden state with the rows."""
     TIED = "tied"
-    """Both."""
+    """One matrix for both."""

@@ -26,18 +26,18 @@ LEAST_TEMPERATURE = 1e-6
 
 @dataclass(frozen=True)
 class Explanation:
-    """What the weights of a new token mean, for `explain`."""
+    """What the weights of a new token mean, for the command `explain`."""
 
     weights_are: str = "the row is the sum of these old rows, times their weights"
     neighbours: Sequence[tuple[int, float]] = ()
-    """(old id, cosine similarity in the auxiliary space), most similar first, where a map predicts from them."""
+    """Pairs of old id and cosine similarity, most similar first, where a regression predicts the row from them."""
 
 
 class Method(pydantic.BaseModel, ABC):
     """One way to compute rows for new tokens. Its fields are its options in the recipe.
 
-    Implementations register under the entry-point group ``mergekit_tokenadapt.methods``. A method is
-    pure arithmetic: it gets tokens, ids and vectors, and returns weights. It reads no files.
+    Implementations register under the entry-point group ``mergekit_tokenadapt.methods``. A method gets a `Transfer`
+    (tokens, ids, pieces, vectors) and returns weights. It reads no files.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -45,14 +45,15 @@ class Method(pydantic.BaseModel, ABC):
     summary: ClassVar[str]
     """One line for `mergekit-tokenadapt methods`."""
     source: ClassVar[str]
-    """Where the method comes from."""
+    """The paper or project that the method comes from."""
     needs_auxiliary: ClassVar[bool] = False
+    """Whether the method compares texts in an auxiliary space. `Transfer.vectors_of` needs one."""
     has_regression: ClassVar[bool] = False
-    """Whether `make_regression` gives a map; rows then need the matrix, and not only the compositions."""
+    """Whether `make_regression` returns a regression. New rows then depend on the matrix, not on weights alone."""
     unreachable_as_mean: ClassVar[bool] = False
-    """Whether byte tokens that the target never produces, because an ordinary token stands for the same
-    byte, become mean rows. As copies they would take half of that token's probability. And the base's own such
-    tokens, whose rows nothing trained, are no candidates (`Transfer.candidates`)."""
+    """Whether byte twins become mean rows. The target never produces a byte token where an ordinary token stands for
+    the same byte. As a copy of the same row, it would get half of that token's probability. The base's byte twins are
+    then no candidates either, because nothing trained their rows (see `Transfer.candidates`)."""
 
     @property
     def needs_donor(self) -> bool:
@@ -68,7 +69,8 @@ class Method(pydantic.BaseModel, ABC):
         Raises:
             TokenAdaptError: an option asks for more tokens than there are.
         """
-        for name in sorted(self.model_fields_set):  # a default is no wish of anybody's: it takes what there is
+        # Options that the user set. A default that is too large is silently limited to the vocabulary.
+        for name in sorted(self.model_fields_set):
             field = type(self).model_fields.get(name)
             if field is not None and OF_TOKENS in field.metadata and getattr(self, name) > num_tokens:
                 raise TokenAdaptError(
@@ -78,17 +80,26 @@ class Method(pydantic.BaseModel, ABC):
 
     @abstractmethod
     def weigh(self, transfer: Transfer) -> SparseRows:
-        """Return the weights of old rows for each of the N new tokens. This needs no weights of the model.
+        """Return the weights of old rows for each new token. The model's own weights are not needed.
 
-        A token for which the method finds nothing gets an empty composition; its row is then the mean row.
+        Args:
+            transfer: the two tokenizers, and what is derived from them.
+
+        Returns:
+            N rows in the order of `transfer.new_tokens`; the ids are those of base tokens. A token for which the method
+            finds nothing gets an empty row, and then becomes a mean row.
         """
 
     def explain(self, transfer: Transfer) -> dict[int, Explanation]:
-        """Return, by target id, what the weights of `weigh` mean and what else a new row is predicted from."""
+        """Return, by target id, what the weights of `weigh` mean, and from which neighbours a row is predicted."""
         return dict.fromkeys(transfer.new_ids.tolist(), Explanation())
 
     def make_regression(self, transfer: Transfer) -> RowRegression | None:
-        """Return a regression to fit on each matrix; its predictions replace the weighted sums. None: there is none."""
+        """Return the regression whose predictions replace the weighted sums of `weigh`; None: there is none.
+
+        Args:
+            transfer: the two tokenizers, and what is derived from them, for all new tokens.
+        """
         return None
 
 
@@ -96,9 +107,9 @@ def find_method(name: str, options: Mapping[str, Any], beside: Sequence[str] = (
     """Return the method that a recipe names, with its options.
 
     Args:
-        name: under which it is registered.
-        options: its own.
-        beside: other keys that may stand beside them, for the message about an unknown one.
+        name: the name under which the method is registered.
+        options: the method's own options.
+        beside: other keys of the recipe's block, which the message about an unknown key suggests as well.
 
     Raises:
         TokenAdaptError: unknown name or option, or a value out of range; the message names the key.

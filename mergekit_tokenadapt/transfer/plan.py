@@ -1,7 +1,7 @@
 """The transfer plan: how every row of the new matrices is made of old rows.
 
-A plan is data. It is made without the weights of the model, and can be saved, explained and tested on its own. Every
-row has one of three origins:
+A plan is data. It is made without the weights of the model, and can be saved (`plan_files`), explained and tested on
+its own. Every row has one of three origins:
 
 - copied: COPIED and SPECIAL rows with a source. The row is the old row, bit for bit.
 - composed: NEW rows, and SPECIAL rows made from a text. The row is a weighted sum of old rows, or the
@@ -52,18 +52,21 @@ class TransferPlan:
     """How each of R new rows is made of V old rows."""
 
     mapping: VocabularyMap
+    """The reason and the source of each row."""
     composed_ids: Tensor
     """int64 [M]: the new rows that are composed."""
     composition: SparseRows
     """The old rows and weights that make each of the M composed rows."""
     method: str
+    """The name of the method."""
     options: Mapping[str, Any]
+    """The options of the method."""
     regression: RowRegression | None = None
-    """Where there is one, its predictions take the place of compositions; they need to see the matrix."""
+    """If there is one, its predictions replace the compositions of its tokens. It is fitted on each matrix."""
     unreachable_ids: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    """int64: rows of tokens that are never produced; they become mean rows, whatever their reason."""
+    """int64: rows of tokens that the target never produces. They become mean rows, whatever their reason."""
     needs_donor: bool = False
-    """Read from a file that does not hold the donor's rows: it explains, and cannot be applied."""
+    """Whether the plan was read from a file and lacks the donor's rows. It can then be explained, but not applied."""
 
     @property
     def num_rows(self) -> int:
@@ -79,12 +82,12 @@ class TransferPlan:
 
     @property
     def mean_ids(self) -> Tensor:
-        """The new rows that are the mean of the other new ones, ascending, int64."""
+        """The new rows that are the mean of the copied and composed ones, ascending, int64."""
         return (self.origins < 0).nonzero().flatten()
 
     @property
     def origins(self) -> Tensor:
-        """How each new row is made, int64 [R]: 0 copied, 1 composed, -1 the mean of the others."""
+        """How each new row is made, int64 [R]: 0 copied, 1 composed, -1 mean."""
         origins = torch.full((self.num_rows,), -1)
         origins[self.copied_ids] = 0
         origins[self.composed_ids] = 1
@@ -92,13 +95,16 @@ class TransferPlan:
 
     @property
     def missing_ids(self) -> Tensor:
-        """The new rows that are no copy of an old one, ascending, int64; none where the vocabularies are the same."""
+        """The new rows that are no copies, ascending, int64; none if the vocabularies are the same."""
         is_missing = torch.ones(self.num_rows, dtype=torch.bool)
         is_missing[self.copied_ids] = False
         return is_missing.nonzero().flatten() if not self.mapping.is_identity else self.unreachable_ids[:0]
 
     def counts(self) -> dict[str, int]:
-        """Rows by reason; among them `unreachable`, and `unresolved`: NEW rows for which the method found nothing."""
+        """Return the number of rows for each reason, by its lower-case name.
+
+        Two more counts overlap with these: `unreachable`, and `unresolved` for NEW rows without a composition.
+        """
         mean_ids = self.mean_ids[~torch.isin(self.mean_ids, self.unreachable_ids)]
         unresolved = (self.mapping.reasons[mean_ids.numpy()] == Reason.NEW).sum()
         return {**self.mapping.counts(), "unreachable": len(self.unreachable_ids), "unresolved": int(unresolved)}
@@ -152,18 +158,20 @@ class TransferPlan:
         sources = torch.from_numpy(self.mapping.sources)
         for ids in copied.split(CHUNK_ROWS):  # type: ignore[no-untyped-call]
             new_RD[ids.to(device)] = flat_VD.index_select(0, sources[ids].to(device))
+        # Copies are made from the rows as they are. Sums and fits use rows without NaN, which would spread.
         clean_VD, is_finite_V = without_bad_rows(flat_VD)
         if num_bad := int((~is_finite_V).sum()):
             LOG.warning("%d old rows hold NaN or infinite numbers: the mean row takes their place in new rows", num_bad)
         _put(new_RD, self.composed_ids, self.composition.in_chunks(clean_VD))
+        used = None
         if self.regression is not None:
-            fit = self._predict(new_RD, clean_VD.float(), is_finite_V, use, fit)
+            used = self._predict(new_RD, clean_VD.float(), is_finite_V, use, fit)
         # After all copied and composed rows are there: the mean is taken over them.
         made = torch.cat([copied, self.composed_ids]).to(device)
         mean = mean_row(new_RD, made) if len(made) else mean_row(flat_VD, torch.arange(len(matrix), device=device))
         new_RD[self.mean_ids.to(device)] = mean.to(matrix.dtype)
         self.check_made(new_RD, name, clean_VD)
-        return AppliedRows(new_RD.reshape(self.num_rows, *matrix.shape[1:]), fit)
+        return AppliedRows(new_RD.reshape(self.num_rows, *matrix.shape[1:]), used)
 
     def _check_applicable(self, matrix: Tensor) -> None:
         """Refuse a matrix that the plan cannot be applied to.
@@ -180,12 +188,12 @@ class TransferPlan:
             raise TokenAdaptError(f"a vocabulary tensor has {len(matrix)} rows, but the plan uses {needed}")
 
     def check_made(self, new_RD: Tensor, name: str, old_VD: Tensor | None = None) -> None:
-        """Refuse made rows that hold NaN or infinite numbers. Copied rows are what they were, whatever that is.
+        """Refuse composed and mean rows that hold NaN or infinite numbers. Copied rows may hold them, as the old ones.
 
         Args:
             new_RD: the new rows.
-            name: of the tensor.
-            old_VD: the old rows, to say what it may come from.
+            name: name of the tensor, for the message.
+            old_VD: the old rows, to name the likely cause.
 
         Raises:
             NotFiniteError: there are such rows.
@@ -195,7 +203,11 @@ class TransferPlan:
     def _predict(
         self, new_RD: Tensor, matrix_VD: Tensor, is_finite_V: Tensor, use: MatrixUse, fit: Fit | None
     ) -> Fit | None:
-        """Put the regression's predictions into the new rows, beside a share of the compositions that are there."""
+        """Replace compositions in the new rows by predictions, of which a share of the composition may remain.
+
+        Returns:
+            The fit; None where there are too few examples, and the compositions remain.
+        """
         assert self.regression is not None
         fit = fit or self.regression.fit(matrix_VD, is_finite_V)
         if fit is None:
@@ -212,7 +224,10 @@ class TransferPlan:
         return fit
 
     def explain(self, row: int) -> list[tuple[int, float]]:
-        """(old id, weight) pairs that make a new row, heaviest first; empty for a mean row."""
+        """Return the old ids and weights that make a new row, heaviest first; empty for a mean row.
+
+        For a predicted row these are the weights of the composition that stands in where no regression can be fitted.
+        """
         if (self.unreachable_ids == row).any():
             return []
         if self.mapping.sources[row] >= 0:
@@ -222,6 +237,6 @@ class TransferPlan:
 
 
 def _put(new_RD: Tensor, ids: Tensor, chunks: Iterable[tuple[slice, Tensor]]) -> None:
-    """Write rows that come chunk by chunk into the new matrix, in its dtype."""
+    """Write rows that come in chunks, as places among `ids` and rows, into the new matrix, in its dtype."""
     for places, rows in chunks:
         new_RD[ids[places].to(new_RD.device)] = rows.to(new_RD.dtype)

@@ -1,9 +1,9 @@
 """Rows predicted from features of a token, by a regression fitted on the old vocabulary itself.
 
 This is the dense half of a plan. A `SparseRows` says which old rows make a new row. A `RowRegression` holds features
-of the new tokens, and of old tokens whose rows are known: the training tokens ("examples"). A ridge
-regression from features to rows is fitted to every matrix that the plan is applied to, so the input and output
-matrices of an untied model get one each. The solution has a closed form; nothing is random.
+of the new tokens, and of old tokens whose rows are known, the examples. A ridge regression from features to rows is
+fitted on every matrix that the plan is applied to, so the input and the output matrix of an untied model get a fit
+each. The solution has a closed form. Nothing is random.
 
 Letters: T tokens, X examples, N new rows, V rows of the old matrix, D its width, P principal directions of it,
 F columns of the regression.
@@ -46,8 +46,11 @@ class FitReport:
     """How well the regression predicts held-out old rows."""
 
     examples: int
+    """Number of old rows that the regression was fitted on in the end, held-out ones included."""
     held_out: int
+    """Number of old rows that chose the penalty."""
     penalty: float
+    """The L2 penalty that was chosen, one of `PENALTIES` or a larger one where that is numerically too small."""
     explained: float
     """Share of the held-out rows' variance that is predicted: 1 is exact, 0 is no better than their mean."""
 
@@ -94,13 +97,13 @@ class RowRegression:
     example_ids: Tensor
     """int64 [X]: the old rows that are the examples' answers."""
     is_held_out: Tensor
-    """bool [X]: examples that choose the penalty; once it is chosen they are fitted, too."""
+    """bool [X]: examples that choose the penalty. The final fit uses them as well."""
     examples: TokenFeatures
     new_ids: Tensor
     """int64 [N]: the new rows that are predicted."""
     new: TokenFeatures
     keeps_pieces: bool = False
-    """Whether rows that predict keep a share of their pieces: `PIECES_SHARE`."""
+    """Whether rows of output matrices keep a share of their pieces' rows, see `PIECES_SHARE`."""
 
     def share_of_pieces(self, use: MatrixUse) -> float:
         """Return the share of a row that is the weighted mean of its pieces' rows; the rest is the prediction."""
@@ -113,7 +116,7 @@ class RowRegression:
 
     @property
     def used_ids(self) -> Tensor:
-        """All old rows that the map is made with, int64; an id may occur more than once."""
+        """All old rows that fit and predictions use, int64; an id may occur more than once."""
         return torch.cat([self.example_ids, self.examples.used_ids, self.new.used_ids])
 
     def fit(self, matrix_VD: Tensor, usable_V: Tensor) -> Fit | None:
@@ -152,7 +155,7 @@ class RowRegression:
             yield slice(start, start + len(places)), fit.rows_of(self.new.select(places).columns(matrix_VP))
 
     def tensors(self) -> dict[str, Tensor]:
-        """For saving, where `can_be_stored`; see `from_tensors`."""
+        """Return the features as named tensors, for `from_tensors`. Only where `can_be_stored`."""
         assert isinstance(self.examples, PieceFeatures)
         assert isinstance(self.new, PieceFeatures)
         own = {"example_ids": self.example_ids, "is_held_out": self.is_held_out, "new_ids": self.new_ids}
@@ -165,9 +168,10 @@ class RowRegression:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> RowRegression:
-        """What `tensors` gave.
+        """Return the regression that `tensors` was called on.
 
         Raises:
+            KeyError: a tensor is missing.
             ValueError: the tensors do not fit together.
         """
 
@@ -205,7 +209,7 @@ def gram(columns_XF: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Equations:
-    """Normal equations of a set of examples: float32 products, added up in float64."""
+    """The normal equations of a set of examples: products in float32, sums in float64."""
 
     gram_FF: Tensor
     answers_FD: Tensor
@@ -214,6 +218,7 @@ class _Equations:
     count: int
 
     def plus(self, columns_XF: Tensor, answers_XD: Tensor) -> _Equations:
+        """Return the equations with some more examples."""
         return _Equations(
             self.gram_FF + gram(columns_XF),
             self.answers_FD + columns_XF.T @ answers_XD,
@@ -222,7 +227,7 @@ class _Equations:
         )
 
     def ridge(self, penalty: float) -> Tensor | None:
-        """The map [F, D]; None where the penalty is too small for the rounding errors."""
+        """Return the weights of a ridge regression, [F, D]; None where rounding errors outweigh the penalty."""
         damped = self.gram_FF.clone()
         damped.diagonal().add_(penalty * self.count)
         with one_thread():
@@ -230,7 +235,7 @@ class _Equations:
         return None if failed else torch.cholesky_solve(self.answers_FD, factor)
 
     def explained(self, weights_FD: Tensor) -> float:
-        """1 - error / variance of these examples under a map."""
+        """Return the share of these examples' variance that some weights explain: 1 - error / variance."""
         predicted = total(weights_FD * (self.gram_FF @ weights_FD))
         agreement = total(weights_FD * self.answers_FD)
         return float(2 * agreement - predicted) / self.variance if self.variance else 0.0
@@ -238,7 +243,7 @@ class _Equations:
 
 @dataclass(frozen=True)
 class _Regression:
-    """Columns and answers centred, columns scaled to unit variance."""
+    """One matrix' regression: columns and answers centred, columns scaled to unit variance."""
 
     mean_F: Tensor
     scale_F: Tensor
@@ -259,7 +264,8 @@ class _Regression:
         mean_F = total / int(usable_X.sum())
         power_F = squares / int(usable_X.sum())
         variance_F = (power_F - mean_F.square()).clamp(min=0)
-        # A column that never varies says nothing: divided by its rounding noise, it would shout.
+        # A column that is constant but for rounding errors is left out (divided by infinity). Divided by its tiny
+        # standard deviation, the errors would become as large as the other columns.
         scale_F = torch.where(variance_F > 1e-9 * power_F, variance_F.sqrt(), torch.inf).float()
 
         def equations(chosen_X: Tensor) -> _Equations:
@@ -273,7 +279,10 @@ class _Regression:
         return cls(mean_F.float(), scale_F, answer_mean_D, equations(fitted_X), equations(held_out_X))
 
     def solve(self) -> tuple[Map, float, float]:
-        """The map of the best penalty, that penalty, and what it explains of the held-out rows."""
+        """Return the map of the best penalty, that penalty, and the share of the held-out variance that it explains.
+
+        The held-out examples choose the penalty. The map is then fitted on all examples.
+        """
         maps = {penalty: self.fitted.ridge(penalty) for penalty in PENALTIES}
         tried = [(self.held_out.explained(found), penalty) for penalty, found in maps.items() if found is not None]
         explained, penalty = max(tried)
@@ -283,11 +292,12 @@ class _Regression:
             self.fitted.variance + self.held_out.variance,
             self.fitted.count + self.held_out.count,
         )
+        # All examples together may need a larger penalty than a part of them to be solvable.
         larger = [p for p in PENALTIES if p >= penalty]
         penalty, weights_FD = next((p, w) for p in larger if (w := everything.ridge(p)) is not None)
         return Map(self.mean_F, self.scale_F, weights_FD.float(), self.answer_mean_D), penalty, explained
 
 
 def _chunks_of(chosen: Tensor) -> list[Tensor]:
-    """Places where `chosen` is true, in chunks."""
+    """Return the places where `chosen` is true, int64, in chunks of at most `CHUNK`."""
     return list(chosen.nonzero().flatten().split(CHUNK))  # type: ignore[no-untyped-call]

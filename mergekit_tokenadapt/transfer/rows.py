@@ -11,7 +11,7 @@ from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 LOG = logging.getLogger(__name__)
 
 MANY, MANY_PER_ID = 1_000_000, 100
-"""So many rows, and so many for each id of the tokenizer, are a slip of the finger."""
+"""More rows than the larger of 1,000,000 and 100 for each id of the tokenizer are taken for a typing error."""
 
 
 def choose_rows(
@@ -20,17 +20,20 @@ def choose_rows(
     target: TokenizerFiles,
     pad_to_multiple_of: int | None = None,
 ) -> int:
-    """Rows of the output matrices: one for each id of the target, if nothing else is asked for.
+    """Return the number of rows of the new vocabulary matrices.
+
+    Without a wish there is one row for each id of the target. An input model whose vocabulary is the target's keeps
+    its number of rows, so that its matrices do not change.
 
     Args:
-        rows: what the recipe asks for, see `AdaptConfig.rows`.
-        bases: tokenizer and rows of each input model.
+        rows: the recipe's wish, see `AdaptConfig.rows`.
+        bases: tokenizer and number of rows of each input model.
         target: the tokenizer of the output.
-        pad_to_multiple_of: round up to a multiple of this.
+        pad_to_multiple_of: the number is rounded up to a multiple of this.
 
     Raises:
-        TokenAdaptError: too few rows for the target's ids (those of added tokens aside) or beyond reason, or `rows:
-            donor` without its model.
+        TokenAdaptError: there are too few rows for the target's ids, added tokens aside; or far more than ids; or
+            `rows: donor` was asked for, and the target comes without a model.
     """
     needed = target.vocabulary.num_ids
     if rows == "donor":
@@ -59,10 +62,12 @@ def choose_rows(
 
 
 def _check_tokens_without_rows(rows: str | int | None, num_rows: int, target: TokenizerFiles) -> None:
-    """Tell of added tokens that are left without a row, as in published models that never see an image.
+    """Warn of added tokens that get no row.
+
+    Published models have such tokens, for instance image markers of a text model, and work without their rows.
 
     Raises:
-        TokenAdaptError: a token that text is made of, or one with a role, would have none.
+        TokenAdaptError: a token that occurs in text, or that has a role, would have no row.
     """
     vocabulary = target.vocabulary
     beyond = [token for token in vocabulary if token.id >= num_rows]

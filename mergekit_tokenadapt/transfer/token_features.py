@@ -15,24 +15,24 @@ from torch import Tensor
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 
 SHARPNESS = 0.1
-"""Temperature of the weights of the neighbours beside the nearest; the regression scales their sum."""
+"""Temperature of the softmax over the neighbours' similarities, which weighs their rows in `PieceFeatures.columns`."""
 
 
 @runtime_checkable  # pydantic asks: plans are fields of mergekit's tasks
 class TokenFeatures(Protocol):
-    """Features of T tokens, as columns of a regression."""
+    """Features of T tokens, which become columns of the regression once the old matrix is known."""
 
     def __len__(self) -> int: ...
 
     @property
     def used_ids(self) -> Tensor:
-        """Old rows that the columns are made of, int64; an id may occur more than once."""
+        """The old rows that the columns are made of, int64; an id may occur more than once."""
 
     def select(self, places: Tensor) -> TokenFeatures:
-        """The features of some of the tokens."""
+        """Return the features of the tokens at some places, int64, in that order."""
 
     def columns(self, matrix_VP: Tensor) -> Tensor:
-        """The columns, float32 [T, F], on the device of the old rows [V, P]."""
+        """Return the columns, float32 [T, F], on the device of the old rows, float32 [V, P]."""
 
 
 @dataclass(frozen=True)
@@ -40,41 +40,46 @@ class PieceFeatures:
     """Features of T tokens: their pieces, their nearest other old tokens, and scalars."""
 
     pieces: SparseRows
-    """T compositions of equal weights, in the order of the text."""
+    """For each token, its pieces with equal weights, in the order of the text."""
     neighbours: Tensor
-    """int32 [T, K]: ids of old tokens, nearest first; never the token itself."""
+    """int32 [T, K]: ids of old tokens, most similar first; never the token itself."""
     similarities: Tensor
     """float32 [T, K]: their cosine similarities; -inf where there is no such neighbour."""
     scalars: Tensor
-    """float32 [T, S]: kind of text and the like."""
+    """float32 [T, S]: what the token's text is like, for instance its length and its first character's category."""
 
     def __len__(self) -> int:
         return len(self.scalars)
 
     @property
     def used_ids(self) -> Tensor:
-        """Old rows that the columns are made of, int64."""
+        """The ids of pieces and neighbours, int64."""
         return torch.cat([self.pieces.ids, self.neighbours.flatten().long()])
 
     def select(self, places: Tensor) -> PieceFeatures:
-        """The features of some of the tokens."""
+        """Return the features of the tokens at some places, int64, in that order."""
         return PieceFeatures(
             self.pieces.select(places), self.neighbours[places], self.similarities[places], self.scalars[places]
         )
 
     def columns(self, matrix_VP: Tensor) -> Tensor:
-        """The columns of the regression, float32 [T, F] with F = 7 P + S + 4.
+        """Return the columns of the regression, float32 [T, F] with F = 7 P + S + 4.
 
-        Rows: the pieces' mean, first and last; the nearest neighbour and the weighted neighbours, plain
-        and scaled by how near the nearest is. Scalars: log and inverse of the number of pieces, the
-        nearest neighbour's similarity and its square, and `scalars`. (The pieces' length-weighted mean
-        was tried as one more row: it explained nothing more of the held-out rows.)
+        Seven are old rows, P columns each: the mean of the pieces' rows, the first piece's, and the last piece's; the
+        nearest neighbour's row and the weighted sum of all neighbours' rows; and these two again, times the squared
+        similarity of the nearest neighbour. Scaled so, a neighbour counts for more where it is nearer. The rest are
+        numbers: log and inverse of the number of pieces, the nearest neighbour's similarity and its square, and
+        `scalars`.
+
+        A mean of the pieces' rows weighted by their lengths was tried as well. It did not improve the prediction of
+        held-out rows.
         """
         device = matrix_VP.device
         counts = self.pieces.counts.to(device).float()
         has_pieces = (counts > 0).float()[:, None]
         starts, ends = self.pieces.indptr[:-1], self.pieces.indptr[1:] - 1
         last_piece = max(0, len(self.pieces.ids) - 1)
+        # A token without pieces has no first one: any row is taken, and set to 0 by `has_pieces`.
         padded = self.pieces.ids if len(self.pieces.ids) else torch.zeros(1, dtype=torch.int64)
         first, last = (padded[at.clamp(0, last_piece)].to(device) for at in (starts, ends))
 
@@ -101,7 +106,7 @@ class PieceFeatures:
         return torch.cat(parts, dim=1)
 
     def tensors(self) -> dict[str, Tensor]:
-        """For saving; see `from_tensors`."""
+        """Return the features as named tensors, for `from_tensors`."""
         return {
             "pieces.indptr": self.pieces.indptr.int(),
             "pieces.ids": self.pieces.ids.int(),
@@ -113,9 +118,10 @@ class PieceFeatures:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> PieceFeatures:
-        """What `tensors` gave.
+        """Return the features that `tensors` was called on.
 
         Raises:
+            KeyError: a tensor is missing.
             ValueError: the tensors do not fit together.
         """
         indptr, ids = tensors["pieces.indptr"].long(), tensors["pieces.ids"].long()
@@ -133,25 +139,25 @@ class PieceFeatures:
 
 @dataclass(frozen=True)
 class DonorFeatures:
-    """Features of T tokens from a donor: their rows in it. They are too large to be stored with a plan."""
+    """The rows that T tokens have in a donor. They are too large to be stored with a plan."""
 
     rows_TG: Tensor
-    """float32"""
+    """float32 [T, G]: the donor's rows, see `Donor.rows`."""
 
     def __len__(self) -> int:
         return len(self.rows_TG)
 
     @property
     def used_ids(self) -> Tensor:
-        """No old rows."""
+        """No old rows: an empty int64 tensor."""
         return torch.zeros(0, dtype=torch.int64)
 
     def select(self, places: Tensor) -> DonorFeatures:
-        """The features of some of the tokens."""
+        """Return the features of the tokens at some places, int64, in that order."""
         return DonorFeatures(self.rows_TG[places])
 
     def columns(self, matrix_VP: Tensor) -> Tensor:
-        """The donor's rows, float32 [T, G]."""
+        """Return the donor's rows, float32 [T, G], on the device of the old rows."""
         return self.rows_TG.to(matrix_VP)
 
 
@@ -167,13 +173,13 @@ class JointFeatures:
 
     @property
     def used_ids(self) -> Tensor:
-        """Those of both."""
+        """The old rows that the columns of both are made of, int64."""
         return torch.cat([self.first.used_ids, self.second.used_ids])
 
     def select(self, places: Tensor) -> JointFeatures:
-        """The features of some of the tokens."""
+        """Return the features of the tokens at some places, int64, in that order."""
         return JointFeatures(self.first.select(places), self.second.select(places))
 
     def columns(self, matrix_VP: Tensor) -> Tensor:
-        """The columns of both."""
+        """Return the columns of the first kind, then those of the second, float32 [T, F]."""
         return torch.cat([self.first.columns(matrix_VP), self.second.columns(matrix_VP)], dim=1)

@@ -104,6 +104,8 @@ def test_a_fit_is_used_where_it_is_handed_over_and_nowhere_else(
     assert len(solved) == 2, "one for each fit, none for the applications"
     assert torch.equal(made.apply(matrix).rows, first.rows)
     assert len(solved) == 3, "a plan remembers nothing"
+    plain = plan_of(make_transfer(zoo["byte-level"], zoo["unigram"]), "mean")
+    assert plain.apply(matrix, fit=first.fit).report is None, "nothing is predicted with it"
     changed = matrix.clone()
     changed[int(regression_of(made).example_ids[0])] *= 1.5
     own, others = made.apply(changed).rows, made.apply(changed, fit=first.fit).rows
