@@ -12,12 +12,11 @@ and docs/merging.md: bits per byte of held-out text of both kinds.
 
 from __future__ import annotations
 
-import json
+import functools
 import shutil
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,14 @@ import click
 import torch
 import yaml
 
-from benchmarks.common import texts
-from samples import models, python_texts
+from benchmarks.common import models, texts
+from benchmarks.common.results import Results, in_words, page_only, say, versions, write_page
+from samples import python_texts
 
-ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Results("merging")
+PACKAGES = ("mergekit-tokenadapt", "mergekit", "torch", "transformers")
 
-DEMO, WORK = ROOT / "demo", ROOT / "demo" / "merging"
-RESULTS, TABLE = ROOT / "benchmarks" / "results" / "merging.json", ROOT / "docs" / "merging.md"
+WORK = models.KEPT / "merging"
 METHODS: dict[str, dict[str, Any]] = {
     "linear": {"merge_method": "linear", "weight": 0.5},
     "task_arithmetic": {"merge_method": "task_arithmetic", "weight": 0.7},
@@ -69,10 +69,26 @@ FASTER_ROWS = 10
 @click.option("--length", default=128, show_default=True, help="Tokens of an example.")
 @click.option("--batch-size", default=4, show_default=True)
 @click.option("--test-bytes", default=8000, show_default=True, help="Held-out text of each kind.")
+@page_only
 def main(
-    pairs: tuple[str, ...], methods: tuple[str, ...], steps: int, length: int, batch_size: int, test_bytes: int
+    pairs: tuple[str, ...],
+    methods: tuple[str, ...],
+    steps: int,
+    length: int,
+    batch_size: int,
+    test_bytes: int,
+    page_only: bool,
 ) -> None:
     """Fine-tune, merge, measure. Fine-tunes are kept in demo/merging and not made again."""
+    if not page_only:
+        measure_all(pairs or tuple(PAIRS), methods or tuple(METHODS), test_bytes, steps, length, batch_size)
+    write_page("merging.md", page(RESULTS.for_page()))
+
+
+def measure_all(
+    pairs: tuple[str, ...], methods: tuple[str, ...], test_bytes: int, steps: int, length: int, batch_size: int
+) -> None:
+    """Measure what is missing; fine-tunes and texts must be those of the results."""
     how = {"steps": steps, "length": length, "batch_size": batch_size}
     WORK.mkdir(parents=True, exist_ok=True)
     sources = {
@@ -81,34 +97,40 @@ def main(
         "German": python_texts.split(paragraphs("de")),
         "Chinese": python_texts.split(paragraphs("zh")),
     }
-    texts = {name: excerpt(held_out, test_bytes) for name, (_, held_out) in sources.items()}
-    models = Models({name: training for name, (training, _) in sources.items()}, how)
-    found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    setting = {"how": how, "bytes": {name: len(text.encode()) for name, text in texts.items()}}
-    is_same = found.get("how") == how and found.get("bytes", {}).items() <= setting["bytes"].items()
-    results: dict[str, Any] = (found if is_same else {"models": {}, "merges": {}}) | setting
-    results["packages"] = {name: version(name) for name in ("mergekit-tokenadapt", "mergekit", "torch", "transformers")}
+    held_out = {name: excerpt(documents, test_bytes) for name, (_, documents) in sources.items()}
+    models_made = Models({name: training for name, (training, _) in sources.items()}, how)
+    sizes, known = {name: len(text.encode()) for name, text in held_out.items()}, RESULTS.read()
+    RESULTS.check_setting(known.get("how") == how and known["bytes"] == sizes)
+    with RESULTS.change() as results:
+        results |= {"how": how, "bytes": sizes}
+    for pair in pairs:
+        measure_pair(pair, methods, models_made, held_out)
 
-    def save() -> None:
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        TABLE.write_text(table(results), encoding="utf-8")
 
-    for pair in pairs or PAIRS:
-        (first, first_kind), (second, second_kind) = PAIRS[pair]
-        wanted = {name: texts[name] for name in (first_kind, second_kind)}
-        for name in (BASE, MOVED, first, second):
-            known = results["models"].setdefault(name, {})
-            known |= measure(models[name], {text: wanted[text] for text in wanted if text not in known})
-            save()
-        for method in methods or METHODS:
-            for tokenizer in TOKENIZERS:
-                key = f"{pair} | {method} | {tokenizer}"
-                if key not in results["merges"]:
-                    say(key)
-                    merged = merge(method, tokenizer, models[BASE], models[first], models[second], wanted)
-                    results["merges"][key] = merged
-                    save()
-    say(f"wrote {TABLE.relative_to(ROOT)}")
+def measure_pair(pair: str, methods: tuple[str, ...], made: Models, held_out: dict[str, str]) -> None:
+    """Measure what is missing of a pair: its models, and every merge of them."""
+    (first, first_kind), (second, second_kind) = PAIRS[pair]
+    wanted = {name: held_out[name] for name in (first_kind, second_kind)}
+    for name in (BASE, MOVED, first, second):
+        known = RESULTS.read().get("models", {}).get(name, {})
+        measured = measure(made[name], {text: wanted[text] for text in wanted if text not in known})
+        with RESULTS.change() as results:
+            results.setdefault("models", {}).setdefault(name, {}).update(measured)
+            results |= about()
+    cells = [
+        (
+            f"{pair} | {method} | {tokenizer}",
+            functools.partial(merge, method, tokenizer, made[BASE], made[first], made[second], wanted),
+        )
+        for method in methods
+        for tokenizer in TOKENIZERS
+    ]
+    RESULTS.measure_missing(cells, under="merges", about=about)
+
+
+def about() -> dict[str, Any]:
+    """What the file says of the newest run."""
+    return {"packages": versions(*PACKAGES)}
 
 
 def paragraphs(language: str) -> list[str]:
@@ -127,7 +149,7 @@ class Models:
     def __getitem__(self, name: str) -> Path:
         text = self._training
         if name == BASE:
-            return models.smollm2()
+            return models.fetched("smollm2")
         if name == MOVED:
             return self._move(BASE, "moved")
         if name == "trained on the manual":
@@ -145,7 +167,7 @@ class Models:
         raise KeyError(name)
 
     def _move(self, model: str, folder: str) -> Path:
-        mistral = models.mistral_tokenizer()
+        mistral = models.fetched("mistral")
         return move(self[model], mistral, WORK / folder)
 
     def _tune(self, model: str, documents: list[str], folder: str, faster_rows: float = 1) -> Path:
@@ -155,13 +177,7 @@ class Models:
 
 def move(base: Path, tokenizer: Path, out: Path) -> Path:
     """The base model with another tokenizer."""
-    from mergekit.options import MergeOptions
-
-    from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
-
-    if not out.is_dir():
-        run_recipe(make_recipe(str(base), str(tokenizer), {"method": "mean"}), str(out), MergeOptions(quiet=True))
-    return out
+    return out if out.is_dir() else models.transplanted(base, tokenizer, out, {"method": "mean"})
 
 
 def fine_tune(
@@ -237,14 +253,13 @@ def merge(method: str, tokenizer: str, base: Path, first: Path, second: Path, te
 
 def measure(folder: Path, texts: dict[str, str]) -> dict[str, float]:
     """Bits per byte of each text."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from mergekit_tokenadapt.evaluation import bits_per_byte
 
     if not texts:
         return {}
-    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    model, tokenizer = models.in_float32(folder), AutoTokenizer.from_pretrained(str(folder))
     found = {name: round(bits_per_byte(model, tokenizer, text), 4) for name, text in texts.items()}
     say(f"{folder.name}: {found}")
     return found
@@ -256,26 +271,36 @@ def excerpt(documents: list[str], num_bytes: int) -> str:
     return "\n\n".join(d.encode()[:share].decode("utf-8", "ignore") for d in documents)
 
 
-def table(results: dict[str, Any]) -> str:
+def page(results: dict[str, Any]) -> str:
     """The Markdown page."""
     how, sizes = results["how"], results["bytes"]
     lines = [
         "# Merging across tokenizers: measured",
         "",
-        "Figures are bits per byte of held-out text; lower is better. `python -m benchmarks.merging` makes this page.",
+        "Figures are bits per byte of held-out text; lower is better. `python -m benchmarks.merging` makes this page;",
+        "all figures are in [results/merging.json](../benchmarks/results/merging.json).",
+        "The base model is SmolLM2-135M-Instruct.",
+        "*Moved* means that the model got Mistral's tokenizer (32,000 tokens) by the method `mean`.",
         f"Each fine-tune trained all weights for {how['steps']} steps of {how['batch_size']} x {how['length']} tokens.",
         f"On German and Chinese the vocabulary rows had {FASTER_ROWS} times the learning rate of the other weights.",
         "Bytes of held-out text:",
         ", ".join(f"{name} {size:,}" for name, size in sizes.items()) + ". The manual is Python's.",
         "[two_models.md](two_models.md#merging-across-tokenizers) explains the results.",
-        f"Versions: {', '.join(f'{k} {v}' for k, v in results['packages'].items())}; CPU.",
+        f"Versions: {in_words(results['packages'])}; CPU.",
         "",
         f"| model | {' | '.join(sizes)} |",
         "|---" * (1 + len(sizes)) + "|",
         *(_row(name, {kind: bits.get(kind) for kind in sizes}) for name, bits in results["models"].items()),
     ]
+    lines += [
+        "",
+        "In the next tables `base`, `union` and `Mistral's` say which tokenizer the merged model has",
+        "(`tokenizer.source` in the recipe). `adapt` is this package's `tokenizer.adapt` block; `stock` is",
+        "mergekit without it.",
+        "`missing_rows: base_model` gives a model the base model's row for each token that the model does not have.",
+    ]
     for pair, ((first, first_kind), (second, second_kind)) in PAIRS.items():
-        lines += ["", f"Merged: the fine-tune {first}, and the one {second}.", ""]
+        lines += ["", f"Merged: the model *{first}* and the model *{second}*.", ""]
         lines += [f"| method | onto which tokenizer, and how | {first_kind} | {second_kind} | mean |"]
         lines += ["|---|---|---|---|---|"]
         for key, bits in results["merges"].items():
@@ -291,11 +316,6 @@ def _row(name: str, bits: dict[str, Any]) -> str:
         return f"| {name} | mergekit fails: {bits['failed'][:100]} | | |"
     cells = ("" if value is None else f"{value:.3f}" for value in bits.values())
     return f"| {name} | " + " | ".join(cells) + " |"
-
-
-def say(line: str) -> None:
-    """Progress, on standard error."""
-    click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Orthogonal matching pursuit, ours and mergekit's, side by side on the same tokens in one run.
 
     python -m benchmarks.omp                   # about 8 minutes; resumes where it stopped
-    python -m benchmarks.omp --tables-only
+    python -m benchmarks.omp --page-only
 
 mergekit-tokensurgeon's own `batch_omp` gets the donor's rows of N new tokens in batches of its command's own size, and
 takes turns with ours, batch by batch, so that whatever else the machine does hits both. A full run of it takes hours:
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import json
 import os
@@ -29,14 +30,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import quality
 from benchmarks.common import models
+from benchmarks.common.results import ROOT, Cell, Results, in_words, page_only, setting, write_page
 from benchmarks.common.timing import one_thread
 from mergekit_tokenadapt.numerics.inner_products import Search, choose_search
 
-ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Results("omp")
+PACKAGES = ("mergekit-tokenadapt", "mergekit", "torch", "transformers", "tokenizers", "scikit-learn")
 
-RESULTS, TABLES = ROOT / "benchmarks" / "results" / "omp.json", ROOT / "docs" / "omp.md"
 BASE, DONOR = "smollm2", "gemma"
 BATCH = 512
 """The default of mergekit-tokensurgeon."""
@@ -47,19 +48,17 @@ SIDES = ("mergekit", "ours")
 @click.command()
 @click.option("--tokens", default=2000, show_default=True, help="New tokens, drawn at random with a fixed seed.")
 @click.option("--k", default=64, show_default=True, help="Shared tokens per new one.")
-@click.option("--tables-only", is_flag=True, help="Write the table from the results that there are.")
+@page_only
 @click.option("--peak", type=click.Choice(SIDES), hidden=True, help="Print the peak memory of one batch of one side.")
-def main(tokens: int, k: int, tables_only: bool, peak: str | None) -> None:
+def main(tokens: int, k: int, page_only: bool, peak: str | None) -> None:
     """Measure, and write results/omp.json and docs/omp.md."""
     one_thread()
     if peak:
         click.echo(json.dumps(peak_memory(peak, k)))
         return
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    if not tables_only:
-        measure(results, tokens, k)
-    TABLES.write_text(table(results), encoding="utf-8")
-    click.echo(f"wrote {TABLES.relative_to(ROOT)}", err=True)
+    if not page_only:
+        measure(tokens, k)
+    write_page("omp.md", page(RESULTS.for_page()))
 
 
 @dataclass(frozen=True)
@@ -96,12 +95,12 @@ def load() -> Rows:
     )
 
 
-def measure(results: dict[str, Any], tokens: int, k: int) -> None:
-    """Fill in what is missing, batch by batch."""
+def measure(tokens: int, k: int) -> None:
+    """Measure what is missing, batch by batch; the setting must be that of the results."""
     rows = load()
     search, preparing = timed(lambda: choose_search(rows.atoms_SD))
-    setting = {
-        **quality.setting(),
+    about = {
+        **setting(*PACKAGES),
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "search": type(search).__name__,
@@ -112,20 +111,22 @@ def measure(results: dict[str, Any], tokens: int, k: int) -> None:
         "width": rows.atoms_SD.shape[1],
         "base_row_length": round(float(rows.base_SE.norm(dim=1).median()), 2),
     }
-    if results.get("setting") != setting:
-        results.clear()
-        results |= {"setting": setting, "batches": {}, "peak_memory": {}, "preparing": preparing}
-    for side in SIDES:
-        if side not in results["peak_memory"]:
-            command = [sys.executable, "-m", "benchmarks.omp", "--peak", side, "--k", str(k)]
-            results["peak_memory"][side] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-        RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    RESULTS.check_setting(RESULTS.read().get("setting") == about)
+    with RESULTS.change() as results:
+        results |= {"setting": about, "preparing": results.get("preparing", preparing)}
+    peaks: list[Cell] = [(side, functools.partial(_peak_memory_of_its_own, side, k)) for side in SIDES]
+    RESULTS.measure_missing(peaks, under="peak_memory")
     drawn = torch.randperm(len(rows.new_ND), generator=torch.Generator().manual_seed(0))[:tokens]
-    for n, places in enumerate(torch.split(drawn, BATCH)):
-        if str(n) not in results["batches"]:
-            results["batches"][str(n)] = compare(rows, places, k, search)
-            click.echo(f"{time.strftime('%H:%M:%S')} batch {n}: {results['batches'][str(n)]}", err=True)
-            RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    batches = enumerate(torch.split(drawn, BATCH))
+    RESULTS.measure_missing(
+        ((str(n), functools.partial(compare, rows, places, k, search)) for n, places in batches), under="batches"
+    )
+
+
+def _peak_memory_of_its_own(side: str, k: int) -> Any:
+    """The peak memory of one side, in a process that has done nothing else."""
+    command = [sys.executable, "-m", "benchmarks.omp", "--peak", side, "--k", str(k)]
+    return json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
 
 
 def compare(rows: Rows, places: Tensor, k: int, search: Search) -> dict[str, Any]:
@@ -206,9 +207,9 @@ def own_memory() -> int:
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
-def table(results: dict[str, Any]) -> str:
+def page(results: dict[str, Any]) -> str:
     """The Markdown page."""
-    setting, batches = results["setting"], list(results["batches"].values())
+    about, batches = results["setting"], list(results["batches"].values())
     tokens = sum(b["tokens"] for b in batches)
     seconds = {(s, c): sum(b[s][c] for b in batches) / tokens for s in SIDES for c in ("wall", "processor")}
     ratio = {c: seconds["mergekit", c] / seconds["ours", c] for c in ("wall", "processor")}
@@ -220,13 +221,13 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# Orthogonal matching pursuit: measured",
         "",
-        f"SmolLM2-135M gets rows with Gemma 3 270M as donor: {setting['shared_tokens']:,} shared tokens of width",
-        f"{setting['width']}, {setting['new_tokens']:,} new tokens, k = {setting['k']}. Both implementations take",
-        f"turns on batches of {BATCH} of the same {tokens:,} new tokens, drawn at random, in one run:",
-        "`python -m benchmarks.omp`. Threads:",
-        f"{setting['threads']}; CPU with {setting['cpu']}; our search: `{setting['search']}`. Versions: "
-        + ", ".join(f"{k} {v}" for k, v in setting["packages"].items())
-        + ".",
+        f"SmolLM2-135M gets rows with Gemma 3 270M as donor: {about['shared_tokens']:,} shared tokens of width",
+        f"{about['width']}, {about['new_tokens']:,} new tokens, k = {about['k']}. Both implementations take",
+        f"turns on batches of {BATCH} of the same {tokens:,} new tokens, drawn at random.",
+        "`python -m benchmarks.omp` makes this page; all figures are in",
+        "[results/omp.json](../benchmarks/results/omp.json).",
+        f"Threads: {about['threads']}; CPU with {about['cpu']}; search of `method: omp`: `{about['search']}`.",
+        f"Versions: {in_words(about['packages'])}.",
         "",
         "| | wall ms per token | processor ms per token | all new tokens, extrapolated | memory of a batch |",
         "|---|---|---|---|---|",
@@ -234,25 +235,27 @@ def table(results: dict[str, Any]) -> str:
     for side in SIDES:
         wall, processor = (1000 * seconds[side, c] for c in ("wall", "processor"))
         prepared = results["preparing"]["wall"] if side == "ours" else 0
-        hours = (prepared + seconds[side, "wall"] * setting["new_tokens"]) / 3600
+        hours = (prepared + seconds[side, "wall"] * about["new_tokens"]) / 3600
         peak = results["peak_memory"][side]["megabytes"]
         lines.append(f"| {names[side]} | {wall:.1f} | {processor:.1f} | {hours:.1f} h | {peak:,.0f} MB |")
     lines += [
         f"| ratio | {ratio['wall']:.1f} | {ratio['processor']:.1f} | | |",
         "",
-        f"Our search is prepared once, in {results['preparing']['wall']:.1f} s, which its hours include.",
-        "mergekit's command does more for every batch than what is timed here. The machine had other work at the same",
-        "time, so processor time is given as well. Memory is what a batch needs beyond the rows of the two models.",
+        f"`method: omp` prepares its search once, in {results['preparing']['wall']:.1f} s. Its hours include this",
+        "time.",
+        "The command mergekit-tokensurgeon does more for every batch than what is timed here.",
+        "The machine had other work at the same time, so processor time is given as well.",
+        "Memory is what a batch needs beyond the rows of the two models.",
         "",
         "The two sets of rows are compared number by number. SmolLM2's own rows have a length of",
-        f"{setting['base_row_length']}. The largest difference in a row has a median of {np.median(differences):.1e}.",
+        f"{about['base_row_length']}. The largest difference in a row has a median of {np.median(differences):.1e}.",
         f"{np.mean(differences <= TOLERANCE):.2%} of the rows agree to {TOLERANCE:.0e}. If both select the same shared",
-        f"tokens (atoms), all rows agree to {same:.1e}.",
+        f"tokens (the atoms of the combination), all rows agree to {same:.1e}.",
         "",
         f"For {len(other)} of {tokens:,} tokens the two select another atom at some step, and the rest of the",
         f"combination differs, by up to {differences.max():.2f} in one number of a row. At the first such step the",
         f"exact correlations of the two atoms, in float64, differ by a relative {gap:.1e} at most. This is less than",
-        f"float32 can resolve in a sum of {setting['width']} products. Our atom has the larger correlation in",
+        f"float32 can resolve in a sum of {about['width']} products. Our atom has the larger correlation in",
         f"{sum(tie['relative_gap'] >= 0 for tie in other)} of these cases.",
     ]
     return "\n".join(lines) + "\n"

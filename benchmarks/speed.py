@@ -2,9 +2,11 @@
 
     python -m benchmarks.speed                 # SmolLM2-135M onto Gemma's 262,144 tokens
     python -m benchmarks.speed --part swaps    # or: steps
+    python -m benchmarks.speed --page-only
 
-Writes results/speed.json and docs/speed.md. One thread, all in one run: the ratios are what counts. Every swap is
-a command in a process of its own, so that its CPU time and its peak memory are its own.
+Writes results/speed.json and docs/speed.md. One thread. The ratios are what counts: to measure anew, delete
+results/speed.json and measure everything in one run. Every swap is a command in a process of its own, so that its CPU
+time and its peak memory are its own.
 
 - swaps: whole commands, from folder to folder.
 - steps: what `hybrid` spends its time on, and the same weights token by token in a plain loop.
@@ -14,6 +16,7 @@ a command in a process of its own, so that its CPU time and its peak memory are 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shutil
@@ -21,22 +24,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import torch
 
+from benchmarks.common import models
+from benchmarks.common.results import Results, in_words, page_only, say, versions, write_page
 from benchmarks.common.timing import CommandFailedError, one_thread, watched
-from samples import models
 
-ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Results("speed")
+PACKAGES = ("mergekit-tokenadapt", "mergekit", "torch", "transformers", "tokenizers", "scikit-learn")
 
 
-DEMO = ROOT / "demo"
-RESULTS, TABLES = ROOT / "benchmarks" / "results" / "speed.json", ROOT / "docs" / "speed.md"
 BIN = Path(sys.executable).parent
+PARTS = ("swaps", "steps")
 SAMPLE = 1000
 """New tokens that the plain loop makes."""
 MAX_CPU = 300
@@ -47,21 +50,27 @@ T = TypeVar("T")
 
 
 @click.command()
-@click.option("--part", "chosen", multiple=True, type=click.Choice(["swaps", "steps"]), help="Only these. Repeatable.")
-def main(chosen: tuple[str, ...]) -> None:
+@click.option("--part", "chosen", multiple=True, type=click.Choice(PARTS), help="Only these. Repeatable.")
+@page_only
+def main(chosen: tuple[str, ...], page_only: bool) -> None:
     """Measure, and write results/speed.json and docs/speed.md."""
     one_thread()
-    base, donor = models.smollm2(), models.gemma3()
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    if "steps" in (chosen or ("steps",)):
-        results["steps"] = steps(base, donor)
-    if "swaps" in (chosen or ("swaps",)):
-        results["swaps"] = {name: swap(name, command, base, donor) for name, command in SWAPS.items()}
-    names = ("mergekit-tokenadapt", "mergekit", "torch", "transformers", "tokenizers", "scikit-learn")
-    results["packages"] = {name: version(name) for name in names}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    TABLES.write_text(tables(results), encoding="utf-8")
-    click.echo(f"wrote {TABLES.relative_to(ROOT)}", err=True)
+    if not page_only:
+        base, donor = models.fetched("smollm2"), models.fetched("gemma")
+        if "steps" in (chosen or PARTS) and "steps" not in RESULTS.read():
+            say("steps")
+            measured = steps(base, donor)
+            with RESULTS.change() as results:
+                results |= {"steps": measured, **about()}
+        if "swaps" in (chosen or PARTS):
+            cells = [(name, functools.partial(swap, command, base, donor)) for name, command in SWAPS.items()]
+            RESULTS.measure_missing(cells, under="swaps", about=about)
+    write_page("speed.md", page(RESULTS.for_page()))
+
+
+def about() -> dict[str, Any]:
+    """What the file says of the newest run."""
+    return {"packages": versions(*PACKAGES)}
 
 
 # --- whole commands --------------------------------------------------------------------------------
@@ -85,10 +94,9 @@ SWAPS = {
 }
 
 
-def swap(name: str, command: list[str], base: Path, target: Path) -> dict[str, Any]:
+def swap(command: list[str], base: Path, target: Path) -> dict[str, Any]:
     """Run a command; CPU and wall seconds, memory, and what it says where it fails."""
-    click.echo(f"{time.strftime('%H:%M:%S')} {name}", err=True)
-    with tempfile.TemporaryDirectory(dir=DEMO) as temporary:
+    with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:
         places = {"BASE": str(base), "TARGET": str(target), "OUT": f"{temporary}/out"}
         for model in MODELS:
             if f"{model}32" in command:
@@ -225,14 +233,15 @@ def plain_loop(transfer: Any, tokens: list[Any], files: Any, matrix_VD: torch.Te
 # --- tables ----------------------------------------------------------------------------------------
 
 
-def tables(results: dict[str, Any]) -> str:
+def page(results: dict[str, Any]) -> str:
     """The Markdown page."""
     lines = [
         "# Speed",
         "",
         "SmolLM2-135M-Instruct gets the 262,144 tokens of Gemma 3. `python -m benchmarks.speed` makes this page, in",
-        "one run on one thread. Seconds are CPU time, so other work on the machine hardly matters.",
-        f"Versions: {', '.join(f'{k} {v}' for k, v in results['packages'].items())}.",
+        "one run on one thread; all figures are in [results/speed.json](../benchmarks/results/speed.json).",
+        "Seconds are CPU time, so other work on the machine hardly matters.",
+        f"Versions: {in_words(results['packages'])}.",
     ]
     if "swaps" in results:
         lines += ["", "## Whole commands, from folder to folder", "", *_swaps(results["swaps"])]
@@ -251,7 +260,10 @@ def _swaps(swaps: dict[str, Any]) -> list[str]:
         "| command | CPU seconds | against subword | held, GB | against subword | peak, GB | wall seconds |",
         "|---" * 7 + "|",
     ]
-    for name, one in swaps.items():
+    for name in SWAPS:
+        one = swaps.get(name)
+        if one is None:
+            continue
         if "failed" in one:
             lines.append(f"| {name} | {one['failed'][:100]} | | | | | |")
             continue

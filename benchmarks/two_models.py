@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import json
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from samples import models
+from benchmarks.common import models
+from benchmarks.common.results import ROOT, Results, versions
 
-ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Results("two_models")
+PACKAGES = ("mergekit-tokenadapt", "torch", "transformers", "tokenizers")
 
-DEMO, RESULTS = ROOT / "demo", ROOT / "benchmarks" / "results" / "two_models.json"
 TEXT = (ROOT / "samples/english.txt").read_text(encoding="utf-8")
 PROMPTS = [
     "The capital of France is",
@@ -42,37 +42,33 @@ def main() -> None:
 
 def smollm2() -> Path:
     """The small model."""
-    return models.smollm2()
+    return models.fetched("smollm2")
 
 
 def gemma() -> Path:
     """The other one."""
-    return models.gemma3()
+    return models.fetched("gemma")
 
 
 def smollm2_on_gemma(method: str) -> Path:
     """SmolLM2 on Gemma's ids and rows."""
     from mergekit_tokenadapt.two_models.draft_model import make_draft
 
-    out = DEMO / f"SmolLM2-gemma-{method}"
+    out = models.KEPT / f"SmolLM2-gemma-{method}"
     if not out.is_dir():
-        make_draft(str(gemma()), str(smollm2()), str(out), {"method": method, "chat_template": "base"})
+        make_draft(
+            str(gemma()),
+            str(smollm2()),
+            str(out),
+            {"method": method, "chat_template": "base"},
+        )
     return out
-
-
-def load(folder: Path) -> Any:
-    """A model in float32."""
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
 
 
 def save(name: str, result: dict[str, Any]) -> None:
     """Put figures into the file, and print them."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    packages = ("mergekit-tokenadapt", "torch", "transformers", "tokenizers")
-    results[name] = {**result, "packages": {p: version(p) for p in packages}, "threads": torch.get_num_threads()}
-    RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    with RESULTS.change() as results:
+        results[name] = {**result, "packages": versions(*PACKAGES), "threads": torch.get_num_threads()}
     click.echo(json.dumps({name: result}, indent=1, ensure_ascii=False))
 
 
@@ -87,7 +83,11 @@ def draft(method: str, new_tokens: int) -> None:
     from transformers import AutoTokenizer
 
     torch.set_num_threads(1)
-    target, small, moved = load(gemma()), load(smollm2()), load(smollm2_on_gemma(method))
+    target, small, moved = (
+        models.in_float32(gemma()),
+        models.in_float32(smollm2()),
+        models.in_float32(smollm2_on_gemma(method)),
+    )
     tokenizer, small_tokenizer = (AutoTokenizer.from_pretrained(str(f)) for f in (gemma(), smollm2()))
     ways: dict[str, dict[str, Any]] = {
         "no draft": {},
@@ -134,12 +134,12 @@ def lockstep(method: str, num_bytes: int) -> None:
     from mergekit_tokenadapt.evaluation import bits_per_byte
 
     text = TEXT.encode()[:num_bytes].decode("utf-8", "ignore")
-    moved, pair = smollm2_on_gemma(method), DEMO / "pair"
+    moved, pair = smollm2_on_gemma(method), models.KEPT / "pair"
     make_lockstep([str(gemma()), str(moved)], str(pair), {"method": "mean"}, force=True)
     found = {}
     for folder in (gemma(), smollm2(), moved):
-        found[folder.name] = bits_per_byte(load(folder), AutoTokenizer.from_pretrained(str(folder)), text)
-    ensemble, tokenizer = load(pair), AutoTokenizer.from_pretrained(str(pair))
+        found[folder.name] = bits_per_byte(models.in_float32(folder), AutoTokenizer.from_pretrained(str(folder)), text)
+    ensemble, tokenizer = models.in_float32(pair), AutoTokenizer.from_pretrained(str(pair))
     for mean in ("arithmetic", "geometric"):
         ensemble.config.mean = mean
         found[f"lockstep, {mean}"] = bits_per_byte(ensemble, tokenizer, text)
@@ -161,14 +161,14 @@ def byte_by_byte(num_bytes: int, tolerance: float) -> None:
     text = TEXT.encode()[:num_bytes].decode("utf-8", "ignore")
     size = len(text.encode())
     folders = (gemma(), smollm2())
-    models = [load(folder) for folder in folders]
+    loaded = [models.in_float32(folder) for folder in folders]
     by_token = {
         folder.name: bits_per_byte(model, AutoTokenizer.from_pretrained(str(folder)), text)
-        for folder, model in zip(folders, models, strict=True)
+        for folder, model in zip(folders, loaded, strict=True)
     }
     members = [
         ByteModel(model, load_tokenizer(str(folder)), tolerance=tolerance)
-        for folder, model in zip(folders, models, strict=True)
+        for folder, model in zip(folders, loaded, strict=True)
     ]
     started = time.perf_counter()
     total, each = ByteEnsemble(members).score(text)
@@ -194,7 +194,10 @@ def healing(num_bytes: int) -> None:
     from mergekit_tokenadapt.ensemble.byte_model import ByteModel
     from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
-    model, tokenizer = load(smollm2()), AutoTokenizer.from_pretrained(str(smollm2()))
+    model, tokenizer = (
+        models.in_float32(smollm2()),
+        AutoTokenizer.from_pretrained(str(smollm2())),
+    )
     files = load_tokenizer(str(smollm2()))
     reader = ByteEnsemble([ByteModel(model, files)])
     sentences = [

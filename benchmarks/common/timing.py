@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -27,6 +28,22 @@ def one_thread() -> None:
     os.environ |= ONE_THREAD
     torch.set_num_threads(1)
     threadpool_limits(1)
+
+
+# --- a process of its own ------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+def in_own_process(function: Callable[[str], T], key: str) -> T:
+    """Call the function with the key in a fresh process, whose memory nothing else has used."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, (key,))
+
+
+def peak_memory() -> int:
+    """Bytes that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 # --- a watched process ---------------------------------------------------------------------------

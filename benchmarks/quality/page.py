@@ -1,0 +1,140 @@
+"""docs/quality.md, from the results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import models
+from benchmarks.common.results import in_words
+from benchmarks.quality.cases import BASE, DOMAINS, MAX_BYTES, METHODS, PAIRS, TEXT_SETS, key_of
+
+RESAMPLES = 1000
+INTRODUCTION = """# Quality of the rows
+
+Figures are bits per byte after the swap, without training; lower is better. In brackets: gap closed = (mean - method) /
+(mean - base), where each term is in bits per byte, with a 95% interval from a paired bootstrap over documents. `mean`
+is the method of that name, and `base` is the original model in its own tokens. The command
+`python -m benchmarks.quality` makes this page. The bits and bytes of every document are in
+[results/quality.json](../benchmarks/results/quality.json).
+
+There are two sets of texts. No fit has seen either of them. The first set comes from other sources than the calibration
+text: the evaluation's built-in texts (the first documents of each, until there are {max_bytes:,} bytes or more). The
+second set comes from the same sources as the calibration text: other chapters of the manual, other modules of the
+library, other sums. It shows what to expect if the calibration text is like the text that the model will read. Some
+constants of `calibrated` were chosen on these sources: [findings.md](findings.md). There are few documents, so
+the intervals are probably too narrow.
+
+The names in the tables say how the rows were made. [methods.md](methods.md) explains the methods.
+
+- `ngram`, `MiniLM`: the auxiliary space in which similar tokens are searched.
+- `200 KB of text`, `1 MB of text`: output rows were corrected with that much text (`calibration_text`).
+- `then gradients`: all vocabulary rows were trained on the same text instead, with the rest of the model frozen.
+- `untied`: the model got separate input and output matrices (`untie`).
+- `donor`: the target is a model with weights (Gemma or SmolLM2), and its rows were used, too.
+- `where the texts need it`: `omp` made the rows of the new tokens that occur in the texts, `calibrated` the other rows.
+- `tokensurgeon`: mergekit-tokensurgeon with that approximation method.
+
+Seconds are the wall time of the whole swap, on one or two cores. The machine had other work at the same time. Versions:
+{versions}.
+"""
+Runs = dict[str, dict[str, Any]]
+"""Of one pair: method to what was measured. Of the results file: pair, method and bytes to that."""
+Scores = list[tuple[float, int]]
+"""(bits, bytes) of each document."""
+
+
+def page(results: dict[str, Any]) -> str:
+    """The Markdown page."""
+    versions = in_words(results["setting"]["packages"])
+    lines = [INTRODUCTION.format(max_bytes=MAX_BYTES, versions=versions)]
+    for text_set, heading in TEXT_SETS.items():
+        found = {pair: runs_of_pair(results["runs"], pair, text_set) for pair in PAIRS}
+        found = {pair: runs for pair, runs in found.items() if runs}
+        lines += [f"## {heading}", *summary_table(found, text_set)]
+        for pair, runs in found.items():
+            lines += pair_table(runs, pair, text_set)
+        lines.append("")
+    return "\n".join(lines)
+
+
+def runs_of_pair(runs: Runs, pair: str, text_set: str) -> Runs:
+    """Method to run, of those that scored the texts or failed; none where there is no base or no mean."""
+    found = {m: run for m in (BASE, *METHODS) if (run := runs.get(key_of(pair, m, MAX_BYTES)))}
+    found = {m: run for m, run in found.items() if text_set in run or "failed" in run}
+    return found if BASE in found and "mean" in found else {}
+
+
+def summary_table(found: dict[str, Runs], text_set: str) -> list[str]:
+    """Gap closed by every method on every pair, and the mean over pairs where all of them are there."""
+    groups = {" with ".join(PAIRS[pair]): [pair] for pair in found}
+    for base in dict.fromkeys(PAIRS[pair][0] for pair in found):
+        groups[f"{base}, mean"] = [pair for pair in found if PAIRS[pair][0] == base]
+    if list(found) not in groups.values():
+        groups["all, mean"] = list(found)
+    lines = ["", f"| gap closed, mean of domains | {' | '.join(groups)} |", "|---" * (len(groups) + 1) + "|"]
+    for method in METHODS:
+        measured = [pair for pair, runs in found.items() if method in runs and "failed" not in runs[method]]
+        gaps = {pair: mean_gap(found[pair], method, text_set) for pair in measured}
+        if gaps and method != "mean":
+            cells = (
+                f"{np.mean([gaps[pair] for pair in pairs]):.0%}" if gaps.keys() >= set(pairs) else ""
+                for pairs in groups.values()
+            )
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+    return lines
+
+
+def mean_gap(runs: Runs, method: str, text_set: str) -> float:
+    """Gap closed, mean of domains."""
+    scores = [runs[m][text_set] for m in (BASE, "mean", method)]
+    return float(np.mean([gap_closed(*(of_domain[domain] for of_domain in scores)) for domain in DOMAINS]))
+
+
+def pair_table(runs: Runs, pair: str, text_set: str) -> list[str]:
+    """The lines of one pair's table."""
+    base, target = (models.title(name) for name in PAIRS[pair])
+    counts = runs["mean"]["rows_by_reason"]
+    share = counts["new"] / sum(counts[reason] for reason in ("copied", "special", "new", "padding"))
+    names = list(DOMAINS.values())
+    lines = ["", f"### {base} with the tokenizer of {target} ({share:.0%} of the tokens new)", ""]
+    lines += ["| rows | " + " | ".join(names) + " | gap closed, mean of domains | seconds |"]
+    lines += ["|---" * (len(names) + 3) + "|"]
+    for method, one in runs.items():
+        if "failed" in one:
+            lines.append(f"| {method} | fails: {one['failed'][:100]}" + " |" * (len(names) + 2))
+            continue
+        cells, average = {domain: f"{bits_per_byte(one[text_set][domain]):.3f}" for domain in DOMAINS}, ""
+        if method not in (BASE, "mean"):
+            cells = {domain: f"{cell} ({gap_shown(runs, method, text_set, domain)})" for domain, cell in cells.items()}
+            average = f"**{mean_gap(runs, method, text_set):.0%}**"
+        lines.append(f"| {method} | " + " | ".join(cells.values()) + f" | {average} | {one.get('seconds', '')} |")
+    return lines
+
+
+def gap_shown(runs: Runs, method: str, text_set: str, domain: str) -> str:
+    """Gap closed in a domain, and its interval."""
+    scores = [runs[m][text_set][domain] for m in (BASE, "mean", method)]
+    low, high = gap_interval(*scores)
+    return f"{gap_closed(*scores):.0%}, {low:.0%} to {high:.0%}"
+
+
+def bits_per_byte(scores: Scores, counts: np.ndarray | None = None) -> Any:
+    """Bits per byte of N documents; with `counts` [S, N], how often each was drawn, of S resamples."""
+    bits, sizes = np.array(scores).T
+    counts = np.ones(len(bits)) if counts is None else counts
+    return (counts @ bits) / (counts @ sizes)
+
+
+def gap_closed(base: Scores, mean: Scores, one: Scores, counts: np.ndarray | None = None) -> Any:
+    """(mean - method) / (mean - base), of the documents or of resamples."""
+    floor, start, value = (bits_per_byte(scores, counts) for scores in (base, mean, one))
+    return (start - value) / (start - floor)
+
+
+def gap_interval(base: Scores, mean: Scores, one: Scores) -> list[float]:
+    """Its interval from a paired bootstrap over documents."""
+    from mergekit_tokenadapt.evaluation.bootstrap import interval, resample_counts
+
+    return interval(gap_closed(base, mean, one, resample_counts(len(base), RESAMPLES, np.random.default_rng(0))))
