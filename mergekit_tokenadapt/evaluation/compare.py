@@ -83,7 +83,7 @@ def compare(
             scored = domains[text.name] = score_documents(scorer, folder.tokenizer, text.documents)
             lost[text.name] = lost_text(folder.tokenizer, text.documents, [d.ids.tolist() for d in scored])
         scores.append(ModelScores(folder, domains, lost, scorer.seconds, scorer.num_scored))
-        del model, scorer
+        del model, scorer  # before the next model is loaded
     progress("bootstrap")
     device = choose_device(options.device)
     reports = _model_reports(scores, options)
@@ -106,9 +106,7 @@ def compare(
 
 
 def _best(reports: Sequence[dict[str, Any]], text: str) -> str | None:
-    """Return the model with the fewest bits per byte of a text. Models whose tokens do not preserve the text are left
-    out.
-    """
+    """Return the model with the fewest bits per byte of a text, among those whose tokens preserve it."""
     sound = [(r["all"] if text == "all" else r["domains"][text], r["name"]) for r in reports]
     return min(((d["bits_per_byte"], name) for d, name in sound if not d["loses_text"]), default=(0, None))[1]
 

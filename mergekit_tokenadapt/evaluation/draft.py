@@ -76,6 +76,8 @@ def measure_draft(
         accepted = []
         for prompt in prompts:
             text = continue_prompt(target_model, prompt, options.new_tokens, temperature, token_ids, generator)
+            # The continuation was generated token by token with a cache. Both models now read the whole text once, so
+            # that their logits come from the same computation.
             p_TV = next_token_logits(target_model, text, len(prompt), token_ids)
             q_TV = next_token_logits(draft_model, text, len(prompt), token_ids)
             chosen = torch.searchsorted(token_ids, torch.tensor(text[len(prompt) :]))
@@ -200,7 +202,7 @@ def rounds(accepted_T: np.ndarray, num_proposed: int) -> list[int]:
         length = 0
         while length < num_proposed and start + length < len(accepted_T) and accepted_T[start + length]:
             length += 1
-        if start + length == len(accepted_T):
+        if start + length == len(accepted_T):  # the text ends before the round's last token
             break
         lengths.append(length)
         start += length + 1

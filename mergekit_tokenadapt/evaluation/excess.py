@@ -33,6 +33,7 @@ def excess_losses(ours: ScoredDocument, base: ScoredDocument) -> np.ndarray:
     last = np.append(base.ends[1:] != base.ends[:-1], True) if len(base.ends) else np.zeros(0, dtype=bool)
     places = np.concatenate([[0], base.ends[last]])
     spent = np.concatenate([[0.0], np.cumsum(base.losses)[last]])
+    # Linear interpolation spreads the loss of a base token evenly over its bytes.
     at_ends = np.interp(ours.ends, places, spent)
     return np.asarray(ours.losses - np.diff(at_ends, prepend=0.0))
 

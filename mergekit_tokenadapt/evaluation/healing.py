@@ -28,24 +28,26 @@ from mergekit_tokenadapt.texts import TextSet, cut_passages
 from mergekit_tokenadapt.tokenizer.encoded_text import start_token
 
 HELD_OUT_EVERY = 10
-"""One passage in so many is held out."""
+"""One passage of this many is held out."""
 IGNORED = -100
-"""The target of positions that are padding."""
+"""Target id of padding positions, which the loss ignores."""
 
 
 @dataclass(frozen=True)
 class Passages:
-    """What is read: the same for every model."""
+    """The passages that every model reads."""
 
     training: tuple[str, ...]
+    """Passages to train on, in the order of the steps."""
     held_out: tuple[str, ...]
+    """Passages to score."""
 
     @classmethod
     def of(cls, texts: Sequence[TextSet], options: HealingOptions) -> Passages:
-        """Cut the texts; every tenth passage is held out, the others are trained on in random order.
+        """Divide the texts into passages. Every tenth one is held out, and the others are put into random order.
 
         Raises:
-            TokenAdaptError: there are not enough passages for one step, or none is left to hold out.
+            TokenAdaptError: there are not enough passages for one step, or none is held out.
         """
         cut = [p for text in texts for d in text.documents for p in cut_passages(d, options.passage_bytes)]
         held_out = TextSet("held out", tuple(cut[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY]), "")
@@ -59,7 +61,7 @@ class Passages:
         return cls(tuple(training), held_out.limited(options.held_out_bytes).documents)
 
     def batch(self, step: int, size: int) -> list[str]:
-        """The passages of a step; after the last one the first comes again."""
+        """Return the passages of a step. After the last passage, the first one follows again."""
         first = step * size
         return [self.training[n % len(self.training)] for n in range(first, first + size)]
 
@@ -70,19 +72,19 @@ def heal(
     options: HealingOptions | None = None,
     say: Callable[[str], None] = lambda _line: None,
 ) -> dict[str, Any]:
-    """Train each model for a few steps, and look at the held-out passages now and then.
+    """Train each model for a few steps, and score the held-out passages at intervals.
 
     Args:
-        models: to compare.
-        texts: to train on and to hold out passages of.
-        options: see there.
-        say: gets a line of progress now and then.
+        models: the models to compare.
+        texts: texts to train on and to hold out passages of.
+        options: see `HealingOptions`.
+        say: is called with a line after each measurement.
 
     Returns:
-        The report's content, see docs/evaluation.md.
+        The content of the report, see docs/evaluation.md.
 
     Raises:
-        TokenAdaptError: a model cannot be loaded, has no output matrix or diverges; or the text is too short.
+        TokenAdaptError: a model cannot be loaded, has no output matrix, or diverges; or the text is too short.
     """
     options = options or HealingOptions()
     passages = Passages.of(texts, options)
@@ -119,12 +121,12 @@ def _healed(
 
 
 def trained_parameters(model: Any, which: str, name: str) -> list[torch.nn.Parameter]:
-    """The parameters to train; all others are frozen. Tied matrices are one parameter.
+    """Return the parameters to train, and freeze all others. Tied matrices are one parameter.
 
     Args:
-        model: of transformers.
+        model: a model of transformers.
         which: `rows` or `all`, see `HealingOptions.train`.
-        name: of the model, for errors.
+        name: name of the model for error messages.
 
     Raises:
         TokenAdaptError: rows are to be trained, and there is no output matrix.
@@ -140,12 +142,13 @@ def trained_parameters(model: Any, which: str, name: str) -> list[torch.nn.Param
 
 
 def _held_out(model: Any, folder: ModelFolder, passages: Sequence[str]) -> float:
+    """Return the bits per byte of the held-out passages."""
     done = score_documents(Scorer(model), folder.tokenizer, passages)
     return sum(d.bits for d in done) / sum(d.num_bytes for d in done)
 
 
 def _nats_per_byte(model: Any, folder: ModelFolder, passages: Sequence[str]) -> Tensor:
-    """The loss of a step: all tokens of all passages, the first ones included."""
+    """Return the loss of a step: nats of all tokens, including the first of each passage, per byte of text."""
     encoder, start = folder.tokenizer.fast_tokenizer(), start_token(folder.tokenizer.vocabulary)
     prefix = [] if start is None else [start]
     sequences = [prefix + encoder.encode(p, add_special_tokens=False).ids for p in passages]
@@ -155,7 +158,7 @@ def _nats_per_byte(model: Any, folder: ModelFolder, passages: Sequence[str]) -> 
     for n, ids in enumerate(sequences):
         inputs_BT[n, : len(ids)] = torch.tensor(ids)
         targets_BT[n, : len(ids) - 1] = torch.tensor(ids[1:])
-    # Padding stands on the right, where a causal model's other positions do not see it.
+    # Padding is on the right, where the other positions of a causal model do not attend to it.
     logits_BTV = model(inputs_BT.to(model.device), use_cache=False).logits.float()
     nats = torch.nn.functional.cross_entropy(
         logits_BTV.flatten(0, 1), targets_BT.flatten().to(model.device), ignore_index=IGNORED, reduction="sum"

@@ -157,6 +157,7 @@ def replay(words: Mapping[str, np.ndarray], merges: Sequence[Pair], bytes_K: np.
         occurs = p >= 0 and bool((totals[p] > TOLERANCE).any())
         merged.append(p if occurs else -1)
         touched: set[int] = set()
+        # Only words with the pair change. The set is sorted because additions of floats depend on their order.
         for word in sorted(places[p]) if occurs else ():
             add(word, -1, touched)
             spelled[word] = merge_symbols(spelled[word], pair)
@@ -209,7 +210,7 @@ def solve(history: History) -> tuple[np.ndarray, float]:
     for _ in range(MAX_ROUNDS):
         found = _violated(history, shares_K, slack_T, slack_P)
         new = {key: c for key, c in found.items() if key not in constraints}
-        if not new:
+        if not new:  # no violated constraint is missing, so this is the solution of the whole programme
             return shares_K, violation
         constraints |= new
         shares_K, slack_T, slack_P, violation = _solve_with(list(constraints.values()), history)

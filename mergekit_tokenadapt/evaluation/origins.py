@@ -96,6 +96,7 @@ def _difference(model: ModelFolder, base: ModelFolder, plan: TransferPlan) -> st
     """Return why the plan's ids are not those of `base`, or None if they are."""
     inputs: Any = read_json(model.folder / MANIFEST).get("inputs")
     record = inputs[0] if isinstance(inputs, list) and inputs and isinstance(inputs[0], Mapping) else {}
+    # The manifest has a hash of the tokenizer. If an earlier version wrote none, the copied tokens decide.
     answer = _has_the_tokenizer(record, base.folder)
     if answer is None:
         answer = _copied_tokens_agree(plan, model, base)

@@ -47,6 +47,7 @@ def view_rows(origins: RowOrigins, seed: int = 0) -> dict[str, Any]:
 def _principal_axes(rows_RD: Tensor) -> tuple[Tensor, Tensor, float]:
     """Return the mean [D], the two axes of largest variance [D, 2], and their share of the variance."""
     mean_D = rows_RD.mean(dim=0)
+    # The D x D covariance is small, where a decomposition of all rows would not be. It is summed in float64.
     centred = (rows_RD - mean_D).double()
     values, vectors = torch.linalg.eigh(centred.T @ centred)
     axes_D2 = vectors[:, [-1, -2]]

@@ -97,6 +97,7 @@ def read_scores(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     for task, metrics in sorted(found["results"].items()):
         for key, value in sorted(metrics.items()):
             metric, comma, which = key.partition(",")
+            # Other keys are names, such as "alias", or standard errors, which belong to another key.
             if not comma or metric.endswith("_stderr") or not isinstance(value, (int, float)):
                 continue
             error = metrics.get(f"{metric}_stderr,{which}")

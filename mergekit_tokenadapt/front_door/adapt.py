@@ -73,6 +73,8 @@ def adapt(
         if key in block.model_fields_set:
             raise TokenAdaptError(f"{key}: adapt() has no folder to read or write; use transplant()")
     loaded = LoadedModel.of(model)
+    # A tokenizer object is read from a folder beside the model's config, as from the model's own folder: AutoTokenizer
+    # chooses the class by the config.
     base = (
         saved(tokenizer, model.config)
         if hasattr(tokenizer, "save_pretrained")
@@ -91,6 +93,7 @@ def adapt(
         )
     )
     is_untied = block.untie and loaded.tables.is_tied
+    # Everything that can fail comes before `change`, so that an error leaves the model as it was.
     configs = _new_configs(loaded, plan, is_untied=is_untied)
     groups, made = _new_tensors(loaded, plan, is_untied=is_untied)
     loaded.change(configs.model, made, groups)
@@ -125,7 +128,7 @@ def _new_tensors(loaded: LoadedModel, plan: Plan, *, is_untied: bool) -> tuple[l
                 old = with_first_row(old, plan.transfer.base_rows)
             with torch.no_grad():
                 applied = plan.apply_as(old, name, use, fit)
-            fit = applied.fit  # an output matrix that is untied holds the input matrix' numbers
+            fit = applied.fit  # an untied output matrix starts with the input matrix's values, so the fit is the same
             groups.append(names)
             made[name] = applied.rows.movedim(0, axis).contiguous()
     return groups, made
@@ -136,8 +139,11 @@ class _Configs:
     """Changes of the model's config and of its generation config."""
 
     model: list[Change]
+    """Changes of the model's config."""
     generation: list[Change]
+    """Changes of its generation config; empty for a model that cannot generate."""
     translations: tuple[Translation, Translation]
+    """What became of the ids in both configs, for warnings."""
 
 
 def _new_configs(loaded: LoadedModel, plan: Plan, *, is_untied: bool) -> _Configs:
@@ -156,6 +162,7 @@ def _new_configs(loaded: LoadedModel, plan: Plan, *, is_untied: bool) -> _Config
     changes = _changes(content, translation) + [(key, plan.num_rows) for key in loaded.size_keys]
     if is_untied:
         changes += untying(config)
+    # AutoTokenizer takes the class from config.json if tokenizer_config.json names none.
     if content.get("tokenizer_class") is not None:
         changes.append((("tokenizer_class",), transfer.target.config.get("tokenizer_class")))
     if not loaded.model.can_generate():
@@ -164,12 +171,14 @@ def _new_configs(loaded: LoadedModel, plan: Plan, *, is_untied: bool) -> _Config
     generation = translate(before, ids)
     generating = _changes(before, generation)
     eos = generation.config.get("eos_token_id", translation.config.get("eos_token_id"))
+    # One old eos row may have become the row of several special tokens, and the model may then stop with any of them.
     if (stops := ids.with_twins(eos)) != eos:
         generating.append((("eos_token_id",), stops))
     return _Configs(changes, generating, (translation, generation))
 
 
 def _changes(before: dict[str, Any], translation: Translation) -> list[Change]:
+    """Return the places of a config whose value changes, with the new value."""
     return [(path, value) for path, value in translation.places.items() if value_at(before, path) != value]
 
 

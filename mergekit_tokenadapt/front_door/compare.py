@@ -72,19 +72,21 @@ def compare(
     from mergekit_tokenadapt.models.folder import open_model
 
     texts = {key: options.pop(key) for key in ComparedTexts.model_fields if key in options}
-    chosen = CompareOptions(**{"rows": True, **options})
+    chosen = CompareOptions(**{"rows": True, **options})  # a later `save` may write a page, which shows the rows
     sets = ComparedTexts(**texts).read()
     folders = [open_model(os.fspath(name), trust_remote_code=trust_remote_code) for name in (base, *outs)]
     return Comparison(comparing.compare(folders, sets, chosen))
 
 
 def _page(result: dict[str, Any]) -> str:
+    """Return the web page."""
     from mergekit_tokenadapt.evaluation.report.html import compare_page
 
     return compare_page(result)
 
 
 def _data(result: dict[str, Any]) -> str:
+    """Return the JSON text."""
     from mergekit_tokenadapt.terminal.visible import json_text
 
     return json_text(result) + "\n"

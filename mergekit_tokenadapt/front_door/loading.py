@@ -57,6 +57,7 @@ def saved(tokenizer: Any, config: Any = None) -> TokenizerFiles:
         config.save_pretrained(temporary.name)
     files = tokenizer_files.load_tokenizer(str(Path(temporary.name)))
     name = getattr(tokenizer, "name_or_path", None) or type(tokenizer).__name__
+    # The folder is deleted together with the returned object, because later steps read files from it.
     return replace(files, name=str(name), _temporary=temporary)
 
 

@@ -134,6 +134,7 @@ def make_plan(
     adapt = read_options(options)
     old = load_tokenizer(base, trust_remote_code=trust_remote_code)
     new = as_loaded(load_tokenizer(target, trust_remote_code=trust_remote_code), old, old.folder)
+    # Models may have more rows than tokens. The plan has to know them, because ids beyond the rows cannot be copied.
     if base_rows is None:
         base_rows = old.model_rows or old.vocabulary.num_ids
     return planned(

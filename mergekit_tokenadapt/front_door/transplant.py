@@ -54,8 +54,9 @@ def transplant(
     """
     from mergekit_tokenadapt.plugin import activate
 
+    # Only keys that were given: the recipe in the output then says what the user asked for.
     adapt = read_options(options).model_dump(mode="json", exclude_unset=True)
-    activate()
+    activate()  # before a recipe is read: stock mergekit ignores the adapt block
     from mergekit_tokenadapt.plugin.merge_options import merge_options as make_options
     from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 

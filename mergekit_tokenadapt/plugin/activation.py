@@ -41,6 +41,7 @@ def activate_once() -> None:
     from mergekit_tokenadapt.plugin.planner import AdaptingPlanner
     from mergekit_tokenadapt.plugin.recipe import AdaptingTokenizerConfig
 
+    # A subclass of MergeConfiguration would not do: mergekit's commands refer to the class itself.
     configuration = mergekit.config.MergeConfiguration
     field = configuration.model_fields["tokenizer"]
     field.annotation = Optional[Annotated[AdaptingTokenizerConfig, BeforeValidator(_as_dict)]]  # noqa: UP045
@@ -72,6 +73,11 @@ def _as_dict(value: Any) -> Any:
 
 
 def _check_seams() -> None:
+    """Check that mergekit has all names that the plugin replaces.
+
+    Raises:
+        TokenAdaptError: a name is missing.
+    """
     installed = version("mergekit")
     missing = [name for module, name in SEAMS if not hasattr(module, name)]
     if missing or not hasattr(mergekit.plan.MergePlanner, "plan_tensor"):

@@ -91,6 +91,7 @@ def look_at(reference: ModelReference, architecture: ModelArchitecture, options:
             tokenizer cannot be read.
     """
     config = reference.config(trust_remote_code=options.trust_remote_code)
+    # Quantised tensors are packed integers with scales in other tensors. mergekit reads them as they are stored.
     if getattr(config, "quantization_config", None):
         raise TokenAdaptError(
             f"{reference} is a quantised checkpoint, from which rows cannot be computed: use the unquantised model"

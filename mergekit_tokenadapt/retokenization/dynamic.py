@@ -59,7 +59,7 @@ def merge_frequent_pairs(
         first, second = by_id[parts.get(left, (left,))[0]], by_id[parts.get(right, (right,))[0]]
         if TokenKind.SPECIAL in (first.kind, second.kind):
             return False
-        return not second.bytes[:1].isspace()
+        return not second.bytes[:1].isspace()  # white space starts a word, which a merge does not cross
 
     for number in range(num_merges):
         counts = Counter(pair for ids in merged for pair in itertools.pairwise(ids) if may_follow(*pair))

@@ -58,6 +58,7 @@ class StochasticSplitter:
 
     def split(self, ids: Sequence[int], number: int = 0) -> list[int]:
         """Split some tokens of one sequence. `number` is the sequence's position in the dataset."""
+        # The sequence's number is a part of the seed, so that the order and size of batches change nothing.
         generator = np.random.default_rng([self.seed, number])
         result = list(ids)
         for _ in range(round(self.share * len(ids))):
@@ -80,6 +81,7 @@ class StochasticSplitter:
         ids = [self.split(one, number) for one, number in zip(batch["input_ids"], numbers, strict=True)]
         result: dict[str, list[Any]] = {"input_ids": ids}
         if "attention_mask" in batch:
+            # Splitting makes sequences longer. Padding would no longer fit, and hidden tokens would be split as well.
             if not all(all(mask) for mask in batch["attention_mask"]):
                 raise TokenAdaptError("the attention_mask hides some tokens: split before padding")
             result["attention_mask"] = [[1] * len(one) for one in ids]

@@ -14,6 +14,7 @@ def cut_passages(document: str, longest: int) -> Iterator[str]:
     >>> [len(p) for p in cut_passages("字" * 1000, 2000)]
     [667, 333]
     """
+    # From bytes to characters by the document's mean, so that the search below can index the string.
     longest = math.ceil(longest * len(document) / max(1, len(document.encode("utf-8"))))
     start = 0
     while start < len(document):

@@ -148,6 +148,7 @@ def split_settings(source: str) -> tuple[str, dict[str, str]]:
 
 def files_below(folder: Path) -> list[Path]:
     """Return all files in a folder and its subfolders in the order of their paths, without hidden files."""
+    # The order of a file system differs between machines; results should not.
     return sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
 
 

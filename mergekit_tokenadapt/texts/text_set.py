@@ -61,6 +61,7 @@ class TextSet:
     @property
     def sha256(self) -> str:
         """SHA-256 of the documents' UTF-8, with a zero byte after each document."""
+        # The zero byte tells ("ab", "c") from ("a", "bc").
         digest = hashlib.sha256()
         for document in self.documents:
             digest.update(document.encode("utf-8") + b"\0")

@@ -51,7 +51,7 @@ def put_onto(
 
     def check_and_finish(staged: Path) -> None:
         made = open_model(str(staged), trust_remote_code=options.trust_remote_code)
-        made = made.with_own_rows(tell=False)
+        made = made.with_own_rows(tell=False)  # the same warning came with the target already
         check_same_vocabulary(target_folder, made)
         if finish is not None:
             finish(target_folder, made)

@@ -138,6 +138,7 @@ def _read_manifest(folder: Path, input_number: int | None) -> tuple[Mapping[str,
     number = input_number or 0
     if number >= len(inputs):
         raise TokenAdaptError(f"--input {number}: {folder} was made from {len(inputs)} model(s), numbered from 0")
+    # A transplant writes the plan of the first input model as PLAN, and those of the others with a number.
     file = folder / (PLAN if number == 0 else f"{PLAN}.{number}")
     if not file.is_file():
         raise TokenAdaptError(f"{folder} has no {file.name}: it was made with save_plan: false, and cannot be restored")

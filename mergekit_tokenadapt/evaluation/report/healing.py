@@ -1,4 +1,4 @@
-"""The terminal report of `heal`."""
+"""Terminal report of healing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mergekit_tokenadapt.terminal.tables import add_table, say
 
 
 def print_healing(console: Console, result: dict[str, Any]) -> None:
-    """Bits per byte of the held-out passages, a row for each model."""
+    """Print the bits per byte of the held-out passages, with one row for each model."""
     s = result["settings"]
     print_texts(console, result["texts"])
     steps = [point["step"] for point in result["models"][0]["curve"]]
