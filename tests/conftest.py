@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 # Before anything imports huggingface_hub: a test that reaches for the network fails at once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -129,6 +130,16 @@ def load(tmp_path: Path) -> Callable[..., TokenizerFiles]:
         return load_tokenizer(str(tokenizers_zoo.write_tokenizer(folder, definition, config)))
 
     return load_definition
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
+    """A copy of a folder that a test may break."""
+
+    def copy(folder: Path) -> Path:
+        return Path(shutil.copytree(folder, tmp_path / f"copy-of-{folder.name}"))
+
+    return copy
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,16 +50,6 @@ def out(root: Path, base: Path, german: Tokenizer) -> Path:
 @pytest.fixture(scope="session")
 def untied(root: Path, english: Tokenizer) -> Path:
     return tiny_models.write_model(root / "untied", english, tied=False, seed=5)
-
-
-@pytest.fixture
-def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
-    """A copy of a folder that a test may break."""
-
-    def copy(folder: Path) -> Path:
-        return Path(shutil.copytree(folder, tmp_path / f"copy-of-{folder.name}"))
-
-    return copy
 
 
 @pytest.fixture

@@ -208,7 +208,7 @@ def bad_inputs(out: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]]
     return {
         "missing folder": (["check", tmp_path / "nowhere"], "there is no model folder"),
         "no config": (["check", tmp_path], "it has no config.json"),
-        "not causal": (["check", encoder], "is not a causal language model"),
+        "not causal": (["check", encoder], "transformers has no class that config.json names"),
         "no weights": (["check", no_weights], "holds no weights"),
         "corrupt config": (["check", corrupt], "is not valid JSON"),
         "missing base": (["check", out, "--base", tmp_path / "nowhere"], "there is no model folder"),
