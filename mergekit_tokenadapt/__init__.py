@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mergekit_tokenadapt.front_door.adapt import adapt
     from mergekit_tokenadapt.front_door.compare import Comparison, compare
     from mergekit_tokenadapt.front_door.explanation import RowExplanation
+    from mergekit_tokenadapt.front_door.heal import Healed, heal
     from mergekit_tokenadapt.front_door.loading import load_tokenizer
     from mergekit_tokenadapt.front_door.plan import Plan, make_plan
     from mergekit_tokenadapt.front_door.transplant import transplant
@@ -38,6 +39,7 @@ __all__ = [
     "AdaptConfig",
     "AuxiliarySpace",
     "Comparison",
+    "Healed",
     "Method",
     "Plan",
     "RowExplanation",
@@ -49,6 +51,7 @@ __all__ = [
     "activate",
     "adapt",
     "compare",
+    "heal",
     "load_tokenizer",
     "make_plan",
     "transplant",
@@ -58,6 +61,7 @@ _MODULES = {
     "AdaptConfig": "transfer.adapt_config",
     "AuxiliarySpace": "auxiliary",
     "Comparison": "front_door.compare",
+    "Healed": "front_door.heal",
     "Method": "transfer.method",
     "SparseRows": "numerics.sparse_rows",
     "Plan": "front_door.plan",
@@ -68,6 +72,7 @@ _MODULES = {
     "activate": "plugin",
     "adapt": "front_door.adapt",
     "compare": "front_door.compare",
+    "heal": "front_door.heal",
     "load_tokenizer": "front_door.loading",
     "make_plan": "front_door.plan",
     "transplant": "front_door.transplant",

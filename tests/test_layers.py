@@ -27,6 +27,7 @@ LAYERS = (
     "methods",
     "correction",
     "output",
+    "healing",
     "plugin",
     "supertokens",
     "two_models",

@@ -15,7 +15,7 @@ from mergekit_tokenadapt.cli.lazy import LazyGroup
         "check": "mergekit_tokenadapt.cli.eval_check:check_command",
         "compare": "mergekit_tokenadapt.cli.eval_compare:compare_command",
         "tokenizer": "mergekit_tokenadapt.cli.eval_tokenizer:tokenizer_command",
-        "heal": "mergekit_tokenadapt.cli.eval_heal:heal_command",
+        "probe-healing": "mergekit_tokenadapt.cli.eval_probe_healing:probe_healing_command",
         "draft": "mergekit_tokenadapt.cli.eval_draft:draft_command",
         "tasks": "mergekit_tokenadapt.cli.eval_tasks:tasks_command",
     },
@@ -32,7 +32,7 @@ def main() -> None:
     mergekit-tokenadapt-eval check ./out --base ./model
     mergekit-tokenadapt-eval compare ./model ./out --html report.html
     mergekit-tokenadapt-eval tokenizer ./model ./tokenizer
-    mergekit-tokenadapt-eval heal ./out ./out-mean --text code=./src
+    mergekit-tokenadapt-eval probe-healing ./out ./out-mean --text code=./src
     mergekit-tokenadapt-eval draft ./large-model ./out
     mergekit-tokenadapt-eval tasks ./model ./out --tasks arc_easy
     """

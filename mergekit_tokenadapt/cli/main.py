@@ -11,6 +11,7 @@ from mergekit_tokenadapt.cli.lazy import LazyGroup
     cls=LazyGroup,
     commands_in={
         "transplant": "mergekit_tokenadapt.cli.transplant:transplant_command",
+        "heal": "mergekit_tokenadapt.cli.heal:heal_command",
         "plan": "mergekit_tokenadapt.cli.plan:plan_command",
         "explain": "mergekit_tokenadapt.cli.explain:explain_command",
         "distill-prep": "mergekit_tokenadapt.cli.distill_prep:distill_prep_command",
@@ -33,6 +34,7 @@ def main() -> None:
     \b
     mergekit-tokenadapt plan ./model ./tokenizer
     mergekit-tokenadapt transplant ./model ./tokenizer ./out
+    mergekit-tokenadapt heal ./out ./out-healed --text ./texts --minutes 15
     mergekit-tokenadapt explain ./model ./tokenizer --token " example"
     mergekit-tokenadapt methods
     mergekit-tokenadapt recipes tokenizer_swap

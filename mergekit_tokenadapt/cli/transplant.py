@@ -7,8 +7,11 @@ from typing import Any
 import click
 import yaml
 
+from mergekit_tokenadapt.cli.generated_options import flags_of
+from mergekit_tokenadapt.cli.heal_after import Healer
 from mergekit_tokenadapt.cli.options import CommandT, Positional, adapt_flags, folder_options, output_argument
 from mergekit_tokenadapt.cli.pair_options import report_printer, say_what_next
+from mergekit_tokenadapt.healing.options import HealAfterOptions
 from mergekit_tokenadapt.plugin.merge_options import OUT_SHARD_SIZE, MergeOptions, PrettyPrintHelp, add_merge_options
 
 EXAMPLES = """\b
@@ -39,6 +42,7 @@ def _merge_options(command: CommandT) -> CommandT:
 @output_argument
 @adapt_flags()
 @folder_options
+@flags_of(HealAfterOptions, "healing")
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
 @click.option("--print-recipe", is_flag=True, help="Print the recipe for mergekit-yaml, and stop.")
 @_merge_options
@@ -52,6 +56,7 @@ def transplant_command(
     dtype: str | None,
     force: bool,
     print_recipe: bool,
+    healing: HealAfterOptions,
 ) -> None:
     """Write OUT: the model BASE with the tokenizer TARGET, all other weights unchanged.
 
@@ -66,6 +71,14 @@ def transplant_command(
     if print_recipe:
         click.echo(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), nl=False)
         return
-    folder = run_recipe(recipe, out, merge_options, force=force, listener=report_printer(base, target))
+    finish = None
+    if healing.heal:
+        finish = Healer(healing).finish(
+            base,
+            device=None if merge_options.device == "cpu" else merge_options.device,
+            trust_remote_code=merge_options.trust_remote_code,
+            quiet=merge_options.quiet,
+        )
+    folder = run_recipe(recipe, out, merge_options, force=force, finish=finish, listener=report_printer(base, target))
     if not merge_options.quiet:
         say_what_next(folder, base)

@@ -38,13 +38,14 @@ class Reader:
 
     Args:
         model: of transformers, on its device, in evaluation mode. It gets its own rows back at the end.
+        wanted_by: what reads, for errors.
 
     Raises:
         TokenAdaptError: its logits are not its hidden states times its output matrix.
     """
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(self, model: Any, wanted_by: str = "calibration_text") -> None:
+        self._model, self._wanted_by = model, wanted_by
         self._embedding = model.get_input_embeddings()
         self._own_rows = self._embedding.weight
         self._scale = self._measure_scale()
@@ -54,6 +55,11 @@ class Reader:
 
     def __exit__(self, *_exception: object) -> None:
         self._embedding.weight = self._own_rows
+
+    @property
+    def scale(self) -> float:
+        """The factor between hidden state times output matrix and logits."""
+        return self._scale
 
     @property
     def input_rows(self) -> Tensor:
@@ -103,7 +109,7 @@ class Reader:
         self._scale = 1.0
         head = self._model.get_output_embeddings()
         if head is None or getattr(head, "bias", None) is not None:
-            raise TokenAdaptError("calibration_text needs a causal language model with an output matrix and no bias")
+            raise TokenAdaptError(f"{self._wanted_by} needs a causal language model with an output matrix and no bias")
         ids = torch.arange(PROBE_TOKENS)[None] % len(self._own_rows)
         plain = self._states(ids) @ head.weight.float().T
         logits = self._model(ids.to(self._model.device), use_cache=False).logits.float()
@@ -111,7 +117,7 @@ class Reader:
         tolerance = 0.02 * float(plain.abs().max()) * abs(scale)
         if not torch.allclose(logits, plain * scale, rtol=0.05, atol=tolerance):
             raise TokenAdaptError(
-                "calibration_text cannot be used with this model: it changes its logits after the output matrix "
+                f"{self._wanted_by} cannot be used with this model: it changes its logits after the output matrix "
                 "(by soft-capping, for instance)"
             )
         return scale if abs(scale - 1) > 0.01 else 1.0

@@ -64,7 +64,9 @@ class TargetMaker:
         self._inside: dict[bytes, tuple[Tensor, Tensor]] = {}
         self._shares = self._count(base_rows, pairs, _counterparts(special, target, mapping))
 
-    def make(self, old: Encoded, new: Encoded, states_TD: Tensor, matrix_VD: Tensor) -> SparseRows:
+    def make(
+        self, old: Encoded, new: Encoded, states_TD: Tensor, matrix_VD: Tensor, *, normalised: bool = True
+    ) -> SparseRows:
         """Targets for the new tokens of a passage: for each a distribution over new tokens, or none.
 
         Args:
@@ -72,6 +74,8 @@ class TargetMaker:
             new: the passage in new tokens.
             states_TD: float [old tokens, D]: hidden state before each old token.
             matrix_VD: float [V, D]: the old output rows.
+            normalised: let each distribution add up to 1. Otherwise what is missing to 1 is the probability that
+                was left out: that of unlikely tokens.
         """
         places, passed = standing_at(old, new)
         plain = np.flatnonzero((places >= 0) & (passed == 0))
@@ -85,7 +89,7 @@ class TargetMaker:
                 already = self._bytes.get(true, b"")[: passed[position]]
                 parts += self._inside_token(position, true, int(new.ids[position]), already, logits_V)
         rows, ids, weights = (torch.cat(column) for column in zip(*parts, strict=True))
-        return distributions(rows, ids, weights, len(new.ids))
+        return distributions(rows, ids, weights, len(new.ids), normalised=normalised)
 
     def _at_boundaries(
         self,
@@ -168,14 +172,15 @@ def _spread(shares: SparseRows, rows: Tensor, olds: Tensor, probabilities: Tenso
     return rows[chosen.rows][kept], chosen.ids[kept], weights[kept]
 
 
-def distributions(rows: Tensor, ids: Tensor, weights: Tensor, num_rows: int) -> SparseRows:
-    """Add up (position, new token, probability) triplets, drop negligible ones, and normalise.
+def distributions(rows: Tensor, ids: Tensor, weights: Tensor, num_rows: int, *, normalised: bool = True) -> SparseRows:
+    """Add up (position, new token, probability) triplets, drop negligible ones, and normalise where that is asked for.
 
     A position without any has an empty distribution.
     """
     summed = SparseRows.from_triplets(rows, ids, weights, num_rows)
     kept = summed.weights >= NEGLIGIBLE
-    return SparseRows.from_triplets(summed.rows[kept], summed.ids[kept], summed.weights[kept], num_rows).normalised()
+    chosen = SparseRows.from_triplets(summed.rows[kept], summed.ids[kept], summed.weights[kept], num_rows)
+    return chosen.normalised() if normalised else chosen
 
 
 def _counterparts(special: set[int], target: Vocabulary, mapping: VocabularyMap) -> dict[int, int]:

@@ -43,7 +43,7 @@ class CalibrationText:
             TokenAdaptError: nothing is there, or it holds no text.
         """
         if source == DEFAULT:
-            documents: Sequence[str] = list(_default_sample())
+            documents: Sequence[str] = list(default_sample())
         else:
             documents = read_text(source, option="calibration_text", name="text").documents
         num_bytes = sum(len(d.encode("utf-8")) for d in documents)
@@ -77,7 +77,7 @@ def _thinned(num_passages: int, num_bytes: int, max_bytes: int) -> list[int]:
     return [int(n * num_passages / num_kept) for n in range(min(num_kept, num_passages))]
 
 
-def _default_sample() -> Iterator[str]:
+def default_sample() -> Iterator[str]:
     """English and code, from the source of Python's own library, and sums.
 
     Every machine has it, and nobody's text has to be shipped. Another Python has another library: the
@@ -86,10 +86,11 @@ def _default_sample() -> Iterator[str]:
     library = Path(sysconfig.get_paths()["stdlib"])
     for file in sorted(library.glob("*.py")):
         yield file.read_text(encoding="utf-8", errors="replace")[: 10 * PASSAGE]
-    yield from _sums(num_lines=2000)
+    yield from sums(num_lines=2000)
 
 
-def _sums(num_lines: int) -> Iterator[str]:
+def sums(num_lines: int) -> Iterator[str]:
+    """Sums, differences, products and quotients in so many lines, as one document; the same every time."""
     generator = random.Random(0)
     lines = []
     for _ in range(num_lines):

@@ -89,7 +89,7 @@ def heal(
     options = options or HealingOptions()
     passages = Passages.of(texts, options)
     return {
-        "command": "heal",
+        "command": "probe-healing",
         "texts": [text.describe() for text in texts],
         "settings": options.model_dump() | {"learning_rate": options.rate},
         "held_out_bytes": sum(len(p.encode("utf-8")) for p in passages.held_out),

@@ -54,6 +54,20 @@ def signals_wait() -> Iterator[None]:
         handler(came[0], None)
 
 
+@contextmanager
+def signals_noted() -> Iterator[list[int]]:
+    """Let the first signal that has a handler do no more than be noted in the list; a second one interrupts."""
+    came: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if came:
+            raise Interrupted(number)
+        came.append(number)
+
+    with _handling(note, callable):
+        yield came
+
+
 Handler = Callable[[int, FrameType | None], object]
 """Python's type of a signal handler: (signal number, frame) -> ignored."""
 

@@ -52,7 +52,8 @@ KEYS_IN_NO_FLAG = {
 }
 """Keys of the ``adapt`` block without a flag, by command."""
 CLASSES_IN = (
-    "evaluation.options", "ensemble.options", "supertokens.options", "texts.selection", "two_models.options"
+    "evaluation.options", "ensemble.options", "healing.options", "supertokens.options",
+    "texts.selection", "two_models.options"
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ NO_MODEL = "./there/is/no/model"
 TRANSPLANT = ("transplant", NO_MODEL, NO_MODEL, "out")
 TRAIN = ("supertokens", "train", "--text", "text.txt", "--vocab-size", "300", "out")
 EXTEND = ("supertokens", "extend", NO_MODEL, "--text", "text.txt", "out", "--add", "5")
-COMPARE, HEAL, DRAFT = ("compare", NO_MODEL, NO_MODEL), ("heal", NO_MODEL), ("draft", NO_MODEL, NO_MODEL)
+COMPARE, HEAL, DRAFT = ("compare", NO_MODEL, NO_MODEL), ("probe-healing", NO_MODEL), ("draft", NO_MODEL, NO_MODEL)
 ENSEMBLE = ("ensemble", NO_MODEL, NO_MODEL)
 
 OURS = [

@@ -97,7 +97,7 @@ def test_too_little_text_and_too_large_steps_are_said(base: Path) -> None:
 
 def test_the_command(run: Callable[..., Result], base: Path, out: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("\n".join(TEXT.documents))
-    arguments = ["heal", base, out, "--text", f"english={tmp_path / 'text.txt'}", "--steps", 2, "--every", 1]
+    arguments = ["probe-healing", base, out, "--text", f"english={tmp_path / 'text.txt'}", "--steps", 2, "--every", 1]
     result = run(*arguments, "--passage-bytes", 64, "--quiet")
     assert result.exit_code == 0, result.output
     assert "only the input and output rows trained" in result.output

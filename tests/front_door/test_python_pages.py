@@ -27,6 +27,8 @@ def test_the_snippets_run(
     tiny_model_folder(byte_level_folder, tmp_path / "model")
     (tmp_path / "tokenizer").symlink_to(gemma_style_folder)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MERGEKIT_TOKENADAPT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "notes.txt").write_text("\n".join(f"a line of notes, number {n}" for n in range(200)), encoding="utf-8")
     monkeypatch.setattr(selection, "BUILTIN", {"en": selection.BUILTIN["en"]})  # one text in place of all
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     assert snippets

@@ -143,13 +143,13 @@ def test_learning_in_a_log(tmp_path):
     assert not BAR.search(loud.stderr)
 
 
-@pytest.mark.parametrize("command", ["compare", "draft", "heal", "tokenizer"])
+@pytest.mark.parametrize("command", ["compare", "draft", "probe-healing", "tokenizer"])
 def test_an_evaluation_in_a_log(command, base):
-    models = [base] if command in ("heal", "tokenizer") else [base, base]
+    models = [base] if command in ("probe-healing", "tokenizer") else [base, base]
     more = {"compare": ("--resamples", 100), "draft": ("--prompts", 2, "--prompt-tokens", 4, "--new-tokens", 6)}
     texts = ("--builtin", "arithmetic", "--max-bytes", 600)
     heal = ("--steps", 2, "--every", 1, "--batch-size", 1, "--passage-bytes", 32)
-    arguments = [command, *models, *texts, *more.get(command, heal if command == "heal" else ())]
+    arguments = [command, *models, *texts, *more.get(command, heal if command == "probe-healing" else ())]
     loud = CliRunner().invoke(evaluate, [str(a) for a in arguments])
     assert loud.exit_code == 0, loud.output
     assert re.search(r"^ +0%  ", loud.stderr, flags=re.M)

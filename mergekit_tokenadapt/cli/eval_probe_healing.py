@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt-eval heal`: how fast models heal in training."""
+"""`mergekit-tokenadapt-eval probe-healing`: how fast models heal in training."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mergekit_tokenadapt.texts.selection import ProseAndCode
 
 EXAMPLES = """\b
 Examples:
-  mergekit-tokenadapt-eval heal ./out-mean ./out-calibrated --text code=./src
-  mergekit-tokenadapt-eval heal ./out-mean ./out-calibrated --text law=./law.txt --train all --steps 200 --every 50
+  mergekit-tokenadapt-eval probe-healing ./out-mean ./out-calibrated --text code=./src
+  mergekit-tokenadapt-eval probe-healing ./out-mean ./out-calibrated --text law=./law.txt --train all --steps 200
 """
 
 
-@click.command("heal", epilog=EXAMPLES)
+@click.command("probe-healing", epilog=EXAMPLES)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL [MODEL ...]")
 @flags_of(ProseAndCode, "texts")
 @flags_of(HealingOptions, "options")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the models' own code run.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def heal_command(
+def probe_healing_command(
     models: tuple[str, ...],
     texts: ProseAndCode,
     options: HealingOptions,
@@ -36,7 +36,8 @@ def heal_command(
     """Train each MODEL for a few steps, and print bits per byte of unseen text.
 
     The loss before training can mislead, so this compares methods after some training. All models read
-    the same passages, and one passage in ten is held out. Nothing is written. Training needs four times the
+    the same passages, and one passage in ten is held out. Nothing is written: to
+    get a healed model, use `mergekit-tokenadapt heal`. Training needs four times the
     model's memory in float32.
     """
     from mergekit_tokenadapt.evaluation.healing import Passages, heal

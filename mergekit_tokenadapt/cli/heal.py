@@ -1,0 +1,67 @@
+"""`mergekit-tokenadapt heal`: a little training after the swap."""
+
+from __future__ import annotations
+
+import click
+from rich.console import Console
+
+from mergekit_tokenadapt.cli.generated_options import flags_of
+from mergekit_tokenadapt.cli.options import output_argument
+from mergekit_tokenadapt.healing.options import HealOptions
+
+EXAMPLES = """\b
+Examples:
+  mergekit-tokenadapt heal ./out ./out-healed --text ./notes --text code=./src --minutes 15
+  mergekit-tokenadapt heal ./out ./out-healed --base ./model --text chat=./chats.jsonl,field=body --train all
+"""
+
+
+@click.command("heal", epilog=EXAMPLES)
+@click.argument("model")
+@output_argument
+@click.option("--base", metavar="BASE", help="The model that MODEL was made from.  [default: as tokenadapt.json says]")
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    metavar="[NAME=]PATH",
+    help="A file, a folder, .jsonl (,field=NAME), or hf:ID. Repeatable.  [default: Python's own library, and sums]",
+)
+@flags_of(HealOptions, "options")
+@click.option("--force", is_flag=True, help="Replace OUT where it exists.")
+@click.option("--trust-remote-code", is_flag=True, help="Let the models' own code run.")
+@click.option("--quiet", is_flag=True, help="No progress, no table.")
+def heal_command(
+    model: str,
+    out: str,
+    base: str | None,
+    texts: tuple[str, ...],
+    options: HealOptions,
+    force: bool,
+    trust_remote_code: bool,
+    quiet: bool,
+) -> None:
+    """Write OUT: the transplanted model MODEL after some minutes of training to predict what its base predicts.
+
+    One passage in ten of each text is held out; the weights that are best on these are kept, and OUT is MODEL as it was
+    where none are better. The run ends in time. Ctrl-C or SIGTERM during training ends it with the best weights so
+    far; a second one stops at once. A run that was killed goes on when the same command is given again.
+    """
+    from mergekit_tokenadapt.healing.passages import read_healing_texts
+    from mergekit_tokenadapt.healing.report import print_healed
+    from mergekit_tokenadapt.healing.run import heal
+
+    result = heal(
+        model,
+        out,
+        read_healing_texts(texts),
+        options,
+        base=base,
+        force=force,
+        trust_remote_code=trust_remote_code,
+        quiet=quiet,
+        say=(lambda _line: None) if quiet else (lambda line: click.echo(line, err=True)),
+    )
+    if not quiet:
+        print_healed(Console(), result.record)
+        click.echo(f"Wrote {result.folder}", err=True)

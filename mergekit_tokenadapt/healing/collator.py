@@ -1,0 +1,99 @@
+"""From passages to a training step's input: ids of trained rows, targets, and a sample of the other rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.healing.targets import TaughtPassage
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
+
+SAMPLED = 4096
+"""Rows that are not trained and stand for all such rows in the partition function of a step."""
+LEAST_MASS = 0.05
+"""A token that the text does not show is trained where the targets give it so much probability altogether."""
+
+
+def rows_to_train(passages: Sequence[TaughtPassage], start: int, num_rows: int) -> Tensor:
+    """The rows that a text says something about: of tokens that it shows, and of tokens that targets name.
+
+    Args:
+        passages: the text.
+        start: the token before each passage.
+        num_rows: of the model.
+
+    Returns:
+        int64, ascending.
+    """
+    mass = torch.zeros(num_rows)
+    for passage in passages:
+        mass.index_add_(0, passage.targets.ids, passage.targets.weights)
+        mass[passage.ids] += 1
+    mass[start] += 1
+    return (mass >= LEAST_MASS).nonzero().flatten()
+
+
+@dataclass(frozen=True, eq=False)
+class Collator:
+    """Makes the input of a step; the same passages give the same input.
+
+    Letters: B passages, T positions, P positions with a target, Z kept probabilities, N sampled rows.
+    """
+
+    trained: Tensor
+    """int64: the rows that are trained, ascending."""
+    num_rows: int
+    """Of the model."""
+    start: int
+    """The token before each passage."""
+    seed: int
+    sampled: int = SAMPLED
+
+    def __post_init__(self) -> None:
+        place_of = torch.full((self.num_rows,), -1)
+        place_of[self.trained] = torch.arange(len(self.trained))
+        object.__setattr__(self, "place_of", place_of)
+        object.__setattr__(self, "others", (place_of < 0).nonzero().flatten())
+
+    place_of: Tensor = None  # type: ignore[assignment]
+    """int64 [rows]: place among the trained rows, or -1."""
+    others: Tensor = None  # type: ignore[assignment]
+    """int64: the rows that are not trained."""
+
+    def __call__(self, passages: Sequence[TaughtPassage]) -> dict[str, Tensor]:
+        """Input ids [B, T] as places among the trained rows, and the targets of all positions that have one."""
+        longest = max(len(passage.ids) for passage in passages)
+        inputs_BT = torch.full((len(passages), longest), int(self.place_of[self.start]))
+        positions, parts = [], []
+        for n, passage in enumerate(passages):
+            # Padding stands on the right, where a causal model's other positions do not see it.
+            inputs_BT[n, 1 : len(passage.ids)] = self.place_of[passage.ids[:-1]]
+            targets = self._among_trained(passage.targets)
+            with_target = targets.counts.nonzero().flatten()
+            positions.append(n * longest + with_target)
+            parts.append(targets.select(with_target))
+        joined = SparseRows.concatenate(parts)
+        return {
+            "input_ids": inputs_BT,
+            "positions": torch.cat(positions),
+            "indptr": joined.indptr,
+            "columns": joined.ids,
+            "weights": joined.weights,
+            "others": self._sample([passage.number for passage in passages]),
+        }
+
+    def _among_trained(self, targets: SparseRows) -> SparseRows:
+        places = self.place_of[targets.ids]
+        kept = places >= 0
+        return SparseRows.from_triplets(targets.rows[kept], places[kept], targets.weights[kept], len(targets))
+
+    def _sample(self, numbers: Sequence[int]) -> Tensor:
+        if len(self.others) <= self.sampled:
+            return self.others
+        generator = np.random.default_rng([self.seed, *sorted(numbers)])
+        chosen = generator.choice(len(self.others), self.sampled, replace=False)
+        return self.others[torch.from_numpy(np.sort(chosen))]

@@ -1,0 +1,149 @@
+"""The model as it is trained: its body with adapters, and the rows that the text says something about.
+
+Letters: B passages, T positions, V rows, A trained rows, D width.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.healing.loss import sparse_cross_entropy
+from mergekit_tokenadapt.healing.options import HealOptions
+
+ADAPTER_ALPHA = 1.0
+"""The factor of the adapters' product: `lora_alpha` is this times the rank."""
+
+
+class HealingModel(torch.nn.Module):
+    """A causal language model whose forward pass gives the loss of a training step.
+
+    While it is trained, its input embedding holds the trained rows alone, and ids are places among them. `whole` puts
+    all rows in place.
+
+    Args:
+        model: of transformers, in float32; changed in place.
+        trained: int64 [A]: the rows to train.
+        scale: the factor between hidden state times output matrix and logits.
+        options: what to train.
+    """
+
+    def __init__(self, model: Any, trained: Tensor, scale: float, options: HealOptions) -> None:
+        super().__init__()
+        self._scale = scale
+        self._embedding = model.get_input_embeddings()
+        self._head = model.get_output_embeddings()
+        self.is_tied = self._head.weight is self._embedding.weight
+        self._input_rows = self._embedding.weight.detach()
+        self._output_rows = self._head.weight.detach()
+        # The gradient of this row would be thrown away, whatever token has its place now.
+        self._embedding.padding_idx = None
+        self._trained = trained.to(self._input_rows.device)
+        model.requires_grad_(options.train == "all")
+        self._head.weight = torch.nn.Parameter(self._output_rows, requires_grad=False)
+        self._embedding.weight = torch.nn.Parameter(self._input_rows, requires_grad=False)
+        self.adapted = _with_adapters(model, options) if options.train == "lora" else None
+        self.model = model
+        self.rows = torch.nn.Parameter(self._input_rows[trained].clone())
+        self.output_rows = None if self.is_tied else torch.nn.Parameter(self._output_rows[trained].clone())
+        self._embedding.weight = self.rows
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        indptr: Tensor,
+        columns: Tensor,
+        weights: Tensor,
+        others: Tensor,
+    ) -> dict[str, Tensor]:
+        """The mean cross-entropy of all positions with a target, in nats, as `loss`; see `Collator` for the input."""
+        states_BTD = self.model.base_model(input_ids, use_cache=False)[0]
+        states_PD = states_BTD.flatten(0, 1)[positions] * self._scale
+        loss = sparse_cross_entropy(
+            states_PD,
+            self.rows if self.output_rows is None else self.output_rows,
+            self._output_rows[others],
+            num_others=len(self._output_rows) - len(self._trained),
+            indptr=indptr,
+            columns=columns,
+            weights=weights,
+        )
+        return {"loss": loss / max(1, len(positions))}
+
+    def row_parameters(self) -> list[torch.nn.Parameter]:
+        """The trained rows of each matrix."""
+        return [self.rows] if self.output_rows is None else [self.rows, self.output_rows]
+
+    def body_parameters(self) -> list[torch.nn.Parameter]:
+        """All that is trained but rows."""
+        rows = {id(parameter) for parameter in self.row_parameters()}
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in rows]
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """By name, all that training changes, for a checkpoint."""
+        found = {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
+        return {name: tensor.contiguous() for name, tensor in found.items()}
+
+    def load_trained(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `trained_tensors` gave."""
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(tensors[name])
+
+    @contextmanager
+    def whole(self) -> Iterator[Any]:
+        """The model of transformers with all rows, to be measured; then as it was."""
+        was_training = self.training
+        self.eval()
+        # The module list holds the parameters of training: these stand beside them for a while.
+        self._put_rows()
+        try:
+            yield self.model
+        finally:
+            self._head.weight = torch.nn.Parameter(self._output_rows, requires_grad=False)
+            self._embedding.weight = self.rows
+            self.train(was_training)
+
+    def finished(self) -> Any:
+        """The model of transformers with all rows, adapters merged. Training cannot go on after it."""
+        self._put_rows()
+        if self.adapted is not None:
+            self.model = self.adapted.merge_and_unload()
+            self.adapted = None
+        return self.model.eval()
+
+    def _put_rows(self) -> None:
+        inputs = _with_rows(self._input_rows, self._trained, self.rows)
+        outputs = inputs if self.output_rows is None else _with_rows(self._output_rows, self._trained, self.output_rows)
+        self._embedding.weight = torch.nn.Parameter(inputs, requires_grad=False)
+        same = self._embedding.weight if self.output_rows is None else torch.nn.Parameter(outputs, requires_grad=False)
+        self._head.weight = same
+
+
+def _with_rows(matrix_VD: Tensor, ids: Tensor, rows_AD: Tensor) -> Tensor:
+    changed = matrix_VD.clone()
+    changed[ids] = rows_AD.detach().to(changed)
+    return changed
+
+
+def _with_adapters(model: Any, options: HealOptions) -> Any:
+    """The model with adapters on all linear layers but the output matrix; their product is zero at first."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(options.seed)
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=int(ADAPTER_ALPHA * options.rank),
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that will go
+        return get_peft_model(model, config)

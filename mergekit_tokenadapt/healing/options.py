@@ -1,0 +1,79 @@
+"""How a model is healed: every setting with its default. This module imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.options import Flag, Options, Seed
+
+
+def _usable(device: str) -> str:
+    from mergekit_tokenadapt.models.loading import choose_device
+
+    choose_device(device)
+    return device
+
+
+Device = Annotated[str, AfterValidator(_usable)]
+"""A device of torch that can be used here."""
+
+
+class HealOptions(Options):
+    """How `heal` trains, for how long, and what it measures."""
+
+    minutes: PositiveFloat = Field(default=15.0, description="time for all: reading, training and measuring")
+    steps: Annotated[PositiveInt | None, Flag(default="as many as the time allows")] = Field(
+        default=None, description="training steps"
+    )
+    max_bytes: Annotated[NonNegativeInt, Flag("bytes")] = Field(
+        default=2_000_000, description="bytes of text to train on, a random sample of the passages; 0 for all"
+    )
+    train: Literal["lora", "all", "rows"] = Field(
+        default="lora",
+        description="what to train. lora: vocabulary rows, and adapters on all linear layers. all: all weights. "
+        "rows: vocabulary rows only",
+    )
+    rank: PositiveInt = Field(default=64, description="rank of the adapters")
+    rate: PositiveFloat = Field(default=2e-4, description="learning rate of the adapters or of the body's weights")
+    row_rate: PositiveFloat = Field(default=5e-4, description="learning rate of the vocabulary rows")
+    passages_per_step: PositiveInt = Field(default=8, description="passages in a step")
+    passage_bytes: Annotated[int, Ge(16)] = Field(default=2000, description="largest passage, in bytes")
+    looks: PositiveInt = Field(
+        default=4, description="measurements on held-out passages during training, at even distances"
+    )
+    held_out_bytes: PositiveInt = Field(
+        default=4000, description="bytes of each text's held-out passages that a measurement reads"
+    )
+    probe_bytes: NonNegativeInt = Field(
+        default=500, description="bytes of each built-in text that are measured before and after; 0 for none"
+    )
+    device: Annotated[Device | None, Flag(metavar="DEVICE", default="the best there is")] = Field(
+        default=None, description="device to compute on: cpu, cuda, cuda:1, mps"
+    )
+    seed: Seed = Field(default=0, description="seed of the order of the passages, the adapters and the sampled tokens")
+
+    def needed_packages(self) -> tuple[str, ...]:
+        """Optional packages that training needs."""
+        return ("accelerate", "peft") if self.train == "lora" else ("accelerate",)
+
+
+class HealAfterOptions(Options):
+    """Healing as the last stage of another command."""
+
+    heal: bool = Field(default=False, description="train OUT for some minutes, as the command `heal` does")
+    heal_minutes: Annotated[Annotated[float, Gt(0)] | None, Flag(default=str(HealOptions().minutes))] = Field(
+        default=None, description="time for --heal, beside that of the swap"
+    )
+    heal_texts: Annotated[tuple[str, ...], Flag("heal-text", metavar="[NAME=]PATH", default="Python's library")] = (
+        Field(default=(), description="text for --heal, as `heal --text` takes it")
+    )
+
+    @model_validator(mode="after")
+    def _check_heal(self) -> HealAfterOptions:
+        if not self.heal and (self.heal_texts or self.heal_minutes is not None):
+            raise TokenAdaptError("--heal-minutes and --heal-text go with --heal")
+        return self

@@ -1,0 +1,281 @@
+"""Heal a model after its tokenizer was swapped: teach, train, judge, write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mergekit_tokenadapt.correction.states import Reader, fast_dtype
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.extensions.extras import require
+from mergekit_tokenadapt.healing.belonging import matched, open_base
+from mergekit_tokenadapt.healing.collator import Collator, rows_to_train
+from mergekit_tokenadapt.healing.judging import bits_per_byte, probes, relative, worse
+from mergekit_tokenadapt.healing.model import HealingModel
+from mergekit_tokenadapt.healing.options import HealOptions
+from mergekit_tokenadapt.healing.passages import HealingText
+from mergekit_tokenadapt.healing.targets import WANTED_BY, Lesson, Teacher, first_token
+from mergekit_tokenadapt.healing.writing import rounded, write_healed
+from mergekit_tokenadapt.models.folder import ModelFolder, open_model
+from mergekit_tokenadapt.models.loading import choose_device, load_model
+from mergekit_tokenadapt.storage.interruption import signals_noted
+from mergekit_tokenadapt.storage.shards import CACHE_VARIABLE, cache_folder, shard_folder
+from mergekit_tokenadapt.storage.staging import check_output, staged_folder
+from mergekit_tokenadapt.texts import TextSet
+
+LOG = logging.getLogger(__name__)
+
+TEACHING_SHARE = 0.25
+"""The share of the time in which the base model may read; what it has not read is not trained on."""
+
+
+TARGET_BYTES = 150
+"""Bytes on disk for the targets of one byte of text, at most: 64 probabilities of 6 bytes for a token of 3."""
+
+
+@dataclass(frozen=True)
+class Healed:
+    """What came out."""
+
+    folder: Path
+    record: dict[str, Any]
+    """What the manifest says under ``healing``."""
+    is_better: bool
+    """Whether training helped; otherwise the folder holds the model as it was."""
+
+
+def heal(
+    model: str,
+    out: str,
+    texts: Sequence[TextSet],
+    options: HealOptions | None = None,
+    *,
+    base: str | None = None,
+    force: bool = False,
+    trust_remote_code: bool = False,
+    quiet: bool = False,
+    say: Callable[[str], None] = lambda _line: None,
+) -> Healed:
+    """Train a transplanted model for a few minutes to predict what its base model predicts, and write it to `out`.
+
+    Args:
+        model: the folder of a transplanted model.
+        out: the folder to be made.
+        texts: to train on and, other passages of them, to measure on.
+        options: see there.
+        base: the model that it was made from; None: the one that the manifest names.
+        force: replace `out` where it exists.
+        trust_remote_code: whether the models' own code may run.
+        quiet: no progress.
+        say: gets a line after each measurement.
+
+    Raises:
+        TokenAdaptError: a package is missing; `out` may not be written; there is no base, or another one; the text is
+            too short; or the model cannot be trained.
+    """
+    started = time.monotonic()
+    options = options or HealOptions()
+    check_heal(texts, options)
+    check_output(out, force=force, inputs=[model, *([base] if base else [])], texts=[text.source for text in texts])
+    opened = open_model(model, trust_remote_code=trust_remote_code)
+    _check_not_quantised(opened)
+    opened = opened.with_own_rows()
+    teacher = open_base(opened, base)
+    destination = check_output(out, force=force, inputs=[model, teacher.folder], texts=[t.source for t in texts])
+    text = HealingText.of(texts, options)
+    _check_disk(opened, text, options)
+    work = _Work(opened, teacher, text, options, quiet, say, started + 60 * options.minutes)
+    with shard_folder(f"heal-{_key(opened, teacher, text, options)}") as kept:
+        trained, record = work.do(kept)
+        with staged_folder(out, force=force) as staged:
+            write_healed(opened, trained, record, staged)
+    return Healed(destination, record, trained is not None)
+
+
+def check_heal(texts: Sequence[TextSet], options: HealOptions) -> None:
+    """Find out what `heal` would refuse, before there is a model to heal.
+
+    Raises:
+        TokenAdaptError: a package is missing, or a text is too short.
+    """
+    for package in options.needed_packages():
+        require(package, extra="heal", wanted_by=WANTED_BY)
+    HealingText.of(texts, options)
+
+
+def heal_in_place(folder: Path, texts: Sequence[TextSet], options: HealOptions, **settings: Any) -> Healed:
+    """Heal the model in a folder that is not finished, and put what comes out in its place.
+
+    Args:
+        folder: of a transplanted model.
+        texts: see `heal`.
+        options: see `heal`.
+        settings: those of `heal` that have names.
+
+    Raises:
+        TokenAdaptError: see `heal`.
+    """
+    with tempfile.TemporaryDirectory(prefix=".heal-", dir=folder.parent) as temporary:
+        healed = heal(str(folder), str(Path(temporary, folder.name)), texts, options, **settings)
+        shutil.rmtree(folder)
+        healed.folder.rename(folder)
+    return replace(healed, folder=folder)
+
+
+def _check_not_quantised(model: ModelFolder) -> None:
+    if model.config.get("quantization_config") or model.text_config.get("quantization_config"):
+        raise TokenAdaptError(f"{model.name} is quantised: heal the model first, and quantise what comes out")
+
+
+def _check_disk(model: ModelFolder, text: HealingText, options: HealOptions) -> None:
+    """Refuse a disk that cannot hold the targets and two checkpoints, which have AdamW's two moments beside weights."""
+    names = model.tensors if options.train == "all" else model.matrices
+    numbers = sum(math.prod(model.tensors.shape(name)) for name in names)
+    needed = TARGET_BYTES * text.num_bytes + 2 * 3 * 4 * numbers
+    folder = cache_folder()
+    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise TokenAdaptError(
+            f"healing needs up to {needed / 1e9:.1f} GB for targets and checkpoints, and {there} has "
+            f"{free / 1e9:.1f} GB left: use less text (--bytes), or set ${CACHE_VARIABLE} to a folder on another disk"
+        )
+
+
+@dataclass
+class _Work:
+    """One run."""
+
+    model: ModelFolder
+    base: ModelFolder
+    text: HealingText
+    options: HealOptions
+    quiet: bool
+    say: Callable[[str], None]
+    deadline: float
+    """On the clock of `time.monotonic`."""
+
+    def __post_init__(self) -> None:
+        self.place = choose_device(self.options.device)
+        self.fast = fast_dtype(self.place) is torch.bfloat16
+        self.probes = probes(self.options.probe_bytes)
+        self.curve: list[dict[str, Any]] = []
+
+    def do(self, kept: Path | None) -> tuple[Any, dict[str, Any]]:
+        """Teach, train, judge: the trained model, or None where training did not help; and the record."""
+        base_bits = self._base_bits()
+        lesson = self._teach(kept)
+        loaded = load_model(self.model, device=str(self.place), dtype="float32")
+        with Reader(loaded, WANTED_BY) as reader:
+            scale = reader.scale
+        start = first_token(self.model)
+        trained = rows_to_train(lesson.passages, start, self.model.num_rows)
+        collator = Collator(trained=trained, num_rows=self.model.num_rows, start=start, seed=self.options.seed)
+        healing = HealingModel(loaded, trained, scale, self.options).to(self.place)
+        began = time.monotonic()
+        with healing.whole() as whole:
+            before = self._measure(whole, self.text.held_out), self._measure(whole, self.probes)
+        look_seconds = time.monotonic() - began
+        self.say(_line("before", before[0]))
+        steps, ended_by = self._train(healing, collator, lesson, before[0], kept, look_seconds)
+        model = healing.finished()
+        rounded(self.model, model)
+        after = self._measure(model, self.text.held_out), self._measure(model, self.probes)
+        self.say(_line("after", after[0]))
+        is_better = relative(after[0], before[0]) < 1
+        if not is_better:
+            LOG.warning("heal: training did not help on the held-out passages: the model is written as it was")
+            after = before
+        got_worse = [*worse(after[0], before[0]), *worse(after[1], before[1])]
+        if got_worse:
+            LOG.warning("heal: worse than before on %s", ", ".join(got_worse))
+        tokens = sum(len(p.ids) for p in lesson.passages)
+        record = {
+            "base": self.base.name,
+            "texts": list(self.text.texts),
+            "options": self.options.model_dump(),
+            "steps": steps,
+            "ended_by": ended_by,
+            "passages": len(lesson.passages),
+            "tokens": tokens,
+            "trained_rows": len(trained),
+            "is_better": is_better,
+            "held_out": {"base": base_bits, "before": before[0], "after": after[0]},
+            "probes": {"before": before[1], "after": after[1]},
+            "worse": got_worse,
+            "curve": self.curve,
+            "threads": torch.get_num_threads(),
+        }
+        return (model if is_better else None), record
+
+    def _base_bits(self) -> dict[str, float]:
+        loaded = load_model(self.base, device=str(self.place), dtype=fast_dtype(self.place))
+        return bits_per_byte(loaded, self.base.tokenizer, self.text.held_out)
+
+    def _measure(self, model: Any, texts: Sequence[TextSet]) -> dict[str, float]:
+        return bits_per_byte(model, self.model.tokenizer, texts, fast=self.fast)
+
+    def _teach(self, kept: Path | None) -> Lesson:
+        options = self.options
+        passages = self.text.training
+        if options.steps is not None:
+            passages = passages[: options.steps * options.passages_per_step]
+        until = time.monotonic() + TEACHING_SHARE * (self.deadline - time.monotonic())
+        teacher = Teacher(self.base, self.model, matched(self.model, self.base), passages, self.place)
+        return teacher.teach(
+            kept, goes_on=lambda: options.steps is not None or time.monotonic() < until, quiet=self.quiet
+        )
+
+    def _train(
+        self,
+        healing: HealingModel,
+        collator: Collator,
+        lesson: Lesson,
+        before: dict[str, float],
+        kept: Path | None,
+        look_seconds: float,
+    ) -> tuple[int, str]:
+        """Train; the best checkpoint is in place then. Gives the steps that were made, and why there are no more."""
+        from mergekit_tokenadapt.healing.training import Training
+
+        training = Training(healing, collator, lesson.passages, self.options, self.place, self.fast, self.quiet)
+        # What comes after the last step: the same measurements, and writing.
+        deadline = self.deadline - 1.5 * look_seconds - 5
+        steps = self.options.steps or training.affordable_steps(deadline, look_seconds, kept)
+
+        def measure(step: int) -> float:
+            with healing.whole() as whole:
+                now = self._measure(whole, self.text.held_out)
+            self.curve.append({"step": step, "bits_per_byte": now})
+            self.say(_line(f"step {step} of {steps}", now))
+            return relative(now, before)
+
+        with signals_noted() as came:
+            return training.run(steps, measure, deadline, lambda: bool(came), kept, self.curve)
+
+
+def _line(when: str, bits: dict[str, float]) -> str:
+    return f"{when}: " + ", ".join(f"{name} {value:.3f}" for name, value in bits.items()) + " bits per byte"
+
+
+def _key(model: ModelFolder, base: ModelFolder, text: HealingText, options: HealOptions) -> str:
+    """Changes with everything that a checkpoint depends on; the time that may be used is not among it."""
+    settings = {name: value for name, value in options.model_dump().items() if name not in ("minutes", "device")}
+    digest = hashlib.sha256(json.dumps([settings, text.sha256], sort_keys=True).encode())
+    for folder in (model.folder, base.folder):
+        for file in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".bin")):
+            status = os.stat(file)
+            digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:40]

@@ -1,0 +1,175 @@
+"""The teacher's pass: what the base model, reading in its own tokens, predicts for each new token.
+
+The base model reads each passage once. Its distributions over old tokens become distributions over new tokens
+(`correction.targets`), of which the likeliest are kept, with the probability of the rest. They are written in shards,
+so that a run that was stopped goes on, and a second pass over the text costs nothing.
+
+Letters: T new tokens of a passage, Z kept probabilities.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mergekit_tokenadapt.correction.states import Reader, fast_dtype
+from mergekit_tokenadapt.correction.targets import TargetMaker
+from mergekit_tokenadapt.models.folder import ModelFolder
+from mergekit_tokenadapt.models.loading import load_model
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
+from mergekit_tokenadapt.storage.shards import resumed
+from mergekit_tokenadapt.terminal.progress import progress
+from mergekit_tokenadapt.tokenizer.alignment import Encoded
+from mergekit_tokenadapt.tokenizer.encoded_text import start_token
+from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
+from mergekit_tokenadapt.transfer.matching import VocabularyMap
+
+SHARD = 16
+"""Passages in a file."""
+WANTED_BY = "heal"
+
+
+@dataclass(frozen=True)
+class TaughtPassage:
+    """A passage in new tokens, with what the base model predicts for each of them."""
+
+    number: int
+    """Of the passage, in the order of reading."""
+    ids: Tensor
+    """int64 [T]"""
+    targets: SparseRows
+    """T distributions over new tokens, empty where there is none. What is missing to 1 is unlikely tokens."""
+
+
+@dataclass
+class Lesson:
+    """Passages that the base model has read, and what it took."""
+
+    passages: list[TaughtPassage] = field(default_factory=list)
+    seconds: float = 0.0
+    """Spent on reading, not counting what was kept from an earlier run."""
+    tokens_read: int = 0
+    """New tokens whose targets were made in these seconds."""
+
+    @property
+    def seconds_per_thousand(self) -> float | None:
+        """Seconds for the targets of 1,000 new tokens; None where all were there already."""
+        return 1000 * self.seconds / self.tokens_read if self.tokens_read else None
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """The base model, which is loaded when the first passage has to be read.
+
+    Args:
+        base: the base model.
+        model: the model with the new tokenizer; only its tokenizer is used.
+        mapping: how their vocabularies match.
+        passages: all that may be read, in the order of reading.
+        device: to compute on.
+    """
+
+    base: ModelFolder
+    model: ModelFolder
+    mapping: VocabularyMap
+    passages: Sequence[str]
+    device: torch.device
+
+    def teach(self, shards: Path | None, *, goes_on: Callable[[], bool], quiet: bool) -> Lesson:
+        """Read passages, shard by shard, as long as time is left.
+
+        Args:
+            shards: where the results are kept; None where nothing can be.
+            goes_on: asked before each shard but the first; shards that are there already are taken in any case.
+            quiet: no progress.
+
+        Raises:
+            TokenAdaptError: the base model cannot be loaded, or changes its logits after the output matrix.
+        """
+        lesson = Lesson()
+        with progress(
+            total=len(self.passages), desc="The base model reads the text", unit="passage", quiet=quiet
+        ) as bar:
+            for first in range(0, len(self.passages), SHARD):
+                name = f"{first:06d}"
+                if lesson.passages and not _is_there(shards, name) and not goes_on():
+                    break
+                places = range(first, min(first + SHARD, len(self.passages)))
+                lesson.passages += _passages(resumed(shards, name, partial(self._read, places, lesson)), places)
+                bar.update(len(places))
+        return lesson
+
+    def _read(self, places: range, lesson: Lesson) -> dict[str, Tensor]:
+        reader, maker, pairs, old_rows = self._reader, self._maker, self._pairs, self._old_rows
+        started = time.monotonic()
+        chosen = [pairs[n] for n in places]
+        states = reader.read([old.ids.tolist() for old, _ in chosen], self._start, reader.input_rows)
+        targets = [
+            maker.make(old, new, states_TD, old_rows, normalised=False)
+            for (old, new), states_TD in zip(chosen, states, strict=True)
+        ]
+        lesson.seconds += time.monotonic() - started
+        lesson.tokens_read += sum(len(new.ids) for _, new in chosen)
+        joined = SparseRows.concatenate(targets)
+        return {
+            "ids": torch.cat([torch.from_numpy(new.ids) for _, new in chosen]).int(),
+            "lengths": torch.tensor([len(new.ids) for _, new in chosen]),
+            "indptr": joined.indptr,
+            "target_ids": joined.ids.int(),
+            "weights": joined.weights.half(),
+        }
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return Reader(load_model(self.base, device=str(self.device), dtype=fast_dtype(self.device)), WANTED_BY)
+
+    @cached_property
+    def _old_rows(self) -> Tensor:
+        return self._reader.output_rows.float()
+
+    @cached_property
+    def _pairs(self) -> list[tuple[Encoded, Encoded]]:
+        """Every passage in old and in new tokens."""
+        old, new = self.base.tokenizer, self.model.tokenizer
+        encoders = old.fast_tokenizer(), new.fast_tokenizer()
+        return [
+            (Encoded.of(p, encoders[0], old.vocabulary), Encoded.of(p, encoders[1], new.vocabulary))
+            for p in self.passages
+        ]
+
+    @cached_property
+    def _maker(self) -> TargetMaker:
+        new = self.model.tokenizer
+        segmenter = Segmenter(new.definition, new.vocabulary)
+        base = self.base.tokenizer.vocabulary
+        return TargetMaker(base, self.base.num_rows, new.vocabulary, self.mapping, segmenter, self._pairs)
+
+    @property
+    def _start(self) -> int:
+        return first_token(self.base)
+
+
+def first_token(model: ModelFolder) -> int:
+    """The token before each passage: the start token; where there is none, the first token has to do."""
+    start = start_token(model.tokenizer.vocabulary)
+    return start if start is not None else model.tokenizer.vocabulary.tokens[0].id
+
+
+def _is_there(shards: Path | None, name: str) -> bool:
+    return shards is not None and (shards / f"{name}.safetensors").is_file()
+
+
+def _passages(made: dict[str, Tensor], shard: range) -> Iterator[TaughtPassage]:
+    """The passages of a file."""
+    targets = SparseRows(made["indptr"], made["target_ids"].long(), made["weights"].float())
+    first = 0
+    for number, length in zip(shard, made["lengths"].tolist(), strict=True):
+        own = targets.select(torch.arange(first, first + length))
+        yield TaughtPassage(number, made["ids"][first : first + length].long(), own)
+        first += length

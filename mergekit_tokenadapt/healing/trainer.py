@@ -1,0 +1,212 @@
+"""Training by transformers' Trainer: steps, schedule, checkpoints and going on are the library's.
+
+Ours are the two learning rates, what a checkpoint holds (what is trained, not the whole model), the measurement on
+held-out passages, and the end in time.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from mergekit_tokenadapt.healing.model import HealingModel
+from mergekit_tokenadapt.healing.options import HealOptions
+from mergekit_tokenadapt.output import write_json
+from mergekit_tokenadapt.storage.tensor_writing import save_tensors
+from mergekit_tokenadapt.terminal.progress import Bar
+from mergekit_tokenadapt.tokenizer.files import read_json
+
+TRAINED = "trained.safetensors"
+"""What a checkpoint holds of the model."""
+CURVE = "curve.json"
+METRIC = "relative_bits"
+
+
+@dataclass
+class Pace:
+    """When training has to stop."""
+
+    deadline: float
+    """On the clock of `time.monotonic`."""
+    is_stopped: Callable[[], bool]
+    """Whether somebody asked for the end."""
+    seconds_per_look: float = 0.0
+    """Of the last measurement: it has to fit in before the deadline, too."""
+    ended_by: str = field(default="", init=False)
+    """Why training ended before its last step."""
+
+
+class _EndsInTime(TrainerCallback):  # type: ignore[misc]
+    """Measures, saves and stops where time is over, where a signal came, or where the loss is not finite."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._last: float | None = None
+        self._step_seconds = 0.0
+
+    def on_step_begin(self, *_args: Any, **_kwargs: Any) -> None:
+        self._last = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> Any:
+        now = time.monotonic()
+        if self._last is not None:
+            self._step_seconds = max(self._step_seconds, now - self._last)
+        is_late = now + self._step_seconds + self._pace.seconds_per_look > self._pace.deadline
+        if (is_late or self._pace.is_stopped()) and state.global_step < state.max_steps:
+            self._pace.ended_by = "a signal" if self._pace.is_stopped() else "the time limit"
+            control.should_evaluate = control.should_save = control.should_training_stop = True
+        return control
+
+
+class _Shows(TrainerCallback):  # type: ignore[misc]
+    """Moves the bar; steps of the run that was stopped count at once."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar, self._shown = bar, 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
+        self._bar.update(state.global_step - self._shown)
+        self._shown = state.global_step
+
+
+class NotFiniteError(Exception):
+    """The loss of a step was not a number; holds the step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+class HealingTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer of a `HealingModel`.
+
+    Args:
+        model: what is trained.
+        options: the learning rates.
+        measure: gives bits per byte of each text's held-out passages, relative to those before training, and their
+            mean.
+        pace: when to stop.
+        curve: the measurements so far; a checkpoint holds them.
+        bar: counts the steps.
+        arguments: everything else that Trainer takes.
+    """
+
+    def __init__(
+        self,
+        model: HealingModel,
+        options: HealOptions,
+        measure: Callable[[int], float],
+        pace: Pace,
+        curve: list[dict[str, Any]],
+        bar: Bar,
+        **arguments: Any,
+    ) -> None:
+        self._options, self._measure, self._pace, self._curve = options, measure, pace, curve
+        self.optimizer: torch.optim.Optimizer | None
+        self.control: Any
+        super().__init__(model=model, callbacks=[_EndsInTime(pace), _Shows(bar)], **arguments)
+        self.remove_callback(PrinterCallback)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW without weight decay; rows and body have learning rates of their own."""
+        if self.optimizer is None:
+            healing: HealingModel = self.accelerator.unwrap_model(self.model)
+            groups = [{"params": healing.row_parameters(), "lr": self._options.row_rate}]
+            if body := healing.body_parameters():
+                groups.append({"params": body, "lr": self._options.rate})
+            self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0)
+        return self.optimizer
+
+    def compute_loss(self, model: Any, inputs: dict[str, Tensor], *_args: Any, **_kwargs: Any) -> Tensor:
+        """The model's own loss.
+
+        Raises:
+            NotFiniteError: it is not a number.
+        """
+        loss: Tensor = model(**inputs)["loss"]
+        if not math.isfinite(float(loss.detach())):
+            raise NotFiniteError(self.state.global_step)
+        return loss
+
+    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+        """Bits per byte of the held-out passages, relative to those before training."""
+        started = time.monotonic()
+        metrics = {f"eval_{METRIC}": self._measure(self.state.global_step)}
+        self._pace.seconds_per_look = time.monotonic() - started
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        healing: HealingModel = self.accelerator.unwrap_model(self.model)
+        save_tensors(healing.trained_tensors(), folder / TRAINED)
+        write_json(folder / CURVE, {"curve": self._curve})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self._load(Path(resume_from_checkpoint))
+        self._curve[:] = read_json(Path(resume_from_checkpoint) / CURVE)["curve"]
+
+    def load_best(self) -> None:
+        """Put the best checkpoint in place, where there is one."""
+        self._load_best_model()
+
+    def _load_best_model(self) -> None:
+        if self.state.best_model_checkpoint is not None:
+            self._load(Path(self.state.best_model_checkpoint))
+
+    def _load(self, checkpoint: Path) -> None:
+        healing: HealingModel = self.accelerator.unwrap_model(self.model)
+        healing.load_trained(load_file(str(checkpoint / TRAINED)))
+
+
+def training_arguments(
+    folder: Path, options: HealOptions, *, steps: int, every: int, device: str, fast: bool
+) -> TrainingArguments:
+    """The library's settings.
+
+    Args:
+        folder: for checkpoints.
+        options: see there.
+        steps: of training.
+        every: steps between two measurements, each of which writes a checkpoint.
+        device: ``cpu``, or else the best that the library finds.
+        fast: compute in bfloat16 where that is safe (autocast).
+    """
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=options.passages_per_step,
+        max_steps=steps,
+        learning_rate=options.rate,
+        lr_scheduler_type="linear",
+        warmup_steps=max(1, steps // 20),
+        max_grad_norm=1.0,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model=METRIC,
+        greater_is_better=False,
+        logging_strategy="no",
+        report_to=[],
+        seed=options.seed,
+        data_seed=options.seed,
+        remove_unused_columns=False,
+        label_names=[],
+        dataloader_pin_memory=False,
+        use_cpu=device == "cpu",
+        bf16=fast,
+        disable_tqdm=True,
+    )
