@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from mergekit.architecture import ModelArchitecture, WeightInfo
 from mergekit.common import ModelReference
+from mergekit.config import MergeConfiguration
 from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
@@ -81,6 +82,17 @@ class InputModel:
             return next((name for name, table in self.tables.items() if table.parameter == wanted), None)
         matrices = [name for name, table in self.tables.items() if len(self.shapes[name]) > 1 and not table.is_output]
         return next(iter(matrices), None)
+
+
+def references_of(config: MergeConfiguration) -> list[ModelReference]:
+    """Return the input models of a recipe: the base model first, then the others in the order of the recipe."""
+    listed = [config.base_model] if config.base_model else []
+    listed += [m.model for m in config.models or ()]
+    listed += [source.model for s in config.slices or () for source in s.sources]
+    for module in (config.modules or {}).values():
+        listed += [m.model for m in module.models or ()]
+        listed += [source.model for s in module.slices or () for source in s.sources]
+    return list(dict.fromkeys(listed))
 
 
 def look_at(reference: ModelReference, architecture: ModelArchitecture, options: MergeOptions) -> InputModel:

@@ -25,7 +25,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.pad_positions import PadMove
 from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import MANIFEST, OutputFolder, as_loaded
-from mergekit_tokenadapt.plugin.inputs import InputModel, check_hashes, check_tied, check_together, look_at, names_of
+from mergekit_tokenadapt.plugin.inputs import InputModel, check_hashes, check_together, look_at, references_of
 from mergekit_tokenadapt.plugin.positions import GatherMoved, move_of
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.reporting import report
@@ -35,12 +35,12 @@ from mergekit_tokenadapt.plugin.tasks import (
     AdaptVocabulary,
     FinishWithTokenizer,
     FitOutputRows,
-    FitRegression,
     PlanTransfer,
 )
+from mergekit_tokenadapt.plugin.untying import untied_output
 from mergekit_tokenadapt.plugin.values import check_values
+from mergekit_tokenadapt.plugin.weights import KnownWeights
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
-from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.rows import choose_rows
 from mergekit_tokenadapt.transfer.transfer import Transfer
 
@@ -58,10 +58,8 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
     """mergekit's last step, which finishes the folder."""
     _plans: ImmutableMap[ModelReference, PlanTransfer] | None = None
     _corrections: ImmutableMap[ModelReference, FitOutputRows] = ImmutableMap({})
-    _untied_name: str | None = None
-    """The output matrix, where a tied model is to get one of its own."""
-    _output_name: str | None = None
-    """The output matrix, which in a tied model is the input's."""
+    _weights: KnownWeights
+    """Set with `_plans`."""
     _fill_from: ModelReference | None = None
     _models: Mapping[ModelReference, InputModel] = MappingProxyType({})
     _stored: StoredTensors = StoredTensors()
@@ -98,7 +96,8 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         planned = len(self._tensors)
         if self._plans is not None:
             weight, *weights_in = (
-                self._corrected(w, model) for w, model in zip((weight, *weights_in), (models[0], *models), strict=True)
+                self._weights.corrected(w, model)
+                for w, model in zip((weight, *weights_in), (models[0], *models), strict=True)
             )
         super().plan_tensor(weight, weights_in, models, cfg_reader)
         if self._plans is None or len(self._tensors) == planned:
@@ -108,18 +107,18 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             return
         weight, merge = self._tensors[-1]
         stock = merge.gather_tensors
-        fits = {m: self._fit(w, m, stock.vocabulary_axis) for m, w in zip(models, weights_in, strict=True)}
+        fits = {m: self._weights.fit(w, m, stock.vocabulary_axis) for m, w in zip(models, weights_in, strict=True)}
         adapted = AdaptVocabulary(
             **{name: getattr(stock, name) for name in type(stock).model_fields},
             plans=ImmutableMap({model: self._plans[model] for model in models}),
             fits=ImmutableMap(fits),
             corrections=ImmutableMap(
                 {model: self._corrections[model] for model in models}
-                if self._corrections and self._is_output(weights_in[0], models[0])
+                if self._corrections and self._weights.is_output(weights_in[0], models[0])
                 else {}
             ),
-            use=self._use_of(weights_in[0], models[0]),
-            is_per_layer=self._is_per_layer(weights_in[0], models[0]),
+            use=self._weights.use_of(weights_in[0], models[0]),
+            is_per_layer=self._weights.is_per_layer(weights_in[0], models[0]),
             fill_from=self._fill_from,
         )
         self._tensors[-1] = (weight, merge.model_copy(update={"gather_tensors": adapted}))
@@ -205,7 +204,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         given = adapt.calibration_text
         text = None if given is None else CalibrationText.read(given, adapt.calibration_bytes)
         auxiliary = adapt.make_auxiliary()
-        models = [look_at(reference, self.arch_info, self.options) for reference in self._references()]
+        models = [look_at(reference, self.arch_info, self.options) for reference in references_of(self.config)]
         self._models = {model.reference: model for model in models}
         check_together(models)
         target = self._target(models[0])
@@ -215,8 +214,14 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         target = target.with_rows(num_rows)
         self._plans = plans = self._plan_transfers(adapt, models, target, auxiliary)
         self._choose_names(models)
-        self._untied_name = self._untie(models) if adapt.untie else None
-        self._output_name = self._untied_name or models[0].output_name
+        untied_name = self._untie(models) if adapt.untie else None
+        self._weights = KnownWeights(
+            models=self._models,
+            plans=plans,
+            output_name=untied_name or models[0].output_name,
+            untied_name=untied_name,
+            dtype=self.config.dtype,
+        )
         if text is not None:
             self._corrections = self._fit_output_rows(text, models)
         folder = OutputFolder(
@@ -309,83 +314,24 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             return tuple(".".join(key) for key in model.checkpoint.size_keys)
         return (self.arch_info.vocab_size_config_key or "vocab_size",)
 
-    def _corrected(self, weight: WeightInfo, model: ModelReference) -> WeightInfo:
-        """mergekit's knowledge of a weight, with what the model's class and its checkpoint say of it."""
-        changes: dict[str, Any] = {}
-        stored = self._stored_name(weight, model)
-        known = self._models[model]
-        if stored is not None and known.checkpoint is not None:
-            table = known.tables.get(stored)
-            changes["vocabulary_axis"] = table.axis if table is not None else None
-        if weight.name == self._untied_name:
-            # Not optional: mergekit then reads it from the tensor that it is tied to, and writes it.
-            changes["optional"] = False
-        return weight.model_copy(update=changes)
-
-    def _stored_name(self, weight: WeightInfo, model: ModelReference) -> str | None:
-        return next((name for name in names_of(weight) if name in self._models[model].shapes), None)
-
-    def _is_output(self, weight: WeightInfo, model: ModelReference) -> bool:
-        """Whether it is the output matrix, which in a tied model is the input's."""
-        return self._output_name in (weight.name, self._stored_name(weight, model))
-
-    def _fit(self, weight: WeightInfo, model: ModelReference, axis: int) -> FitRegression:
-        """Return the task that fits a model's regression on a vocabulary tensor; the same stored tensor, an equal task.
-
-        Args:
-            weight: the tensor, as mergekit or its stored name describes it.
-            model: the model.
-            axis: the tensor's vocabulary axis.
-        """
-        assert self._plans is not None
-        stored = self._stored_name(weight, model)
-        tensor = LoadTensor(
-            model=model,
-            tensor=stored or weight.name,
-            dtype=weight.force_dtype or self.config.dtype,
-            aliases=None if stored else weight.aliases,  # mergekit makes the tensor of others
-            optional=True,
-        )
-        return FitRegression(
-            plan=self._plans[model],
-            tensor=tensor,
-            vocabulary_axis=axis,
-            is_per_layer=self._is_per_layer(weight, model),
-        )
-
-    def _is_per_layer(self, weight: WeightInfo, model: ModelReference) -> bool:
-        table = self._models[model].tables.get(self._stored_name(weight, model) or "")
-        return table is not None and table.is_per_layer
-
-    def _use_of(self, weight: WeightInfo, model: ModelReference) -> MatrixUse:
-        """What the output model does with a vocabulary tensor."""
-        table = self._models[model].tables.get(weight.name)
-        if not self._is_output(weight, model) and not (table is not None and table.is_output):
-            return MatrixUse.INPUT
-        return MatrixUse.TIED if self._stays_tied else MatrixUse.OUTPUT
-
-    @property
-    def _stays_tied(self) -> bool:
-        return next(iter(self._models.values())).is_tied and self._untied_name is None
-
     def _fit_output_rows(
         self, text: CalibrationText, models: list[InputModel]
     ) -> ImmutableMap[ModelReference, FitOutputRows]:
         """A task for each input model; they share the text."""
-        if self._output_name is None:
+        if self._weights.output_name is None:
             raise TokenAdaptError("calibration_text needs a model with an output matrix; this architecture has none")
         assert self._plans is not None
         tasks = {}
         for model in models:
             fits = {
-                name: self._fit(WeightInfo(name=name), model.reference, table.axis)
+                name: self._weights.fit(WeightInfo(name=name), model.reference, table.axis)
                 for name, table in model.tables.items()
             }
             tasks[model.reference] = FitOutputRows(
                 plan=self._plans[model.reference],
                 model=model.folder,
                 text=text,
-                stays_tied=self._stays_tied,
+                stays_tied=self._weights.stays_tied,
                 input_fit=fits.get(model.input_name or model.output_name or ""),
                 output_fit=fits.get(model.output_name or ""),
                 trust_remote_code=self.options.trust_remote_code,
@@ -398,42 +344,12 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         if not first.is_tied:
             LOG.info("untie: the model's matrices are not tied")
             return None
-        output = self._tied_output(first)
-        if output is None:
-            raise TokenAdaptError("untie: mergekit does not know where this architecture keeps its output matrix")
-        for model in models:
-            check_tied(model, output)
+        output = untied_output(models, self.arch_info, self.out_model_config)
         for each in (self.out_model_config, self.out_model_config.get_text_config()):
             each.tie_word_embeddings = False
         if self._is_by_name and output.name not in first.shapes:
             self._stored = replace(self._stored, merged=(*self._stored.merged, output))
         return str(output.name)
-
-    def _tied_output(self, model: InputModel) -> WeightInfo | None:
-        """The output matrix of a tied model; None where that is not clear."""
-        try:
-            known = self.arch_info.all_weights(self.out_model_config)
-        except RuntimeError:  # a definition that asks for a key which the config does not have
-            known = []
-        tied = [w for w in known if w.vocabulary_axis is not None and w.tied_names]
-        if len(tied) == 1:
-            return tied[0]
-        if tied or model.checkpoint is None or model.checkpoint.tables.output is None or model.input_name is None:
-            return None
-        return WeightInfo(
-            name=model.checkpoint.tables.output, vocabulary_axis=0, tied_names=(model.input_name,), optional=True
-        )
-
-    def _references(self) -> list[ModelReference]:
-        """The input models, the base model first, then in the order of the recipe."""
-        config = self.config
-        listed = [config.base_model] if config.base_model else []
-        listed += [m.model for m in config.models or ()]
-        listed += [source.model for s in config.slices or () for source in s.sources]
-        for module in (config.modules or {}).values():
-            listed += [m.model for m in module.models or ()]
-            listed += [source.model for s in module.slices or () for source in s.sources]
-        return list(dict.fromkeys(listed))
 
     def _target(self, base: InputModel) -> TokenizerFiles:
         source = self.config.tokenizer.source

@@ -1,0 +1,46 @@
+"""The output matrix that a tied model gets of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mergekit.architecture import ModelArchitecture, WeightInfo
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.plugin.inputs import InputModel, check_tied
+
+
+def untied_output(models: list[InputModel], architecture: ModelArchitecture, config: Any) -> WeightInfo:
+    """Return the output matrix that tied models are to get.
+
+    Args:
+        models: the input models, all of one architecture; the first is tied.
+        architecture: mergekit's definition.
+        config: the config of the output, an object of transformers.
+
+    Raises:
+        TokenAdaptError: the architecture's output matrix is not known, or a checkpoint holds one that is not the input
+            matrix.
+    """
+    output = _tied_output(models[0], architecture, config)
+    if output is None:
+        raise TokenAdaptError("untie: mergekit does not know where this architecture keeps its output matrix")
+    for model in models:
+        check_tied(model, output)
+    return output
+
+
+def _tied_output(model: InputModel, architecture: ModelArchitecture, config: Any) -> WeightInfo | None:
+    """Return the output matrix of a tied model; None where the definition and the model's class leave it open."""
+    try:
+        known = architecture.all_weights(config)
+    except RuntimeError:  # a definition that asks for a key which the config does not have
+        known = []
+    tied = [w for w in known if w.vocabulary_axis is not None and w.tied_names]
+    if len(tied) == 1:
+        return tied[0]
+    if tied or model.checkpoint is None or model.checkpoint.tables.output is None or model.input_name is None:
+        return None
+    return WeightInfo(
+        name=model.checkpoint.tables.output, vocabulary_axis=0, tied_names=(model.input_name,), optional=True
+    )
