@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mergekit_tokenadapt.correction.gradients import Gradients
 from mergekit_tokenadapt.correction.states import fast_dtype
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.terminal.progress import progress
@@ -36,6 +37,9 @@ NUM_ORIGINS = 2
 """Origins of rows that take part: copied and made."""
 EPOCHS = 2
 BATCH = 1024
+JUDGED_TOGETHER = 128
+"""Held-out positions whose logits are computed at a time. Larger tensors would get new pages from the operating system
+every time, which takes longer than the arithmetic."""
 STEP_ROWS = 0.016
 """First step of Adam for the shifts, in units of the rows' root mean square."""
 STEP_MAP = 0.01
@@ -222,67 +226,62 @@ class _Regression:
             is_held_out=positions.is_held_out,
         )
 
-    @torch.enable_grad()
+    @torch.no_grad()
     def solve(self, *, quiet: bool) -> tuple[Tensor, Tensor]:
-        """The maps [O, D, D] and the shifts [A, D], by Adam with a falling step."""
+        """Return the maps [O, D, D] and the shifts [A, D], fitted by Adam with a falling step."""
         rows_AD = torch.cat(self.active_OAD)
         device, width = rows_AD.device, rows_AD.shape[1]
         fitted = ((self.targets.counts > 0) & ~self.is_held_out).nonzero().flatten()
-        maps_ODD = torch.zeros((NUM_ORIGINS, width, width), device=device, requires_grad=True)
-        free_AD = torch.zeros_like(rows_AD, requires_grad=True)
+        maps_ODD = torch.zeros((NUM_ORIGINS, width, width), device=device)
+        free_AD = torch.zeros_like(rows_AD)
+        maps_ODD.grad, free_AD.grad = torch.empty_like(maps_ODD), torch.empty_like(free_AD)
         step_rows = STEP_ROWS * float(rows_AD.square().mean().sqrt())
         groups = [{"params": [maps_ODD], "lr": STEP_MAP / math.sqrt(width)}, {"params": [free_AD], "lr": step_rows}]
-        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        # The penalty is HOLD_BACK times the sum of squares for all positions together; Adam adds its gradient.
+        decay = 2 * HOLD_BACK / max(1, len(fitted))
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), weight_decay=decay, fused=_has_fused(device))
         generator = torch.Generator().manual_seed(0)
         orders = [fitted[torch.randperm(len(fitted), generator=generator)] for _ in range(EPOCHS)]
         batches = [batch for order in orders for batch in order.split(BATCH)]  # type: ignore[no-untyped-call]
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=max(1, len(batches)))
+        # Gradients point the same way when rounded, and on text the rows come out as good.
+        dtype = fast_dtype(device)
+        gradients = Gradients(self.active_OAD, self.resting_OND, self.resting_weight, batch=BATCH, dtype=dtype)
         for batch in progress(batches, desc="Fitting output rows", unit="batch", quiet=quiet):
-            optimizer.zero_grad(set_to_none=True)
-            penalty = HOLD_BACK / len(fitted) * (maps_ODD.square().sum() + free_AD.square().sum())
-            (self._loss(batch, maps_ODD, free_AD) / len(batch) + penalty).backward()  # type: ignore[no-untyped-call]
+            states_BD = self.states_PD[batch].to(rows_AD) / self.scale
+            gradients.write(states_BD, self.targets.select(batch), maps_ODD, free_AD)
             optimizer.step()
             schedule.step()
         # Only now: held back during the fit, shifts would leave to the maps what should not carry over.
         trust_A1 = _trust(self.targets, ~self.is_held_out, len(self.active)).to(device)
-        return maps_ODD.detach(), trust_A1 * free_AD.detach()
+        return maps_ODD, trust_A1 * free_AD
 
-    def _logits(
-        self, places: Tensor, maps_ODD: Tensor, shifts_AD: Tensor, dtype: torch.dtype = torch.float32
-    ) -> tuple[Tensor, Tensor]:
-        """Logits of the active tokens [B, A], and the normalisation over all [B], both float32; products in `dtype`."""
-
-        def product(vectors_BD: Tensor, rows_ND: Tensor) -> Tensor:
-            return (vectors_BD.to(dtype) @ rows_ND.to(dtype).T).float()
-
+    def _logits(self, places: Tensor, maps_ODD: Tensor, shifts_AD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits of the active tokens [B, A], and the logarithm of the sum over all tokens [B], both float32."""
         states_BD = self.states_PD[places].to(shifts_AD) / self.scale
         mapped_OBD = [states_BD + states_BD @ map_DD for map_DD in maps_ODD]
-        active = [product(mapped, rows) for mapped, rows in zip(mapped_OBD, self.active_OAD, strict=True)]
-        logits_BA = torch.cat(active, dim=1) + product(states_BD, shifts_AD)
+        active = [mapped @ rows.T for mapped, rows in zip(mapped_OBD, self.active_OAD, strict=True)]
+        logits_BA = torch.cat(active, dim=1) + states_BD @ shifts_AD.T
         total_B = logits_BA.logsumexp(dim=1)
         if any(len(rows) for rows in self.resting_OND):
-            resting = [product(mapped, rows) for mapped, rows in zip(mapped_OBD, self.resting_OND, strict=True)]
+            resting = [mapped @ rows.T for mapped, rows in zip(mapped_OBD, self.resting_OND, strict=True)]
             total_B = torch.logaddexp(total_B, torch.cat(resting, dim=1).logsumexp(dim=1) + self.resting_weight)
         return logits_BA, total_B
-
-    def _loss(self, places: Tensor, maps_ODD: Tensor, shifts_AD: Tensor) -> Tensor:
-        """Cross-entropy of the targets at some positions, in nats, summed."""
-        # Gradients point the same way when rounded, and on text the rows come out as good.
-        dtype = fast_dtype(shifts_AD.device)
-        logits_BA, total_B = self._logits(places, maps_ODD, shifts_AD, dtype)
-        wanted = self.targets.select(places)
-        chosen = logits_BA[wanted.rows.to(logits_BA.device), wanted.ids.to(logits_BA.device)]
-        return total_B.sum() - (wanted.weights.to(chosen) * chosen).sum()
 
     @torch.no_grad()
     def held_out_bits(self, maps_ODD: Tensor, shifts_AD: Tensor) -> float:
         """Bits of what the held-out positions really go on with."""
         total = 0.0
-        for places in self.is_held_out.nonzero().flatten().split(BATCH):  # type: ignore[no-untyped-call]
+        for places in self.is_held_out.nonzero().flatten().split(JUDGED_TOGETHER):  # type: ignore[no-untyped-call]
             logits_BA, total_B = self._logits(places, maps_ODD, shifts_AD)
             chosen_B = logits_BA.gather(1, self.next_P[places, None].to(logits_BA.device)).squeeze(1)
             total += float((total_B - chosen_B).sum(dtype=torch.float64))
         return total / math.log(2)
+
+
+def _has_fused(device: torch.device) -> bool:
+    """Return whether Adam can update parameters in place on this device, without tensors of their size."""
+    return device.type in ("cpu", "cuda")
 
 
 def _trust(targets: SparseRows, is_fitted_P: Tensor, num_active: int) -> Tensor:
@@ -298,8 +297,11 @@ def _probability_mass(rows_RD: Tensor, live: Tensor, positions: Positions, gener
     num_positions = len(positions.states_PD)
     sample = torch.randperm(num_positions, generator=generator)[: 2 * BATCH]
     total_R = torch.zeros(len(rows_RD))
+    buffer = rows_RD.new_empty((BATCH // 4, len(rows_RD)))  # one for all batches: see `gradients`
+    rests = ~live.to(rows_RD.device)
     for places in sample.split(BATCH // 4):  # type: ignore[no-untyped-call]
-        logits = positions.states_PD[places].to(rows_RD) @ rows_RD.T
-        logits[:, ~live.to(logits.device)] = -torch.inf
-        total_R += logits.softmax(dim=1).sum(0).cpu()
+        states = positions.states_PD[places].to(rows_RD)
+        logits = torch.mm(states, rows_RD.T, out=buffer[: len(places)]).masked_fill_(rests, -torch.inf)
+        logits.sub_(logits.amax(dim=1, keepdim=True)).exp_()
+        total_R += (logits.sum(dim=1).reciprocal() @ logits).cpu()
     return total_R * (num_positions / max(1, len(sample)))
