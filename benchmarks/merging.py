@@ -2,12 +2,16 @@
 
     python -m benchmarks.merging
 
-Fine-tunes of SmolLM2-135M are made: one on Python's manual (English), with its own tokenizer; and four that speak
-Mistral's tokenizer: one was trained on Python code and then moved, one was moved and then trained on it, and two were
-moved and then trained on German and on Chinese, their rows at ten times the rate, as is usual after a swap. The first
-is merged with the three others, and the one on German with the one on Chinese, onto the base model's tokenizer and onto
-Mistral's: with `tokenizer.adapt`, and as stock mergekit does it. Resumes where it stopped. Writes results/merging.json
-and docs/merging.md: bits per byte of held-out text of both kinds.
+Five fine-tunes of SmolLM2-135M are made.
+
+- One keeps its own tokenizer, and is trained on Python's manual (English).
+- One is trained on Python code, and then moved to Mistral's tokenizer.
+- Three are moved first, and then trained: on Python code, on German and on Chinese. On German and Chinese the
+  vocabulary rows learn at ten times the rate of the other weights, as is usual after a swap.
+
+`PAIRS` lists which two are merged. Each pair is merged onto the base model's tokenizer and onto Mistral's, with
+`tokenizer.adapt` and as stock mergekit does it. A stopped run resumes where it stopped. Writes results/merging.json and
+docs/merging.md: bits per byte of held-out text of both kinds.
 """
 
 from __future__ import annotations
@@ -59,7 +63,7 @@ PAIRS = {
 }
 """The two fine-tunes, and the text that each was trained on."""
 FASTER_ROWS = 10
-"""How much faster rows learn than the body where a fine-tune says so."""
+"""Learning rate of vocabulary rows in units of that of the other weights, for fine-tunes that say so."""
 
 
 @click.command()
@@ -134,13 +138,13 @@ def about() -> dict[str, Any]:
 
 
 def paragraphs(language: str) -> list[str]:
-    """The Debian Reference in a language, in pieces of some paragraphs."""
+    """Return the Debian Reference in a language, as documents of ten paragraphs."""
     found = (texts.mixed() / f"{language}.txt").read_text(encoding="utf-8").split("\n\n")
     return ["\n\n".join(found[n : n + 10]) for n in range(0, len(found), 10)]
 
 
 class Models:
-    """All models that are merged or compared, made when they are asked for, where they are not there."""
+    """The models that are merged or compared, by name. A model is made when it is first asked for, and kept."""
 
     def __init__(self, training: dict[str, list[str]], how: dict[str, int]) -> None:
         self._training, self._how = training, how
@@ -176,7 +180,7 @@ class Models:
 
 
 def move(base: Path, tokenizer: Path, out: Path) -> Path:
-    """The base model with another tokenizer."""
+    """Give the base model another tokenizer, unless OUT exists."""
     return out if out.is_dir() else models.transplanted(base, tokenizer, out, {"method": "mean"})
 
 
@@ -190,7 +194,7 @@ def fine_tune(
     batch_size: int,
     faster_rows: float = 1,
 ) -> Path:
-    """A few steps of AdamW on all weights, on the vocabulary matrix at `faster_rows` times the rate of the others."""
+    """Train all weights with AdamW; the vocabulary matrix learns at `faster_rows` times the rate of the others."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if out.is_dir():
@@ -228,7 +232,7 @@ def fine_tune(
 
 
 def merge(method: str, tokenizer: str, base: Path, first: Path, second: Path, texts: dict[str, str]) -> Any:
-    """Run mergekit-yaml as a user would; bits per byte, or the last line of what it says where it fails."""
+    """Run mergekit-yaml as a user would. Returns bits per byte of each text, or its last error line where it fails."""
     settings = dict(METHODS[method])
     parameters = {k: settings.pop(k) for k in ("weight", "density") if k in settings}
     recipe = {

@@ -1,10 +1,10 @@
-"""Orthogonal matching pursuit, ours and mergekit's, side by side on the same tokens in one run.
+"""Orthogonal matching pursuit: this package's and mergekit's, on the same tokens in one run.
 
     python -m benchmarks.omp                   # about 8 minutes; resumes where it stopped
     python -m benchmarks.omp --page-only
 
-mergekit-tokensurgeon's own `batch_omp` gets the donor's rows of N new tokens in batches of its command's own size, and
-takes turns with ours, batch by batch, so that whatever else the machine does hits both. A full run of it takes hours:
+mergekit-tokensurgeon's `batch_omp` and `method: omp` get the same rows in batches of mergekit's default size. They take
+turns batch by batch, so that other work on the machine slows down both. All new tokens would take mergekit hours, so
 times are given per token, and extrapolated. Writes results/omp.json and docs/omp.md.
 """
 
@@ -63,7 +63,7 @@ def main(tokens: int, k: int, page_only: bool, peak: str | None) -> None:
 
 @dataclass(frozen=True)
 class Rows:
-    """What both sides are given. N new tokens, S shared ones, D wide in the donor, E wide in the base model."""
+    """What both sides get: N new tokens, S shared tokens, D columns in the donor, E columns in the base model."""
 
     new_ND: Tensor
     atoms_SD: Tensor
@@ -130,7 +130,7 @@ def _peak_memory_of_its_own(side: str, k: int) -> Any:
 
 
 def compare(rows: Rows, places: Tensor, k: int, search: Search) -> dict[str, Any]:
-    """Both sides on the same new tokens."""
+    """Run both sides on the same new tokens; returns their times and how their rows differ."""
     targets = rows.new_ND[places]
     theirs, their_time = timed(lambda: run("mergekit", targets, rows.atoms_SD, k))
     ours, our_time = timed(lambda: run("ours", targets, rows.atoms_SD, k, search))
@@ -148,7 +148,7 @@ def compare(rows: Rows, places: Tensor, k: int, search: Search) -> dict[str, Any
 
 
 def run(side: str, targets: Tensor, atoms: Tensor, k: int, search: Search | None = None) -> tuple[Tensor, Tensor]:
-    """Atoms and weights [N, k]."""
+    """Run one side; returns the shared tokens that it selects and their weights, [N, k] each."""
     if side == "mergekit":
         from mergekit.tokensurgeon import batch_omp
 
@@ -161,7 +161,10 @@ def run(side: str, targets: Tensor, atoms: Tensor, k: int, search: Search | None
 
 
 def tie(target: Tensor, atoms: Tensor, theirs: Tensor, ours: Tensor) -> dict[str, float]:
-    """Where the two part ways: the exact correlations of their atom and of ours with what is left, in float64."""
+    """Describe the first step at which the two sides select different atoms.
+
+    The correlations of both atoms with the residual are computed in float64.
+    """
     step = int((theirs != ours).nonzero()[0])
     chosen = atoms[ours[:step]].double()
     left = target.double() - chosen.T @ torch.linalg.lstsq(chosen.T, target.double()[:, None]).solution[:, 0]
@@ -170,7 +173,7 @@ def tie(target: Tensor, atoms: Tensor, theirs: Tensor, ours: Tensor) -> dict[str
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """What the work gives, and its wall and processor seconds."""
+    """Return the result of the work, and its wall and processor seconds."""
     wall, processor = time.perf_counter(), time.process_time()
     done = work()
     return done, {
@@ -180,7 +183,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 
 
 def peak_memory(side: str, k: int) -> dict[str, int]:
-    """What one batch takes beyond the rows; asked for every few milliseconds."""
+    """Measure the memory that one batch needs beyond the rows, sampled every 5 milliseconds."""
     rows = load()
     import mergekit.tokensurgeon  # noqa: F401
 
@@ -202,7 +205,7 @@ def peak_memory(side: str, k: int) -> dict[str, int]:
 
 
 def own_memory() -> int:
-    """Bytes in memory that are this process's own: files that are mapped do not count."""
+    """Return the bytes of memory that this process holds; mapped files do not count."""
     _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 

@@ -95,7 +95,7 @@ SWAPS = {
 
 
 def swap(command: list[str], base: Path, target: Path) -> dict[str, Any]:
-    """Run a command; CPU and wall seconds, memory, and what it says where it fails."""
+    """Run a command; returns CPU and wall seconds and memory, or its last error line where it fails."""
     with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:
         places = {"BASE": str(base), "TARGET": str(target), "OUT": f"{temporary}/out"}
         for model in MODELS:
@@ -112,7 +112,7 @@ def swap(command: list[str], base: Path, target: Path) -> dict[str, Any]:
 
 
 def in_float32(model: Path, folder: Path) -> Path:
-    """A copy of a model folder with all weights in float32."""
+    """Copy a model folder, and convert all weights to float32."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(model, folder)
@@ -127,7 +127,7 @@ def in_float32(model: Path, folder: Path) -> Path:
 
 
 def steps(base: Path, target: Path) -> dict[str, Any]:
-    """CPU seconds of each step of `hybrid`, and of the plain loop for each token."""
+    """Measure the CPU seconds of each step of `hybrid`, and of the plain loop for each token."""
     from safetensors.torch import load_file
 
     from mergekit_tokenadapt.tokenizer.files import load_tokenizer
@@ -169,7 +169,7 @@ def steps(base: Path, target: Path) -> dict[str, Any]:
 
 
 def products_per_second(transfer: Any, block: int = 512, rounds: int = 20) -> float:
-    """Multiplications and additions a second of the plain float32 product of new and old vectors, CPU time."""
+    """Return how many multiplications and additions per CPU second a plain float32 matrix product does."""
     new, old = transfer.vectors_of(transfer.new_tokens[:block]), transfer.vectors_of(transfer.candidates)
     started = time.process_time()
     for _ in range(rounds):
@@ -178,7 +178,7 @@ def products_per_second(transfer: Any, block: int = 512, rounds: int = 20) -> fl
 
 
 def ties(transfer: Any, tokens: list[Any]) -> int:
-    """Tokens whose third and fourth neighbour are equally near: which of them is taken is no matter of right."""
+    """Count tokens whose third and fourth neighbour are equally near: both choices among these two are correct."""
     nearest = (transfer.vectors_of(tokens) @ transfer.vectors_of(transfer.candidates).T).topk(4, dim=1).values
     return int((nearest[:, 2] - nearest[:, 3] < 1e-5).sum())
 
@@ -198,7 +198,7 @@ class Clock:
 
 
 def plain_loop(transfer: Any, tokens: list[Any], files: Any, matrix_VD: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """The paper's hybrid, a token at a time: rows float32 [tokens, D], and CPU seconds.
+    """Compute the paper's hybrid rows token by token; returns float32 rows [tokens, D] and CPU seconds.
 
     Vectors are at hand, as from a cache, and are not counted; temperature 0.3, 3 neighbours, global weight 0.3.
     """

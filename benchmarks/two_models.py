@@ -37,21 +37,21 @@ PROMPTS = [
 
 @click.group()
 def main() -> None:
-    """See the module."""
+    """Measure what two models on one vocabulary gain."""
 
 
 def smollm2() -> Path:
-    """The small model."""
+    """Return the folder of SmolLM2-135M-Instruct."""
     return models.fetched("smollm2")
 
 
 def gemma() -> Path:
-    """The other one."""
+    """Return the folder of Gemma 3 270M."""
     return models.fetched("gemma")
 
 
 def smollm2_on_gemma(method: str) -> Path:
-    """SmolLM2 on Gemma's ids and rows."""
+    """Return SmolLM2 with Gemma's token ids and number of rows; it is made on the first call."""
     from mergekit_tokenadapt.two_models.draft_model import make_draft
 
     out = models.KEPT / f"SmolLM2-gemma-{method}"
@@ -66,7 +66,7 @@ def smollm2_on_gemma(method: str) -> Path:
 
 
 def save(name: str, result: dict[str, Any]) -> None:
-    """Put figures into the file, and print them."""
+    """Write figures into the results, and print them."""
     with RESULTS.change() as results:
         results[name] = {**result, "packages": versions(*PACKAGES), "threads": torch.get_num_threads()}
     click.echo(json.dumps({name: result}, indent=1, ensure_ascii=False))
@@ -76,7 +76,7 @@ def save(name: str, result: dict[str, Any]) -> None:
 @click.option("--method", default="calibrated", show_default=True)
 @click.option("--new-tokens", default=48, show_default=True)
 def draft(method: str, new_tokens: int) -> None:
-    """Gemma with SmolLM2 as its draft: tokens per run and speed, greedy.
+    """Let SmolLM2 draft for Gemma, with greedy decoding: tokens per run of Gemma, and tokens per second.
 
     One thread, and its CPU time: other work on the machine hardly matters then.
     """
@@ -127,7 +127,7 @@ def draft(method: str, new_tokens: int) -> None:
 @click.option("--method", default="calibrated", show_default=True)
 @click.option("--num-bytes", default=1000, show_default=True)
 def lockstep(method: str, num_bytes: int) -> None:
-    """Bits per byte of the members, before and after the swap, and of their lockstep ensembles."""
+    """Measure bits per byte of the members, before and after the swap, and of their lockstep ensembles."""
     from transformers import AutoTokenizer
 
     from mergekit_tokenadapt.ensemble.build import make_lockstep
@@ -150,7 +150,7 @@ def lockstep(method: str, num_bytes: int) -> None:
 @click.option("--num-bytes", default=300, show_default=True)
 @click.option("--tolerance", default=0.01, show_default=True)
 def byte_by_byte(num_bytes: int, tolerance: float) -> None:
-    """Bits per byte of the members and their ensemble, byte by byte; and of the members token by token."""
+    """Measure bits per byte of the members and their ensemble byte by byte, and of the members token by token."""
     from transformers import AutoTokenizer
 
     from mergekit_tokenadapt.ensemble.byte_ensemble import ByteEnsemble
@@ -187,7 +187,7 @@ def byte_by_byte(num_bytes: int, tolerance: float) -> None:
 @main.command()
 @click.option("--num-bytes", default=10, show_default=True, help="Bytes to make.")
 def healing(num_bytes: int) -> None:
-    """Prompts cut inside a token: plain, token healing, byte by byte. How often is the text right?"""
+    """Count how often each way of decoding completes the word in which a prompt ends."""
     from transformers import AutoTokenizer
 
     from mergekit_tokenadapt.ensemble.byte_ensemble import ByteEnsemble
@@ -228,7 +228,7 @@ def healing(num_bytes: int) -> None:
 
 @torch.inference_mode()
 def heal(model: Any, tokenizer: Any, files: Any, prompt: str, settings: dict[str, Any]) -> str:
-    """Token healing: the last token is taken back, and the next one has to begin with its bytes.
+    """Remove the last token of a prompt, and let the model choose among the tokens that begin with its bytes.
 
     Written out, because ``token_healing=True`` of transformers 5.23 ends in a KeyError with this tokenizer.
     """

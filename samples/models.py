@@ -139,7 +139,7 @@ def _from_gguf(file: Path, folder: Path) -> Path:
 
 
 def _staging(folder: Path) -> Path:
-    """A place beside the folder, empty, to be renamed when all is there."""
+    """Return an unused path beside the folder, which is renamed to the folder when it is complete."""
     stage = folder.parent / f".{folder.name}-stage"
     shutil.rmtree(stage, ignore_errors=True)
     return stage

@@ -1,4 +1,4 @@
-"""Text to train on that every Python has: its reference manual (English) and its own modules (code)."""
+"""Texts that every Python installation has: its reference manual (English) and its own modules (code)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def python_manual() -> list[str]:
-    """The topics of Python's reference manual, about 700 kB of English about a programming language."""
+    """Return the topics of Python's reference manual: about 700 kB of English about a programming language."""
     from pydoc_data.topics import topics
 
     return [topics[name] for name in sorted(topics)]
 
 
 def python_sources() -> list[str]:
-    """The modules of the standard library, 20 kB of each at most, that read as Python 3 and as UTF-8."""
+    """Return modules of the standard library, at most 20 kB of each; files that are not UTF-8 Python 3 are left out."""
     sources = []
     for file in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
         try:
@@ -28,13 +28,13 @@ def python_sources() -> list[str]:
 
 
 def split(documents: list[str], held_out_every: int = 10) -> tuple[list[str], list[str]]:
-    """Training and held-out documents: every tenth is held out."""
+    """Split documents into those to train on and those held out: every tenth is held out."""
     held_out = documents[::held_out_every]
     return [d for n, d in enumerate(documents) if n % held_out_every], held_out
 
 
 def blocks(documents: list[str], tokenizer: object, length: int) -> list[list[int]]:
-    """All documents as token ids, one after the other with eos in between, cut into blocks of `length`."""
+    """Return the token ids of all documents, each followed by eos, divided into blocks of `length` tokens."""
     ids: list[int] = []
     for text in documents:
         ids += [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]  # type: ignore

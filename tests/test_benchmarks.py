@@ -9,6 +9,7 @@ from benchmarks import merging, omp, speed
 from benchmarks.common.results import Results
 from benchmarks.quality import __main__ as quality
 from benchmarks.size import __main__ as size
+from benchmarks.size import stages
 from benchmarks.supertokens import __main__ as supertokens
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -98,3 +99,10 @@ def test_a_page_is_what_its_results_give(question: str) -> None:
     assert {name: (DOCS / name).read_text(encoding="utf-8") for name in pages} == pages, (
         f"python -m benchmarks.{question} --page-only writes another page than the one in docs/"
     )
+
+
+@pytest.mark.parametrize("step", stages.STEPS)
+def test_the_clock_finds_every_step(step: str) -> None:
+    """The clock replaces functions and properties by name, private ones too: a rename must be seen."""
+    for owner, attribute in stages.STEPS[step]:
+        assert attribute in vars(owner), f"{owner}.{attribute}"

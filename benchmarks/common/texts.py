@@ -1,9 +1,8 @@
-"""The text that benchmarks calibrate on: English, German, Chinese and code in equal parts, and some sums.
+"""The calibration text of benchmarks: English, German, Chinese and code in equal parts, and some sums.
 
-English, German and Chinese are three translations of the Debian Reference, out of Debian packages (fetched
-with ``apt-get download``, which needs no rights and installs nothing); code and sums are those of
-``calibration_text: default``. The evaluation's built-in texts have nothing in common with any of them;
-`alike` has other text of the same kinds.
+English, German and Chinese are three translations of the Debian Reference. They come from Debian packages, which
+``apt-get download`` fetches; it needs no root and installs nothing. Code and sums are those of ``calibration_text:
+default``. The built-in texts of the evaluation have other sources. `alike` has other text from the same sources.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ from mergekit_tokenadapt.texts import cut_passages
 from samples.debian_texts import CACHE, fetch, texts_in_package
 
 LANGUAGES = {"prose": "en", "de": "de", "zh": "zh-cn"}
-"""By the names of the built-in texts of the same kind."""
+"""Name of the built-in text of the same language to the language code of the translation."""
 BYTES_EACH = 240_000
 SUMS_BYTES = 29_000
 FIRST_UNREAD = 300_000
 """Bytes of a translation after which `alike` begins: other chapters than those that `mixed` has."""
 PACKAGES = ("asyncio", "email", "http", "unittest")
-"""Of Python's library; the default sample takes modules that are in no package."""
+"""Packages of Python's standard library. The default sample has only modules that are in no package."""
 NUM_DOCUMENTS, DOCUMENT = 6, 1000
-"""Of each kind that `alike` gives, and bytes of each."""
+"""Documents of each kind that `alike` returns, and bytes of each."""
 _LINES = re.compile(r"[-─═│┌┐└┘├┤┬┴┼+|_]{3,}")
 
 
 def mixed() -> Path:
-    """A folder with one text for each of the five, of the same size; made when needed."""
+    """Return a folder with one text file for each of the five kinds; it is made on the first call."""
     folder = CACHE / "calibration-text"
     if folder.is_dir():
         return folder
@@ -48,7 +47,7 @@ def mixed() -> Path:
 
 @functools.cache
 def alike() -> dict[str, list[str]]:
-    """Documents of the five kinds that `mixed` does not have: other chapters, other modules, other sums."""
+    """Return documents of the five kinds that `mixed` does not contain: other chapters, modules and sums."""
     library = Path(sysconfig.get_paths()["stdlib"])
     modules = [file for package in PACKAGES for file in sorted((library / package).glob("*.py"))]
     _, sums = _code_and_sums()
@@ -61,14 +60,14 @@ def alike() -> dict[str, list[str]]:
 
 
 def _reference(name: str) -> str:
-    """The Debian Reference in one language, without the lines that draw tables."""
+    """Return the Debian Reference in one language, without the lines that draw tables."""
     code = LANGUAGES[name]
     ((_, text),) = texts_in_package(fetch(f"debian-reference-{code}"), [f"*/debian-reference.{code}.txt.gz"])
     return re.sub(r"[ ]{2,}", " ", _LINES.sub(" ", text))
 
 
 def _code_and_sums() -> tuple[str, str]:
-    """Of the default sample: every fourth passage of code, and all sums."""
+    """Return every fourth passage of code of the default sample, and all of its sums."""
     passages = CalibrationText.read("default", 0).passages
     sums = [p for p in passages if re.match(r"[-0-9]+ [-+*/] ", p)]
     return "".join(p for n, p in enumerate(passages) if p not in sums and n % 4 == 0), "".join(sums)

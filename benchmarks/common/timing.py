@@ -49,21 +49,21 @@ def peak_memory() -> int:
 # --- a watched process ---------------------------------------------------------------------------
 
 EVERY = 0.02
-"""Seconds between two looks at a process."""
+"""Seconds between two samples of a process's memory."""
 FIELDS = ("VmHWM", "VmRSS", "RssAnon", "RssFile")
 
 
 class CommandFailedError(Exception):
-    """What the command printed."""
+    """A watched command failed. The message is what it printed."""
 
 
 def watched(
     command: Sequence[str], environment: dict[str, str] | None = None, max_cpu: int | None = None
 ) -> dict[str, Any]:
-    """Run a command to its end, or for `max_cpu` seconds of CPU time, and look at its memory all the while.
+    """Run a command to its end, or for `max_cpu` seconds of CPU time, and sample its memory.
 
-    safetensors files are mapped: what is read of them counts as resident, and the kernel takes it back when it
-    likes. `RssAnon` is the memory that the process really holds.
+    Files in the safetensors format are mapped: the parts that are read count as resident, but the kernel can reclaim
+    them at any time. `RssAnon` is the memory that the process really holds.
 
     Returns:
         Seconds of wall and CPU time, the highest value of each of `FIELDS` in bytes, and `samples`:

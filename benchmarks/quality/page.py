@@ -60,14 +60,14 @@ def page(results: dict[str, Any]) -> str:
 
 
 def runs_of_pair(runs: Runs, pair: str, text_set: str) -> Runs:
-    """Method to run, of those that scored the texts or failed; none where there is no base or no mean."""
+    """Return the runs of a pair by method. The result is empty without runs of the base model and of `mean`."""
     found = {m: run for m in (BASE, *METHODS) if (run := runs.get(key_of(pair, m, MAX_BYTES)))}
     found = {m: run for m, run in found.items() if text_set in run or "failed" in run}
     return found if BASE in found and "mean" in found else {}
 
 
 def summary_table(found: dict[str, Runs], text_set: str) -> list[str]:
-    """Gap closed by every method on every pair, and the mean over pairs where all of them are there."""
+    """Return a table of the gap closed by every method on every pair, and of means over pairs that are complete."""
     groups = {" with ".join(PAIRS[pair]): [pair] for pair in found}
     for base in dict.fromkeys(PAIRS[pair][0] for pair in found):
         groups[f"{base}, mean"] = [pair for pair in found if PAIRS[pair][0] == base]
@@ -87,7 +87,7 @@ def summary_table(found: dict[str, Runs], text_set: str) -> list[str]:
 
 
 def mean_gap(runs: Runs, method: str, text_set: str) -> float:
-    """Gap closed, mean of domains."""
+    """Return the gap closed, as the mean of the domains."""
     scores = [runs[m][text_set] for m in (BASE, "mean", method)]
     return float(np.mean([gap_closed(*(of_domain[domain] for of_domain in scores)) for domain in DOMAINS]))
 
@@ -114,27 +114,27 @@ def pair_table(runs: Runs, pair: str, text_set: str) -> list[str]:
 
 
 def gap_shown(runs: Runs, method: str, text_set: str, domain: str) -> str:
-    """Gap closed in a domain, and its interval."""
+    """Return the gap closed in a domain and its 95% interval, as text."""
     scores = [runs[m][text_set][domain] for m in (BASE, "mean", method)]
     low, high = gap_interval(*scores)
     return f"{gap_closed(*scores):.0%}, {low:.0%} to {high:.0%}"
 
 
 def bits_per_byte(scores: Scores, counts: np.ndarray | None = None) -> Any:
-    """Bits per byte of N documents; with `counts` [S, N], how often each was drawn, of S resamples."""
+    """Return bits per byte of N documents; or of S resamples, where `counts` [S, N] says how often each is drawn."""
     bits, sizes = np.array(scores).T
     counts = np.ones(len(bits)) if counts is None else counts
     return (counts @ bits) / (counts @ sizes)
 
 
 def gap_closed(base: Scores, mean: Scores, one: Scores, counts: np.ndarray | None = None) -> Any:
-    """(mean - method) / (mean - base), of the documents or of resamples."""
+    """Return (mean - method) / (mean - base), for the documents or for resamples of them."""
     floor, start, value = (bits_per_byte(scores, counts) for scores in (base, mean, one))
     return (start - value) / (start - floor)
 
 
 def gap_interval(base: Scores, mean: Scores, one: Scores) -> list[float]:
-    """Its interval from a paired bootstrap over documents."""
+    """Return the 95% interval of the gap closed, from a paired bootstrap over documents."""
     from mergekit_tokenadapt.evaluation.bootstrap import interval, resample_counts
 
     return interval(gap_closed(base, mean, one, resample_counts(len(base), RESAMPLES, np.random.default_rng(0))))

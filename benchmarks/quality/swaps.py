@@ -18,13 +18,13 @@ from benchmarks.common.results import ROOT
 from benchmarks.quality.cases import BASE, DOMAINS, METHODS, PAIRS, TEXT_SETS
 
 TRAINING_RATE, TRAINING_PASSES = 1e-3, 2
-"""Of AdamW with a falling step, one passage of about 2,000 bytes in each, and how often the text is gone through."""
+"""Learning rate of AdamW at the start (it falls to 0; a step takes a passage of about 2,000 bytes), and epochs."""
 EMBEDDINGS = "model.embed_tokens.weight"
 """The vocabulary matrix of both models, which are tied."""
 
 
 def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
-    """Swap and score: bits and bytes of every document of every domain."""
+    """Swap the tokenizer, and score: returns bits and bytes of every document, and what the manifest says."""
     base, target = (models.fetched(name) for name in PAIRS[pair])
     if method == BASE:
         return score(base, max_bytes)
@@ -59,7 +59,10 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
 
 
 def put_omp_rows(out: Path, base: Path, target: Path, max_bytes: int) -> int:
-    """Put rows made by `omp` (k = 64) where the texts have new tokens: all rows would take hours. How many they are."""
+    """Replace the rows of the new tokens that occur in the texts with rows by `omp` (k = 64).
+
+    All rows would take hours. Returns the number of rows.
+    """
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -85,7 +88,7 @@ def put_omp_rows(out: Path, base: Path, target: Path, max_bytes: int) -> int:
 
 
 def train_rows(folder: Path, max_bytes: int) -> None:
-    """Train input and output rows on the calibration text, the body frozen: what gradients make of the same text."""
+    """Train input and output rows on the calibration text, with the rest of the model frozen."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -117,7 +120,7 @@ def train_rows(folder: Path, max_bytes: int) -> None:
 
 
 def documents(text_set: str, max_bytes: int) -> dict[str, list[str]]:
-    """The documents that are scored, by domain."""
+    """Return the documents that are scored, by domain."""
     from mergekit_tokenadapt.texts.builtin import builtin_text
 
     if text_set == "alike":
@@ -126,7 +129,7 @@ def documents(text_set: str, max_bytes: int) -> dict[str, list[str]]:
 
 
 def run_tokensurgeon(base: Path, target: Path, options: list[str], max_bytes: int) -> dict[str, Any]:
-    """Swap with mergekit's own command, as a user would, and score; what it says last where it fails."""
+    """Swap with mergekit-tokensurgeon, as a user would, and score; returns its last error line where it fails."""
     with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:
         out = Path(temporary, "out")
         command = [str(Path(sys.executable).parent / "mergekit-tokensurgeon"), str(base), str(target), str(out)]
@@ -143,7 +146,7 @@ def run_tokensurgeon(base: Path, target: Path, options: list[str], max_bytes: in
 
 
 def score(folder: Path, max_bytes: int) -> dict[str, dict[str, list[tuple[float, int]]]]:
-    """(bits, bytes) of each document, by text set and domain."""
+    """Return (bits, bytes) of each document, by text set and domain."""
     from mergekit_tokenadapt.models.documents import score_documents
     from mergekit_tokenadapt.models.folder import ModelFolder
     from mergekit_tokenadapt.models.loading import load_model

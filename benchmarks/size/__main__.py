@@ -5,7 +5,7 @@
     python -m benchmarks.size --page-only        # the page anew, from the results
 
 Writes results/size.json (all figures), docs/size.md (tables and explanations) and the curves beside it. Every
-transplant is the real command in a process of its own, on one thread, whose memory is looked at every 20 ms.
+transplant is the real command in a process of its own, on one thread, whose memory is sampled every 20 ms.
 Needs Linux, 30 GB of disk for the largest model, and about half an hour.
 
 - models: synthetic Llamas of 0.5 to 12 GB get DeepSeek's tokenizer.
@@ -123,7 +123,7 @@ def _transplanted(
     clock: bool = False,
     compare: bool = False,
 ) -> dict[str, Any]:
-    """The command, watched; with `clock`, also what each of its steps took."""
+    """Run `transplant`, and watch its time and memory; with `clock`, also those of each step."""
     out = scratch / "out"
     arguments = ["transplant", str(base), str(target), str(out), "--method", method, *options]
     arguments += ["--no-write-model-card", "--quiet"]
@@ -159,7 +159,7 @@ def _steps(clock: dict[str, Any], samples: list[tuple[float, int]]) -> dict[str,
 
 
 def _compared(base: Path, out: Path) -> int:
-    """How many tensors were compared bit by bit with those of the base: every twentieth that is not adapted.
+    """Compare every twentieth tensor that is not adapted with the base, bit by bit; returns how many were compared.
 
     Raises:
         SystemExit: one of them differs, or names are missing or new.
@@ -206,7 +206,7 @@ def _vocabulary_run(method: str, size: int, scratch: Path) -> dict[str, Any]:
 
 
 def _texts() -> list[str]:
-    """Real words and parts of words of many languages, the most frequent first: Gemma's tokens."""
+    """Return the texts of Gemma's tokens: words and parts of words of many languages, the most frequent first."""
     from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
 
     gemma = models.tokenizer_files(models.fetched("gemma"))

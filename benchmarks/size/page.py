@@ -86,7 +86,7 @@ def _held(run: Mapping[str, Any]) -> float:
 
 
 def _of_method(runs: Runs, method: str) -> dict[int, Mapping[str, Any]]:
-    """Runs against the number of tokens, ascending."""
+    """Return the runs of a method by number of tokens, ascending."""
     found = {}
     for key, run in runs.items():
         kind, size, *of = key.split(" | ")
@@ -170,7 +170,7 @@ def _memory(runs: Runs, models: Runs) -> list[str]:
 
 
 def _slope(as_it_is: Runs) -> tuple[float, float]:
-    """CPU seconds per GB written, and those at none."""
+    """Return the CPU seconds per GB written, and the CPU seconds if nothing were written: a fitted line."""
     sizes, seconds = zip(*((run["written"] / GB, run["cpu"]) for run in as_it_is.values()), strict=True)
     slope, start = np.polyfit(sizes, seconds, 1) if len(sizes) > 1 else (seconds[0] / sizes[0], 0.0)
     return float(slope), float(start)
@@ -259,7 +259,7 @@ def _vocabularies(tokens: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list
 
 
 def _drawn_on(tokens: Mapping[str, Mapping[int, Mapping[str, Any]]], to: int = 1_000_000) -> str:
-    """CPU seconds of each method that was not measured so far."""
+    """Return, as text, the CPU seconds of each method extrapolated to a number of tokens that was not measured."""
     texts = []
     for method, found in tokens.items():
         (small, one), (large, other) = ((n, run["cpu"]) for n, run in list(found.items())[-2:])
@@ -321,7 +321,7 @@ STYLE = "text{font:12px sans-serif;fill:#333}.grid{stroke:#ddd;stroke-width:1}.l
 
 
 def curves(across: str, up: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Points joined by lines, on linear axes from zero: a picture that stands alone."""
+    """Draw points joined by lines, on linear axes from zero, as a complete SVG file."""
     xs = [x for points in lines.values() for x, _ in points]
     ys = [y for points in lines.values() for _, y in points]
     right = Scale(0, max(xs) * 1.03, MARGIN, WIDE - 12)

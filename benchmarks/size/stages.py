@@ -42,7 +42,7 @@ STEPS: dict[str, list[tuple[Any, str]]] = {
 
 
 class Clock:
-    """Where the time went. Steps inside a step are taken off it."""
+    """Measures the time of each step. A step's time does not include the steps inside it."""
 
     def __init__(self) -> None:
         self._open: list[str] = ["rest"]

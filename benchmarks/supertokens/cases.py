@@ -14,7 +14,7 @@ CURVE_MB = (10, 30, 100, 0)
 SIZES = (64_000, 32_000)
 MIXTURE_MB = 60
 VARIANT_MB = 30
-"""Text for the options, and for chunks, which hold nearly every chunk that there is."""
+"""Text for the options and for `chunks`, which keeps nearly every distinct chunk of the text in memory."""
 MODEL_TEXT = ("english", 10)
 """Corpus and MB that the model's vocabularies are learned from."""
 GENERATED_TOKENS = 64

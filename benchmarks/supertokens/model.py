@@ -14,7 +14,7 @@ from samples import debian_texts
 
 
 def moved(key: str) -> dict[str, Any]:
-    """SmolLM2 on a new vocabulary: bits per byte, and generated text per second."""
+    """Move SmolLM2 to a new vocabulary; returns bits per byte, and the text that it generates per second."""
     base = models.fetched("smollm2")
     if key == "model | base":
         return {"texts": scored(base), **generated(base)}
@@ -58,7 +58,7 @@ def _texts_to_score() -> dict[str, list[str]]:
 
 
 def scored(folder: Path) -> dict[str, Any]:
-    """Bits per byte and tokens per byte of each text."""
+    """Return bits per byte and tokens per byte of each text."""
     from mergekit_tokenadapt.models.documents import score_documents
     from mergekit_tokenadapt.models.folder import ModelFolder
     from mergekit_tokenadapt.models.loading import load_model
@@ -78,7 +78,7 @@ def scored(folder: Path) -> dict[str, Any]:
 
 
 def generated(folder: Path) -> dict[str, Any]:
-    """Text per second of greedy generation, median of three prompts; and the first text.
+    """Return bytes and tokens per second of greedy generation, the median of three prompts, and the first text.
 
     One thread, and its CPU time: other work on the machine hardly matters then.
     """

@@ -14,7 +14,7 @@ from samples import debian_texts
 
 
 def trained(key: str) -> dict[str, Any]:
-    """Train what a key says, and measure it on everything that was held out."""
+    """Train the vocabulary that a key describes, and measure it on all held-out text."""
     from tokenizers import Tokenizer
 
     from mergekit_tokenadapt.supertokens.chunks import train_chunks
@@ -52,13 +52,13 @@ def trained(key: str) -> dict[str, Any]:
 
 
 def existing(key: str) -> dict[str, Any]:
-    """Measure a tokenizer that is there."""
+    """Measure an existing tokenizer."""
     path = models.fetched(key.lower())
     return {"tokens": models.tokenizer_files(path).vocabulary.num_ids, "texts": measured(path)}
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """Every measure on every held-out text."""
+    """Return every measure on every held-out text."""
     from mergekit_tokenadapt.supertokens.report import compression
 
     tokenizer = models.tokenizer_files(folder)
@@ -70,7 +70,7 @@ def measured(folder: Path) -> dict[str, Any]:
 
 
 def encode_speed(tokenizer: Any, documents: list[str]) -> float:
-    """Bytes per second of CPU time: the best of five rounds."""
+    """Return the bytes of text encoded per CPU second, the best of five rounds."""
     encoder, best = tokenizer.fast_tokenizer(), 0.0
     num_bytes = sum(len(d.encode("utf-8")) for d in documents)
     for _ in range(5):
