@@ -86,7 +86,8 @@ class ModelFolder:
 
     def _not_a_model(self, reason: str) -> TokenAdaptError:
         return TokenAdaptError(
-            f"{self.name} is no language model, or other model with a vocabulary, that transformers can build: {reason}"
+            f"{self.name} is not a language model, or another model with a vocabulary, that transformers can build: "
+            f"{reason}"
         )
 
     @cached_property
