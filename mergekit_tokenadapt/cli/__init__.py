@@ -1,1 +1,1 @@
-"""Thin commands over the library: they parse, call and print."""
+"""The commands. Each one parses its arguments, calls the library, and prints the result."""

@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt align`: spans and nearest tokens of two tokenizers."""
+"""The command `mergekit-tokenadapt align`: common spans and nearest tokens of two tokenizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `plan` and `explain` need of BASE: its tokenizer and sizes, never its weights."""
+"""Read what `plan` and `explain` need of BASE: its tokenizer and sizes, but no weights."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 from mergekit_tokenadapt.transfer.transfer import Transfer
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of one number of each dtype."""
 
 
 @dataclass(frozen=True)
 class BaseSizes:
-    """Sizes of the vocabulary matrices, as config.json tells them."""
+    """Sizes of the vocabulary matrices according to config.json."""
 
     rows: int
     hidden_size: int | None
     matrices: int
-    """1 where input and output matrix are tied, else 2."""
+    """1 if input and output matrix are tied, else 2."""
     bytes_per_number: int
 
 
 def sizes_of(base: TokenizerFiles) -> BaseSizes:
-    """Read the sizes from config.json; where there is none, the tokenizer's highest id + 1 are the rows."""
+    """Read the sizes from config.json. Without one, the number of rows is the tokenizer's highest id + 1."""
     config = read_json(base.folder / "config.json")
     text: dict[str, Any] = config | (config.get("text_config") or {})
     return BaseSizes(
@@ -44,7 +45,7 @@ def make_transfer(
     quiet: bool,
     pad_to_multiple_of: int | None = None,
 ) -> Transfer:
-    """The transfer from BASE to TARGET that an ``adapt`` block asks for."""
+    """Return the transfer from BASE to TARGET for an ``adapt`` block."""
     adapt = AdaptConfig.read(block)
     base = load_tokenizer(base_name)
     target = as_loaded(load_tokenizer(target_name), base, base.folder)

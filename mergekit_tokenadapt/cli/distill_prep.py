@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt distill-prep`: the student on the teacher's vocabulary."""
+"""The command `mergekit-tokenadapt distill-prep`: give the student the teacher's vocabulary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt draft`: a small model that drafts for a large one."""
+"""The command `mergekit-tokenadapt draft`: make a draft model for a larger model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt ensemble`: several models as one, token by token or byte by byte."""
+"""The command `mergekit-tokenadapt ensemble`: average several models, token by token or byte by byte."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def ensemble_command(
 
 
 def _check(models: tuple[str, ...], weights: tuple[float, ...], text: str | None) -> None:
-    """Refuse wrong weights and texts before models are loaded."""
+    """Check weights and texts before models are loaded."""
     from mergekit_tokenadapt.ensemble.build import normalised_weights
     from mergekit_tokenadapt.texts import parse_text
 

@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt-eval check`: is a model folder sound?"""
+"""The command `mergekit-tokenadapt-eval check`: check whether a model folder is sound."""
 
 from __future__ import annotations
 

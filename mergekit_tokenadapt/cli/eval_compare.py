@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt-eval compare`: quality side by side."""
+"""The command `mergekit-tokenadapt-eval compare`: compare models on the same texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt-eval draft`: acceptance of a draft model."""
+"""The command `mergekit-tokenadapt-eval draft`: measure the acceptance of a draft model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt-eval tasks`: lm-evaluation-harness, in the same report."""
+"""The command `mergekit-tokenadapt-eval tasks`: run lm-evaluation-harness, and add its scores to our report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt-eval tokenizer`: quality of tokenizers, without a model."""
+"""The command `mergekit-tokenadapt-eval tokenizer`: measure tokenizers without a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt explain`: what one new row is made of."""
+"""The command `mergekit-tokenadapt explain`: show what new rows are composed of."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def explain_command(
 def _rows_of(
     transfer: Transfer, texts: tuple[str, ...], ids: tuple[int, ...]
 ) -> tuple[list[int], list[TokenAdaptError]]:
-    """The rows that are asked for, and what was wrong with the rest."""
+    """Return the rows of the named tokens, and the errors of names that are no tokens."""
     rows: list[int] = []
     errors = []
     for text in texts:

@@ -1,6 +1,6 @@
-"""Click options made from the fields of an option class, which is the one place that states them.
+"""Make click options from the fields of an option class, so that the class alone defines them.
 
-An option that is not given is not passed on: the class applies its own default. The help shows that default.
+An option that is not given is not passed on, and the class applies its own default. The help shows that default.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class GeneratedOption(click.Option):
         self.field_of = field_of
         """The option class, and the name of the field."""
         self.default_is = default_is
-        """The class's default, in words; empty where the help shows none."""
+        """The class's default in words. It is empty if the help shows none."""
 
     def get_help_extra(self, ctx: click.Context) -> Any:
-        """What the help shows in brackets: the default is the class's, since click has none."""
+        """Return what the help shows in brackets. The default comes from the class, because click has none."""
         extra = super().get_help_extra(ctx)
         if self.default_is:
             extra["default"] = self.default_is
@@ -69,7 +69,7 @@ def flags_of(options: type[Options], name: str, but: Collection[str] = ()) -> Ca
 
 
 def option_of(model: type[pydantic.BaseModel], key: str, *, is_checked: bool = True) -> Callable[[CommandT], CommandT]:
-    """Return the click option for one field of a pydantic model. Its value is None or () where it is not given.
+    """Return the click option for one field of a pydantic model. Its value is None or () if it is not given.
 
     Args:
         model: the option class.
@@ -105,12 +105,15 @@ def option_of(model: type[pydantic.BaseModel], key: str, *, is_checked: bool = T
 
 
 def read_pairs(pairs: Sequence[str], option: str, *, typed: bool) -> dict[str, Any]:
-    """``KEY=VALUE`` options as a dictionary; `typed` values are read as YAML (``3``, ``0.5``, ``true``).
+    """Return ``KEY=VALUE`` options as a dictionary. With `typed`, values are read as YAML (``3``, ``0.5``, ``true``).
 
-    The first ``=`` splits, except one at the very start, which belongs to the key.
+    The first ``=`` separates key and value. A ``=`` at the very start belongs to the key.
 
     >>> read_pairs(("top_k=5",), "--option", typed=True)
     {'top_k': 5}
+
+    Raises:
+        UsageError: a pair has no ``=``.
     """
     found: dict[str, Any] = {}
     for pair in pairs:
@@ -163,7 +166,7 @@ def _takes_pairs(field: FieldInfo) -> bool:
 
 
 def _element_of(field: FieldInfo) -> tuple[tuple[Any, list[Any]], bool]:
-    """The type of one value of a flag with its constraints, and whether the flag may be repeated."""
+    """Return the type of one value of a flag with its constraints, and whether the flag may be repeated."""
     annotation, constraints = _alone(field.annotation, field.metadata)
     if _takes_pairs(field):
         return (str, []), True
@@ -173,7 +176,7 @@ def _element_of(field: FieldInfo) -> tuple[tuple[Any, list[Any]], bool]:
 
 
 def _alone(annotation: Any, constraints: Sequence[Any]) -> tuple[Any, list[Any]]:
-    """A type without ``| None`` and without `Annotated`, and its constraints."""
+    """Return a type without ``| None`` and without `Annotated`, and its constraints."""
     if get_origin(annotation) in (Union, UnionType):
         others = [kind for kind in get_args(annotation) if kind is not type(None)]
         annotation = others[0] if len(others) == 1 else str  # the class alone reads a value of several types
@@ -184,7 +187,7 @@ def _alone(annotation: Any, constraints: Sequence[Any]) -> tuple[Any, list[Any]]
 
 
 def _type_of(annotation: Any, constraints: Sequence[Any]) -> click.ParamType[Any]:
-    """The click type that shows and checks a value as the class does."""
+    """Return the click type that describes and checks a value as the class does."""
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
     if isinstance(annotation, type) and issubclass(annotation, Enum):

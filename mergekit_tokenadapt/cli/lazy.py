@@ -1,4 +1,4 @@
-"""A click group that imports a command when it is called, so that `--help` is quick."""
+"""A click group that imports a command only when it is called, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.storage.interruption import signal_of, signals_interrupt
 
 LONGEST_SUMMARY = 200
-"""Characters: no first sentence of a command is cut."""
+"""Length of a summary in characters. It is large enough that no first sentence is truncated."""
 
 
 class LazyGroup(click.Group):
-    """Commands by ``"module:function"``; their user errors end in one line and exit code 2.
+    """A group of commands that are given as ``"module:function"``. A user's mistake gives one line and exit code 2.
 
-    `commands_in` is the only list of names. What a command is for stands in the docstring of its function and
-    nowhere else: the list of commands shows its first sentence.
+    `commands_in` is the only list of names. The list of commands shows the first sentence of each function's docstring.
     """
 
     def __init__(self, *args: Any, commands_in: Mapping[str, str], **kwargs: Any) -> None:
@@ -33,7 +32,7 @@ class LazyGroup(click.Group):
         self._commands_in = commands_in
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names, in the order given."""
+        """Return the names in the given order."""
         return list(self._commands_in)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -45,12 +44,14 @@ class LazyGroup(click.Group):
         return tell_defaults(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands, without importing them."""
+        """Write the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary(where)) for name, where in self._commands_in.items()])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse and run; SIGTERM and SIGHUP end a command as Ctrl-C does, with nothing left half done."""
+        """Parse the arguments and run the command. SIGTERM and SIGHUP end it as Ctrl-C does: no half-written output
+        remains.
+        """
         with signals_interrupt():
             return super().main(*args, **kwargs)
 
@@ -72,12 +73,12 @@ class LazyGroup(click.Group):
 
             raise TokenAdaptError(describe_errors(error)) from error
         except (OSError, MemoryError) as error:
-            # The machine's fault or the user's, not ours: a full disk, a missing file, too little memory.
+            # The cause is outside the program: a full disk, a missing file, too little memory.
             raise TokenAdaptError(f"{type(error).__name__}: {str(error).strip()}") from error
 
 
 def tell_defaults(command: click.Command) -> click.Command:
-    """Let the help say the default of every option that may be left out, in the same words everywhere."""
+    """Add the default of every optional option to its help, in the same words everywhere."""
     for option in command.params:
         if not isinstance(option, click.Option) or option.required or option.multiple or option.show_default:
             continue
@@ -93,7 +94,7 @@ def _default_of(option: click.Option) -> str:
 
 
 def summary(where: str) -> str:
-    """The first sentence of a command's docstring, as click shortens it; read from the source, not imported.
+    """Return the first sentence of a command's docstring, as click shortens it. The source is read, not imported.
 
     >>> summary("mergekit_tokenadapt.cli.methods:methods_command")
     'List the installed methods and auxiliary spaces, with options'

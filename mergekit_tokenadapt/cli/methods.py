@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt methods`: what is installed."""
+"""The command `mergekit-tokenadapt methods`: list installed methods and auxiliary spaces."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
 ALWAYS = ("method", "auxiliary")
-"""Keys that every recipe made of flags holds, so that it says what it does."""
+"""Keys that every recipe made from flags contains, so that the recipe shows what it does."""
 SET_BY_PAIR = ("rows", "save_plan", "missing_rows")
 """Keys of the ``adapt`` block without a flag where a model gets the vocabulary of another model. The other
 model sets the number of rows, `restore` needs the plan, and there is no base_model to take missing rows from."""
@@ -57,7 +57,7 @@ def adapt_flags(but: Collection[str] = ()) -> Callable[[CommandT], CommandT]:
 
 
 def folder_options(command: CommandT) -> CommandT:
-    """``--pad-to-multiple-of`` and ``--dtype``: keys of a recipe beside the ``adapt`` block."""
+    """Add ``--pad-to-multiple-of`` and ``--dtype``, which are keys of a recipe outside the ``adapt`` block."""
     pad = click.option(
         "--pad-to-multiple-of", type=click.IntRange(min=1), help="Round the number of rows up to a multiple of this."
     )
@@ -66,15 +66,15 @@ def folder_options(command: CommandT) -> CommandT:
 
 
 class Positional(click.Argument):
-    """An argument that mergekit's help gives no empty line of its own: the usage and the summary say what it is."""
+    """An argument without a line of its own in the help, because usage and summary describe it."""
 
     def get_help_record(self, ctx: click.Context) -> Any:
-        """Nothing."""
+        """Return None, so that the help has no line for the argument."""
         return None
 
 
 def output_argument(command: CommandT) -> CommandT:
-    """The folder to be made, as ``out``: the last argument, or ``-o``."""
+    """Add the folder to write as the parameter ``out``: the last argument, or ``-o``."""
 
     @wraps(command)
     def with_out(*args: Any, out: str | None, named_out: str | None, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Options of the commands that put one model onto the vocabulary of another."""
+"""Options of the commands that give one model the vocabulary of another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
 def output_options(command: CommandT) -> CommandT:
-    """``--dtype``, ``--force``, ``--quiet``."""
+    """Add ``--dtype``, ``--force`` and ``--quiet``."""
     for option in reversed(
         (
             click.option("--dtype", type=OUTPUT_DTYPE, help="Dtype of the output's weights.  [default: as before]"),
@@ -30,7 +30,7 @@ def output_options(command: CommandT) -> CommandT:
 
 
 def print_report(report: Mapping[str, Any], title: str) -> None:
-    """The report of `change_report` on standard output, its warning on standard error."""
+    """Print the report of `change_report` on standard output, and its warning on standard error."""
     from mergekit_tokenadapt.output.change_report_text import print_report
 
     print_report(report, title)
@@ -39,12 +39,12 @@ def print_report(report: Mapping[str, Any], title: str) -> None:
 
 
 def report_printer(model: str, tokenizer: str) -> Listener:
-    """For `run_recipe`: prints the report of a transplant."""
+    """Return a listener for `run_recipe` that prints the report of a transplant."""
     return lambda report: print_report(report, f"{model} with the tokenizer {tokenizer}")
 
 
 def say_what_next(out: Path, base: str) -> None:
-    """The last lines of a transplant."""
+    """Print the folder that a transplant has written, and the commands that check and compare it."""
     from mergekit_tokenadapt.output.change_report_text import next_commands
 
     click.echo(f"Wrote {out}", err=True)

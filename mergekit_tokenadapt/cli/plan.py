@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt plan`: what a transplant would do."""
+"""The command `mergekit-tokenadapt plan`: show what a transplant would do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipes to start from: ``yaml_recipes/`` of the repository, which an installed package holds, too."""
+"""The example recipes: the repository's folder ``yaml_recipes/``, which is a part of the installed package, too."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.terminal.plain_words import did_you_mean
 
 PLACES = (Path(__file__).parents[1] / "yaml_recipes", Path(__file__).parents[2] / "yaml_recipes")
-"""Where the recipes are: in an installed package, and in a checkout of the repository."""
+"""Folders that may have the recipes: the one of an installed package, and the one of the repository."""
 
 
 def recipe_names() -> list[str]:
-    """Names of all recipes, sorted."""
+    """Return the names of all recipes, sorted."""
     return sorted(file.stem for file in _folder().glob("*.yml"))
 
 
 def recipe_text(name: str) -> str:
-    """A recipe, as it stands in its file; `name` with or without ``.yml``.
+    """Return the text of a recipe. `name` may end in ``.yml``.
 
     Raises:
-        TokenAdaptError: there is none of that name.
+        TokenAdaptError: no recipe has that name.
     """
     name, known = name.removesuffix(".yml"), recipe_names()
     if name not in known:
@@ -29,7 +29,7 @@ def recipe_text(name: str) -> str:
 
 
 def recipe_summary(name: str) -> str:
-    """The first sentence of a recipe's comment."""
+    """Return the first sentence of a recipe's comment."""
     lines = [line.removeprefix("#").strip() for line in recipe_text(name).splitlines() if line.startswith("#")]
     return " ".join(lines).partition(". ")[0]
 
@@ -38,4 +38,4 @@ def _folder() -> Path:
     for place in PLACES:
         if place.is_dir():
             return place
-    raise TokenAdaptError(f"this installation of mergekit-tokenadapt holds no recipes: {PLACES[0]} is missing")
+    raise TokenAdaptError(f"this installation of mergekit-tokenadapt has no recipes: {PLACES[0]} is missing")

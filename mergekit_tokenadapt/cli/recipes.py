@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt recipes`: recipes to start from."""
+"""The command `mergekit-tokenadapt recipes`: print or write example recipes."""
 
 from __future__ import annotations
 

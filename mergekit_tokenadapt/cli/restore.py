@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt restore`: a model back on its old vocabulary."""
+"""The command `mergekit-tokenadapt restore`: give a model its old vocabulary back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt supertokens extend`: more tokens for a vocabulary that exists."""
+"""The command `mergekit-tokenadapt supertokens extend`: add tokens to an existing vocabulary."""
 
 from __future__ import annotations
 

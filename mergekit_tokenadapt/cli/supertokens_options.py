@@ -1,4 +1,4 @@
-"""What `supertokens train` and `supertokens extend` share: the text, and the way on to a model."""
+"""Parts that `supertokens train` and `supertokens extend` share: reading the text, and the transplant after it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
 IN_NO_FLAG = ("characters_only",)
-"""Fields of the rules that are for the first phase of learning, and not for users."""
+"""Fields of the rules without a flag. The first phase of learning sets them."""
 
 
 def onto_options(command: CommandT) -> CommandT:
-    """``--onto`` and the options of the transplant that follows."""
+    """Add ``--onto`` and the options of the transplant that follows."""
     onto = click.option(
         "--onto",
         nargs=2,
@@ -36,10 +36,10 @@ def onto_options(command: CommandT) -> CommandT:
 
 
 def open_corpus(options: CorpusOptions) -> Corpus:
-    """The text to learn from.
+    """Open the text to learn from.
 
     Raises:
-        TokenAdaptError: there is no such text, or ``ray:`` is combined with something that it does not go with.
+        TokenAdaptError: a text does not exist, or ``ray:`` is combined with another text or with --max-bytes.
     """
     from mergekit_tokenadapt.errors import TokenAdaptError
     from mergekit_tokenadapt.supertokens.texts import Corpus
@@ -53,17 +53,17 @@ def open_corpus(options: CorpusOptions) -> Corpus:
     from mergekit_tokenadapt.supertokens.ray_corpus import RayCorpus
 
     if len(places) > 1 or options.max_bytes:
-        raise TokenAdaptError("--text ray:PATH stands alone, and is read to its end: without --max-bytes")
+        raise TokenAdaptError("--text ray:PATH cannot be combined with another --text or with --max-bytes")
     return RayCorpus.read(places[0].source)
 
 
 def check_outputs(
     out: str, onto: tuple[str, str] | None, *, force: bool, inputs: Sequence[str], texts: Sequence[str]
 ) -> bool:
-    """Find out before the work that something is in the way.
+    """Check before the work that the outputs can be written.
 
     Returns:
-        Whether a run of the same command may have ended between its two outputs: OUT is there, OUT_MODEL is not.
+        Whether OUT exists and OUT_MODEL does not. The same command may then have been stopped between its two outputs.
 
     Raises:
         TokenAdaptError: see `check_output`.
@@ -81,10 +81,10 @@ def check_outputs(
 
 
 def check_onto(onto: tuple[str, str] | None, adapt: dict[str, Any]) -> None:
-    """Find out before the learning that the transplant after it cannot work.
+    """Check before the learning that the transplant after it can work.
 
     Raises:
-        TokenAdaptError: MODEL is not there, or an option of the method is wrong.
+        TokenAdaptError: MODEL does not exist, or an option of the method is wrong.
     """
     if onto is None:
         return
@@ -106,7 +106,7 @@ def go_onto(
     quiet: bool,
     print_recipe: bool,
 ) -> None:
-    """Transplant the learned tokenizer onto a model, by the same recipe that `transplant` makes."""
+    """Transplant the learned tokenizer onto a model with the recipe that `transplant` would make."""
     from mergekit_tokenadapt.plugin.merge_options import merge_options
     from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 

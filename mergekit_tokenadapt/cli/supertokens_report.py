@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt supertokens report`: compression and safety."""
+"""The command `mergekit-tokenadapt supertokens report`: measure compression and safety."""
 
 from __future__ import annotations
 

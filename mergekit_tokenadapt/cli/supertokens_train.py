@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt supertokens train`: a new vocabulary from text."""
+"""The command `mergekit-tokenadapt supertokens train`: learn a new vocabulary from text."""
 
 from __future__ import annotations
 

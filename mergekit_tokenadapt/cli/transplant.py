@@ -1,4 +1,4 @@
-"""`mergekit-tokenadapt transplant`: the recipe from flags, run by mergekit."""
+"""The command `mergekit-tokenadapt transplant`: make a recipe from flags, and let mergekit run it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of values that options take: what is wrong with one is said before anything is read."""
+"""Types of option values. They find wrong values before anything is read."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 import click
 
 OUTPUT_DTYPE = click.Choice(["float32", "bfloat16", "float16", "float64"])
-"""dtypes that weights are written in."""
+"""Dtypes that weights can be written in."""
 
 
 class FiniteRange(click.FloatRange):
-    """A range of numbers that infinity and NaN are not in."""
+    """A range of numbers without infinity and NaN."""
 
     name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number."""
+        """Return the number."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value} is not a number to reckon with", param, ctx)
+            self.fail(f"{value} is not a finite number", param, ctx)
         return number

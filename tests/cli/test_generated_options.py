@@ -200,7 +200,7 @@ def test_flags_become_fields(tmp_path: Path):
     [
         (["--number", "10"], "10 is not in the range 0<=x<=9"),
         (["--share", "0"], "0.0 is not in the range x>0"),
-        (["--share", "inf"], "inf is not a number"),
+        (["--share", "inf"], "inf is not a finite number"),
         (["--maybe", "0"], "0 is not in the range x>=1"),
         (["--kind", "c"], "'c' is not one of 'a', 'b'"),
         (["--colour", "blue"], "'blue' is not"),

@@ -67,7 +67,7 @@ def test_an_installation_without_recipes_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(recipe_files, "PLACES", (tmp_path / "nowhere",))
     result = run()
     assert result.exit_code == 2
-    assert "holds no recipes" in result.output
+    assert "has no recipes" in result.output
 
 
 def test_a_wheel_holds_them(tmp_path):

@@ -24,7 +24,7 @@ def test_a_ray_source_stands_alone(tmp_path, more):
     arguments = ["supertokens", "train", "--text", "ray:x.parquet", *more, "--vocab-size", "300", str(tmp_path / "out")]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code
-    assert "--text ray:PATH stands alone" in str(result.output) + str(result.exception)
+    assert "--text ray:PATH cannot be combined" in str(result.output) + str(result.exception)
 
 
 @pytest.fixture(scope="module")
