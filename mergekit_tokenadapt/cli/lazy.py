@@ -16,6 +16,7 @@ import pydantic
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.storage.interruption import signal_of, signals_interrupt
+from mergekit_tokenadapt.terminal.quiet import only_ours
 
 LONGEST_SUMMARY = 200
 """Length of a summary in characters. It is large enough that no first sentence is truncated."""
@@ -41,7 +42,7 @@ class LazyGroup(click.Group):
             return None
         module, name = self._commands_in[cmd_name].split(":")
         command: click.Command = getattr(import_module(module), name)
-        return tell_defaults(command)
+        return prepared(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
@@ -77,14 +78,23 @@ class LazyGroup(click.Group):
             raise TokenAdaptError(f"{type(error).__name__}: {str(error).strip()}") from error
 
 
-def tell_defaults(command: click.Command) -> click.Command:
-    """Add the default of every optional option to its help, in the same words everywhere."""
+def prepared(command: click.Command) -> click.Command:
+    """Add the default of every optional option to its help, and let `--quiet` silence other libraries."""
     for option in command.params:
+        if option.name == "quiet":
+            option.callback = _silence
         if not isinstance(option, click.Option) or option.required or option.multiple or option.show_default:
             continue
         if option.help is not None and "[default: " not in option.help:
             option.help += f"  [default: {_default_of(option)}]"
     return command
+
+
+def _silence(context: click.Context, _option: click.Parameter, value: Any) -> Any:
+    """Until the command has ended, drop what other libraries say, unless it is an error."""
+    if value:
+        context.with_resource(only_ours())
+    return value
 
 
 def _default_of(option: click.Option) -> str:
