@@ -191,6 +191,15 @@ def test_wrong_values_are_told_in_the_same_words_by_every_command(command, flags
     assert says in result.output
 
 
+def test_missing_rows_of_a_base_model_need_a_recipe_with_one(base, gemma_style_folder, tmp_path):
+    result = run("transplant", base, gemma_style_folder, tmp_path / "out", "--missing-rows", "base_model")
+    assert result.exit_code == 2
+    assert result.output.strip().splitlines()[-1] == "Error: missing_rows: base_model needs a base_model in the recipe"
+    assert not (tmp_path / "out").exists()
+    told = " ".join(run("transplant", "--help").output.split())
+    assert "A recipe of one model has no base_model: there, only composed works." in told
+
+
 def test_plan_follows_rows_padding_untying_and_dtype(base, gemma_style_folder):
     def report(*flags):
         return json.loads(run("plan", base, gemma_style_folder, "--json", *flags).stdout)

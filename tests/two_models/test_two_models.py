@@ -274,6 +274,19 @@ def test_an_existing_folder_is_kept(folders, tmp_path):
 # --- draft -------------------------------------------------------------------------------------------
 
 
+def test_a_draft_takes_the_keys_of_a_recipe(folders, tmp_path):
+    flags = ("--method", "mean", "--untie", "--calibration-text", "default", "--calibration-bytes", 20_000)
+    result = run("draft", folders["student"], folders["teacher"], tmp_path / "draft", *flags, "--quiet")
+    assert result.exit_code == 0, result.output
+    check_same_vocabulary(open_model(str(folders["student"])), open_model(str(tmp_path / "draft")))
+    manifest = json.loads((tmp_path / "draft" / "tokenadapt.json").read_text())
+    assert manifest["adapt"]["untie"]
+    assert manifest["inputs"][0]["correction"]["text"]["source"] == "default"
+    tensors = load_file(tmp_path / "draft" / "model.safetensors")
+    assert tensors["lm_head.weight"].shape == tensors[INPUT].shape
+    assert not torch.equal(tensors["lm_head.weight"], tensors[INPUT])
+
+
 def test_a_draft_speaks_the_targets_ids(folders, tmp_path):
     result = run("draft", folders["teacher"], folders["student"], tmp_path / "draft", "--method", "mean")
     assert result.exit_code == 0, result.output
