@@ -54,7 +54,7 @@ def test_the_default_sample_does_not_depend_on_the_order_of_a_folder(tmp_path, m
     monkeypatch.setattr(text_module.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
     glob = Path.glob
     monkeypatch.setattr(Path, "glob", lambda *arguments: sorted(glob(*arguments), reverse=True))
-    *sources, sums = text_module._default_sample()
+    *sources, sums = text_module.default_sample()
     assert sources == ["# caf\ufffd\n", "b = 2\n"]
     lines = sums.splitlines()
     assert len(lines) == 2000
