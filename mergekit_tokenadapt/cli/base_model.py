@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mergekit_tokenadapt.output import as_loaded
-from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer, read_json
 from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
-from mergekit_tokenadapt.transfer.transfer import Transfer
+
+if TYPE_CHECKING:  # these import torch, which --help does not need
+    from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+    from mergekit_tokenadapt.transfer.transfer import Transfer
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one number of each dtype."""
@@ -27,6 +28,8 @@ class BaseSizes:
 
 def sizes_of(base: TokenizerFiles) -> BaseSizes:
     """Read the sizes from config.json. Without one, the number of rows is the tokenizer's highest id + 1."""
+    from mergekit_tokenadapt.tokenizer.files import read_json
+
     config = read_json(base.folder / "config.json")
     text: dict[str, Any] = config | (config.get("text_config") or {})
     return BaseSizes(
@@ -46,6 +49,10 @@ def make_transfer(
     pad_to_multiple_of: int | None = None,
 ) -> Transfer:
     """Return the transfer from BASE to TARGET for an ``adapt`` block."""
+    from mergekit_tokenadapt.output import as_loaded
+    from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+    from mergekit_tokenadapt.transfer.transfer import Transfer
+
     adapt = AdaptConfig.read(block)
     base = load_tokenizer(base_name)
     target = as_loaded(load_tokenizer(target_name), base, base.folder)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mergekit_tokenadapt.cli.base_model import make_transfer
 from mergekit_tokenadapt.cli.options import adapt_flags, folder_options
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.front_door.explanation import RowExplanation
 from mergekit_tokenadapt.terminal.visible import json_text
-from mergekit_tokenadapt.tokenizer.token_lookup import find_id, find_token
-from mergekit_tokenadapt.transfer.transfer import Transfer
+
+if TYPE_CHECKING:  # these import torch, which --help does not need
+    from mergekit_tokenadapt.front_door.explanation import RowExplanation
+    from mergekit_tokenadapt.transfer.transfer import Transfer
 
 EXAMPLES = """\b
 Examples:
@@ -70,6 +71,8 @@ def _rows_of(
     transfer: Transfer, texts: tuple[str, ...], ids: tuple[int, ...]
 ) -> tuple[list[int], list[TokenAdaptError]]:
     """Return the rows of the named tokens, and the errors of names that are no tokens."""
+    from mergekit_tokenadapt.tokenizer.token_lookup import find_id, find_token
+
     rows: list[int] = []
     errors = []
     for text in texts:
@@ -87,6 +90,8 @@ def _rows_of(
 
 
 def _explain(transfer: Transfer, rows: list[int]) -> Iterator[RowExplanation]:
+    from mergekit_tokenadapt.front_door.explanation import RowExplanation
+
     if not rows:
         return
     asked = transfer.among(rows)

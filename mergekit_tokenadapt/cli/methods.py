@@ -8,9 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from mergekit_tokenadapt.auxiliary import AuxiliarySpace
 from mergekit_tokenadapt.extensions import entry_points
-from mergekit_tokenadapt.methods import Method
 from mergekit_tokenadapt.terminal.tables import plain
 from mergekit_tokenadapt.terminal.visible import json_text
 
@@ -29,6 +27,8 @@ def methods_command(as_json: bool) -> None:
     Other packages add to both through the entry-point groups mergekit_tokenadapt.methods and
     mergekit_tokenadapt.auxiliary.
     """
+    from mergekit_tokenadapt.auxiliary import AuxiliarySpace  # imports torch, which --help does not need
+
     methods = [_describe(name) for name in entry_points.names(entry_points.METHODS)]
     spaces = [
         {"name": name, "summary": _first_line(entry_points.load(entry_points.AUXILIARY, name, AuxiliarySpace))}
@@ -52,6 +52,8 @@ def methods_command(as_json: bool) -> None:
 
 
 def _describe(name: str) -> dict[str, Any]:
+    from mergekit_tokenadapt.methods import Method
+
     method = entry_points.load(entry_points.METHODS, name, Method)
     return {
         "name": name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -13,8 +13,9 @@ from mergekit_tokenadapt.cli.base_model import BYTES, BaseSizes, make_transfer, 
 from mergekit_tokenadapt.cli.options import adapt_flags, folder_options
 from mergekit_tokenadapt.terminal.tables import plain, quoted, say
 from mergekit_tokenadapt.terminal.visible import json_text
-from mergekit_tokenadapt.transfer.matching import Reason
-from mergekit_tokenadapt.transfer.transfer import Transfer
+
+if TYPE_CHECKING:  # it imports torch, which --help does not need
+    from mergekit_tokenadapt.transfer.transfer import Transfer
 
 EXAMPLES = """\b
 Examples:
@@ -59,6 +60,8 @@ def plan_command(
 
 
 def _tokens(transfer: Transfer) -> dict[str, Any]:
+    from mergekit_tokenadapt.transfer.matching import Reason
+
     base, target, mapping = transfer.base.vocabulary, transfer.target.vocabulary, transfer.mapping
     counts, pieces = mapping.counts(), transfer.pieces.counts
     samples = {}
@@ -85,14 +88,14 @@ def _sizes(transfer: Transfer, before: BaseSizes, after: BaseSizes) -> dict[str,
     parameters = [s.matrices * n * before.hidden_size for s, n in zip((before, after), rows.values(), strict=True)]
     # Making rows holds one old and one new matrix, and a float32 copy of the rows that are composed.
     row = before.hidden_size * before.bytes_per_number
-    mixing = (sum(rows.values()) * row) + 4 * before.hidden_size * len(transfer.new_tokens)
+    memory = (sum(rows.values()) * row) + 4 * before.hidden_size * len(transfer.new_tokens)
     return {
         **rows,
         "vocabulary_parameters_before": parameters[0],
         "vocabulary_parameters_after": parameters[1],
         "bytes_before": parameters[0] * before.bytes_per_number,
         "bytes_after": parameters[1] * after.bytes_per_number,
-        "estimated_memory_for_mixing": mixing,
+        "estimated_memory": memory,
     }
 
 
@@ -120,6 +123,6 @@ def _print(report: dict[str, Any], base: str, target: str) -> None:
         before, after = report["vocabulary_parameters_before"], report["vocabulary_parameters_after"]
         lines["vocabulary parameters"] = f"{before / 1e6:,.1f} M -> {after / 1e6:,.1f} M"
         lines["vocabulary tensors"] = f"{report['bytes_before'] / 1e6:,.0f} MB -> {report['bytes_after'] / 1e6:,.0f} MB"
-        lines["memory for mixing, about"] = f"{report['estimated_memory_for_mixing'] / 1e6:,.0f} MB"
+        lines["memory for making rows, about"] = f"{report['estimated_memory'] / 1e6:,.0f} MB"
     for name, value in lines.items():
         say(console, f"{name + ':':36}{value}")
