@@ -102,7 +102,7 @@ class RowExplanation:
         by = f", made by {self.method}" if self.method else ""
         lines = [f"{name} (id {self.id}): {MADE[self.reason]}{by}"]
         if not self.made_of:
-            lines.append("  the mean of all other rows, so that the model never prefers it")
+            lines.append("  the mean of all other rows; its logit is never the largest")
         if self.weights_are:
             lines.append("  weight of the old row")
         lines += [f"  {part.weight:7.4f}  {quoted(part.text)} (old id {part.id})" for part in self.made_of]

@@ -34,8 +34,8 @@ ENOUGH_SUPERTOKENS = 1000
 SPARE_NEIGHBOURS = 4
 """Factor by which more neighbours are searched for than needed, because examples lose the nearest ones (`_below`)."""
 PREDICTED = (
-    "the row is predicted, by a map fitted on the model's own rows, from these pieces and neighbours; of the pieces' "
-    f"rows themselves, by these weights, it keeps {PIECES_SHARE[MatrixUse.INPUT]:.0%} in an input matrix, "
+    "the row is predicted from these pieces and neighbours by a regression; the mean of the pieces' "
+    f"rows, with these weights, is {PIECES_SHARE[MatrixUse.INPUT]:.0%} of the row in an input matrix, "
     f"{PIECES_SHARE[MatrixUse.TIED]:.0%} in a tied one, {PIECES_SHARE[MatrixUse.OUTPUT]:.0%} in an output matrix"
 )
 """What `explain` says about the weights of a predicted row."""

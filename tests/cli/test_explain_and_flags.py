@@ -116,7 +116,7 @@ def test_calibrated_names_the_neighbours_and_what_the_weights_are(base, gemma_st
     old = load_tokenizer(str(base)).vocabulary.by_id
     assert all(old[n["id"]].label[-1] in text for n in shown["neighbours"])
     assert "cosine similarity of its nearest old tokens" in text
-    assert "it keeps 0% in an input matrix" in text
+    assert "0% of the row in an input matrix" in text
 
 
 def test_other_methods_say_that_the_row_is_a_sum(base, gemma_style_folder):
