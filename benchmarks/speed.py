@@ -143,8 +143,8 @@ def steps(base: Path, target: Path) -> dict[str, Any]:
         "match the vocabularies",
         lambda: Transfer.of(hybrid, base=files[0], target=files[1], base_rows=old.num_ids, quiet=True),
     )
-    clock("prepare to cut tokens", lambda: transfer.segmenter)
-    clock("cut the new tokens", lambda: transfer.pieces)
+    clock("prepare the base tokenizer", lambda: transfer.segmenter)
+    clock("segment the new tokens", lambda: transfer.pieces)
     clock("embed all texts", lambda: transfer.vectors_of(transfer.candidates))
     plan = clock("weigh, nearest neighbours included", lambda: plan_rows(transfer))
     tensors = load_file(str(base / "model.safetensors"))
@@ -278,7 +278,7 @@ def _swaps(swaps: dict[str, Any]) -> list[str]:
 def _steps(found: dict[str, Any]) -> list[str]:
     lines = ["| step | CPU seconds |", "|---|---|"]
     lines += [f"| {name} | {seconds:.1f} |" for name, seconds in found["seconds"].items()]
-    ours = sum(found["seconds"][k] for k in ("cut the new tokens", "weigh, nearest neighbours included"))
+    ours = sum(found["seconds"][k] for k in ("segment the new tokens", "weigh, nearest neighbours included"))
     ours += found["seconds"]["apply the plan to a matrix"]
     loop = found["loop_seconds_per_token"] * found["new_tokens"]
     weigh = found["seconds"]["weigh, nearest neighbours included"]
@@ -287,7 +287,7 @@ def _steps(found: dict[str, Any]) -> list[str]:
         "",
         f"A plain loop over tokens takes {1000 * found['loop_seconds_per_token']:.1f} ms for each of "
         f"{found['loop_sample']:,} tokens if their vectors are given: {loop:.0f} s for all {found['new_tokens']:,}. "
-        f"The same work here (cut, weigh, apply) takes {ours:.0f} s, **{loop / ours:.0f} times as fast**. "
+        f"The same work here (segment, weigh, apply) takes {ours:.0f} s, **{loop / ours:.0f} times as fast**. "
         f"{found['loop_rows_that_differ']} of the loop's rows differ from ours by more than the rounding of bfloat16. "
         f"{found['loop_rows_with_ties']} of its tokens have a third and a fourth neighbour that are equally near.",
         "",

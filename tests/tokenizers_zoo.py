@@ -307,7 +307,7 @@ def regex_marker() -> Built:
 
 
 def byte_normalizer() -> Built:
-    """Bytes are spelt by the normalizer, and cut afterwards."""
+    """Bytes are spelt by the normalizer, and split afterwards."""
     cutter = pre_tokenizers.Split(Regex("Ġ"), "merged_with_next")
     return _bpe(cutter, decoders.ByteLevel(), normalizers.ByteLevel(), byte_level=True)
 

@@ -13,7 +13,7 @@ import sysconfig
 from pathlib import Path
 
 from mergekit_tokenadapt.correction import CalibrationText
-from mergekit_tokenadapt.texts import cut_passages
+from mergekit_tokenadapt.texts import split_passages
 from samples.debian_texts import CACHE, fetch, texts_in_package
 
 LANGUAGES = {"prose": "en", "de": "de", "zh": "zh-cn"}
@@ -56,7 +56,7 @@ def alike() -> dict[str, list[str]]:
         "code": "".join(file.read_text(encoding="utf-8") for file in modules),
         "arithmetic": _rest(sums, SUMS_BYTES),
     }
-    return {name: _evenly_spaced(list(cut_passages(text, DOCUMENT))) for name, text in texts.items()}
+    return {name: _evenly_spaced(list(split_passages(text, DOCUMENT))) for name, text in texts.items()}
 
 
 def _reference(name: str) -> str:

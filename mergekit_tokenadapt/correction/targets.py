@@ -201,6 +201,6 @@ def _counterparts(special: set[int], target: Vocabulary, mapping: VocabularyMap)
 
 def _firsts(segmenter: Segmenter, contents: Sequence[bytes]) -> Tensor:
     """The first token of each byte string, int64; -1 where there is none."""
-    pieces = segmenter.cut(contents)
+    pieces = segmenter.segment(contents)
     ids = np.append(pieces.ids, -1)
     return torch.from_numpy(np.where(pieces.counts > 0, ids[np.minimum(pieces.indptr[:-1], len(pieces.ids))], -1))

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.texts import TextSet, cut_passages, read_text
+from mergekit_tokenadapt.texts import TextSet, read_text, split_passages
 
 DEFAULT = "default"
 """The name of the sample that every machine has."""
 PASSAGE = 2000
 """About how many bytes a passage has: at a token for each, still inside any model's context."""
 MANY_PASSAGES = 50
-"""A short text is cut into shorter passages, so that there are about so many."""
+"""A short text is split into shorter passages, so that there are about so many."""
 HELD_OUT_EVERY = 10
 """One passage in so many is held out, to judge the correction on."""
 
@@ -32,7 +32,7 @@ class CalibrationText:
 
     @classmethod
     def read(cls, source: str, max_bytes: int) -> CalibrationText:
-        """Cut a text into passages, and keep evenly spaced ones where there are more than `max_bytes`.
+        """Split a text into passages, and keep evenly spaced ones where there are more than `max_bytes`.
 
         Args:
             source: ``default``, or a file, a folder or a jsonl file as the evaluation takes them
@@ -48,7 +48,7 @@ class CalibrationText:
             documents = read_text(source, option="calibration_text", name="text").documents
         num_bytes = sum(len(d.encode("utf-8")) for d in documents)
         longest = min(PASSAGE, 1 + num_bytes // MANY_PASSAGES)
-        passages = [passage for document in documents for passage in cut_passages(document, longest)]
+        passages = [passage for document in documents for passage in split_passages(document, longest)]
         if len(passages) < HELD_OUT_EVERY:
             raise TokenAdaptError(f"calibration_text: {source!r} is too short: there are {len(passages)} passages")
         kept = _thinned(len(passages), sum(len(p.encode("utf-8")) for p in passages), max_bytes)

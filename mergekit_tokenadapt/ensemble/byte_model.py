@@ -6,7 +6,7 @@ and whose last token is needed to reach the end of x. The probability of x is a 
 
     P(x) = sum over covers t of x of P(t),     P(b | x) = P(x b) / (sum over b' of P(x b') + P(x, eos)).
 
-Every cover is a canonical sequence for x[:i] (a *context* at the cut i), followed by one more token whose bytes start
+Every cover is a canonical sequence for x[:i] (a *context* of length i), followed by one more token whose bytes start
 with x[i:]. Each context needs one run of the model. The tokens are sorted by their bytes, so those with a common start
 are neighbours, and the probability of a cover's last byte is a sum over a slice of this list.
 
@@ -95,7 +95,7 @@ class ByteModel:
         self._fixed_bytes = 0
         self._log_total = 0.0  # log P(text), in nats
         root = Context((), None, 0.0)
-        self._by_cut: dict[int, list[Context]] = {0: [root]}
+        self._by_length: dict[int, list[Context]] = {0: [root]}
         self._by_tokens: dict[tuple[int, ...], Context] = {(): root}
         self._whole: tuple[int, ...] | None = ()  # the tokenizer's tokens for the text; None if it is not UTF-8
         self._next: np.ndarray | None = None
@@ -164,12 +164,12 @@ class ByteModel:
         """
         masses = np.zeros(257)
         smallest = -math.inf if wanted is not None or self.tolerance == 0 else math.log(self.tolerance / 100)
-        for cut, context in self._live_contexts():
+        for length, context in self._live_contexts():
             # The bound needs no run of the model, so contexts with a negligible share cost nothing.
             if self._bound(context) - self._log_total < smallest:
                 continue
             share = math.exp(self._log_probability(context) - self._log_total)
-            suffix = self._text[cut:]
+            suffix = self._text[length:]
             for byte, low, high in self._followers(suffix, wanted):
                 if smallest == -math.inf:
                     self._check(context, np.arange(low, high))
@@ -180,14 +180,14 @@ class ByteModel:
         return masses
 
     def _live_contexts(self) -> list[tuple[int, Context]]:
-        """Return (cut, context) of all contexts that some token can still continue. Forget the others."""
-        for cut in list(self._by_cut):
-            suffix = self._text[cut:]
+        """Return (length, context) of all contexts that some token can still continue. Forget the others."""
+        for length in list(self._by_length):
+            suffix = self._text[length:]
             place = bisect_left(self.canonical.contents, suffix)
             if not any(content.startswith(suffix) for content in self.canonical.contents[place : place + 1]):
-                for context in self._by_cut.pop(cut):
+                for context in self._by_length.pop(length):
                     del self._by_tokens[context.tokens]
-        return [(cut, context) for cut, contexts in sorted(self._by_cut.items()) for context in contexts]
+        return [(length, context) for length, contexts in sorted(self._by_length.items()) for context in contexts]
 
     def _followers(self, suffix: bytes, wanted: int | None) -> Iterator[tuple[int, int, int]]:
         """Yield (byte, low, high): the slice of sorted tokens whose bytes start with the suffix and then that byte."""
@@ -230,7 +230,7 @@ class ByteModel:
         places = places[~context.is_checked_V[places]]
         if not len(places):
             return
-        window = context.tokens[self.canonical.cut(context.tokens) :]
+        window = context.tokens[self.canonical.last_boundary(context.tokens) :]
         is_canonical = self.canonical.extend(window, self.canonical.ids[places].tolist())
         masses_V[places[~is_canonical]] = 0.0
         context.is_checked_V[places] = True
@@ -262,7 +262,7 @@ class ByteModel:
             self._context(self._fixed + ids)
         encoded = self.canonical.encode(tail)
         self._whole = None if encoded is None else self._fixed + encoded
-        if encoded is not None and (place := self.canonical.cut(encoded)):
+        if encoded is not None and (place := self.canonical.last_boundary(encoded)):
             self._fixed += encoded[:place]
             self._fixed_bytes += len(self.canonical.bytes_of(encoded[:place]))
 
@@ -272,8 +272,8 @@ class ByteModel:
         if known is not None:
             return known
         context = Context(tokens, self._context(tokens[:-1]), None) if tokens else Context((), None, 0.0)
-        cut = len(self.canonical.bytes_of(tokens))
-        self._by_cut.setdefault(cut, []).append(context)
+        length = len(self.canonical.bytes_of(tokens))
+        self._by_length.setdefault(length, []).append(context)
         self._by_tokens[tokens] = context
         return context
 

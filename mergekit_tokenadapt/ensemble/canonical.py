@@ -90,7 +90,7 @@ class Canonical:
         """Return whether each of the sequences ``window + [token]`` is canonical, bool [tokens].
 
         Args:
-            window: the end of the preceding sequence, from a position that `cut` returned.
+            window: the end of the preceding sequence, from a position that `last_boundary` returned.
             tokens: ids of the possible next tokens.
         """
         before = self.bytes_of(window)
@@ -106,7 +106,7 @@ class Canonical:
                 is_canonical[n] |= encoding.ids[: len(wanted)] == wanted
         return is_canonical
 
-    def cut(self, ids: Sequence[int]) -> int:
+    def last_boundary(self, ids: Sequence[int]) -> int:
         """Return the last position in a canonical sequence from which its end can be encoded on its own.
 
         This is a position before a word with a single space in front of it, and after something other than white space.

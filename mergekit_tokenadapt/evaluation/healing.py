@@ -24,7 +24,7 @@ from mergekit_tokenadapt.models.documents import score_documents
 from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.loading import load_model
 from mergekit_tokenadapt.models.losses import Scorer
-from mergekit_tokenadapt.texts import TextSet, cut_passages
+from mergekit_tokenadapt.texts import TextSet, split_passages
 from mergekit_tokenadapt.tokenizer.encoded_text import start_token
 
 HELD_OUT_EVERY = 10
@@ -49,12 +49,12 @@ class Passages:
         Raises:
             TokenAdaptError: there are not enough passages for one step, or none is held out.
         """
-        cut = [p for text in texts for d in text.documents for p in cut_passages(d, options.passage_bytes)]
-        held_out = TextSet("held out", tuple(cut[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY]), "")
-        training = [p for n, p in enumerate(cut) if n % HELD_OUT_EVERY != HELD_OUT_EVERY // 2]
+        passages = [p for text in texts for d in text.documents for p in split_passages(d, options.passage_bytes)]
+        held_out = TextSet("held out", tuple(passages[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY]), "")
+        training = [p for n, p in enumerate(passages) if n % HELD_OUT_EVERY != HELD_OUT_EVERY // 2]
         if not held_out.documents or len(training) < options.batch_size:
             raise TokenAdaptError(
-                f"the text is too short to train on: {len(cut)} passages of about {options.passage_bytes} bytes, "
+                f"the text is too short to train on: {len(passages)} passages of about {options.passage_bytes} bytes, "
                 f"and a step takes {options.batch_size}"
             )
         random.Random(options.seed).shuffle(training)

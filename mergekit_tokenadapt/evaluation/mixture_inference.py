@@ -108,8 +108,8 @@ def count_words(library: Tokenizer, samples: Sequence[TextSet]) -> Mapping[str, 
     for k, sample in enumerate(samples):
         for document in sample.documents:
             text = library.normalizer.normalize_str(document) if library.normalizer else document
-            cut = library.pre_tokenizer.pre_tokenize_str(text) if library.pre_tokenizer else [(text, (0, 0))]
-            for word, _ in cut:
+            words = library.pre_tokenizer.pre_tokenize_str(text) if library.pre_tokenizer else [(text, (0, 0))]
+            for word, _ in words:
                 counts.setdefault(word, np.zeros(len(samples)))[k] += 1
     return counts
 

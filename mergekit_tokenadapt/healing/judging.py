@@ -10,7 +10,7 @@ import torch
 
 from mergekit_tokenadapt.models.documents import score_documents
 from mergekit_tokenadapt.models.losses import Scorer
-from mergekit_tokenadapt.texts import BUILTIN, TextSet, builtin_text, cut_passages
+from mergekit_tokenadapt.texts import BUILTIN, TextSet, builtin_text, split_passages
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 
 WORSE = 0.005
@@ -23,7 +23,7 @@ def probes(num_bytes: int) -> list[TextSet]:
     for name in BUILTIN if num_bytes else ():
         text = builtin_text(name)
         whole = "\n".join(text.documents)
-        found.append(TextSet(name, (next(cut_passages(whole, num_bytes)),), text.source))
+        found.append(TextSet(name, (next(split_passages(whole, num_bytes)),), text.source))
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from mergekit_tokenadapt.correction.text import default_sample
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.healing.options import HealOptions
-from mergekit_tokenadapt.texts import TextSet, check_names, cut_passages, parse_text, read_text
+from mergekit_tokenadapt.texts import TextSet, check_names, parse_text, read_text, split_passages
 
 HELD_OUT_EVERY = 10
 """One passage of each text in so many is held out."""
@@ -86,7 +86,7 @@ class HealingText:
 
 def _cut(text: TextSet, longest: int) -> list[str]:
     longest = min(longest, 1 + text.num_bytes // MANY_PASSAGES)
-    passages = [p for document in text.documents for p in cut_passages(document, longest) if p.strip()]
+    passages = [p for document in text.documents for p in split_passages(document, longest) if p.strip()]
     if len(passages) < HELD_OUT_EVERY:
         raise TokenAdaptError(
             f"--text {text.name}: {text.source!r} is too short to learn from and to measure on: it has "

@@ -106,7 +106,7 @@ class Calibrated(Method):
             transfer = transfer.among(transfer.new_ids[~beyond])
         decomposer = Decomposer(transfer.base.definition, transfer.base.vocabulary, transfer.base_rows)
         wanted = _like(transfer.pieces.counts[transfer.pieces.counts > 1], transfer.candidates, salt=1)
-        splits = [decomposer.cut(token, int(n)) for token, n in zip(transfer.candidates, wanted, strict=True)]
+        splits = [decomposer.split(token, int(n)) for token, n in zip(transfer.candidates, wanted, strict=True)]
         shared = shared_rows(transfer) if self.donor else None
         places = [
             n for n, split in enumerate(splits) if split and (shared is None or transfer.candidates[n].id in shared)

@@ -62,9 +62,9 @@ def train_chunks(
     check_size(vocab_size, len(special))
     words = pre_tokenizer or byte_level_split(word_pattern())
     definition = coarsened(json.loads(Tokenizer(models.BPE()).to_str()) | {"pre_tokenizer": words}, seams(rules))
-    cut, in_one_piece = Tokenizer.from_str(json.dumps(definition)).pre_tokenizer, whole_pieces(definition)
+    splitter, in_one_piece = Tokenizer.from_str(json.dumps(definition)).pre_tokenizer, whole_pieces(definition)
     trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(MARK, "removed"), cut])
+    trained.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(MARK, "removed"), splitter])
     asked = vocab_size
     # Some learned tokens are removed afterwards, because only the finished token shows that it breaks a rule. Training
     # is repeated with a larger vocabulary until enough tokens remain, or the text has no more pairs to merge.
@@ -96,8 +96,8 @@ def chunked(pieces: Iterable[str], lengths: ChunkLengths, seed: int) -> Iterator
     for piece in pieces:
         characters = np.frombuffer(piece.replace(MARK, "").encode("utf-32-le"), dtype="<u4")
         # Even if every length is the shortest, these draws reach the end of the piece.
-        cuts = np.cumsum(lengths.draw(len(characters) // shortest + 1, generator))
-        marked = np.insert(characters, cuts[cuts < len(characters)], ord(MARK))
+        boundaries = np.cumsum(lengths.draw(len(characters) // shortest + 1, generator))
+        marked = np.insert(characters, boundaries[boundaries < len(characters)], ord(MARK))
         yield marked.tobytes().decode("utf-32-le")
 
 

@@ -222,7 +222,7 @@ class RunCounts:
         # About 100 bytes an entry: the slot of the hash table and the count.
         return int(len(self.counts) * (sum(sample) / max(1, len(sample)) + 100))
 
-    def cut_at_rarer(self, pairs: PairCounts, min_frequency: int) -> RunCounts:
+    def split_at_rare_pairs(self, pairs: PairCounts, min_frequency: int) -> RunCounts:
         """Divide the runs further, between neighbours that occurred less often than `min_frequency`."""
         frequent, counts = pairs.frequent(min_frequency), Counter[str]()
         runs = list(self.counts.items())
@@ -256,7 +256,7 @@ def count_runs(
         result.counts.update(run for run in runs if len(run) > 1)
         # Doubling needs few rounds, and each one shortens the runs, so that many of them become equal.
         while result.bytes_held() > max_bytes and len(frequent.keys):
-            result = result.cut_at_rarer(pairs, 2 * result.min_frequency)
+            result = result.split_at_rare_pairs(pairs, 2 * result.min_frequency)
             frequent = pairs.frequent(result.min_frequency)
     return result
 
@@ -270,10 +270,10 @@ def add_runs(parts: Iterable[RunCounts], pairs: PairCounts, min_frequency: int, 
     result = RunCounts(min_frequency=min_frequency)
     for part in parts:
         if part.min_frequency < result.min_frequency:
-            part = part.cut_at_rarer(pairs, result.min_frequency)
+            part = part.split_at_rare_pairs(pairs, result.min_frequency)
         result.counts.update(part.counts)
         while result.bytes_held() > max_bytes and len(pairs.frequent(result.min_frequency).keys):
-            result = result.cut_at_rarer(pairs, 2 * result.min_frequency)
+            result = result.split_at_rare_pairs(pairs, 2 * result.min_frequency)
     return result
 
 

@@ -147,8 +147,8 @@ def _accepted(
         content = contents[left] + contents[right]
         merge = NewMerge(spellings[left], spellings[right], spellings[left] + spellings[right] not in known)
         # Bytes that are a part of a character are left out: pre-tokenizers split only between whole characters.
-        is_cut = not in_one_piece(content.decode("utf-8", errors="ignore"))
-        if is_cut or not rules.accept(content) or merge.spelling in vocabulary.by_spelling:
+        is_split = not in_one_piece(content.decode("utf-8", errors="ignore"))
+        if is_split or not rules.accept(content) or merge.spelling in vocabulary.by_spelling:
             refused.add(whole)
             continue
         if merge.is_new and num_new == num_tokens:

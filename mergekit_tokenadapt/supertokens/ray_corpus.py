@@ -28,7 +28,7 @@ from mergekit_tokenadapt.supertokens.counting import (
 )
 from mergekit_tokenadapt.supertokens.learning import packed, unpacked
 from mergekit_tokenadapt.supertokens.ray_datasets import open_dataset, text_column
-from mergekit_tokenadapt.supertokens.texts import Corpus, PartT, Watch, cut, without_surrogates
+from mergekit_tokenadapt.supertokens.texts import Corpus, PartT, Watch, split_text, without_surrogates
 from mergekit_tokenadapt.texts.sources import split_settings
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class RayCorpus(Corpus):
         for table in self._dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             for document in _documents(self._field, table):
                 self.num_documents += 1
-                for piece in cut(document):
+                for piece in split_text(document):
                     self.num_bytes += len(piece.encode("utf-8"))
                     yield piece
                     if max_bytes and self.num_bytes >= max_bytes:
@@ -180,7 +180,7 @@ def _with_pieces(field: str, function: Callable[[list[str]], list[Any]], table: 
     # Ray gives every task one core. Threads of `tokenizers` would compete with the other tasks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     documents = list(_documents(field, table))
-    results = function([piece for document in documents for piece in cut(document)])
+    results = function([piece for document in documents for piece in split_text(document)])
     num_bytes = sum(len(document.encode("utf-8")) for document in documents)
     sizes = {"bytes": num_bytes, "documents": len(documents)}
     return _table(results, **{name: [size] + [0] * (len(results) - 1) for name, size in sizes.items()})

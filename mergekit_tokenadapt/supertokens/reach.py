@@ -33,7 +33,7 @@ def unreachable(definition: Definition, vocabulary: Vocabulary, only: Iterable[i
     wanted = None if only is None else set(only)
     tokens = [t for t in vocabulary if t.kind is TokenKind.ORDINARY and (wanted is None or t.id in wanted)]
     texts = [t for t in tokens if t.text is not None]
-    pieces = Segmenter(definition, vocabulary).cut([t.bytes for t in texts])
+    pieces = Segmenter(definition, vocabulary).segment([t.bytes for t in texts])
     lost = {t.id for n, t in enumerate(texts) if pieces[n].tolist() != [t.id]}
     # A token that fails alone may still occur in a longer text: a look-ahead of the pre-tokenizer sees what follows,
     # and SentencePiece puts a space before the text. Such a token is unreachable only if the merges or the

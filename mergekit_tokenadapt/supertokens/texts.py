@@ -185,7 +185,7 @@ class _Source:
         """
         if self.place.startswith("hf:"):
             for text in dataset_texts(self.place.removeprefix("hf:"), self.settings):
-                yield cut(text)
+                yield split_text(text)
             return
         for file in self._files():
             yield from self._documents_of(file, replaced)
@@ -201,7 +201,7 @@ class _Source:
                 text = _Utf8(opened, file, replaced)
                 if ".jsonl" in file.suffixes:
                     texts = json_lines(text, self.settings.get("field", "text"), file)
-                    yield from (cut(without_surrogates(document)) for document in texts)
+                    yield from (split_text(without_surrogates(document)) for document in texts)
                 else:
                     yield _stream_pieces(text)
         except (OSError, EOFError) as error:
@@ -244,10 +244,10 @@ def without_surrogates(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def cut(text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
+def split_text(text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
     """Divide a text into pieces of about `size` characters, at line ends where it has any.
 
-    >>> list(cut("one\\ntwo\\nthree", size=5))
+    >>> list(split_text("one\\ntwo\\nthree", size=5))
     ['one\\ntwo\\n', 'three']
     """
     return _stream_pieces(io.StringIO(text, newline=""), size)

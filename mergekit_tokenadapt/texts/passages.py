@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator
 
 
-def cut_passages(document: str, longest: int) -> Iterator[str]:
+def split_passages(document: str, longest: int) -> Iterator[str]:
     """Yield passages of at most about `longest` bytes. They end at a line end or after a word where there is one.
 
-    >>> [len(p) for p in cut_passages("word " * 500, 2000)]
+    >>> [len(p) for p in split_passages("word " * 500, 2000)]
     [1999, 501]
-    >>> [len(p) for p in cut_passages("字" * 1000, 2000)]
+    >>> [len(p) for p in split_passages("字" * 1000, 2000)]
     [667, 333]
     """
     # From bytes to characters by the document's mean, so that the search below can index the string.

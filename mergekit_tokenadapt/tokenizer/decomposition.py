@@ -32,7 +32,7 @@ class Decomposer:
         self._pieces = {} if self._halves is not None else _scored_pieces(model, vocabulary, num_rows)
         self._longest = max((len(content) for content in self._pieces), default=0)
 
-    def cut(self, token: Token, num_pieces: int) -> list[int]:
+    def split(self, token: Token, num_pieces: int) -> list[int]:
         """Split a token into at least 2 and about `num_pieces` pieces.
 
         Returns:

@@ -26,7 +26,7 @@ def habits(tokenizer: TokenizerFiles) -> dict[str, Any]:
     by_id = tokenizer.vocabulary.by_id
 
     def segment(text: str) -> list[bytes]:
-        return [by_id[i].bytes for i in segmenter.cut([text.encode("utf-8")])[0].tolist()]
+        return [by_id[i].bytes for i in segmenter.segment([text.encode("utf-8")])[0].tolist()]
 
     return {
         "digits": digit_grouping(lambda number: [piece.decode("utf-8") for piece in segment(number)]),

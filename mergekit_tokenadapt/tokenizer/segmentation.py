@@ -85,7 +85,7 @@ class Segmenter:
         self._num_rows = vocabulary.num_ids if num_rows is None else num_rows
         self._excluded = unknown | set(vocabulary.ids(TokenKind.SPECIAL).tolist())
 
-    def cut(self, contents: Sequence[bytes]) -> Pieces:
+    def segment(self, contents: Sequence[bytes]) -> Pieces:
         """Segment byte strings into old tokens.
 
         A byte string that is not valid UTF-8 is split into single bytes. Text that the old vocabulary cannot express

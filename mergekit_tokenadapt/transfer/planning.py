@@ -27,7 +27,7 @@ def plan_rows(transfer: Transfer) -> TransferPlan:
     """
     mapping, method = transfer.mapping, transfer.method
     text_ids = sorted(mapping.texts)
-    from_texts = uniform(transfer.segmenter.cut([mapping.texts[i].encode("utf-8") for i in text_ids]))
+    from_texts = uniform(transfer.segmenter.segment([mapping.texts[i].encode("utf-8") for i in text_ids]))
     ids = torch.from_numpy(np.concatenate([transfer.new_ids, np.array(text_ids, dtype=np.int64)]))
     compositions = (
         SparseRows.concatenate([method.weigh(transfer).cpu(), from_texts]) if len(transfer.new_ids) else from_texts

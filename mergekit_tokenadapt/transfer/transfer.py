@@ -194,7 +194,7 @@ class Transfer:
     @cached_property
     def pieces(self) -> Pieces:
         """The base tokens into which each new token's text is segmented."""
-        return self.segmenter.cut([t.bytes for t in self.new_tokens])
+        return self.segmenter.segment([t.bytes for t in self.new_tokens])
 
     @cached_property
     def candidates(self) -> list[Token]:

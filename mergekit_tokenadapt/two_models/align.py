@@ -75,8 +75,8 @@ def align_texts(texts: Sequence[str], teacher: TokenizerFiles, student: Tokenize
     """
     tokenizers = [(t, t.fast_tokenizer()) for t in (teacher, student)]
     for number, text in enumerate(texts):
-        cut = [_segment(text, files, encoder, number) for files, encoder in tokenizers]
-        yield align(text, *cut[0], *cut[1])
+        segmented = [_segment(text, files, encoder, number) for files, encoder in tokenizers]
+        yield align(text, *segmented[0], *segmented[1])
 
 
 def _segment(text: str, files: TokenizerFiles, encoder: Tokenizer, number: int) -> tuple[list[int], np.ndarray]:

@@ -30,7 +30,7 @@ def plain_targets(old, new, states, rows, base, target, mapping, segmenter, pair
                 of[int(after.ids[n])] = of.get(int(after.ids[n]), 0) + 1
 
     def first(piece):
-        ids = segmenter.cut([piece])[0]
+        ids = segmenter.segment([piece])[0]
         return int(ids[0]) if len(ids) else None
 
     result = []
@@ -110,8 +110,8 @@ def test_with_the_same_tokenizer_the_target_is_the_base_models_distribution(zoo)
         entries = slice(int(made.indptr[n]), int(made.indptr[n + 1]))
         found = dict(zip(made.ids[entries].tolist(), made.weights[entries].tolist(), strict=True))
         for token, probability in zip(top.indices.tolist(), top.values.tolist(), strict=True):
-            # Tokens that the tokenizer cuts further when alone, and what is outside the likeliest, may differ.
-            if segmenter.cut([vocabulary.by_id[token].bytes])[0].tolist() == [token]:
+            # Tokens that the tokenizer segments further when alone, and what is outside the likeliest, may differ.
+            if segmenter.segment([vocabulary.by_id[token].bytes])[0].tolist() == [token]:
                 assert found[token] == pytest.approx(probability, abs=0.02)
 
 
@@ -136,6 +136,6 @@ def test_after_the_indentation_the_word_stands_for_the_word_with_its_space(load)
     entries = slice(int(made.indptr[1]), int(made.indptr[2]))
     found = dict(zip(made.ids[entries].tolist(), made.weights[entries].tolist(), strict=True))
     share = torch.tensor([3.0, 2.0]).softmax(0)
-    # Without merges `if` is cut into letters, and its first one is meant.
+    # Without merges `if` is segmented into letters, and its first one is meant.
     assert found == {1: pytest.approx(float(share[0])), 6: pytest.approx(float(share[1]))}
     assert merges  # documents what a trained vocabulary would hold

@@ -75,7 +75,7 @@ def test_a_lost_chat_template_is_found_with_and_without_the_base(zoo_folders: An
     ("limit", "status"), [(512, Status.PASSED), (10**5, Status.NOTED), (None, Status.PASSED), (10**30, Status.PASSED)]
 )
 def test_a_limit_beyond_the_positions(limit: int | None, status: Status, zoo_folders: Any, tmp_path: Path) -> None:
-    """A Llama alone may read on; one whose tokenizer cut earlier in the base should not be let."""
+    """A Llama alone may read on; one whose tokenizer truncated texts in the base should not."""
     base = tiny_model_folder(zoo_folders["byte-level"], tmp_path / "base")
     out = transplant(base, zoo_folders["gemma-style"], tmp_path / "out")
     edit_json(out / "tokenizer_config.json", lambda c: c.update(model_max_length=limit))

@@ -127,7 +127,7 @@ def test_a_tokenizer_with_more_ids_than_rows_is_refused(
 
 def test_bytes_are_those_of_the_original_text(base: Path, copy_of: Callable[[Path], Path]) -> None:
     folder = copy_of(base)
-    # What the model reads is shorter than the text: "ﬁ" (3 bytes) becomes "fi" (2), blanks at the end are cut.
+    # What the model reads is shorter than the text: "ﬁ" (3 bytes) becomes "fi" (2), blanks at the end are dropped.
     rules = {
         "type": "Sequence",
         "normalizers": [{"type": "NFKC"}, {"type": "Strip", "strip_left": True, "strip_right": True}],

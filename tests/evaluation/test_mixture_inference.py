@@ -27,7 +27,7 @@ LANGUAGES = ("en", "de", "sw", "tr")
 
 
 def trained_on(shares: dict[str, int], folder: Path, documents: slice = slice(None)) -> str:
-    """A tokenizer trained on each text so many times; texts are cut to the same number of bytes first."""
+    """A tokenizer trained on each text so many times; texts are truncated to the same number of bytes first."""
     lines = [d for name, times in shares.items() for d in list(builtin_text(name).documents)[documents] * times]
     return str(tiny_models.write_tokenizer(tiny_models.byte_level_tokenizer(lines, 260 + 400), folder))
 

@@ -135,7 +135,7 @@ def use_tokenizer(folder: Path, other: Any) -> None:
     _ = files.chat_template, files.model_rows, files.role_tokens, files.files()
     found = match(other, vocabulary)
     assert found.num_rows == vocabulary.num_ids
-    Segmenter(files.definition, vocabulary).cut([b" the river", b"\xe4", "小河".encode()])
+    Segmenter(files.definition, vocabulary).segment([b" the river", b"\xe4", "小河".encode()])
     assert [t.id for t in vocabulary] == sorted({t.id for t in vocabulary})
     assert vocabulary.num_ids <= 2**20 + 2 * len(vocabulary) + 1
 

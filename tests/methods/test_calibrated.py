@@ -87,7 +87,7 @@ def test_more_pieces_in_the_new_tokens_mean_more_in_the_examples(zoo: Mapping[st
         wanted, counts = (features.pieces.counts[features.pieces.counts > 1] for features in (made.new, made.examples))
         assert len(counts) == len(made.examples)
         assert counts.max() <= wanted.max()
-        # Short old tokens cannot be cut into many pieces, so that examples of two are more frequent.
+        # Short old tokens cannot be split into many pieces, so that examples of two are more frequent.
         assert (counts == 2).float().mean() >= (wanted == 2).float().mean() - 0.05
         means[target] = float(counts.float().mean())
     assert means["gemma-style"] + 0.1 < min(means["unigram"], means["wordpiece"])
@@ -95,7 +95,7 @@ def test_more_pieces_in_the_new_tokens_mean_more_in_the_examples(zoo: Mapping[st
 
 @pytest.mark.parametrize("lengths", [(2, 3, 4, 8), (5,), (2, 2, 2, 7)], ids=str)
 def test_examples_have_as_many_pieces_as_the_new_tokens(lengths: tuple[int, ...]) -> None:
-    """Old words of eight letters can be cut into any number; new words are all cut into letters."""
+    """Old words of eight letters can be split into any number; new words are all segmented into letters."""
     rng = random.Random(58)
     words = sorted({"".join(rng.choices("abcdefgh", k=8)) for _ in range(400)})
     new = sorted({"".join(rng.choices("ijklmnop", k=length)) for length in lengths for _ in range(14)})
@@ -115,7 +115,7 @@ def test_examples_have_as_many_pieces_as_the_new_tokens(lengths: tuple[int, ...]
         assert share == pytest.approx(wanted, abs=0.07), number
 
 
-def test_examples_are_all_old_tokens_that_can_be_cut_and_a_tenth_is_held_out(
+def test_examples_are_all_old_tokens_that_can_be_split_and_a_tenth_is_held_out(
     zoo: Mapping[str, TokenizerFiles],
 ) -> None:
     transfer = make_transfer(zoo["byte-level"], zoo["unigram"], RandomSpace())

@@ -46,7 +46,7 @@ def planted(request, tmp_path, byte_level_folder, gemma_style_folder, tiny_model
     return base, donor, true
 
 
-# `calibrated` has many more columns, only the tokens that can be cut as examples, and keeps a share of the pieces.
+# `calibrated` has many more columns, only the tokens that can be split as examples, and keeps a share of the pieces.
 @pytest.mark.parametrize(
     ("adapt", "share", "tolerance"),
     [({"method": "donor_linear"}, 0, 1e-3), ({"method": "calibrated", "donor": True}, 0.25, 0.2)],

@@ -273,7 +273,7 @@ def test_global_weight_zero_and_one_are_one_estimate_alone(
 
 
 def test_where_one_estimate_is_empty_the_other_stands_alone(transfer: Transfer) -> None:
-    """Unigram cannot cut every token into pieces; the threshold leaves some without neighbours."""
+    """Unigram cannot segment every token into pieces; the threshold leaves some without neighbours."""
     local = rows_of(find_method("local", {}).weigh(transfer))
     nearest = rows_of(find_method("global", {"threshold": 0.75}).weigh(transfer))
     hybrid = rows_of(find_method("hybrid", {"threshold": 0.75, "global_weight": 0.9}).weigh(transfer))

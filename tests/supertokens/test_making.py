@@ -85,7 +85,7 @@ WHITE = [
 @example(gaps=["\n\f\n"], crossing=(), algorithm="superwords")
 @example(gaps=["\r\n\t \r\n  \n"], crossing=("lines",), algorithm="superwords")
 def test_no_white_space_stops_training(tmp_path_factory, gaps, crossing, algorithm):
-    """White space of which a merge makes a part that the pre-tokenizer cuts: that merge goes, all else stays."""
+    """White space of which a merge makes a part that the pre-tokenizer splits: that merge goes, all else stays."""
     folder, rng = tmp_path_factory.mktemp("white"), random.Random(0)
     words = ["the", "river", "of", "mill", "and", "stone", "was", "bread", "in", "a", "sea", "walked"]
     lines = [" ".join(rng.choices(words, k=4)) + rng.choice(gaps) for _ in range(60)]

@@ -20,7 +20,7 @@ PATTERNS = {
 }
 
 
-def cuts(pattern, text):
+def pieces_of(pattern, text):
     pieces = pre_tokenizers.Split(Regex(pattern), "isolated").pre_tokenize_str(text)
     return [offset for _, offset in pieces]
 
@@ -29,7 +29,7 @@ def cuts(pattern, text):
 @pytest.mark.parametrize("crossing", [frozenset(), frozenset(Crossing)], ids=["default", "all crossing"])
 @given(text=TEXT)
 def test_coarse_pieces_are_runs_of_whole_pieces(pattern, crossing, text):
-    fine, coarse = cuts(pattern, text), cuts(coarse_pattern(pattern, seams(Rules(crossing=crossing))), text)
+    fine, coarse = pieces_of(pattern, text), pieces_of(coarse_pattern(pattern, seams(Rules(crossing=crossing))), text)
     assert {end for _, end in coarse} <= {end for _, end in fine}
     assert "".join(text[a:b] for a, b in coarse) == text
 
@@ -38,8 +38,8 @@ def test_coarse_pieces_are_runs_of_whole_pieces(pattern, crossing, text):
 def test_a_boundary_goes_only_where_a_seam_is(text):
     """Against a plain check of both characters."""
     pattern = PATTERNS["ours"]
-    kept = {start for start, _ in cuts(coarse_pattern(pattern, seams(Rules())), text)}
-    for start, _ in cuts(pattern, text)[1:]:
+    kept = {start for start, _ in pieces_of(coarse_pattern(pattern, seams(Rules())), text)}
+    for start, _ in pieces_of(pattern, text)[1:]:
         left, right = text[start - 1], text[start:].removeprefix(" ")[:1]
         kinds = [pretokenizers.character_kind(c) for c in (left, right or " ")]
         ends = (left in ".!?…‽" and text[start] == " ") or left in "。！？｡।॥۔؟።"
@@ -50,13 +50,13 @@ def test_a_boundary_goes_only_where_a_seam_is(text):
 def test_default_boundaries():
     pattern = coarse_pattern(word_pattern(), seams(Rules()))
     text = "One of the, well. New line\n    self.x = 12345 ok  two"
-    assert [text[a:b] for a, b in cuts(pattern, text)] == [
+    assert [text[a:b] for a, b in pieces_of(pattern, text)] == [
         "One of the, well.", " New line", "\n", "   ", " self.x =", " ", "123", "45", " ok", " ", " two",
     ]  # fmt: skip
 
 
 def test_no_seam_where_a_merge_reaches_across():
-    # In GPT-2's pattern "'s" is cut off "'sun", and "(f" is never one piece.
+    # In GPT-2's pattern "'s" is split off "'sun", and "(f" is never one piece.
     definition = plain_definition(
         [*"'(sunf", "un", "'s", "Ġ", "Ġs"], pre_tokenizer=BYTE_LEVEL, decoder=BYTE_LEVEL,
         merges=[["u", "n"], ["'", "s"], ["Ġ", "s"]],

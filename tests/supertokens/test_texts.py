@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.supertokens.texts import Corpus, cut
+from mergekit_tokenadapt.supertokens.texts import Corpus, split_text
 
 
 def test_sources(tmp_path):
@@ -44,8 +44,8 @@ def test_sources_that_are_wrong(tmp_path):
 
 @given(st.text(max_size=200), st.integers(1, 20))
 def test_pieces_make_the_text_again(text, size):
-    assert "".join(cut(text, size)) == text
-    assert all(len(piece) <= 2 * size for piece in cut(text, size))
+    assert "".join(split_text(text, size)) == text
+    assert all(len(piece) <= 2 * size for piece in split_text(text, size))
 
 
 def test_limits_on_text(tmp_path):

@@ -232,7 +232,7 @@ def test_a_class_that_changes_nothing_is_not_spoken_of(
     assert not caplog.text
 
 
-def test_a_class_that_cuts_otherwise_is_spoken_of(
+def test_a_class_that_segments_otherwise_is_spoken_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, zoo: Mapping[str, TokenizerFiles]
 ) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
@@ -252,19 +252,19 @@ def with_dropout(zoo: Mapping[str, TokenizerFiles], folder: Path) -> Path:
     )
 
 
-def test_nothing_is_cut_with_dropout(
+def test_nothing_is_segmented_with_dropout(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, zoo: Mapping[str, TokenizerFiles]
 ) -> None:
     files, plain = load_tokenizer(str(with_dropout(zoo, tmp_path))), zoo["byte-level"]
     wanted = plain.fast_tokenizer().encode(TEXT).ids
     raw = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
     assert raw["model"]["dropout"] == 0.5
-    cut = Segmenter(raw, plain.vocabulary).cut([TEXT.encode()])[0].tolist()
+    segmented = Segmenter(raw, plain.vocabulary).segment([TEXT.encode()])[0].tolist()
     for ids in (
         files.fast_tokenizer().encode(TEXT).ids,
         tokenizer_of(raw).encode(TEXT).ids,
         auto_tokenizer(tmp_path)(TEXT).input_ids,
-        cut,
+        segmented,
     ):
         assert ids == wanted
     assert files.definition == plain.definition

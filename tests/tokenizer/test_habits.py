@@ -1,4 +1,4 @@
-"""How a tokenizer cuts digits, spaces and the like."""
+"""How a tokenizer segments digits, spaces and the like."""
 
 from __future__ import annotations
 

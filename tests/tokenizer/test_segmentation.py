@@ -1,4 +1,4 @@
-"""Cutting true text into pieces of the old vocabulary."""
+"""Segmenting true text into pieces of the old vocabulary."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def segmenter_of(definition: dict[str, Any], num_rows: int | None = None, **role
 
 # --- the same bytes ------------------------------------------------------------------------------
 
-# A real U+2581 is a space to SentencePiece: such a tokenizer cannot express it, whoever cuts.
+# A real U+2581 is a space to SentencePiece: such a tokenizer cannot express it, whoever segments it.
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="▁"))
 WORDS = st.lists(st.sampled_from([*" \n\t.<>|", "  ", " the", "river", "ing", "河", "é", "🍞", "</s>", "<0x0A>", "1"]))
 
@@ -52,7 +52,7 @@ WORDS = st.lists(st.sampled_from([*" \n\t.<>|", "  ", " the", "river", "ing", "�
 def test_pieces_concatenate_to_the_same_bytes(
     family: str, text: str, zoo: Mapping[str, TokenizerFiles], segmenters: Mapping[str, Segmenter]
 ) -> None:
-    (ids,) = segmenters[family].cut([text.encode()])
+    (ids,) = segmenters[family].segment([text.encode()])
     assert joined(zoo[family].vocabulary, ids) == text.encode()
 
 
@@ -62,7 +62,7 @@ def test_pieces_concatenate_to_the_same_bytes(
 def test_any_bytes_are_made_of_pieces(
     family: str, content: bytes, zoo: Mapping[str, TokenizerFiles], segmenters: Mapping[str, Segmenter]
 ) -> None:
-    (ids,) = segmenters[family].cut([content])
+    (ids,) = segmenters[family].segment([content])
     assert joined(zoo[family].vocabulary, ids) == content
 
 
@@ -73,7 +73,7 @@ def test_every_token_of_every_other_family_is_made_of_its_bytes(
     vocabulary = zoo[base].vocabulary
     for family, files in zoo.items():
         tokens = [t for t in files.vocabulary if "▁".encode() not in t.bytes]
-        pieces = segmenters[base].cut([t.bytes for t in tokens])
+        pieces = segmenters[base].segment([t.bytes for t in tokens])
         for token, ids in zip(tokens, pieces, strict=True):
             assert joined(vocabulary, ids) == token.bytes, (family, token)
 
@@ -82,19 +82,19 @@ def test_unigram_pieces_concatenate_where_all_characters_are_known(
     zoo: Mapping[str, TokenizerFiles], segmenters: Mapping[str, Segmenter]
 ) -> None:
     for text in ["ing", " the river", "the", "  of the  mill", "河 川", "x, y.", " "]:
-        (ids,) = segmenters["unigram"].cut([text.encode()])
+        (ids,) = segmenters["unigram"].segment([text.encode()])
         assert joined(zoo["unigram"].vocabulary, ids) == text.encode()
 
 
 @pytest.mark.parametrize("family", LOSSLESS)
 def test_invalid_utf8_gives_single_byte_tokens(family: str, zoo: Mapping[str, TokenizerFiles]) -> None:
     vocabulary = zoo[family].vocabulary
-    (ids,) = Segmenter(zoo[family].definition, vocabulary).cut([b" a\xe4\xb8"])
+    (ids,) = Segmenter(zoo[family].definition, vocabulary).segment([b" a\xe4\xb8"])
     assert [vocabulary.by_id[i].bytes for i in ids] == [b" ", b"a", b"\xe4", b"\xb8"]
 
 
 def test_bytes_without_a_token_are_dropped(segmenters: Mapping[str, Segmenter]) -> None:
-    (ids,) = segmenters["unigram"].cut([b"\xe4\xb8"])
+    (ids,) = segmenters["unigram"].segment([b"\xe4\xb8"])
     assert ids.tolist() == []
 
 
@@ -105,7 +105,7 @@ def test_bytes_without_a_token_are_dropped(segmenters: Mapping[str, Segmenter]) 
 def test_no_dummy_space_is_put_before_a_text(
     family: str, zoo: Mapping[str, TokenizerFiles], segmenters: Mapping[str, Segmenter]
 ) -> None:
-    pieces = segmenters[family].cut([b"ing", b" river", b"a", b""])
+    pieces = segmenters[family].segment([b"ing", b" river", b"a", b""])
     content = [joined(zoo[family].vocabulary, ids) for ids in pieces]
     assert content == [b"ing", b" river", b"a", b""]
 
@@ -138,14 +138,14 @@ def test_without_care_these_tokenizers_would_put_one(zoo: Mapping[str, Tokenizer
 )
 def test_every_way_to_declare_a_dummy_space_is_switched_off(parts: dict[str, Any]) -> None:
     segmenter, vocabulary = segmenter_of(plain_definition(["<unk>", "▁", "a"], unk_token="<unk>", **parts))
-    assert spellings(vocabulary, segmenter.cut([b"a"])) == ["a"]
+    assert spellings(vocabulary, segmenter.segment([b"a"])) == ["a"]
 
 
 def test_byte_level_prefix_space_is_switched_off() -> None:
     pre_tokenizer = BYTE_LEVEL | {"add_prefix_space": True}
     segmenter, vocabulary = segmenter_of(plain_definition(["Ġ", "a"], pre_tokenizer=pre_tokenizer))
-    assert spellings(vocabulary, segmenter.cut([b"a", b" a"])) == ["a"]
-    assert spellings(vocabulary, segmenter.cut([b"a", b" a"]), 1) == ["Ġ", "a"]
+    assert spellings(vocabulary, segmenter.segment([b"a", b" a"])) == ["a"]
+    assert spellings(vocabulary, segmenter.segment([b"a", b" a"]), 1) == ["Ġ", "a"]
 
 
 def test_a_leading_space_survives_in_t5_style_tokenizers() -> None:
@@ -155,7 +155,7 @@ def test_a_leading_space_survives_in_t5_style_tokenizers() -> None:
     vocab = [["<unk>", 0.0], ["▁the", -1.0], ["the", -2.0], ["▁mill", -1.0], ["mill", -2.0], ["▁", -3.0]]
     definition["model"] = {"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": False}
     segmenter, vocabulary = segmenter_of(definition)
-    pieces = segmenter.cut([b" the", b"the", b" the mill"])
+    pieces = segmenter.segment([b" the", b"the", b" the mill"])
     assert [joined(vocabulary, ids) for ids in pieces] == [b" the", b"the", b" the mill"]
 
 
@@ -174,7 +174,7 @@ def test_added_tokens_of_unigram_keep_their_ids(
     vocab = [["<unk>", 0.0], ["a", -1.0], ["b", -1.0], ["c", -1.0]]
     definition["model"] = {"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": False}
     segmenter, _ = segmenter_of(definition)
-    (ids,) = segmenter.cut([text])
+    (ids,) = segmenter.segment([text])
     assert ids.tolist() == expected
 
 
@@ -189,7 +189,7 @@ def test_the_post_processor_adds_nothing(zoo: Mapping[str, TokenizerFiles]) -> N
         "special_tokens": {"<|im_start|>": {"id": "<|im_start|>", "ids": [start], "tokens": ["<|im_start|>"]}},
     }
     assert Tokenizer.from_str(json.dumps(definition)).encode("a").ids[0] == start
-    (ids,) = Segmenter(definition, vocabulary).cut([b"a"])
+    (ids,) = Segmenter(definition, vocabulary).segment([b"a"])
     assert ids.tolist() == [vocabulary.by_spelling["a"].id]
 
 
@@ -198,7 +198,7 @@ def test_truncation_and_padding_are_switched_off(zoo: Mapping[str, TokenizerFile
     fast = files.fast_tokenizer()
     fast.enable_truncation(3)
     fast.enable_padding(length=8, pad_id=0, pad_token="<|endoftext|>")
-    pieces = Segmenter(json.loads(fast.to_str()), files.vocabulary).cut([b"a", b"q w r z k"])
+    pieces = Segmenter(json.loads(fast.to_str()), files.vocabulary).segment([b"a", b"q w r z k"])
     assert [joined(files.vocabulary, ids) for ids in pieces] == [b"a", b"q w r z k"]
 
 
@@ -213,7 +213,7 @@ def test_special_token_strings_inside_text_are_text(
     special = set(vocabulary.ids(TokenKind.SPECIAL).tolist())
     for token_id in special:
         spelling = vocabulary.by_id[token_id].spelling
-        (ids,) = segmenters[family].cut([f"a{spelling}b".encode()])
+        (ids,) = segmenters[family].segment([f"a{spelling}b".encode()])
         assert not special & set(ids.tolist()), spelling
         if family in LOSSLESS:
             assert joined(vocabulary, ids) == f"a{spelling}b".encode()
@@ -224,13 +224,17 @@ def test_special_token_strings_inside_text_are_text(
 def test_a_token_that_is_special_only_by_its_role_is_not_recognised_in_text() -> None:
     definition = plain_definition([*"a<e>"], [added("<e>", 4, special=False)], decoder=BYTE_LEVEL)
     segmenter, vocabulary = segmenter_of(definition, eos="<e>")
-    assert spellings(vocabulary, segmenter.cut([b"a<e>"])) == ["a", "<", "e", ">"]
+    assert spellings(vocabulary, segmenter.segment([b"a<e>"])) == ["a", "<", "e", ">"]
 
 
 def test_added_tokens_that_are_not_special_are_recognised(
     zoo: Mapping[str, TokenizerFiles], segmenters: Mapping[str, Segmenter]
 ) -> None:
-    assert spellings(zoo["byte-level"].vocabulary, segmenters["byte-level"].cut([b"x<tool>x"])) == ["x", "<tool>", "x"]
+    assert spellings(zoo["byte-level"].vocabulary, segmenters["byte-level"].segment([b"x<tool>x"])) == [
+        "x",
+        "<tool>",
+        "x",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -254,17 +258,17 @@ def test_unknown_tokens_are_dropped(model: dict[str, Any]) -> None:
     )
     definition["model"] = {"continuing_subword_prefix": "##", **model} if model["type"] == "WordPiece" else model
     segmenter, _ = segmenter_of(definition)
-    pieces = segmenter.cut(["a河b".encode(), "河".encode()])
+    pieces = segmenter.segment(["a河b".encode(), "河".encode()])
     assert [ids.tolist() for ids in pieces] == [[1, 2], []]
 
 
 def test_ids_beyond_the_rows_are_replaced_by_bytes(zoo: Mapping[str, TokenizerFiles]) -> None:
     files = zoo["byte-level"]
     vocabulary = files.vocabulary
-    (whole,) = Segmenter(files.definition, vocabulary).cut([b" the river"])
+    (whole,) = Segmenter(files.definition, vocabulary).segment([b" the river"])
     rows = int(whole.max())
     assert rows > max(vocabulary.single_bytes.values())
-    (ids,) = Segmenter(files.definition, vocabulary, rows).cut([b" the river"])
+    (ids,) = Segmenter(files.definition, vocabulary, rows).segment([b" the river"])
     assert max(ids) < rows
     assert joined(vocabulary, ids) == b" the river"
     assert len(ids) > len(whole)
@@ -272,23 +276,23 @@ def test_ids_beyond_the_rows_are_replaced_by_bytes(zoo: Mapping[str, TokenizerFi
 
 def test_bytes_beyond_the_rows_are_dropped() -> None:
     segmenter, _ = segmenter_of(plain_definition({"a": 0, "b": 1, "c": 2}, decoder=BYTE_LEVEL), num_rows=2)
-    assert segmenter.cut([b"abcba"])[0].tolist() == [0, 1, 1, 0]
-    assert segmenter.cut([b"c\xff"])[0].tolist() == []
+    assert segmenter.segment([b"abcba"])[0].tolist() == [0, 1, 1, 0]
+    assert segmenter.segment([b"c\xff"])[0].tolist() == []
 
 
 def test_ids_with_gaps_are_used_as_they_are(zoo: Mapping[str, TokenizerFiles]) -> None:
     files = zoo["byte-level"]
     spread = tokenizers_zoo.renumbered(dict(files.definition), lambda i: 3 * i + 1)
     texts = [b" the river", b"<tool>x", b"\xe4"]
-    sparse = Segmenter(spread, Vocabulary.from_definition(spread)).cut(texts)
-    dense = Segmenter(files.definition, files.vocabulary).cut(texts)
+    sparse = Segmenter(spread, Vocabulary.from_definition(spread)).segment(texts)
+    dense = Segmenter(files.definition, files.vocabulary).segment(texts)
     assert [ids.tolist() for ids in sparse] == [(3 * ids + 1).tolist() for ids in dense]
 
 
 def test_an_added_token_behind_a_gap_gives_its_own_id() -> None:
     definition = plain_definition({"a": 0, "b": 1, "c": 3}, [added("<x>", 7, special=False)], decoder=BYTE_LEVEL)
     segmenter, _ = segmenter_of(definition)
-    assert segmenter.cut([b"a<x>b"])[0].tolist() == [0, 7, 1]
+    assert segmenter.segment([b"a<x>b"])[0].tolist() == [0, 7, 1]
 
 
 # --- Pieces --------------------------------------------------------------------------------------
@@ -304,18 +308,18 @@ def test_packed_lists_come_out_as_they_went_in(lists: list[list[int]]) -> None:
     assert (pieces.ids.dtype, pieces.indptr.dtype) == ("int64", "int64")
 
 
-def test_cutting_nothing_gives_nothing(segmenters: Mapping[str, Segmenter]) -> None:
-    assert len(segmenters["byte-level"].cut([])) == 0
+def test_segmenting_nothing_gives_nothing(segmenters: Mapping[str, Segmenter]) -> None:
+    assert len(segmenters["byte-level"].segment([])) == 0
 
 
 def test_the_order_of_texts_is_kept(zoo: Mapping[str, TokenizerFiles], segmenters: Mapping[str, Segmenter]) -> None:
     texts = [b"a", b"\xff", b"the", b"\xe4\xb8", b"", b"b"]
-    pieces = segmenters["byte-level"].cut(texts)
+    pieces = segmenters["byte-level"].segment(texts)
     assert [joined(zoo["byte-level"].vocabulary, ids) for ids in pieces] == texts
 
 
-def test_cutting_does_not_change_the_definition(zoo: Mapping[str, TokenizerFiles]) -> None:
+def test_segmenting_does_not_change_the_definition(zoo: Mapping[str, TokenizerFiles]) -> None:
     for files in zoo.values():
         before = json.dumps(files.definition)
-        Segmenter(files.definition, files.vocabulary).cut([b"the"])
+        Segmenter(files.definition, files.vocabulary).segment([b"the"])
         assert json.dumps(files.definition) == before

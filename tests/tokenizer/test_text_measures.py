@@ -21,8 +21,8 @@ from mergekit_tokenadapt.tokenizer.text_measures import (
 )
 
 
-def cut(*pieces: bytes) -> TokenizedDocument:
-    """A document cut into these pieces; equal pieces are one token."""
+def document_of(*pieces: bytes) -> TokenizedDocument:
+    """A document segmented into these pieces; equal pieces are one token."""
     ids = {piece: n for n, piece in enumerate(dict.fromkeys(pieces))}
     return TokenizedDocument(
         b"".join(pieces).decode(), np.array([ids[p] for p in pieces]), np.cumsum([len(p) for p in pieces]), True
@@ -44,7 +44,7 @@ def test_renyi_efficiency_tends_to_shannon() -> None:
 
 
 def test_fertility_by_hand() -> None:
-    document = cut(b"un", b"happy", b" dogs", b" b", b"ar", b"k", b"!")
+    document = document_of(b"un", b"happy", b" dogs", b" b", b"ar", b"k", b"!")
     assert tokens_per_word(document).tolist() == [2, 1, 3]
     report = measure([document], 16)
     assert report["fertility"] == 2
@@ -53,20 +53,20 @@ def test_fertility_by_hand() -> None:
 
 
 def test_a_token_over_two_words_counts_for_both() -> None:
-    assert tokens_per_word(cut(b"of the", b" sea")).tolist() == [1, 1, 1]
+    assert tokens_per_word(document_of(b"of the", b" sea")).tolist() == [1, 1, 1]
 
 
 def test_words_keep_their_marks_and_scripts_without_spaces_have_none() -> None:
     hindi = "सभी को"
     assert [hindi[a:b] for a, b in word_spans(hindi)] == ["सभी", "को"]
-    assert tokens_per_word(cut("人人生而".encode(), b" the")).tolist() == [1]
-    assert measure([cut("人人".encode())], 16)["fertility"] is None
+    assert tokens_per_word(document_of("人人生而".encode(), b" the")).tolist() == [1]
+    assert measure([document_of("人人".encode())], 16)["fertility"] is None
 
 
 def test_boundaries_inside_characters_by_hand() -> None:
     euro = "€".encode()
-    assert boundaries_inside_characters(cut(b"a", euro[:1], euro[1:], b"b")) == (1, 3)
-    assert boundaries_inside_characters(cut(b"abc")) == (0, 0)
+    assert boundaries_inside_characters(document_of(b"a", euro[:1], euro[1:], b"b")) == (1, 3)
+    assert boundaries_inside_characters(document_of(b"abc")) == (0, 0)
 
 
 def test_byte_level_tokens_measured_end_to_end(tmp_path: Path) -> None:

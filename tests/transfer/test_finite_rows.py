@@ -25,7 +25,7 @@ def test_the_mean_in_blocks_is_the_mean() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("columns", [1, 3, 64])
-def test_the_mean_row_does_not_depend_on_how_it_is_cut(dtype: torch.dtype, columns: int) -> None:
+def test_the_mean_row_does_not_depend_on_its_blocks(dtype: torch.dtype, columns: int) -> None:
     matrix = torch.randn(3000, 70, generator=torch.Generator().manual_seed(0)).to(dtype)
     matrix[7] = torch.nan
     ids = torch.arange(0, 3000, 2)  # without row 7

@@ -44,7 +44,7 @@ def examples_of(applied: AppliedRows) -> int:
 
 
 @pytest.mark.parametrize(("base", "target"), [("byte-level", "unigram"), ("byte-level", "wordpiece")])
-def test_a_planted_composition_is_recovered_under_the_cuts_of_a_real_plan(
+def test_a_planted_composition_is_recovered_under_the_pieces_of_a_real_plan(
     base: str, target: str, zoo: Mapping[str, TokenizerFiles]
 ) -> None:
     made = plan_between(zoo[base], zoo[target])

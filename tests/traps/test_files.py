@@ -147,7 +147,7 @@ def test_a_gguf_file_holds_the_vocabulary(tmp_path, untied_base, zoo, zoo_folder
 
 
 @pytest.mark.parametrize("gaps", [False, True], ids=["as it is", "with gaps"])
-def test_a_byte_level_tokenizer_built_from_the_gguf_file_cuts_the_same(tmp_path, base, zoo, gaps):
+def test_a_byte_level_tokenizer_built_from_the_gguf_file_segments_the_same(tmp_path, base, zoo, gaps):
     """Tokens, merges and types are all that llama.cpp has: text has to come out the same."""
     pytest.importorskip("gguf")
     files = zoo["byte-level"]

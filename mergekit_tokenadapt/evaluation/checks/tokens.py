@@ -125,7 +125,7 @@ def unreachable_tokens(tokenizer: TokenizerFiles) -> tuple[list[Token], int]:
     vocabulary = tokenizer.vocabulary
     plain = [t for t in vocabulary if t.kind in (TokenKind.ORDINARY, TokenKind.BYTE) and t.text is not None]
     control = [t for t in vocabulary if t.kind in (TokenKind.SPECIAL, TokenKind.ADDED)]
-    pieces = Segmenter(tokenizer.definition, vocabulary).cut([t.bytes for t in plain])
+    pieces = Segmenter(tokenizer.definition, vocabulary).segment([t.bytes for t in plain])
     unreachable = [t for n, t in enumerate(plain) if pieces[n].tolist() != [t.id]]
     library = tokenizer.fast_tokenizer()
     # Special tokens are encoded from their spelling, because chat templates contain the spelling.
