@@ -1,4 +1,4 @@
-"""`make demo`: a real model gets another tokenizer through stock mergekit-yaml, and is measured.
+"""`make demo`: a real model gets another tokenizer through stock mergekit-yaml, is healed, and is measured.
 
 Everything is put below ./demo; what is there already is not fetched or made again.
 """
@@ -19,6 +19,12 @@ RECIPES = {
     "hybrid": "tokenizer_swap.yml",
     "calibrated": "tokenizer_swap_calibrated.yml",
 }
+HEALED = "calibrated"
+"""The rows that healing starts from."""
+MINUTES = 4.0
+"""Of healing."""
+SHOWN = 1000
+"""Characters of the Chinese text, and bytes of each text in the report."""
 PROMPT = "The three most important inventions of the nineteenth century were"
 
 
@@ -28,14 +34,16 @@ def say(text: str) -> None:
 
 
 def main() -> None:
-    """Fetch, transplant, measure, print."""
+    """Fetch, transplant, heal, measure, print."""
     say("importing torch and transformers")
     import torch
     import transformers
     from rich.console import Console
     from rich.table import Table
 
+    import mergekit_tokenadapt as ta
     from mergekit_tokenadapt.texts.builtin import builtin_text
+    from samples.healing_texts import healing_texts
     from samples.models import deepseek_tokenizer, smollm2
 
     transformers.logging.disable_progress_bar()
@@ -51,9 +59,24 @@ def main() -> None:
         say(f"mergekit-yaml yaml_recipes/{recipe} {models[method].relative_to(ROOT)}")
         mergekit_yaml(ROOT / "yaml_recipes" / recipe, models[method])
 
+    say(f"mergekit-tokenadapt heal, {MINUTES:.0f} minutes, on English, code and Chinese")
+    healed = DEMO / f"SmolLM2-deepseek-{HEALED}-healed"
+    ta.heal(
+        models[HEALED],
+        healed,
+        texts=healing_texts(DEMO / "texts"),
+        base=base,
+        minutes=MINUTES,
+        held_out_bytes=2000,
+        probe_bytes=0,
+        force=True,
+    )
+    models["healed"] = healed
+
     texts = {
         "English": (ROOT / "samples/english.txt").read_text(encoding="utf-8"),
         "code": "\n".join(builtin_text("code").documents),
+        "Chinese": "\n".join(builtin_text("zh").documents)[:SHOWN],
     }
     table = Table("model", "tokens", "rows", *[f"bits per byte, {name}" for name in texts], "tokens per text")
     sentences = {}
@@ -66,11 +89,19 @@ def main() -> None:
     console = Console()
     console.print(table)
     sizes = ", ".join(f"{name} {len(text.encode()):,} bytes" for name, text in texts.items())
-    console.print(f"Lower is better. Texts: {sizes}. No training took place.", highlight=False)
+    console.print(
+        f"Lower is better. Texts: {sizes}. Only the last model was trained: "
+        f"{MINUTES:.0f} minutes, on text of other sources.",
+        highlight=False,
+    )
     for name, sentence in sentences.items():
         console.print(f"[bold]{name}[/bold]: ", end="")
         console.print(sentence, markup=False, highlight=False)
-    say(f"done; the models are in {DEMO.relative_to(ROOT)}/")
+    say("a report on the base, the swapped and the healed model")
+    compared = [models[HEALED], healed]
+    page = ta.compare(base, *compared, builtin=["prose", "code", "zh"], max_bytes=SHOWN).save(DEMO / "report.html")
+    say(f"done; the models are in {DEMO.relative_to(ROOT)}/, and the report is")
+    print(page.relative_to(ROOT))
 
 
 def mergekit_yaml(recipe: Path, out: Path) -> None:

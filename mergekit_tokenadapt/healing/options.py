@@ -38,7 +38,7 @@ class HealOptions(Options):
         "rows: vocabulary rows only",
     )
     rank: PositiveInt = Field(default=64, description="rank of the adapters")
-    rate: PositiveFloat = Field(default=2e-4, description="learning rate of the adapters or of the body's weights")
+    rate: PositiveFloat = Field(default=3e-4, description="learning rate of the adapters or of the body's weights")
     row_rate: PositiveFloat = Field(default=5e-4, description="learning rate of the vocabulary rows")
     passages_per_step: PositiveInt = Field(default=8, description="passages in a step")
     passage_bytes: Annotated[int, Ge(16)] = Field(default=2000, description="largest passage, in bytes")

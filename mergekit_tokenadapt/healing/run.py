@@ -37,7 +37,7 @@ from mergekit_tokenadapt.texts import TextSet
 
 LOG = logging.getLogger(__name__)
 
-TEACHING_SHARE = 0.25
+TEACHING_SHARE = 0.3
 """The share of the time in which the base model may read; what it has not read is not trained on."""
 
 

@@ -30,7 +30,7 @@ from mergekit_tokenadapt.tokenizer.encoded_text import start_token
 from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
 from mergekit_tokenadapt.transfer.matching import VocabularyMap
 
-SHARD = 16
+SHARD = 8
 """Passages in a file."""
 WANTED_BY = "heal"
 

@@ -171,7 +171,7 @@ class HealingTrainer(Trainer):  # type: ignore[misc]
 
 
 def training_arguments(
-    folder: Path, options: HealOptions, *, steps: int, every: int, device: str, fast: bool
+    folder: Path, options: HealOptions, *, steps: int, every: int, together: int, device: str, fast: bool
 ) -> TrainingArguments:
     """The library's settings.
 
@@ -180,12 +180,14 @@ def training_arguments(
         options: see there.
         steps: of training.
         every: steps between two measurements, each of which writes a checkpoint.
+        together: passages in memory at a time; a divisor of those in a step.
         device: ``cpu``, or else the best that the library finds.
         fast: compute in bfloat16 where that is safe (autocast).
     """
     return TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=options.passages_per_step,
+        per_device_train_batch_size=together,
+        gradient_accumulation_steps=options.passages_per_step // together,
         max_steps=steps,
         learning_rate=options.rate,
         lr_scheduler_type="linear",

@@ -26,6 +26,8 @@ from mergekit_tokenadapt.tokenizer.files import read_json
 
 LOG = logging.getLogger(__name__)
 
+TOGETHER = 8
+"""Passages in memory at a time on a GPU, at most. On a CPU it is one: nothing is padded, and memory is small."""
 MOST_PASSES = 4
 """Times that a passage is trained on, at most, where time is left."""
 SAFETY = 1.1
@@ -68,10 +70,24 @@ class Training:
             write_json(kept / PLAN, {"steps": steps})
         return steps
 
+    @property
+    def _together(self) -> int:
+        """Passages in memory at a time; gradients of those of a step are added up."""
+        number = self.options.passages_per_step
+        most = 1 if self.place.type == "cpu" else TOGETHER
+        return max(n for n in range(1, number + 1) if number % n == 0 and n <= most)
+
     def _seconds_per_step(self) -> float:
-        """Of a step without its update, on the longest passages."""
-        longest = sorted(self.passages, key=lambda p: -len(p.ids))[: self.options.passages_per_step]
-        batch = {name: tensor.to(self.place) for name, tensor in self.collator(longest).items()}
+        """Of a step without its update, on passages of middle length. The first time is not counted."""
+        return min(self._seconds_of_gradients() for _ in range(2)) * self.options.passages_per_step / self._together
+
+    def _seconds_of_gradients(self) -> float:
+        by_length = sorted(self.passages, key=lambda p: len(p.ids))
+        middle = max(0, (len(by_length) - self._together) // 2)
+        batch = {
+            name: tensor.to(self.place)
+            for name, tensor in self.collator(by_length[middle : middle + self._together]).items()
+        }
         started = time.monotonic()
         with torch.autocast(self.place.type, torch.bfloat16) if self.fast else nullcontext():
             loss = self.healing(**batch)["loss"]
@@ -110,7 +126,13 @@ class Training:
             pace = Pace(deadline, is_stopped)
             every = max(1, -(-steps // self.options.looks))
             arguments = training_arguments(
-                folder, self.options, steps=steps, every=every, device=self.place.type, fast=self.fast
+                folder,
+                self.options,
+                steps=steps,
+                every=every,
+                together=self._together,
+                device=self.place.type,
+                fast=self.fast,
             )
             with progress(total=steps, desc="Training", unit="step", quiet=self.quiet) as bar:
                 return self._run(pace, measure, arguments, last, bar, curve)

@@ -6,7 +6,9 @@ import pytest
 import torch
 import transformers
 from quick_healing import healed
-from transplanting import EMBEDDINGS, tensors_of
+from transplanting import EMBEDDINGS, tensors_of, transplant
+
+from mergekit_tokenadapt.healing import run as run_module
 
 
 @pytest.mark.parametrize("train", ["lora", "all", "rows"])
@@ -32,3 +34,31 @@ def test_the_model_gets_better(pair, tmp_path, text_file, train):
     assert "### Healing" in (out / "README.md").read_text()
     _, loading = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert not any(loading.values())
+
+
+def test_bfloat16_stays_and_rows_that_are_not_trained_stay_bit_for_bit(
+    tmp_path, byte_level_folder, gemma_style_folder, tiny_model_folder, text_file, monkeypatch
+):
+    base = tiny_model_folder(byte_level_folder, tmp_path / "base", dtype=torch.bfloat16)
+    moved = transplant(base, gemma_style_folder, tmp_path / "moved")
+    monkeypatch.setattr(run_module, "relative", lambda _now, _before: 0.5)  # what counts here is what is written
+    seen = []
+    original = run_module.rows_to_train
+    monkeypatch.setattr(run_module, "rows_to_train", lambda *a: (seen.append(original(*a)), seen[-1])[1])
+    healed((base, moved), tmp_path / "out", text_file, steps=4)
+    before, after = (tensors_of(folder) for folder in (moved, tmp_path / "out"))
+    assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
+    others = torch.ones(len(before[EMBEDDINGS]), dtype=torch.bool)
+    others[seen[0]] = False
+    assert others.any()
+    assert torch.equal(before[EMBEDDINGS][others], after[EMBEDDINGS][others])
+    assert not torch.equal(before[EMBEDDINGS], after[EMBEDDINGS])
+
+
+def test_without_a_cache_nothing_is_kept_and_the_model_is_the_same(tied_pair, tmp_path, text_file, monkeypatch):
+    healed(tied_pair, tmp_path / "kept", text_file, steps=4, looks=1)
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("MERGEKIT_TOKENADAPT_CACHE", str(tmp_path / "file" / "cache"))
+    healed(tied_pair, tmp_path / "out", text_file, steps=4, looks=1)
+    one, two = (tensors_of(tmp_path / name) for name in ("kept", "out"))
+    assert all(torch.equal(one[name], two[name]) for name in one)

@@ -9,6 +9,8 @@ from quick_healing import QUICK, healed
 from transplanting import tensors_of
 
 from mergekit_tokenadapt.healing import model as model_module
+from mergekit_tokenadapt.healing import run as run_module
+from mergekit_tokenadapt.healing.model import HealingModel
 from mergekit_tokenadapt.healing.trainer import HealingTrainer
 
 
@@ -87,7 +89,7 @@ def test_a_loss_that_is_not_a_number_goes_back_to_the_best(pair, tmp_path, text_
 
     def breaking(*args, **options):
         calls.append(1)
-        return original(*args, **options) * (float("nan") if len(calls) > 12 else 1)
+        return original(*args, **options) * (float("nan") if len(calls) > 12 * QUICK["passages_per_step"] else 1)
 
     monkeypatch.setattr(model_module, "sparse_cross_entropy", breaking)
     result = healed(pair, tmp_path / "out", text_file)
@@ -104,3 +106,20 @@ def test_where_training_does_not_help_the_model_stays_as_it_was(pair, tmp_path, 
     before, after = tensors_of(pair[1]), tensors_of(tmp_path / "out")
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert result.record["held_out"]["after"] == result.record["held_out"]["before"]
+
+
+def test_the_best_checkpoint_is_written_not_the_last(pair, tmp_path, text_file, monkeypatch):
+    ratings = iter([0.5, 0.8, 0.9, 0.5])
+    monkeypatch.setattr(run_module, "relative", lambda _now, _before: next(ratings))
+    seen = []
+    whole, finished = HealingModel.whole, HealingModel.finished
+    monkeypatch.setattr(
+        HealingModel, "whole", lambda model: (seen.append(model.rows.detach().clone()), whole(model))[1]
+    )
+    monkeypatch.setattr(
+        HealingModel, "finished", lambda model: (seen.append(model.rows.detach().clone()), finished(model))[1]
+    )
+    healed(pair, tmp_path / "out", text_file)
+    before, first, second, third, final = seen
+    assert torch.equal(final, first)
+    assert not any(torch.equal(final, other) for other in (before, second, third))
