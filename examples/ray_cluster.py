@@ -20,11 +20,11 @@ import ray
 from mergekit_tokenadapt.supertokens.folder import write_tokenizer
 from mergekit_tokenadapt.supertokens.making import extend_folder, train_folder
 from mergekit_tokenadapt.supertokens.options import Limits, TrainOptions
-from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, word_pattern
 from mergekit_tokenadapt.supertokens.ray_corpus import RayCorpus
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.superwords import train_words
 from mergekit_tokenadapt.supertokens.texts import Corpus
+from mergekit_tokenadapt.supertokens.word_patterns import byte_level_split, word_pattern
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 WORKERS, BLOCKS = 2, 4

@@ -19,10 +19,10 @@ def trained(key: str) -> dict[str, Any]:
 
     from mergekit_tokenadapt.supertokens.chunks import train_chunks
     from mergekit_tokenadapt.supertokens.options import Limits
-    from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, word_pattern
     from mergekit_tokenadapt.supertokens.rules import Rules
     from mergekit_tokenadapt.supertokens.superwords import train_superwords, train_words
     from mergekit_tokenadapt.supertokens.texts import Corpus
+    from mergekit_tokenadapt.supertokens.word_patterns import byte_level_split, word_pattern
 
     which, size, megabytes, how = key.split(" | ")
     names = list(LANGUAGES) if which == "all" else [which]

@@ -18,13 +18,16 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mergekit_tokenadapt.supertokens.chunk_lengths import ChunkLengths
+from mergekit_tokenadapt.supertokens.coarsening import coarsened
 from mergekit_tokenadapt.supertokens.counting import readable
 from mergekit_tokenadapt.supertokens.options import Limits
-from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, coarsened, seams, word_pattern
 from mergekit_tokenadapt.supertokens.reach import whole_pieces
+from mergekit_tokenadapt.supertokens.reading import with_progress
 from mergekit_tokenadapt.supertokens.rules import Rules
-from mergekit_tokenadapt.supertokens.superwords import check_size, with_progress
+from mergekit_tokenadapt.supertokens.seams import seams
+from mergekit_tokenadapt.supertokens.superwords import check_size
 from mergekit_tokenadapt.supertokens.texts import Corpus
+from mergekit_tokenadapt.supertokens.word_patterns import byte_level_split, word_pattern
 from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 
 MARK = "\ufdd0"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.supertokens.pretokenizers import merges_of
+from mergekit_tokenadapt.supertokens.merges import merges_of
 from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
 
 

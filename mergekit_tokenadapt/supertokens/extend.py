@@ -1,7 +1,7 @@
 """Add tokens to an existing vocabulary by continuing its merges.
 
 New merges come after all old merges. The pre-tokenizer becomes coarser only at boundaries that no old merge can cross
-(see `pretokenizers`). A text is therefore first segmented exactly as before, and new merges then join the resulting
+(see `coarsening`). A text is therefore first segmented exactly as before, and new merges then join the resulting
 tokens. A text to which no new merge applies keeps its segmentation.
 """
 
@@ -18,14 +18,15 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.supertokens.coarsening import Coarsening
+from mergekit_tokenadapt.supertokens.continuing import lacks_characters, learn_all
 from mergekit_tokenadapt.supertokens.counting import MAX_IDS, Prepare, batches
 from mergekit_tokenadapt.supertokens.dropping import check_number, least_used, replace_tokens
 from mergekit_tokenadapt.supertokens.learning import NewMerge, append_merges
 from mergekit_tokenadapt.supertokens.options import Limits
-from mergekit_tokenadapt.supertokens.pretokenizers import Coarsening
 from mergekit_tokenadapt.supertokens.reach import pruned, tell_dropped, unmergeable
+from mergekit_tokenadapt.supertokens.reading import watching
 from mergekit_tokenadapt.supertokens.rules import Rules
-from mergekit_tokenadapt.supertokens.superwords import lacks_characters, learn_all, watching
 from mergekit_tokenadapt.supertokens.texts import Corpus
 from mergekit_tokenadapt.texts.builtin import BUILTIN, builtin_text
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, tokenizer_of

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_tokenadapt.supertokens.chunks import train_chunks
+from mergekit_tokenadapt.supertokens.coarsening import can_be_coarser
 from mergekit_tokenadapt.supertokens.extend import Extension, extend
 from mergekit_tokenadapt.supertokens.folder import check_same_command, write_tokenizer
 from mergekit_tokenadapt.supertokens.options import Limits, TrainOptions
-from mergekit_tokenadapt.supertokens.pretokenizers import byte_level_split, can_be_coarser, word_pattern
 from mergekit_tokenadapt.supertokens.reach import merged_spellings, pruned, tell_dropped
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.superwords import train_superwords
 from mergekit_tokenadapt.supertokens.texts import Corpus
+from mergekit_tokenadapt.supertokens.word_patterns import byte_level_split, word_pattern
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from mergekit_tokenadapt.supertokens.pretokenizers import merges_of
+from mergekit_tokenadapt.supertokens.merges import merges_of
 from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
 from mergekit_tokenadapt.tokenizer.vocabulary import Definition, Token, TokenKind, Vocabulary
 

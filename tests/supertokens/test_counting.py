@@ -17,7 +17,7 @@ from mergekit_tokenadapt.supertokens.counting import (
     pair_keys,
     run_stream,
 )
-from mergekit_tokenadapt.supertokens.pretokenizers import merges_of
+from mergekit_tokenadapt.supertokens.merges import merges_of
 from mergekit_tokenadapt.supertokens.rules import Joints, Rules
 from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 

@@ -7,7 +7,7 @@ from tokenizers_zoo import CORPUS
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.supertokens.extend import extend
-from mergekit_tokenadapt.supertokens.pretokenizers import merges_of
+from mergekit_tokenadapt.supertokens.merges import merges_of
 from mergekit_tokenadapt.supertokens.reach import unreachable
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.texts import Corpus

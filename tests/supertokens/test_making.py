@@ -12,8 +12,8 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.supertokens.chunks import train_chunks
 from mergekit_tokenadapt.supertokens.extend import extend
 from mergekit_tokenadapt.supertokens.making import extend_folder, train_folder
+from mergekit_tokenadapt.supertokens.merges import merges_of
 from mergekit_tokenadapt.supertokens.options import TrainOptions
-from mergekit_tokenadapt.supertokens.pretokenizers import merges_of
 from mergekit_tokenadapt.supertokens.reach import unreachable
 from mergekit_tokenadapt.supertokens.rules import Crossing, Rules
 from mergekit_tokenadapt.supertokens.superwords import train_superwords

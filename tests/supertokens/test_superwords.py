@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from learning_texts import QUIET, TEXT, new_ids, plain
 
-from mergekit_tokenadapt.supertokens import superwords
+from mergekit_tokenadapt.supertokens import continuing
 from mergekit_tokenadapt.supertokens.options import GB, Limits
 from mergekit_tokenadapt.supertokens.reach import unreachable
 from mergekit_tokenadapt.supertokens.rules import Crossing, Rules, crossed
@@ -81,8 +81,8 @@ def test_little_memory_still_learns(corpus):
 @pytest.mark.parametrize("pairs_per_token", [0.2, 1])
 def test_starting_with_what_is_frequent_changes_nothing(pairs_per_token, trained, corpus, monkeypatch):
     """Learning looks at frequent pairs first, and at rarer ones where these are not enough."""
-    monkeypatch.setattr(superwords, "PAIRS_PER_TOKEN", 10**6)
+    monkeypatch.setattr(continuing, "PAIRS_PER_TOKEN", 10**6)
     everything = train_superwords(corpus, 1200, rules=Rules(), limits=QUIET, special_tokens=["<end>"])
-    monkeypatch.setattr(superwords, "PAIRS_PER_TOKEN", pairs_per_token)
+    monkeypatch.setattr(continuing, "PAIRS_PER_TOKEN", pairs_per_token)
     again = train_superwords(corpus, 1200, rules=Rules(), limits=QUIET, special_tokens=["<end>"])
     assert again == everything == trained

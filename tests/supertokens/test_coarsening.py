@@ -7,14 +7,16 @@ from tokenizers import Regex, pre_tokenizers
 from tokenizers_zoo import BYTE_LEVEL, plain_definition
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.supertokens import pretokenizers
+from mergekit_tokenadapt.supertokens.coarsening import Coarsening
+from mergekit_tokenadapt.supertokens.crossing_merges import narrowed
 from mergekit_tokenadapt.supertokens.extend import extend
-from mergekit_tokenadapt.supertokens.pretokenizers import Coarsening, coarse_pattern, seams, word_pattern
-from mergekit_tokenadapt.supertokens.rules import Crossing, Rules
+from mergekit_tokenadapt.supertokens.rules import Crossing, Rules, character_kind
+from mergekit_tokenadapt.supertokens.seams import coarse_pattern, seams
+from mergekit_tokenadapt.supertokens.word_patterns import GPT2, word_pattern
 
 PATTERNS = {
     "ours": word_pattern(),
-    "gpt2": pretokenizers.GPT2,
+    "gpt2": GPT2,
     "cl100k": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+",
 }
@@ -41,7 +43,7 @@ def test_a_boundary_goes_only_where_a_seam_is(text):
     kept = {start for start, _ in pieces_of(coarse_pattern(pattern, seams(Rules())), text)}
     for start, _ in pieces_of(pattern, text)[1:]:
         left, right = text[start - 1], text[start:].removeprefix(" ")[:1]
-        kinds = [pretokenizers.character_kind(c) for c in (left, right or " ")]
+        kinds = [character_kind(c) for c in (left, right or " ")]
         ends = (left in ".!?…‽" and text[start] == " ") or left in "。！？｡।॥۔؟።"
         if "digit" in kinds or "white" in kinds or ends:
             assert start in kept
@@ -61,7 +63,7 @@ def test_no_seam_where_a_merge_reaches_across():
         [*"'(sunf", "un", "'s", "Ġ", "Ġs"], pre_tokenizer=BYTE_LEVEL, decoder=BYTE_LEVEL,
         merges=[["u", "n"], ["'", "s"], ["Ġ", "s"]],
     )  # fmt: skip
-    found, notes = pretokenizers.narrowed(seams(Rules()), definition)
+    found, notes = narrowed(seams(Rules()), definition)
     assert [s.without for s in found if (s.left, s.space, s.right) == ("punctuation", False, "letter")] == [
         frozenset("'") | frozenset("。！？｡।॥۔؟።")
     ]
@@ -83,7 +85,7 @@ def test_incomplete_characters_count_as_all_that_they_can_be():
     definition = plain_definition(
         ["r", "à¤", "rà¤", "â", "râ"], pre_tokenizer=BYTE_LEVEL, decoder=BYTE_LEVEL, merges=[["r", "à¤"], ["r", "â"]]
     )
-    found, notes = pretokenizers.narrowed(seams(Rules()), definition)
+    found, notes = narrowed(seams(Rules()), definition)
     marks = next(s for s in found if s.right == "mark")
     assert marks.without == {"Devanagari"}
     assert next(s for s in found if (s.left, s.space, s.right) == ("letter", False, "punctuation")).ascii_only
