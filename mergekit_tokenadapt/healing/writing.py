@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergekit_tokenadapt.models.folder import ModelFolder, TensorFiles
+from mergekit_tokenadapt.models.folder import ModelFolder
+from mergekit_tokenadapt.models.tensor_files import TensorFiles
 from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import MANIFEST, package_version, write_json
 from mergekit_tokenadapt.storage.tensor_writing import save_tensors

@@ -1,22 +1,20 @@
-"""A model on disk: its configs, its tokenizer, and its tensors, which are read one at a time."""
+"""A model on disk: its configs, its tokenizer, and the description of its tensors."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
 from mergekit_tokenadapt.models import Checkpoint, find_class, read_checkpoint
+from mergekit_tokenadapt.models.tensor_files import TensorFiles
 from mergekit_tokenadapt.storage.input_files import check_plain
-from mergekit_tokenadapt.storage.whole_files import check_fetched, check_listed, what_is_there
+from mergekit_tokenadapt.storage.whole_files import what_is_there
 from mergekit_tokenadapt.tokenizer.chat_templates import NAMED_FOLDER
 from mergekit_tokenadapt.tokenizer.files import TOKENIZER_FILES, TokenizerFiles, load_tokenizer, read_json
 
@@ -190,108 +188,6 @@ def _download(name: str) -> Path:
         raise TokenAdaptError(
             f"no model found at {name!r}: it is not a folder, and could not be fetched as a hub id ({reason})"
         ) from error
-
-
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""safetensors' name of a dtype -> torch's name, for the usual dtypes of weights."""
-
-
-@dataclass(frozen=True)
-class TensorFiles:
-    """The tensors of a folder in safetensors or PyTorch files, sharded or not. A tensor is read on demand."""
-
-    folder: Path
-    _opened: dict[Path, Any] = field(default_factory=dict, repr=False)
-
-    @cached_property
-    def _file_of(self) -> dict[str, Path]:
-        files = self._weight_files()
-        found: dict[str, Path] = {}
-        for file in files:
-            for name in self._open(file).keys():  # noqa: SIM118 - safe_open's object cannot be iterated
-                found[name] = file
-        return dict(sorted(found.items()))
-
-    @property
-    def names(self) -> list[str]:
-        """Names of all tensors, sorted."""
-        return list(self._file_of)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a tensor. A safetensors file need not be read for it."""
-        opened = self._open(self._file_of[name])
-        return tuple(opened[name].shape if isinstance(opened, dict) else opened.get_slice(name).get_shape())
-
-    def dtype(self, name: str) -> str:
-        """Return torch's name of a tensor's dtype (``float32``). A safetensors file need not be read for it."""
-        opened = self._open(self._file_of[name])
-        if isinstance(opened, dict):
-            return str(opened[name].dtype).removeprefix("torch.")
-        stored = opened.get_slice(name).get_dtype()
-        return _DTYPES.get(stored, str(stored).lower())
-
-    def file(self, name: str) -> Path:
-        """Return the file that holds a tensor."""
-        return self._file_of[name]
-
-    def read(self, name: str) -> Tensor:
-        """Read a tensor in its stored dtype, on the CPU."""
-        opened = self._open(self._file_of[name])
-        tensor: Tensor = opened[name] if isinstance(opened, dict) else opened.get_tensor(name)
-        return tensor
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._file_of
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._file_of)
-
-    def _weight_files(self) -> list[Path]:
-        for index, pattern in (
-            ("model.safetensors.index.json", "model*.safetensors"),
-            ("pytorch_model.bin.index.json", "pytorch_model*.bin"),
-        ):
-            listed = read_json(self.folder / index).get("weight_map")
-            if listed and not isinstance(listed, Mapping):
-                raise TokenAdaptError(f"{self.folder / index}: weight_map is not an object")
-            if listed:
-                check_names(listed.values())
-                check_listed(self.folder, index)
-            files = sorted(set(listed.values())) if listed else [f.name for f in sorted(self.folder.glob(pattern))]
-            if files:
-                return [self.folder / file for file in files]
-        raise TokenAdaptError(
-            f"{self.folder} holds no weights: neither model*.safetensors nor pytorch_model*.bin"
-            f"{what_is_there(self.folder)}"
-        )
-
-    def _open(self, file: Path) -> Any:
-        if file not in self._opened:
-            if file.is_file():
-                check_fetched(file)
-            try:
-                if file.suffix == ".safetensors":
-                    self._opened[file] = safe_open(str(file), framework="pt")
-                else:
-                    # `weights_only` keeps a pickle from running code.
-                    self._opened[file] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-                raise TokenAdaptError(f"{file} cannot be read: {first_line(error)}") from error
-        return self._opened[file]
-
-
-def check_names(files: Iterable[Any]) -> None:
-    """Refuse an index of shards that names files outside the model's folder.
-
-    Args:
-        files: the file names in the index, of any type.
-
-    Raises:
-        TokenAdaptError: a name is absolute, leads out of the folder, or is not text.
-    """
-    for file in files:
-        if not isinstance(file, str) or Path(file).is_absolute() or ".." in Path(file).parts:
-            raise TokenAdaptError(f"the index of weights names the file {file!r}, which is not in the model's folder")
 
 
 def context_length(folder: ModelFolder) -> int | None:

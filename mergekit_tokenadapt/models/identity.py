@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.models.folder import TensorFiles
+from mergekit_tokenadapt.models.tensor_files import TensorFiles
 from mergekit_tokenadapt.storage.tensor_writing import tensor_hash
 from mergekit_tokenadapt.tokenizer.files import read_json
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.classes import CannotBuild, Loading, ModelClass, Shape, find_class
-from mergekit_tokenadapt.models.folder import TensorFiles
+from mergekit_tokenadapt.models.tensor_files import TensorFiles
 
 LOG = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from mergekit.options import MergeOptions
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models import CannotBuild, Checkpoint, StoredTable, read_checkpoint
 from mergekit_tokenadapt.models.classes import Shape
-from mergekit_tokenadapt.models.folder import TensorFiles
+from mergekit_tokenadapt.models.tensor_files import TensorFiles
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
 
 LOG = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from mergekit.options import MergeOptions
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.extensions import entry_points
-from mergekit_tokenadapt.models.folder import check_names
+from mergekit_tokenadapt.models.tensor_files import check_names
 from mergekit_tokenadapt.plugin import activate
 from mergekit_tokenadapt.plugin.misplaced import check_recipe
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
