@@ -72,36 +72,51 @@ def compare(
     window = options.window or min([WINDOW, *[n for f in folders if (n := context_length(f)) is not None]])
     stride = options.stride or max(1, window * STRIDE // WINDOW)
     check_stride(window, stride)
-    scores: list[ModelScores] = []
-    for folder in folders:
-        progress(f"loading {folder.name}")
-        model = load_model(folder, device=options.device, dtype=options.dtype)
-        scorer = Scorer(model, window, stride, options.batch_size)
-        domains, lost = {}, {}
-        for text in texts:
-            progress(f"{folder.name}: {text.name}, {text.num_bytes:,} bytes")
-            scored = domains[text.name] = score_documents(scorer, folder.tokenizer, text.documents)
-            lost[text.name] = lost_text(folder.tokenizer, text.documents, [d.ids.tolist() for d in scored])
-        scores.append(ModelScores(folder, domains, lost, scorer.seconds, scorer.num_scored))
-        del model, scorer  # before the next model is loaded
+    scores = [_score(folder, texts, options, window=window, stride=stride, progress=progress) for folder in folders]
     progress("bootstrap")
-    device = choose_device(options.device)
     reports = _model_reports(scores, options)
     return {
         "command": "compare",
         "base": folders[0].name,
-        "settings": {
-            "window": window,
-            "stride": stride,
-            "device": str(device),
-            "dtype": str(choose_dtype(options.dtype, device)).removeprefix("torch."),
-            "resamples": options.resamples,
-            "seed": options.seed,
-        },
+        "settings": _settings(options, window=window, stride=stride),
         "perplexity_note": PERPLEXITY_NOTE,
         "texts": [text.describe() for text in texts],
         "models": reports,
         "best": {name: _best(reports, name) for name in ("all", *(text.name for text in texts))},
+    }
+
+
+def _score(
+    folder: ModelFolder,
+    texts: Sequence[TextSet],
+    options: CompareOptions,
+    *,
+    window: int,
+    stride: int,
+    progress: Callable[[str], None],
+) -> ModelScores:
+    """Score every text with one model. The model is freed on return, before the next one is loaded."""
+    progress(f"loading {folder.name}")
+    model = load_model(folder, device=options.device, dtype=options.dtype)
+    scorer = Scorer(model, window, stride, options.batch_size)
+    domains, lost = {}, {}
+    for text in texts:
+        progress(f"{folder.name}: {text.name}, {text.num_bytes:,} bytes")
+        scored = domains[text.name] = score_documents(scorer, folder.tokenizer, text.documents)
+        lost[text.name] = lost_text(folder.tokenizer, text.documents, [d.ids.tolist() for d in scored])
+    return ModelScores(folder, domains, lost, scorer.seconds, scorer.num_scored)
+
+
+def _settings(options: CompareOptions, *, window: int, stride: int) -> dict[str, Any]:
+    """Return the settings of a comparison as its report states them."""
+    device = choose_device(options.device)
+    return {
+        "window": window,
+        "stride": stride,
+        "device": str(device),
+        "dtype": str(choose_dtype(options.dtype, device)).removeprefix("torch."),
+        "resamples": options.resamples,
+        "seed": options.seed,
     }
 
 

@@ -73,34 +73,53 @@ def measure_draft(
     for mode, temperature in (("greedy", 0.0), ("sampled", options.temperature)):
         progress(f"{mode} continuations of {len(prompts)} prompts")
         generator = torch.Generator().manual_seed(options.seed)
-        accepted = []
-        for prompt in prompts:
-            text = continue_prompt(target_model, prompt, options.new_tokens, temperature, token_ids, generator)
-            # The continuation was generated token by token with a cache. Both models now read the whole text once, so
-            # that their logits come from the same computation.
-            p_TV = next_token_logits(target_model, text, len(prompt), token_ids)
-            q_TV = next_token_logits(draft_model, text, len(prompt), token_ids)
-            chosen = torch.searchsorted(token_ids, torch.tensor(text[len(prompt) :]))
-            accepted.append(accepted_tokens(p_TV, q_TV, chosen, temperature, generator))
+        accepted = [
+            _accepted_after(prompt, target_model, draft_model, options.new_tokens, temperature, token_ids, generator)
+            for prompt in prompts
+        ]
         modes[mode] = summarise(accepted, options.proposed)
-    device = choose_device(options.device)
     return {
         "command": "draft",
         "target": target.name,
         "draft": draft.name,
         "texts": [text.describe() for text in texts],
-        "settings": {
-            "prompts": len(prompts),
-            "prompt_tokens": options.prompt_tokens,
-            "new_tokens": options.new_tokens,
-            "proposed": options.proposed,
-            "temperature": options.temperature,
-            "seed": options.seed,
-            "device": str(device),
-            "dtype": str(choose_dtype(options.dtype, device)).removeprefix("torch."),
-        },
+        "settings": _settings(options, num_prompts=len(prompts)),
         "modes": modes,
     }
+
+
+def _settings(options: DraftOptions, *, num_prompts: int) -> dict[str, Any]:
+    """Return the settings of a measurement as its report states them."""
+    device = choose_device(options.device)
+    return {
+        "prompts": num_prompts,
+        "prompt_tokens": options.prompt_tokens,
+        "new_tokens": options.new_tokens,
+        "proposed": options.proposed,
+        "temperature": options.temperature,
+        "seed": options.seed,
+        "device": str(device),
+        "dtype": str(choose_dtype(options.dtype, device)).removeprefix("torch."),
+    }
+
+
+def _accepted_after(
+    prompt: Sequence[int],
+    target_model: Any,
+    draft_model: Any,
+    num_tokens: int,
+    temperature: float,
+    token_ids: Tensor,
+    generator: torch.Generator,
+) -> np.ndarray:
+    """Continue a prompt with the target, and return which tokens it would accept from the draft, bool [num_tokens]."""
+    text = continue_prompt(target_model, prompt, num_tokens, temperature, token_ids, generator)
+    # The continuation was generated token by token with a cache. Both models now read the whole text once, so that
+    # their logits come from the same computation.
+    p_TV = next_token_logits(target_model, text, len(prompt), token_ids)
+    q_TV = next_token_logits(draft_model, text, len(prompt), token_ids)
+    chosen_T = torch.searchsorted(token_ids, torch.tensor(text[len(prompt) :]))
+    return accepted_tokens(p_TV, q_TV, chosen_T, temperature, generator)
 
 
 def make_prompts(target: ModelFolder, texts: Sequence[TextSet], options: DraftOptions) -> list[list[int]]:

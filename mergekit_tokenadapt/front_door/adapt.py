@@ -21,6 +21,8 @@ from mergekit_tokenadapt.output import SpecialIds, as_loaded
 from mergekit_tokenadapt.output.configs import value_at
 from mergekit_tokenadapt.output.requirements import check_needed, check_offsets, config_content
 from mergekit_tokenadapt.output.translation import Translation, translate, translate_model, warn_of
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.transfer import CPU, Transfer
 
@@ -69,17 +71,9 @@ def adapt(
         >>> plan = ta.adapt(model, tokenizer, target_tokenizer)  # doctest: +SKIP
     """
     block = read_options(options)
-    for key in OF_FOLDERS:
-        if key in block.model_fields_set:
-            raise TokenAdaptError(f"{key}: adapt() has no folder to read or write; use transplant()")
+    _check_no_folder_keys(block)
     loaded = LoadedModel.of(model)
-    # A tokenizer object is read from a folder beside the model's config, as from the model's own folder: AutoTokenizer
-    # chooses the class by the config.
-    base = (
-        saved(tokenizer, model.config)
-        if hasattr(tokenizer, "save_pretrained")
-        else load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
-    )
+    base = _read_base(tokenizer, model.config, trust_remote_code=trust_remote_code)
     plan = planned(
         Transfer.of(
             block,
@@ -101,6 +95,26 @@ def adapt(
         set_values(model.generation_config, configs.generation)
     warn_of(*configs.translations)
     return plan
+
+
+def _check_no_folder_keys(block: AdaptConfig) -> None:
+    """Check that no key is set that needs a model folder.
+
+    Raises:
+        TokenAdaptError: a key of `OF_FOLDERS` is set.
+    """
+    for key in OF_FOLDERS:
+        if key in block.model_fields_set:
+            raise TokenAdaptError(f"{key}: adapt() has no folder to read or write; use transplant()")
+
+
+def _read_base(tokenizer: Any, config: Any, *, trust_remote_code: bool) -> TokenizerFiles:
+    """Read the model's present tokenizer: an object of transformers, or a folder or hub id."""
+    if hasattr(tokenizer, "save_pretrained"):
+        # An object is saved beside the model's config and read from there, because AutoTokenizer chooses the class by
+        # the config. The result is then the same as from the model's own folder.
+        return saved(tokenizer, config)
+    return load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
 
 
 def _beside(config: Any, target: Any, base: Any) -> Any:
