@@ -124,18 +124,26 @@ class HealingOptions(Options):
 
 
 class TaskOptions(Options):
-    """Options that are passed on to lm-evaluation-harness."""
+    """Options of `tasks`: those passed on to lm-evaluation-harness, and those of scoring request files."""
 
     num_fewshot: Annotated[NonNegativeInt | None, Flag(default="as the task says")] = Field(
-        default=None, description="number of solved examples in the prompt"
+        default=None, description="number of solved examples in the prompt; only for --tasks"
     )
     limit: Annotated[PositiveInt | None, Flag(default="all")] = Field(
-        default=None, description="number of examples of each task"
+        default=None, description="number of documents of each task: the first for --tasks, a sample for --requests"
     )
-    batch_size: PositiveInt = Field(default=1, description="number of requests in a batch")
+    batch_size: Annotated[PositiveInt | None, Flag(default="1 for --tasks, by memory for --requests")] = Field(
+        default=None, description="number of requests (--tasks) or largest number of documents (--requests) in a batch"
+    )
     device: DeviceField = Field(default=None, description=DEVICE)
     dtype: DTypeField = Field(default=None, description=DTYPE)
-    include_path: DirectoryPath | None = Field(default=None, description="folder with task definitions of your own")
+    include_path: DirectoryPath | None = Field(
+        default=None, description="folder with task definitions of your own; only for --tasks"
+    )
+    resamples: Annotated[int, Ge(100)] = Field(
+        default=1000, description="number of resamples of the bootstrap; only for --requests"
+    )
+    seed: Seed = Field(default=0, description="seed of the bootstrap and of the sample; only for --requests")
 
 
 def _sample(given: str | TextSet) -> TextSet:

@@ -58,7 +58,7 @@ def run_tasks(
                 tasks=list(tasks),
                 num_fewshot=options.num_fewshot,
                 limit=options.limit,
-                batch_size=options.batch_size,
+                batch_size=options.batch_size or 1,
                 device=str(device),
                 log_samples=False,
                 task_manager=manager,

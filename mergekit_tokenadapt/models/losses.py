@@ -114,7 +114,7 @@ class Scorer:
             try:
                 scored = self._run(batch, sequences)
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if len(batch) == 1:
                     raise TokenAdaptError(
@@ -168,7 +168,8 @@ def token_losses(logits_TV: Tensor, targets_T: Tensor) -> np.ndarray:
     return torch.cat(parts).numpy() if parts else np.zeros(0)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error of torch says that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     message = str(error).lower()

@@ -24,7 +24,7 @@ from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
 INPUTS = {"like", "base", "manifest", "input_number", "against", "onto", "texts", "ids"}
-INPUTS |= {"tasks", "report", "prompt", "text"}
+INPUTS |= {"tasks", "requests", "report", "prompt", "text"}
 """What to read, or what to ask about: a model, a tokenizer, a text, tokens."""
 OUTPUTS = {"named_out", "out", "output", "html", "as_json", "force", "quiet", "print_recipe"}
 """What to write, and what to print."""

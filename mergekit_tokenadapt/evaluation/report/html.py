@@ -9,7 +9,7 @@ from typing import Any
 from mergekit_tokenadapt.evaluation.report import charts
 from mergekit_tokenadapt.evaluation.report.compare import best_line, made_of, origin_note
 from mergekit_tokenadapt.evaluation.report.tables import lost_notes, marked
-from mergekit_tokenadapt.evaluation.report.tasks import score_table, title_of
+from mergekit_tokenadapt.evaluation.report.tasks import notes_of, score_table, title_of
 from mergekit_tokenadapt.terminal.tables import percent, quoted, short_names, signed
 from mergekit_tokenadapt.texts import LANGUAGES
 
@@ -176,7 +176,11 @@ def _task_section(tasks: dict[str, Any] | None) -> list[str]:
     if tasks is None:
         return []
     columns, rows = score_table(tasks)
-    return [f"<h2>{escape(title_of(tasks))}</h2>", _table(columns, [[escape(c) for c in row] for row in rows])]
+    return [
+        f"<h2>{escape(title_of(tasks))}</h2>",
+        _table(columns, [[escape(c) for c in row] for row in rows]),
+        *[f"<p>{escape(line)}</p>" for line in notes_of(tasks)],
+    ]
 
 
 def _speed_table(names: Sequence[str], models: Sequence[dict[str, Any]]) -> str:
