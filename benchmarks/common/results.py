@@ -28,7 +28,7 @@ DOCS = Path(_TRIAL or ROOT / "docs")
 Cell = tuple[str, Callable[[], Any]]
 """Key of a cell, which says all that the measurement depends on, and the function that measures it."""
 
-page_only = click.option("--page-only", is_flag=True, help="Measure nothing; print the page from the results.")
+page_only = click.option("--page-only", is_flag=True, help="Measure nothing; write the page from the results.")
 """The option that every question with a page has."""
 
 
