@@ -1,10 +1,12 @@
-"""Output rows corrected with text: what the base model would have said, asked in the new tokens.
+"""Correct the output rows with a calibration text, so that the new model predicts what the base model predicts.
 
-Old rows know what follows an old token, new rows what follows a new one, and a byte-equal copy is no
-exception: after a token that holds the indentation, ``def`` stands where the base model used to say
-`` def``. So the base model reads a text in its own tokens (`targets`), the transplanted one reads the
-same text in the new ones (`states`), and the output rows are moved until the second says what the
-first did (`correction`). No gradient goes through a model: all that is fitted is the last, linear step.
+A swap changes which token comes next, even for copied rows. If a new token holds the indentation of a line, for
+instance, the next token is ``def``, where the base model predicted `` def`` with a space.
+
+The base model reads a text in its own tokens, and its predictions are converted into distributions over new tokens
+(`targets`). The transplanted model reads the same text in the new tokens (`states`). The output rows are then fitted so
+that the predictions of the second match those of the first (`correction`). Only the last, linear step of the model is
+fitted, so no gradient goes through its layers.
 """
 
 from mergekit_tokenadapt.correction.correction import Correction, CorrectionReport

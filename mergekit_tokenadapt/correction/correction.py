@@ -1,4 +1,4 @@
-"""Output rows changed until their predictions match the base model's.
+"""Fit a change of the output rows that makes the model's predictions match those of the base model.
 
 The last step of a language model is linear: logits are hidden states times output rows. With fixed hidden
 states, fitting the rows to target distributions is a convex problem, a multinomial regression. Two things are
@@ -34,9 +34,11 @@ MAX_ACTIVE = 40_960
 RESTING = 4096
 """Tokens that stand for all others in the normalisation."""
 NUM_ORIGINS = 2
-"""Origins of rows that take part: copied and made."""
+"""Number of origins whose rows are changed: copied rows and composed rows."""
 EPOCHS = 2
+"""Number of times that the fit goes through all positions."""
 BATCH = 1024
+"""Positions per step of Adam."""
 JUDGED_TOGETHER = 128
 """Held-out positions whose logits are computed at a time. Larger tensors would get new pages from the operating system
 every time, which takes longer than the arithmetic."""
@@ -44,12 +46,14 @@ STEP_ROWS = 0.016
 """First step of Adam for the shifts, in units of the rows' root mean square."""
 STEP_MAP = 0.01
 """First step of Adam for the maps, over the square root of the width."""
-HOLD_BACK = 10.0
-"""L2 penalty on shifts and maps, in units where hidden states have root mean square 1; summed over positions."""
+L2_PENALTY = 10.0
+"""L2 penalty on shifts and maps, for the loss summed over positions, in units where hidden states have root mean
+square 1."""
 ENOUGH = 1.0
-"""Expected occurrences of a token at which it gets half of a shift. Without that, tokens of which a text has none all
-become less likely, and another text may well have them."""
+"""Expected number of occurrences of a token at which it gets half of its shift. Without this shrinkage, all tokens that
+the calibration text lacks would become less likely, although another text may contain them."""
 STRENGTHS = (0.0, 0.25, 0.5, 1.0)
+"""Factors of the fitted change that are tried on the held-out passages."""
 
 
 @dataclass(frozen=True)
@@ -63,49 +67,50 @@ class Positions:
     targets: SparseRows
     """The base model's predictions: P distributions over new tokens."""
     is_held_out: Tensor
-    """bool [P]"""
+    """bool [P]: positions of the held-out passages."""
 
 
 @dataclass(frozen=True)
 class CorrectionReport:
-    """The text that was read, and the result. The three figures are bits per byte of the held-out passages."""
+    """The calibration text and the result. `base`, `before` and `after` are bits per byte of the held-out passages."""
 
     text: Mapping[str, Any]
-    """What was read."""
+    """Source, size and hash of the text, see `CalibrationText.describe`."""
     tokens: int
-    """Tokens of it, in the new tokenization."""
+    """Number of new tokens in the text."""
     shifted_rows: int
+    """Number of rows that have a shift of their own."""
     strength: float
     """Factor by which the fitted correction was scaled; 0 is no correction."""
     base: float
-    """The base model, in its own tokens."""
+    """Bits per byte of the base model, in its own tokens."""
     before: float
-    """The transplanted model, without the correction."""
+    """Bits per byte of the transplanted model without the correction."""
     after: float
-    """With it."""
+    """Bits per byte of the transplanted model with the correction."""
 
 
 @dataclass(frozen=True)
 class RowChange:
-    """Maps for all output rows, and shifts for some."""
+    """A linear map for the output rows of each origin, and a shift for each active token."""
 
     maps_ODD: Tensor
     """float32: rows of an origin get ``rows @ maps_ODD[origin].T`` added."""
     ids: Tensor
     """int64 [A]: rows with a shift."""
     shifts_AD: Tensor
-    """float32"""
+    """float32: the vectors that are added to these rows."""
 
     def scaled(self, strength: float) -> RowChange:
-        """A part of the change."""
+        """Return the change with maps and shifts multiplied by `strength`."""
         return RowChange(self.maps_ODD * strength, self.ids, self.shifts_AD * strength)
 
     def apply(self, rows_RD: Tensor, origins_R: Tensor) -> Tensor:
-        """Changed rows, same dtype and device; not in place.
+        """Return changed rows [R, D] in the same dtype and on the same device. `rows_RD` stays as it is.
 
         Args:
             rows_RD: float; the output rows that the change was fitted for.
-            origins_R: int64; as in the fit.
+            origins_R: int64; the origins with which it was fitted. Rows of origin -1 become the mean of the others.
         """
         device = rows_RD.device
         origins_R, new_RD = origins_R.to(device), rows_RD.to(torch.float32, copy=True)
@@ -125,7 +130,7 @@ class Correction:
     report: CorrectionReport
 
     def apply(self, rows_RD: Tensor, origins_R: Tensor) -> Tensor:
-        """Corrected output rows; the very same where no correction helps. See `RowChange.apply`."""
+        """Return corrected output rows, see `RowChange.apply`. If no correction helps, return `rows_RD` itself."""
         return self.change.apply(rows_RD, origins_R) if self.report.strength else rows_RD
 
 
@@ -135,15 +140,22 @@ def fit_change(rows_RD: Tensor, origins_R: Tensor, positions: Positions, *, quie
     Args:
         rows_RD: the output rows to change, float32, on the device to compute on.
         origins_R: int64; rows of the same origin, 0 and up, share a map; those of origin -1 take no part.
-        positions: what to fit to and to judge on.
-        quiet: no progress bar.
+        positions: the positions to fit, and the held-out ones to judge the fit by.
+        quiet: show no progress bar.
     """
     problem = _Regression.prepare(rows_RD, origins_R, positions)
     return FittedChange(problem, *problem.solve(quiet=quiet))
 
 
 def choose_strength(held_out_bits: Callable[[float], float]) -> tuple[float, float, float]:
-    """Choose the strength by the held-out positions. Returns strength, and bits before and after."""
+    """Choose the strength of `STRENGTHS` with the lowest loss on held-out positions.
+
+    Args:
+        held_out_bits: returns the loss in bits at a strength.
+
+    Returns:
+        The strength, the bits without a correction, and the bits at this strength.
+    """
     tried = [(held_out_bits(strength), strength) for strength in STRENGTHS]
     after, strength = min(tried)
     return strength, tried[0][0], after
@@ -158,35 +170,40 @@ class FittedChange:
     _shifts_AD: Tensor
 
     def change(self) -> RowChange:
-        """What to do to the rows, in main memory."""
+        """Return the change at full strength, with its tensors in main memory."""
         problem = self._problem
         return RowChange(self._maps_ODD.cpu(), problem.active, (self._shifts_AD / problem.scale).cpu())
 
     def held_out_bits(self, strength: float) -> float:
-        """Bits of what the held-out positions go on with, if only output rows change: hidden states stay."""
+        """Return the loss on the held-out positions in bits, for output rows changed with this strength.
+
+        The hidden states are those of the unchanged model, so this is exact only if input rows stay as they are.
+        """
         return self._problem.held_out_bits(self._maps_ODD * strength, self._shifts_AD * strength)
 
 
 @dataclass(frozen=True)
 class _Regression:
-    """The problem in units where hidden states have root mean square 1."""
+    """The regression problem, in units where hidden states have root mean square 1."""
 
     scale: float
     """Root mean square of the hidden states."""
     states_PD: Tensor
+    """float [P, D]: hidden states, not yet divided by `scale`."""
     active: Tensor
-    """int64 [A], those of one origin after those of the other."""
+    """int64 [A]: ids of the active tokens, copied ones first."""
     active_OAD: tuple[Tensor, ...]
-    """Their rows, by origin."""
+    """float32: rows of the active tokens, by origin."""
     resting_OND: tuple[Tensor, ...]
-    """Rows of tokens that stand for all others, by origin."""
+    """float32: rows of a random sample of the other tokens, by origin. They stand for all of them."""
     resting_weight: float
-    """Logarithm of how many tokens each resting one stands for."""
+    """Logarithm of the number of tokens that each resting token stands for."""
     next_P: Tensor
-    """Places among the active tokens. Outside held-out passages a token may have none: -1."""
+    """int64: place of the next token among the active ones; -1, outside held-out passages only, if it is not active."""
     targets: SparseRows
-    """Over places among the active tokens."""
+    """P distributions over places among the active tokens."""
     is_held_out: Tensor
+    """bool [P]"""
 
     @classmethod
     def prepare(cls, rows_RD: Tensor, origins_R: Tensor, positions: Positions) -> _Regression:
@@ -196,7 +213,7 @@ class _Regression:
         mass_R = _probability_mass(rows_RD, live, positions, generator)
         mass_R.index_add_(0, positions.targets.ids, positions.targets.weights)
         mass_R[~live] = -1
-        # The held-out loss asks for these tokens, so they are active whatever MAX_ACTIVE says.
+        # The held-out loss needs the logits of these tokens, so they are active even beyond MAX_ACTIVE.
         judged = positions.next_ids[positions.is_held_out].unique()  # type: ignore[no-untyped-call]
         mass_R[judged] = torch.inf
         num_active = max(len(judged), min(MAX_ACTIVE, int((mass_R >= 0).sum())))
@@ -228,7 +245,7 @@ class _Regression:
 
     @torch.no_grad()
     def solve(self, *, quiet: bool) -> tuple[Tensor, Tensor]:
-        """Return the maps [O, D, D] and the shifts [A, D], fitted by Adam with a falling step."""
+        """Fit by Adam with a step that falls linearly to 0. Return the maps [O, D, D] and the shifts [A, D]."""
         rows_AD = torch.cat(self.active_OAD)
         device, width = rows_AD.device, rows_AD.shape[1]
         fitted = ((self.targets.counts > 0) & ~self.is_held_out).nonzero().flatten()
@@ -237,14 +254,15 @@ class _Regression:
         maps_ODD.grad, free_AD.grad = torch.empty_like(maps_ODD), torch.empty_like(free_AD)
         step_rows = STEP_ROWS * float(rows_AD.square().mean().sqrt())
         groups = [{"params": [maps_ODD], "lr": STEP_MAP / math.sqrt(width)}, {"params": [free_AD], "lr": step_rows}]
-        # The penalty is HOLD_BACK times the sum of squares for all positions together; Adam adds its gradient.
-        decay = 2 * HOLD_BACK / max(1, len(fitted))
+        # The loss of a batch is a mean over positions, so the penalty is divided by their number. Adam's `weight_decay`
+        # adds the gradient of the penalty, which has the factor 2.
+        decay = 2 * L2_PENALTY / max(1, len(fitted))
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), weight_decay=decay, fused=_has_fused(device))
         generator = torch.Generator().manual_seed(0)
         orders = [fitted[torch.randperm(len(fitted), generator=generator)] for _ in range(EPOCHS)]
         batches = [batch for order in orders for batch in order.split(BATCH)]  # type: ignore[no-untyped-call]
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=max(1, len(batches)))
-        # Gradients point the same way when rounded, and on text the rows come out as good.
+        # Rounded gradients are precise enough: the fitted rows give the same loss on text.
         dtype = fast_dtype(device)
         gradients = Gradients(self.active_OAD, self.resting_OND, self.resting_weight, batch=BATCH, dtype=dtype)
         for batch in progress(batches, desc="Fitting output rows", unit="batch", quiet=quiet):
@@ -252,7 +270,8 @@ class _Regression:
             gradients.write(states_BD, self.targets.select(batch), maps_ODD, free_AD)
             optimizer.step()
             schedule.step()
-        # Only now: held back during the fit, shifts would leave to the maps what should not carry over.
+        # Shifts are shrunk only after the fit. During the fit, the maps would take over what the shifts may not
+        # express, and they would carry it over to all other tokens.
         trust_A1 = _trust(self.targets, ~self.is_held_out, len(self.active)).to(device)
         return maps_ODD, trust_A1 * free_AD
 
@@ -270,7 +289,7 @@ class _Regression:
 
     @torch.no_grad()
     def held_out_bits(self, maps_ODD: Tensor, shifts_AD: Tensor) -> float:
-        """Bits of what the held-out positions really go on with."""
+        """Return the loss of the tokens that follow the held-out positions, in bits."""
         total = 0.0
         for places in self.is_held_out.nonzero().flatten().split(JUDGED_TOGETHER):  # type: ignore[no-untyped-call]
             logits_BA, total_B = self._logits(places, maps_ODD, shifts_AD)
@@ -285,7 +304,10 @@ def _has_fused(device: torch.device) -> bool:
 
 
 def _trust(targets: SparseRows, is_fitted_P: Tensor, num_active: int) -> Tensor:
-    """How much of its shift each token gets: n / (n + `ENOUGH`) for n expected occurrences, float32 [A, 1]."""
+    """Return the share of its shift that each token gets, float32 [A, 1].
+
+    It is n / (n + `ENOUGH`) for n expected occurrences.
+    """
     occurrences_A = torch.zeros(num_active)
     occurrences_A.index_add_(0, targets.ids, targets.weights * is_fitted_P[targets.rows])
     return (occurrences_A / (occurrences_A + ENOUGH))[:, None]
@@ -293,7 +315,7 @@ def _trust(targets: SparseRows, is_fitted_P: Tensor, num_active: int) -> Tensor:
 
 @torch.no_grad()
 def _probability_mass(rows_RD: Tensor, live: Tensor, positions: Positions, generator: torch.Generator) -> Tensor:
-    """What the transplanted model gives each token, summed over a sample of the positions and scaled up, [R]."""
+    """Estimate the sum of each token's probability over all positions, from a sample of them: float32 [R]."""
     num_positions = len(positions.states_PD)
     sample = torch.randperm(num_positions, generator=generator)[: 2 * BATCH]
     total_R = torch.zeros(len(rows_RD))

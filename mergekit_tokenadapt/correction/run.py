@@ -47,7 +47,7 @@ from mergekit_tokenadapt.transfer.transfer import Transfer
 LOG = logging.getLogger(__name__)
 
 SHARD = 16
-"""Passages read between two files on disk."""
+"""Passages whose results are stored in one file."""
 
 
 def correct_output_rows(
@@ -65,14 +65,14 @@ def correct_output_rows(
 
     Args:
         model: folder of the base model.
-        transfer: from its tokenizer to the new one; says on which device to compute.
-        plan: how its new rows are made.
-        text: what to read.
-        stays_tied: the corrected rows are input rows, too. The fit does not know what that does to the
-            hidden states, so its strength is then chosen by reading the held-out passages anew.
-        input_fit: the plan's regression fitted on the model's input matrix; None: it is fitted here.
-        output_fit: likewise, on its output matrix.
-        trust_remote_code: passed to transformers.
+        transfer: the transfer from its tokenizer to the new one. Its device is used for all computation.
+        plan: the plan of the new rows.
+        text: the calibration text.
+        stays_tied: whether the corrected rows are input rows, too. The fit does not know how new input rows change the
+            hidden states. Its strength is therefore chosen by reading the held-out passages again at each strength.
+        input_fit: the plan's regression fitted on the model's input matrix; with None it is fitted here.
+        output_fit: the same for its output matrix.
+        trust_remote_code: whether transformers may run code from the model's folder.
 
     Raises:
         TokenAdaptError: the model cannot be loaded, or has no plain output matrix.
@@ -121,15 +121,16 @@ def _load(folder: ModelFolder, device: torch.device) -> Any:
 
 @dataclass(frozen=True)
 class _Reading:
-    """All that is needed to read a shard."""
+    """Reads shards of the text with the base model and with the transplanted model."""
 
     reader: Reader
     pairs: list[tuple[Encoded, Encoded]]
     """Every passage in old and in new tokens."""
     targets: TargetMaker
     starts: tuple[int, int]
-    """Start tokens, old and new."""
+    """Ids of the old and of the new start token."""
     new_inputs: Tensor
+    """float [R, D]: the input matrix of the transplanted model."""
     text: CalibrationText
 
     @classmethod
@@ -144,7 +145,12 @@ class _Reading:
         return cls(reader, pairs, targets, (_start(base), _start(target)), new_inputs, text)
 
     def shard(self, places: range) -> dict[str, Tensor]:
-        """Read some passages with both models."""
+        """Read some passages with both models.
+
+        Returns:
+            By name, over the P new tokens of the passages: hidden states [P, D], next ids and passage numbers [P], the
+            target distributions in three tensors, and the base model's loss on held-out passages in bits.
+        """
         pairs = [self.pairs[n] for n in places]
         rows = self.reader.output_rows
         old_rows = rows.float()
@@ -167,7 +173,7 @@ class _Reading:
         }
 
     def held_out_bits(self, rows: Tensor) -> float:
-        """Bits of the held-out passages with these rows for both input and output."""
+        """Return the loss on the held-out passages in bits, with these rows as input and output matrix."""
         passages = [new for n, (_, new) in enumerate(self.pairs) if self.text.is_held_out(n)]
         read = self.reader.read([new.ids.tolist() for new in passages], self.starts[1], rows)
         return sum(_bits(states, rows.float(), new) for new, states in zip(passages, read, strict=True))
@@ -191,24 +197,24 @@ def _join(parts: list[dict[str, Tensor]], text: CalibrationText) -> tuple[Positi
 
 
 def _start(vocabulary: Vocabulary) -> int:
-    """The start token; where there is none, the first token has to do."""
+    """Return the id of the start token. A vocabulary without one gives its first token."""
     start = start_token(vocabulary)
     return start if start is not None else vocabulary.tokens[0].id
 
 
 def _halved(states: Tensor) -> Tensor:
-    """In half the memory, where nothing overflows."""
+    """Return the states in float16, to halve the memory, unless a value overflows."""
     half = states.half()
     return half if half.isfinite().all() else states
 
 
 def _places(num_passages: int) -> list[range]:
-    """The places of the passages of each shard."""
+    """Return the numbers of the passages of each shard."""
     return [range(first, min(first + SHARD, num_passages)) for first in range(0, num_passages, SHARD)]
 
 
 def _progress(names: Mapping[range, str], *, quiet: bool) -> Iterator[tuple[range, str]]:
-    """The shards and their names, with a bar."""
+    """Yield the passage numbers and the name of each shard while a progress bar counts passages."""
     total = sum(map(len, names))
     with progress(total=total, desc="Reading the text", unit="passage", quiet=quiet) as bar:
         for places, name in names.items():
@@ -217,7 +223,10 @@ def _progress(names: Mapping[range, str], *, quiet: bool) -> Iterator[tuple[rang
 
 
 def _key(model: Path, transfer: Transfer, text: CalibrationText, new_inputs: Tensor) -> str:
-    """Changes with everything that a shard depends on."""
+    """Return a hash of everything that the content of a shard depends on.
+
+    The model's files count by size and time, because hashing gigabytes of weights would take long.
+    """
     digest = hashlib.sha256(text.describe()["sha256"].encode())
     for file in sorted(p for p in model.iterdir() if p.suffix in (".json", ".safetensors", ".bin")):
         status = file.stat()

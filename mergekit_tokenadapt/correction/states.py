@@ -1,4 +1,4 @@
-"""Reading a text with a model: the hidden state before every token.
+"""Read a text with a model, to get the hidden state from which each token is predicted.
 
 Letters: T tokens of a passage, D width of the hidden states.
 """
@@ -14,21 +14,21 @@ from torch import Tensor
 from mergekit_tokenadapt.errors import TokenAdaptError
 
 BATCH_TOKENS = 2048
-"""Tokens read at a time. On a CPU, 8,192 take 1.5 times as long (SmolLM2-135M): the tensors of each layer then come
-from new pages of the operating system."""
+"""Tokens per batch, padding included. On a CPU, batches of 8,192 take 1.5 times as long per token (SmolLM2-135M),
+because the tensors of each layer then get new pages from the operating system."""
 SORTED_TOGETHER = 64
-"""Sequences whose batches are made of those of like length: little padding."""
+"""Number of sequences that are sorted by length before they are divided into batches. Sorting saves padding."""
 PROBE_TOKENS = 8
-"""Tokens on which the model's logits are compared with hidden state times output matrix."""
+"""Number of tokens on which the model's logits are compared with hidden state times output matrix."""
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """What to read and to fit in: bfloat16, except on CPUs that can only imitate it.
+    """Return the dtype for reading and fitting: bfloat16, or float32 on CPUs without instructions for bfloat16.
 
-    On those that compute in it, reading takes 0.6 times as long as in float32 (SmolLM2-135M), and what the base model
-    loses, in bits per byte, is 0.0003.
+    On CPUs with these instructions, reading takes 0.6 times as long as in float32 (SmolLM2-135M). The loss of the base
+    model rises by 0.0003 bits per byte.
     """
-    # Older versions of torch cannot tell.
+    # Older versions of torch have no such function. Their CPUs count as slow.
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     is_slow = device.type == "cpu" and not capabilities.get("avx512_bf16", False)
     return torch.float32 if is_slow else torch.bfloat16
@@ -38,11 +38,12 @@ class Reader:
     """A causal language model whose input rows can be swapped. Use it as a context manager.
 
     Args:
-        model: of transformers, on its device, in evaluation mode. It gets its own rows back at the end.
-        wanted_by: what reads, for errors.
+        model: a model of transformers, on its device and in evaluation mode. It gets its own rows back on exit.
+        wanted_by: the option that needs the model to be read, for error messages.
 
     Raises:
-        TokenAdaptError: its logits are not its hidden states times its output matrix.
+        TokenAdaptError: the model has no output matrix or one with a bias, or its logits are not its hidden states
+            times its output matrix.
     """
 
     def __init__(self, model: Any, wanted_by: str = "calibration_text") -> None:
@@ -59,7 +60,7 @@ class Reader:
 
     @property
     def scale(self) -> float:
-        """The factor between hidden state times output matrix and logits."""
+        """The ratio of the logits to hidden state times output matrix."""
         return self._scale
 
     @property
@@ -70,18 +71,18 @@ class Reader:
 
     @property
     def output_rows(self) -> Tensor:
-        """The model's own output matrix; the input matrix itself where they are tied."""
+        """The model's own output matrix. In a tied model this is the input matrix."""
         rows: Tensor = self._model.get_output_embeddings().weight
         return rows.detach()
 
     @torch.no_grad()
     def read(self, sequences: Sequence[Sequence[int]], start: int, input_rows: Tensor) -> Iterator[Tensor]:
-        """Hidden states from which each token of each sequence is predicted, float32 [T, D] each.
+        """Yield, for each sequence, the hidden states from which its tokens are predicted, float32 [T, D].
 
         Args:
             sequences: token ids, without a start token.
-            start: the id put before each, from which its first token is predicted.
-            input_rows: the input matrix that the ids are rows of.
+            start: the id that is put before each sequence, so that its first token can be predicted.
+            input_rows: float [R, D]; the input matrix to read with.
         """
         self._embedding.weight = torch.nn.Parameter(input_rows.to(self._own_rows), requires_grad=False)
         for first in range(0, len(sequences), SORTED_TOGETHER):
@@ -98,16 +99,20 @@ class Reader:
         return [states_TD[: len(ids)] for states_TD, ids in zip(self._states(inputs_BT), batch, strict=True)]
 
     def _states(self, inputs_BT: Tensor) -> Tensor:
-        # Padding stands on the right, where a causal model's other positions do not see it. Without a mask
-        # that says so, attention takes its fast way.
+        # Padding is on the right, where the other positions of a causal model do not attend to it. So no attention mask
+        # is needed, and attention without a mask is faster.
         output = self._model.base_model(inputs_BT.to(self._model.device), use_cache=False)
         states: Tensor = output[0].float() * self._scale
         return states
 
     @torch.no_grad()
     def _measure_scale(self) -> float:
-        """The factor between hidden state times output matrix and logits: 1 in most models."""
-        self._scale = 1.0
+        """Measure the ratio of the logits to hidden state times output matrix. In most models it is 1.
+
+        Raises:
+            TokenAdaptError: there is no such ratio, because the model changes its logits in another way.
+        """
+        self._scale = 1.0  # `_states` multiplies by it, and the unscaled states are needed here
         head = self._model.get_output_embeddings()
         if head is None or getattr(head, "bias", None) is not None:
             raise TokenAdaptError(f"{self._wanted_by} needs a causal language model with an output matrix and no bias")
@@ -121,11 +126,15 @@ class Reader:
                 f"{self._wanted_by} cannot be used with this model: it changes its logits after the output matrix "
                 "(by soft-capping, for instance)"
             )
+        # A ratio near 1 comes from rounding.
         return scale if abs(scale - 1) > 0.01 else 1.0
 
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Places of sequences to read at a time, longest first: at most `BATCH_TOKENS`, padding included, or one."""
+    """Divide sequences, sorted by descending length, into batches of at most `BATCH_TOKENS`, padding included.
+
+    A longer sequence is a batch of its own. Returns the places of the sequences of each batch.
+    """
     batches: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda n: (-lengths[n], n)):
         if not batches or (len(batches[-1]) + 1) * max(1, lengths[batches[-1][0]]) > BATCH_TOKENS:

@@ -1,11 +1,14 @@
-"""The base model's predictions, converted into distributions over new tokens.
+"""Convert the base model's predictions into distributions over new tokens.
 
-At a common boundary of both tokenizers, the base model's distribution over old tokens becomes one over new tokens
-by shares: how often each new token starts where the old token did, counted in the text and smoothed towards the
-first new token of the old token's bytes. If the new tokenizer stops inside an old token (after the spaces of
-`` def``), only old tokens that start with the bytes already passed are possible. The rest of their bytes is
-encoded with the new tokenizer, and its first token is the prediction. The old token with which the text really
-continues always stands for the new token with which it continues.
+Where both tokenizers have a boundary, the probability of each old token is distributed over new tokens. The shares are
+counted in the text: how often each new token starts where this old token starts. They are smoothed towards the first
+new token of the old token's bytes.
+
+If the new tokenizer has a boundary inside an old token (after the spaces of `` def``), only old tokens that start with
+the bytes already passed are possible. The rest of their bytes is segmented with the new tokenizer, and its first token
+is the prediction.
+
+In both cases, the probability of the old token that follows in the text goes to the new token that follows in the text.
 
 Letters: P positions, K old tokens that are examined, V old rows, D width.
 """
@@ -29,25 +32,25 @@ TOGETHER = 64
 """Positions whose logits are computed at a time. Larger tensors would get new pages from the operating system every
 time, which takes a fifth of the time of a passage."""
 LIKELIEST = 64
-"""Old tokens looked at per position; the rest of the distribution is left out."""
+"""Number of most likely old tokens that are examined per position. The rest of the distribution is left out."""
 SMOOTHING = 2.0
-"""Occurrences that the plain first token counts for, beside those in the text."""
+"""Number of occurrences that are added for the first new token of an old token's bytes."""
 NEGLIGIBLE = 1e-4
 """New tokens below this probability are left out of a target."""
 IMPOSSIBLE = 1e-3
-"""Where the base model gives all old tokens that fit less than this, it has no opinion."""
+"""If all old tokens that fit have less probability than this together, the position gets no target."""
 
 
 class TargetMaker:
-    """Turns the base model's distributions over old tokens into targets over new ones.
+    """Turns the base model's distributions over old tokens into target distributions over new tokens.
 
     Args:
         base: the old vocabulary.
-        base_rows: rows of the old matrices; tokens beyond have no probability.
+        base_rows: number of rows of the old matrices. Tokens with ids beyond them have no probability.
         target: the new vocabulary.
-        mapping: how the vocabularies match; special tokens keep their counterparts.
-        target_segmenter: the new tokenizer, cutting bytes.
-        pairs: all passages in both tokenizations, (old, new): the shares are counted in them.
+        mapping: how the vocabularies match. The probability of a special token goes to its new counterpart.
+        target_segmenter: segments bytes into new tokens.
+        pairs: all passages, in old and in new tokens. The shares are counted in them.
     """
 
     def __init__(
@@ -70,15 +73,15 @@ class TargetMaker:
     def make(
         self, old: Encoded, new: Encoded, states_TD: Tensor, matrix_VD: Tensor, *, normalised: bool = True
     ) -> SparseRows:
-        """Targets for the new tokens of a passage: for each a distribution over new tokens, or none.
+        """Return the target distribution of each new token of a passage; it is empty where no target can be made.
 
         Args:
             old: the passage in old tokens.
             new: the passage in new tokens.
-            states_TD: float [old tokens, D]: hidden state before each old token.
-            matrix_VD: float [V, D]: the old output rows.
-            normalised: let each distribution add up to 1. Otherwise what is missing to 1 is the probability that
-                was left out: that of unlikely tokens.
+            states_TD: float [old tokens, D]; the base model's hidden states that predict each old token.
+            matrix_VD: float [V, D]; the old output rows.
+            normalised: whether each distribution adds up to 1. Otherwise its sum is lower by the probability of the
+                unlikely tokens that were left out.
         """
         places, passed = standing_at(old, new)
         plain = np.flatnonzero((places >= 0) & (passed == 0))
@@ -107,6 +110,7 @@ class TargetMaker:
         states_TD: Tensor,
         matrix_VD: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (position, new token, probability) triplets for positions where both tokenizers have a boundary."""
         logits_PV = states_TD[torch.from_numpy(places).to(states_TD.device)] @ matrix_VD.T
         top = logits_PV.float().softmax(dim=1).topk(min(LIKELIEST, logits_PV.shape[1]), dim=1)
         probabilities_PK, ids_PK = top.values.cpu(), top.indices.cpu()
@@ -122,6 +126,15 @@ class TargetMaker:
     def _inside_token(
         self, position: int, true: int, meant: int, passed: bytes, logits_V: Tensor
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return (position, new token, probability) triplets for a position inside an old token.
+
+        Args:
+            position: the place of the new token in its passage.
+            true: the old token that the position is in.
+            meant: the new token that follows in the text.
+            passed: the bytes of the old token before the position.
+            logits_V: the base model's logits for the old token.
+        """
         candidates, firsts = self._starting_with(passed)
         chosen = logits_V[candidates]
         if not passed or float((chosen.logsumexp(0) - logits_V.logsumexp(0)).exp()) < IMPOSSIBLE:
@@ -133,7 +146,7 @@ class TargetMaker:
         return [(torch.full_like(ids, position), ids, weights)]
 
     def _starting_with(self, passed: bytes) -> tuple[Tensor, Tensor]:
-        """Old tokens that start with these bytes and go on, and the first new token of how they go on."""
+        """Return the longer old tokens that start with these bytes, and the first new token of their other bytes."""
         if passed not in self._inside:
             first = bisect.bisect_left(self._sorted, (passed,))
             last = first
@@ -147,6 +160,7 @@ class TargetMaker:
     def _count(
         self, base_rows: int, pairs: Sequence[tuple[Encoded, Encoded]], counterparts: dict[int, int]
     ) -> SparseRows:
+        """Return the shares: for each old token a distribution over the new tokens that start where it starts."""
         olds, news = [], []
         for old, new in pairs:
             places, passed = standing_at(old, new)
@@ -172,17 +186,21 @@ class TargetMaker:
 
 
 def _spread(shares: SparseRows, rows: Tensor, olds: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(position, old token, probability) triplets, with new tokens in place of old ones."""
+    """Distribute the probabilities of old tokens over new tokens by their shares, as triplets.
+
+    The triplets are (position, token, probability).
+    """
     chosen = shares.select(olds)
     weights = probabilities[chosen.rows] * chosen.weights
+    # Several small parts may add up to one that is not negligible, so the limit is lower here.
     kept = weights >= NEGLIGIBLE / 10
     return rows[chosen.rows][kept], chosen.ids[kept], weights[kept]
 
 
 def distributions(rows: Tensor, ids: Tensor, weights: Tensor, num_rows: int, *, normalised: bool = True) -> SparseRows:
-    """Add up (position, new token, probability) triplets, drop negligible ones, and normalise where that is asked for.
+    """Add up (position, new token, probability) triplets, drop sums below `NEGLIGIBLE`, and normalise if asked to.
 
-    A position without any has an empty distribution.
+    A position without triplets has an empty distribution.
     """
     summed = SparseRows.from_triplets(rows, ids, weights, num_rows)
     kept = summed.weights >= NEGLIGIBLE
@@ -191,7 +209,10 @@ def distributions(rows: Tensor, ids: Tensor, weights: Tensor, num_rows: int, *, 
 
 
 def _counterparts(special: set[int], target: Vocabulary, mapping: VocabularyMap) -> dict[int, int]:
-    """Old special token to the new one that has its row. Of several, the end of sequence is meant, or the first."""
+    """Return old special token -> new special token that has its row.
+
+    If several new tokens have one row, the end-of-sequence token is taken, or the first of them.
+    """
     found: dict[int, int] = {}
     for row, source in enumerate(mapping.sources.tolist()):
         if source in special and (source not in found or row == target.roles.get("eos")):
@@ -200,7 +221,7 @@ def _counterparts(special: set[int], target: Vocabulary, mapping: VocabularyMap)
 
 
 def _firsts(segmenter: Segmenter, contents: Sequence[bytes]) -> Tensor:
-    """The first token of each byte string, int64; -1 where there is none."""
+    """Return the first token of each byte string, int64; -1 for a byte string without tokens."""
     pieces = segmenter.segment(contents)
     ids = np.append(pieces.ids, -1)
     return torch.from_numpy(np.where(pieces.counts > 0, ids[np.minimum(pieces.indptr[:-1], len(pieces.ids))], -1))

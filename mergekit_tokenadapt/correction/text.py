@@ -1,4 +1,4 @@
-"""The text to calibrate on: short passages of whatever the user names, or of Python's own library."""
+"""Read the calibration text: short passages of a text that the user names, or of Python's standard library."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.texts import TextSet, read_text, split_passages
 
 DEFAULT = "default"
-"""The name of the sample that every machine has."""
+"""The source that names the built-in sample, see `default_sample`."""
 PASSAGE = 2000
-"""About how many bytes a passage has: at a token for each, still inside any model's context."""
+"""Approximate size of a passage in bytes. Even with one token per byte, it fits into the context of usual models."""
 MANY_PASSAGES = 50
-"""A short text is split into shorter passages, so that there are about so many."""
+"""A short text is split into shorter passages, so that it has about this many."""
 HELD_OUT_EVERY = 10
-"""One passage in so many is held out, to judge the correction on."""
+"""One passage in this many is held out, to choose the strength of the correction."""
 
 
 @dataclass(frozen=True)
 class CalibrationText:
-    """Passages, and where they come from."""
+    """The passages of a calibration text."""
 
     source: str
-    """As the user wrote it."""
+    """The source as the user wrote it."""
     passages: tuple[str, ...]
 
     @classmethod
     def read(cls, source: str, max_bytes: int) -> CalibrationText:
-        """Split a text into passages, and keep evenly spaced ones where there are more than `max_bytes`.
+        """Split a text into passages. If it has more than `max_bytes`, keep evenly spaced passages.
 
         Args:
             source: ``default``, or a file, a folder or a jsonl file as the evaluation takes them
                 (``FILE.jsonl,field=NAME`` for a field other than ``text``).
-            max_bytes: 0 means all of the text.
+            max_bytes: approximate size of the passages together, in UTF-8 bytes; 0 keeps all of the text.
 
         Raises:
-            TokenAdaptError: nothing is there, or it holds no text.
+            TokenAdaptError: the source does not exist, holds no text, or is too short.
         """
         if source == DEFAULT:
             documents: Sequence[str] = list(default_sample())
@@ -55,11 +55,11 @@ class CalibrationText:
         return cls(source, tuple(passages[n] for n in kept))
 
     def is_held_out(self, place: int) -> bool:
-        """Whether a passage is held out: one in ten."""
+        """Return whether the passage with this number is held out. One in `HELD_OUT_EVERY` is."""
         return place % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
 
     def describe(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Return source, number of passages, bytes and hash, as the manifest states them."""
         kept = TextSet("text", self.passages, self.source)
         return {
             "source": self.source,
@@ -70,7 +70,7 @@ class CalibrationText:
 
 
 def _thinned(num_passages: int, num_bytes: int, max_bytes: int) -> list[int]:
-    """Places of evenly spaced passages, with about `max_bytes` together; all where there are no more."""
+    """Return the numbers of evenly spaced passages that have about `max_bytes` together; all if they have no more."""
     if not max_bytes or num_bytes <= max_bytes:
         return list(range(num_passages))
     num_kept = max(HELD_OUT_EVERY, int(num_passages * max_bytes / num_bytes))
@@ -78,10 +78,10 @@ def _thinned(num_passages: int, num_bytes: int, max_bytes: int) -> list[int]:
 
 
 def default_sample() -> Iterator[str]:
-    """English and code, from the source of Python's own library, and sums.
+    """Yield the source files of Python's standard library, which hold English and code, and a document of sums.
 
-    Every machine has it, and nobody's text has to be shipped. Another Python has another library: the
-    manifest holds the sample's hash.
+    Every machine has this text, so none has to be shipped. Another version of Python has another library. The manifest
+    therefore holds the hash of the text.
     """
     library = Path(sysconfig.get_paths()["stdlib"])
     for file in sorted(library.glob("*.py")):
@@ -90,7 +90,7 @@ def default_sample() -> Iterator[str]:
 
 
 def sums(num_lines: int) -> Iterator[str]:
-    """Sums, differences, products and quotients in so many lines, as one document; the same every time."""
+    """Yield one document of `num_lines` sums, differences, products and quotients. It is the same every time."""
     generator = random.Random(0)
     lines = []
     for _ in range(num_lines):
