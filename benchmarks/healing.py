@@ -37,6 +37,7 @@ STARTS: dict[str, dict[str, Any]] = {
 """Rows that healing starts from."""
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
+    "double-rates": {"rate": 6e-4, "row_rate": 1e-3},
     "rows": {"train": "rows"},
     "all": {"train": "all", "rate": 5e-5},
 }
@@ -167,7 +168,7 @@ def page(results: dict[str, Any]) -> str:
             for when in ("base", "before", "after")
         ]
         worse = ", ".join(run["worse"]) or "none"
-        lines += ["", f"Texts that got worse, the 18 built-in ones included: {worse}.", ""]
+        lines += ["", f"Texts that got worse by more than 0.5%, the 18 built-in ones included: {worse}.", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

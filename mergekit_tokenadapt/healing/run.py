@@ -186,10 +186,13 @@ class _Work:
         healing = HealingModel(loaded, trained, scale, self.options).to(self.place)
         began = time.monotonic()
         with healing.whole() as whole:
-            before = self._measure(whole, self.text.held_out), self._measure(whole, self.probes)
-        look_seconds = time.monotonic() - began
+            held_out = self._measure(whole, self.text.held_out)
+            look_seconds = time.monotonic() - began
+            before = held_out, self._measure(whole, self.probes)
+        # What comes after the last step: the same measurements, and writing.
+        last_step_by = self.deadline - 1.2 * (time.monotonic() - began) - 5
         self.say(_line("before", before[0]))
-        steps, ended_by = self._train(healing, collator, lesson, before[0], kept, look_seconds)
+        steps, ended_by = self._train(healing, collator, lesson, before[0], kept, look_seconds, last_step_by)
         model = healing.finished()
         rounded(self.model, model)
         after = self._measure(model, self.text.held_out), self._measure(model, self.probes)
@@ -246,14 +249,16 @@ class _Work:
         before: dict[str, float],
         kept: Path | None,
         look_seconds: float,
+        deadline: float,
     ) -> tuple[int, str]:
         """Train; the best checkpoint is in place then. Gives the steps that were made, and why there are no more."""
         from mergekit_tokenadapt.healing.training import Training
 
         training = Training(healing, collator, lesson.passages, self.options, self.place, self.fast, self.quiet)
-        # What comes after the last step: the same measurements, and writing.
-        deadline = self.deadline - 1.5 * look_seconds - 5
-        steps = self.options.steps or training.affordable_steps(deadline, look_seconds, kept)
+        if self.options.steps is None:
+            steps, looks = training.affordable(deadline, look_seconds, kept)
+        else:
+            steps, looks = self.options.steps, self.options.looks
 
         def measure(step: int) -> float:
             with healing.whole() as whole:
@@ -263,7 +268,7 @@ class _Work:
             return relative(now, before)
 
         with signals_noted() as came:
-            return training.run(steps, measure, deadline, lambda: bool(came), kept, self.curve)
+            return training.run(steps, looks, measure, deadline, lambda: bool(came), kept, self.curve)
 
 
 def _line(when: str, bits: dict[str, float]) -> str:

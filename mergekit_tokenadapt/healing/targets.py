@@ -43,8 +43,17 @@ class TaughtPassage:
     """Of the passage, in the order of reading."""
     ids: Tensor
     """int64 [T]"""
-    targets: SparseRows
-    """T distributions over new tokens, empty where there is none. What is missing to 1 is unlikely tokens."""
+    indptr: Tensor
+    """int64 [T + 1]: which of the kept probabilities belong to each position."""
+    target_ids: Tensor
+    """int32 [Z]: new tokens."""
+    weights: Tensor
+    """float16 [Z]: their probabilities."""
+
+    @property
+    def targets(self) -> SparseRows:
+        """T distributions over new tokens, empty where there is none. What is missing to 1 is unlikely tokens."""
+        return SparseRows(self.indptr, self.target_ids.long(), self.weights.float())
 
 
 @dataclass
@@ -167,9 +176,13 @@ def _is_there(shards: Path | None, name: str) -> bool:
 
 def _passages(made: dict[str, Tensor], shard: range) -> Iterator[TaughtPassage]:
     """The passages of a file."""
-    targets = SparseRows(made["indptr"], made["target_ids"].long(), made["weights"].float())
     first = 0
     for number, length in zip(shard, made["lengths"].tolist(), strict=True):
-        own = targets.select(torch.arange(first, first + length))
-        yield TaughtPassage(number, made["ids"][first : first + length].long(), own)
+        bounds = made["indptr"][first : first + length + 1]
+        kept = slice(int(bounds[0]), int(bounds[-1]))
+        ids = made["ids"][first : first + length].long()
+        # Copies: what is taken from a file would keep all of it in memory.
+        yield TaughtPassage(
+            number, ids, bounds - bounds[0], made["target_ids"][kept].clone(), made["weights"][kept].clone()
+        )
         first += length

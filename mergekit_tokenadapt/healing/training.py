@@ -30,6 +30,8 @@ TOGETHER = 8
 """Passages in memory at a time on a GPU, at most. On a CPU it is one: nothing is padded, and memory is small."""
 MOST_PASSES = 4
 """Times that a passage is trained on, at most, where time is left."""
+LOOKING_SHARE = 0.2
+"""The share of the time of training that measurements may take, of which there is at least one."""
 SAFETY = 1.1
 """Steps are taken to last so much longer than the one that was timed."""
 PLAN = "plan.json"
@@ -52,8 +54,8 @@ class Training:
     """Compute in bfloat16 (autocast)."""
     quiet: bool
 
-    def affordable_steps(self, deadline: float, look_seconds: float, kept: Path | None) -> int:
-        """How many steps there is time for, or what a run that was stopped had found.
+    def affordable(self, deadline: float, look_seconds: float, kept: Path | None) -> tuple[int, int]:
+        """How many steps and measurements there is time for, or what a run that was stopped had found.
 
         Args:
             deadline: on the clock of `time.monotonic`.
@@ -61,14 +63,16 @@ class Training:
             kept: the folder of the run.
         """
         if kept is not None and (plan := read_json(kept / PLAN)):
-            return int(plan["steps"])
-        left = deadline - time.monotonic() - self.options.looks * look_seconds
+            return int(plan["steps"]), int(plan["looks"])
+        left = deadline - time.monotonic()
+        looks = max(1, min(self.options.looks, int(LOOKING_SHARE * left / look_seconds)))
+        left -= looks * look_seconds
         seconds = SAFETY * self._seconds_per_step()
         passes = MOST_PASSES * -(-len(self.passages) // self.options.passages_per_step)
         steps = max(1, min(passes, int(left / seconds)))
         if kept is not None:
-            write_json(kept / PLAN, {"steps": steps})
-        return steps
+            write_json(kept / PLAN, {"steps": steps, "looks": looks})
+        return steps, looks
 
     @property
     def _together(self) -> int:
@@ -98,6 +102,7 @@ class Training:
     def run(
         self,
         steps: int,
+        looks: int,
         measure: Callable[[int], float],
         deadline: float,
         is_stopped: Callable[[], bool],
@@ -108,6 +113,7 @@ class Training:
 
         Args:
             steps: to make.
+            looks: measurements on the way, at even distances.
             measure: bits per byte relative to those before, for a step's number.
             deadline: on the clock of `time.monotonic`.
             is_stopped: whether a signal asks for the end.
@@ -124,7 +130,7 @@ class Training:
             folder = (Path(temporary) if kept is None else kept) / CHECKPOINTS
             last = _last_checkpoint(folder)
             pace = Pace(deadline, is_stopped)
-            every = max(1, -(-steps // self.options.looks))
+            every = max(1, -(-steps // looks))
             arguments = training_arguments(
                 folder,
                 self.options,

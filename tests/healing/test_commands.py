@@ -5,6 +5,7 @@ import json
 from click.testing import CliRunner
 
 from mergekit_tokenadapt.cli import heal_after
+from mergekit_tokenadapt.cli.evaluate import main as evaluate
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.healing.options import HealOptions
 
@@ -32,6 +33,9 @@ def test_heal(tied_pair, tmp_path, text_file):
     assert (again.exit_code, again.output) == (0, "")
     weights = "model.safetensors"
     assert (out / weights).read_bytes() == (tmp_path / "again" / weights).read_bytes()
+    checked = CliRunner().invoke(evaluate, ["check", str(out), "--base", str(tied_pair[0])])
+    assert "healed in 6 steps" in " ".join(checked.stdout.split())
+    assert checked.exit_code == 0, checked.output
     twice = run("heal", out, tmp_path / "twice", "--text", f"lines={text_file}", *FLAGS, "--quiet")
     assert twice.exit_code == 0, twice.output  # what was healed can be healed on: the manifest still names the base
 

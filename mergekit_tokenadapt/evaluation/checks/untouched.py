@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +14,8 @@ from mergekit_tokenadapt.evaluation.origins import RowOrigins
 from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.pad_positions import PadMove, find_pad_positions, pad_of, plan_move
 from mergekit_tokenadapt.numerics.row_math import difference_of
+from mergekit_tokenadapt.output import MANIFEST
+from mergekit_tokenadapt.tokenizer.files import read_json
 
 
 def check_untouched(model: ModelFolder, origins: RowOrigins | None) -> Finding:
@@ -21,16 +25,21 @@ def check_untouched(model: ModelFolder, origins: RowOrigins | None) -> Finding:
     if origins is None or origins.base is None:
         return Finding("untouched", Status.SKIPPED, "needs the base model: give --base")
     base = origins.base
+    healing = read_json(model.folder / MANIFEST).get("healing")
+    healed_steps = healing.get("steps") if isinstance(healing, Mapping) and healing.get("is_better") is True else None
     move, problems = _pad_move(model, base)
     for name in sorted(set(model.tensors) | set(base.tensors)):
         if name in model.vocabulary_tensors or name in base.vocabulary_tensors:
             continue
         if name not in base.tensors or name not in model.tensors:
             problems.append(f"{name} is only in {model.name if name in model.tensors else base.name}")
-        elif difference := difference_of(_moved(name, base, move), model.tensors.read(name)):
+        elif healed_steps is None and (difference := difference_of(_moved(name, base, move), model.tensors.read(name))):
             problems.append(f"{name} {difference}")
     lost = sorted(base.vocabulary_tensors.keys() - set(model.tensors))
     problems += [f"{name} is only in {base.name}" for name in lost]
+    if healed_steps is not None and not problems:
+        told = f"healed in {healed_steps} steps, so the weights need not equal the base's: same names and shapes"
+        return Finding("untouched", Status.NOTED, told)
     shared = [n for n in model.vocabulary_tensors if n in base.tensors]
     copied = origins.copied_ids if origins.plan is not None else np.empty(0, dtype=np.int64)
     if len(copied):
