@@ -1,4 +1,4 @@
-"""mergekit's planner, with one task swapped where a recipe has an ``adapt`` block."""
+"""mergekit's planner, extended for recipes with an ``adapt`` block."""
 
 from __future__ import annotations
 
@@ -48,27 +48,33 @@ LOG = logging.getLogger(__name__)
 
 
 class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
-    """Plans like mergekit; with an ``adapt`` block, every vocabulary tensor is adapted on its way in.
+    """Plans as mergekit does. With an ``adapt`` block, a task of this package adapts every vocabulary tensor as well.
 
-    All that can be wrong with the input is found here, before mergekit makes the output folder.
+    The inputs are checked here, because mergekit makes the output folder only afterwards.
     """
 
     understands_adapt = True
     _tokenizer_task: BuildTokenizer
-    """mergekit's last step, which finishes the folder."""
+    """mergekit's last task, which finishes the output folder."""
     _plans: ImmutableMap[ModelReference, PlanTransfer] | None = None
+    """The task that makes the plan of each input model; None without an ``adapt`` block."""
     _corrections: ImmutableMap[ModelReference, FitOutputRows] = ImmutableMap({})
+    """The task that fits the correction of each input model; empty without a calibration text."""
     _weights: KnownWeights
-    """Set with `_plans`."""
+    """What is known about the input models' weights. It is set when `_plans` is."""
     _fill_from: ModelReference | None = None
+    """The model that gives the others its rows for missing tokens (`missing_rows: base_model`)."""
     _models: Mapping[ModelReference, InputModel] = MappingProxyType({})
+    """The input models. The output gets its configs from the first."""
     _stored: StoredTensors = StoredTensors()
-    """The tensors that are planned by their stored names: all, or what mergekit's definition leaves out."""
+    """The tensors that are planned by their stored names."""
     _num_rows: int = 0
+    """Number of rows of the new vocabulary tensors."""
     _unneeded: Collection[str] = ()
-    """Weights that mergekit asks for, and that the models do without."""
+    """Names of weights that mergekit's definition lists but the models do not need."""
     _is_by_name: bool = False
-    """Whether these are all."""
+    """Whether all tensors are planned by their stored names. Otherwise mergekit's definition of the architecture names
+    the tensors, and only those that it leaves out are planned by their stored names."""
 
     def __init__(
         self,
@@ -90,7 +96,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         models: list[ModelReference],
         cfg_reader: ConfigReader,
     ) -> None:
-        """Plan one tensor; a vocabulary tensor goes through our task where mergekit planned its own."""
+        """Plan one tensor as mergekit does. For a vocabulary tensor, replace mergekit's task by `AdaptVocabulary`."""
         if weight.name in self._unneeded:
             return
         planned = len(self._tensors)
@@ -124,9 +130,12 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         self._tensors[-1] = (weight, merge.model_copy(update={"gather_tensors": adapted}))
 
     def plan_to_disk(self, out_path: str) -> list[Task[Any]]:
-        """Plan all tensors; those that are no matter of merging are carried over, bit for bit.
+        """Plan all tensors. Those that are not merged are copied from the first model, bit for bit.
 
-        A manifest of an earlier merge goes: it would say that this one is finished.
+        The manifest of an earlier merge is deleted, because a manifest says that the merge is finished.
+
+        Raises:
+            TokenAdaptError: the disk has too little space.
         """
         tasks: list[Task[Any]] = super().plan_to_disk(out_path)
         if self._plans is not None:
@@ -151,7 +160,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         return [*tasks[:end], *saved, finalize, *tasks[end + 1 :]]
 
     def _plan(self) -> None:
-        """Plan by mergekit's definition of the architecture, then by name what that leaves out; or all by name."""
+        """Plan the tensors of mergekit's definition, and then those that it leaves out; or plan all by stored names."""
         if not self._is_by_name:
             super()._plan()
         if self._plans is None:
@@ -159,6 +168,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         self._plan_stored()
         inputs = [merge.gather_tensors for _, merge in self._tensors]
         adapted = [task for task in inputs if isinstance(task, AdaptVocabulary)]
+        # The last task reports on the fits. Which ones there are is known only when all tensors are planned.
         fits = tuple(
             ImmutableMap({a.gather_tensors.weight_info[m].name: a.fits[m] for a in adapted if m in a.fits})
             for m in self._plans
@@ -166,7 +176,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         self._tokenizer_task = self._tokenizer_task.model_copy(update={"fits": fits})
 
     def _plan_stored(self) -> None:
-        """Plan, by name, the stored tensors that are not planned yet."""
+        """Plan the stored tensors that are not planned yet, by their stored names."""
         planned = {weight.name for weight, _ in self._tensors}
         weights = [w for w in self._stored.merged if w.name not in planned]
         if not weights:
@@ -179,10 +189,11 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             self.plan_tensor(weight, [weight] * len(models), models, reader.with_t(place[weight.name]))
 
     def _all_layers(self) -> OutputSliceDefinition:
-        """All layers of all models as one slice, for tensors that are merged by name."""
+        """Return one slice with all layers of all models, for tensors that are merged by name."""
         if not self._is_by_name:
             return next(iter(self.config.modules.values())).slices[0]
-        # Not by mergekit's own normalising: that asks its definition of the architecture how many layers there are.
+        # mergekit's own code for this takes the number of layers from its definition of the architecture, and there may
+        # be no definition.
         base = self.config.base_model
         inputs = [(each.model, each.parameters) for each in self.config.models]
         inputs += [(base, None)] if base is not None and base not in [model for model, _ in inputs] else []
@@ -195,7 +206,11 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         )
 
     def _prepare(self, adapt: AdaptConfig) -> None:
-        """Read tokenizers and shapes, refuse what cannot work, and make the plan tasks."""
+        """Read tokenizers and shapes, check the inputs, and make the tasks that plan, correct and finish.
+
+        Raises:
+            TokenAdaptError: an option or an input model cannot be used.
+        """
         if adapt.missing_rows == "base_model":
             if self.config.base_model is None:
                 raise TokenAdaptError("missing_rows: base_model needs a base_model in the recipe")
@@ -247,7 +262,10 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         )
 
     def _move_positions(self, weight: WeightInfo) -> None:
-        """Let the tensor that was planned last move with its models' pad tokens, where it is such a position table."""
+        """If the tensor that was planned last is a position table, move its rows with the models' pad token ids.
+
+        Such models number positions from the pad token's id, see `pad_positions`.
+        """
         _, merge = self._tensors[-1]
         moves = {m: self._moves[m] for m in merge.model_order if m in self._moves and self._moves[m].moves(weight.name)}
         if moves:
@@ -259,10 +277,10 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
     def _plan_transfers(
         self, adapt: AdaptConfig, models: list[InputModel], target: TokenizerFiles, auxiliary: AuxiliarySpace | None
     ) -> ImmutableMap[ModelReference, PlanTransfer]:
-        """A plan for each model, and how its positions move.
+        """Return the task that makes each model's plan. Set `_moves` for the models whose position tables move.
 
         Raises:
-            TokenAdaptError: a model cannot be brought to the target, whatever is done with its rows.
+            TokenAdaptError: a model cannot get the target tokenizer, for a reason other than its rows.
         """
         plans = {}
         for model in models:
@@ -288,10 +306,12 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         return ImmutableMap(plans)
 
     def _choose_names(self, models: list[InputModel]) -> None:
-        """Whether mergekit's names of tensors are planned or the stored ones, and what else there is to plan.
+        """Choose between mergekit's names of tensors and the stored ones; set `_is_by_name`, `_stored`, `_unneeded`.
+
+        Stored names are complete, so one model is planned by them even if mergekit has a definition.
 
         Raises:
-            TokenAdaptError: a model holds tensors that nothing can be made of.
+            TokenAdaptError: a model holds tensors that can be neither merged nor copied.
         """
         layers_stay = not self.config.slices and not self.config.modules
         has_definition = bool(self.arch_info.architectures)
@@ -309,7 +329,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
                 LOG.warning("%s", error)
 
     def _vocab_size_keys(self, model: InputModel) -> tuple[str, ...]:
-        """Where config.json keeps the number of rows."""
+        """Return the keys of config.json that hold the number of rows; dots separate the levels."""
         if model.checkpoint is not None:
             return tuple(".".join(key) for key in model.checkpoint.size_keys)
         return (self.arch_info.vocab_size_config_key or "vocab_size",)
@@ -317,7 +337,11 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
     def _fit_output_rows(
         self, text: CalibrationText, models: list[InputModel]
     ) -> ImmutableMap[ModelReference, FitOutputRows]:
-        """A task for each input model; they share the text."""
+        """Return the task that fits each input model's correction. All tasks read the same text.
+
+        Raises:
+            TokenAdaptError: the models have no output matrix.
+        """
         if self._weights.output_name is None:
             raise TokenAdaptError("calibration_text needs a model with an output matrix; this architecture has none")
         assert self._plans is not None
@@ -339,7 +363,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         return ImmutableMap(tasks)
 
     def _untie(self, models: list[InputModel]) -> str | None:
-        """The name of the output matrix that a tied model is to get; None where it has one already."""
+        """Let tied models get an output matrix of their own, and return its name; None if they are not tied."""
         first = models[0]
         if not first.is_tied:
             LOG.info("untie: the model's matrices are not tied")
@@ -352,6 +376,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         return str(output.name)
 
     def _target(self, base: InputModel) -> TokenizerFiles:
+        """Read the tokenizer that `tokenizer.source` names."""
         source = self.config.tokenizer.source
         if source == "base":
             return base.tokenizer

@@ -1,4 +1,4 @@
-"""The tasks that take the place of mergekit's own in its graph."""
+"""The tasks of this package in mergekit's task graph. Some replace tasks of mergekit."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from mergekit_tokenadapt.transfer.transfer import Transfer
 
 
 class PlanTransfer(Task[TransferPlan]):  # type: ignore[misc]
-    """Work out how the rows of one input model are made."""
+    """Make the plan of the new rows of one input model."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     transfer: Transfer
 
     def arguments(self) -> dict[str, Task[Any]]:
-        """Nothing: a plan is made without weights."""
+        """Return no tasks: a plan needs no weights."""
         return {}
 
     def execute(self, **_kwargs: Any) -> TransferPlan:
@@ -40,17 +40,19 @@ class PlanTransfer(Task[TransferPlan]):  # type: ignore[misc]
         return self.transfer.make_plan()
 
     def main_thread_only(self) -> bool:
-        """Embedding models and progress bars do not share threads gladly."""
+        """Return True: embedding models and progress bars do not work in several threads at a time."""
         return True
 
 
 class FitRegression(Task[Fit | None]):  # type: ignore[misc]
     """Fit the plan's regression on one vocabulary tensor of one model.
 
-    This is a task of its own, so that a fit that is needed more than once is made once: tasks with equal fields are
-    one node of mergekit's graph. A tied model's matrix and the output matrix that `untie` makes of it share a fit, and
-    so do the reading of a calibration text and the merge. The tensor is read here and let go at the end, because a
-    node for it would stay in memory while a calibration text is read.
+    mergekit runs tasks with equal fields once. As a task of its own, a fit that is needed several times is therefore
+    made once. The matrix of a tied model and the output matrix that `untie` makes of it share a fit. So do the reading
+    of a calibration text and the merge.
+
+    The tensor is read inside this task and freed at its end. If a task of the graph read it, mergekit would keep it in
+    memory while a calibration text is read.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -59,14 +61,16 @@ class FitRegression(Task[Fit | None]):  # type: ignore[misc]
     tensor: LoadTensor
     vocabulary_axis: int
     is_per_layer: bool = False
-    """See `AdaptVocabulary`."""
+    """See `AdaptVocabulary.is_per_layer`."""
 
     def arguments(self) -> dict[str, Task[Any]]:
-        """The plan."""
+        """Return the task that makes the plan."""
         return {"plan": self.plan}
 
     def execute(self, plan: TransferPlan) -> Fit | None:
-        """Fit on the transfer's device. None where the plan has no regression, or too few examples, or no tensor."""
+        """Fit on the transfer's device. Return None if the plan has no regression or too few examples, or the model
+        does not store the tensor.
+        """
         tensor = self.tensor.execute() if plan.regression is not None else None
         if tensor is None:
             return None
@@ -76,14 +80,16 @@ class FitRegression(Task[Fit | None]):  # type: ignore[misc]
         return plan.fit(view.to(self.plan.transfer.device))
 
     def main_thread_only(self) -> bool:
-        """One tensor in memory at a time. And where there are several GPUs, no fit ties two tensors to one of them."""
+        """Return True, so that one tensor at a time is in memory. With several GPUs, a fit that two tensors share would
+        otherwise assign both to one GPU.
+        """
         return True
 
 
 class FitOutputRows(Task[Correction | None]):  # type: ignore[misc]
     """Read a text with one input model, before and after its transfer, and fit a correction of its output rows.
 
-    A model that speaks the target tokenizer already gets none: its rows are right as they are.
+    A model that already has the target tokenizer needs no correction.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -93,20 +99,20 @@ class FitOutputRows(Task[Correction | None]):  # type: ignore[misc]
     text: CalibrationText
     stays_tied: bool
     input_fit: FitRegression | None
-    """On the model's input matrix; None where it is not stored under a name of its own."""
+    """The fit on the model's input matrix; None if the matrix is not stored under a name of its own."""
     output_fit: FitRegression | None
-    """On its output matrix; likewise."""
+    """The fit on the model's output matrix; None as above."""
     trust_remote_code: bool = False
 
     def arguments(self) -> dict[str, Task[Any]]:
-        """The plan, and the fits of its regression."""
+        """Return the tasks that make the plan and the fits of its regression."""
         fits = {"input_fit": self.input_fit, "output_fit": self.output_fit}
         return {"plan": self.plan, **{name: fit for name, fit in fits.items() if fit is not None}}
 
     def execute(
         self, plan: TransferPlan, input_fit: Fit | None = None, output_fit: Fit | None = None
     ) -> Correction | None:
-        """Read and fit, on the transfer's device."""
+        """Read the text and fit the correction on the transfer's device. Return None if none is needed."""
         if plan.mapping.is_identity:
             return None
         return correct_output_rows(
@@ -121,35 +127,37 @@ class FitOutputRows(Task[Correction | None]):  # type: ignore[misc]
         )
 
     def main_thread_only(self) -> bool:
-        """One model and one progress bar at a time."""
+        """Return True, so that one model at a time is in memory, and one progress bar is shown."""
         return True
 
 
 class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
-    """Bring every model's vocabulary tensor onto the target vocabulary, by its own plan."""
+    """Make every model's vocabulary tensor for the target vocabulary, by the model's plan."""
 
     plans: ImmutableMap[ModelReference, PlanTransfer]
     fits: ImmutableMap[ModelReference, FitRegression]
     corrections: ImmutableMap[ModelReference, FitOutputRows]
-    """For the output matrix where there is a calibration text; otherwise empty."""
+    """The corrections of the output matrix with a calibration text; empty for other tensors or without a text."""
     use: MatrixUse = MatrixUse.INPUT
+    """What the output model does with the tensor."""
     is_per_layer: bool = False
-    """Whether it may have fewer rows than the vocabulary; the model takes row 0 for the other ids."""
+    """Whether the tensor is a table per layer. Such a table may have fewer rows than the vocabulary, and the model then
+    uses row 0 for the other ids."""
     fill_from: ModelReference | None = None
-    """The model whose rows the others get for tokens that they do not have; None: the rows that the plan makes."""
+    """The model whose rows the others get for tokens that they lack. With None they get the rows of their plans."""
 
     def arguments(self) -> dict[str, Task[Any]]:
-        """The tensors, and for each model a plan, the fit of its regression, and perhaps a correction."""
+        """Return the tasks that read the tensors, and each model's plan, fit and correction (if it has one)."""
         plans = {f"plan:{model}": plan for model, plan in self.plans.items()}
         fits = {f"fit:{model}": fit for model, fit in self.fits.items()}
         corrections = {f"correction:{model}": correction for model, correction in self.corrections.items()}
         return {"tensors": self.gather_tensors, **plans, **fits, **corrections}
 
     def execute(self, tensors: dict[ModelReference, torch.Tensor], **made: Any) -> dict[ModelReference, torch.Tensor]:
-        """Apply plans and corrections: sums in float32, the results in the widest dtype of the inputs.
+        """Apply plans and corrections. Sums are computed in float32; results have the widest dtype of the inputs.
 
         Raises:
-            TokenAdaptError: rows that were made are not finite.
+            TokenAdaptError: a new row is not finite.
         """
         if not tensors:
             return {}
@@ -179,41 +187,42 @@ class AdaptVocabulary(PermutedVocabulary):  # type: ignore[misc]
         return {m: rows.movedim(0, self.vocabulary_axis).contiguous() for m, rows in adapted.items()}
 
     def uses_accelerator(self) -> bool:
-        """Gathering and adding rows is what accelerators are good at."""
+        """Return True: accelerators gather and add rows faster than CPUs."""
         return True
 
     def group_label(self) -> str | None:
-        """Stay with the tensors that are adapted."""
+        """Return the label of the task that reads the tensors, so that mergekit runs both tasks together."""
         label: str | None = self.gather_tensors.group_label()
         return label
 
 
 class AdaptedTokenizerInfo(TokenizerInfo):  # type: ignore[misc]
-    """What mergekit's last step gets for a tokenizer: it only sizes and saves it."""
+    """The tokenizer in the form that mergekit's last task expects. That task only asks for its size and saves it."""
 
     tokenizer: AdaptedTokenizer
 
 
 class FinishWithTokenizer(BuildTokenizer):  # type: ignore[misc]
-    """Hand the finishing of the output folder to mergekit's last step."""
+    """Replaces mergekit's task that builds the tokenizer. The tokenizer that it returns finishes the output folder."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     plans: tuple[PlanTransfer, ...]
     corrections: tuple[FitOutputRows, ...] = ()
     fits: tuple[ImmutableMap[str, FitRegression], ...] = ()
-    """For each model, by tensor name; known when all tensors are planned."""
+    """The fits of each model, by tensor name. They are set when all tensors are planned."""
     folder: OutputFolder
+    """Writes the files beside the weights."""
 
     def arguments(self) -> dict[str, Task[Any]]:
-        """The plan of each model, its correction where there are any, and the fits of its regression."""
+        """Return the tasks that make each model's plan, fits and correction (if there is a calibration text)."""
         plans = {f"plan_{n}": plan for n, plan in enumerate(self.plans)}
         corrections = {f"correction_{n}": correction for n, correction in enumerate(self.corrections)}
         fits = {f"fit_{n}:{name}": fit for n, by_name in enumerate(self.fits) for name, fit in by_name.items()}
         return {**plans, **corrections, **fits}
 
     def execute(self, **made: Any) -> AdaptedTokenizerInfo:
-        """Give the output folder what was made."""
+        """Return a tokenizer that knows the plans and the reports of corrections and fits."""
         plans = [made[f"plan_{n}"] for n in range(len(self.plans))]
         corrections = [made[f"correction_{n}"] for n in range(len(self.corrections))]
         reports = [correction.report if correction else None for correction in corrections]

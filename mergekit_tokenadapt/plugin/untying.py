@@ -1,4 +1,4 @@
-"""The output matrix that a tied model gets of its own."""
+"""Find the output matrix that a tied model gets with `untie`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from mergekit_tokenadapt.plugin.inputs import InputModel, check_tied
 
 
 def untied_output(models: list[InputModel], architecture: ModelArchitecture, config: Any) -> WeightInfo:
-    """Return the output matrix that tied models are to get.
+    """Return mergekit's description of the output matrix that tied models are to get.
 
     Args:
         models: the input models, all of one architecture; the first is tied.
-        architecture: mergekit's definition.
-        config: the config of the output, an object of transformers.
+        architecture: mergekit's definition of the architecture.
+        config: the config of the output model, an object of transformers.
 
     Raises:
-        TokenAdaptError: the architecture's output matrix is not known, or a checkpoint holds one that is not the input
-            matrix.
+        TokenAdaptError: the name of the architecture's output matrix is not known, or a checkpoint stores an output
+            matrix that differs from the input matrix.
     """
     output = _tied_output(models[0], architecture, config)
     if output is None:
@@ -31,10 +31,10 @@ def untied_output(models: list[InputModel], architecture: ModelArchitecture, con
 
 
 def _tied_output(model: InputModel, architecture: ModelArchitecture, config: Any) -> WeightInfo | None:
-    """Return the output matrix of a tied model; None where the definition and the model's class leave it open."""
+    """Return the output matrix of a tied model; None if neither the definition nor the model's class names it."""
     try:
         known = architecture.all_weights(config)
-    except RuntimeError:  # a definition that asks for a key which the config does not have
+    except RuntimeError:  # the definition uses a key that the config lacks
         known = []
     tied = [w for w in known if w.vocabulary_axis is not None and w.tied_names]
     if len(tied) == 1:

@@ -1,4 +1,4 @@
-"""What is known about the weights of the input models, beyond mergekit's definition of their architecture."""
+"""Facts about the weights of the input models that mergekit's definition of their architecture does not give."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class KnownWeights:
     """The stored names of weights, their vocabulary axes, and what the output model does with them."""
 
     models: Mapping[ModelReference, InputModel]
-    """The input models, the one whose configs the output gets first."""
+    """The input models. The output gets its configs from the first."""
     plans: Mapping[ModelReference, PlanTransfer]
-    """The plan of each input model."""
+    """The task that makes each input model's plan."""
     output_name: str | None
-    """The output matrix, which is the input matrix in a model that stays tied; None: there is none."""
+    """Name of the output matrix, which is the input matrix in a model that stays tied; None if there is none."""
     untied_name: str | None
-    """The output matrix that a tied model gets with `untie`; otherwise None."""
+    """Name of the output matrix that a tied model gets with `untie`; otherwise None."""
     dtype: str | None
-    """The dtype in which mergekit loads tensors; None: as stored."""
+    """The dtype in which mergekit loads tensors. With None it is the stored one."""
 
     @property
     def stays_tied(self) -> bool:
@@ -36,7 +36,7 @@ class KnownWeights:
         return next(iter(self.models.values())).is_tied and self.untied_name is None
 
     def stored_name(self, weight: WeightInfo, model: ModelReference) -> str | None:
-        """Return the name under which a model's checkpoint holds a weight; None where it does not."""
+        """Return the name under which a model's checkpoint stores a weight; None if it does not store it."""
         return next((name for name in names_of(weight) if name in self.models[model].shapes), None)
 
     def corrected(self, weight: WeightInfo, model: ModelReference) -> WeightInfo:
@@ -48,7 +48,8 @@ class KnownWeights:
             table = known.tables.get(stored)
             changes["vocabulary_axis"] = table.axis if table is not None else None
         if weight.name == self.untied_name:
-            # Not optional: mergekit then reads it from the tensor that it is tied to, and writes it.
+            # mergekit leaves an optional weight out if no checkpoint stores it. One that is not optional is read from
+            # the tensor that it is tied to, and written.
             changes["optional"] = False
         return weight.model_copy(update=changes)
 
@@ -69,10 +70,12 @@ class KnownWeights:
         return MatrixUse.TIED if self.stays_tied else MatrixUse.OUTPUT
 
     def fit(self, weight: WeightInfo, model: ModelReference, axis: int) -> FitRegression:
-        """Return the task that fits a model's regression on a vocabulary tensor; the same stored tensor, an equal task.
+        """Return the task that fits a model's regression on a vocabulary tensor.
+
+        Calls for the same stored tensor return equal tasks, which mergekit runs once.
 
         Args:
-            weight: the tensor, as mergekit or its stored name describes it.
+            weight: the tensor, described by mergekit or by its stored name.
             model: the model.
             axis: the tensor's vocabulary axis.
         """
@@ -81,7 +84,8 @@ class KnownWeights:
             model=model,
             tensor=stored or weight.name,
             dtype=weight.force_dtype or self.dtype,
-            aliases=None if stored else weight.aliases,  # mergekit makes the tensor of others
+            # A tensor without a stored name is converted from other stored tensors. mergekit tries its aliases, too.
+            aliases=None if stored else weight.aliases,
             optional=True,
         )
         return FitRegression(
