@@ -1,9 +1,9 @@
-"""The costly step of matching pursuit: which of many atoms correlates most with each residual?
+"""Find the atom with the highest inner product with each residual. This is the costly step of matching pursuit.
 
-Done plainly it is one float32 product of all residuals with all atoms, in every step. `ScreenedSearch` makes that
-product in 8-bit integers, which is four times as fast where the processor has instructions for it, and looks again,
-in float32, only at those atoms that could be the best one for all that the rounding to integers can have done. The
-answer is that of the plain search: nothing is approximated, see `ScreenedSearch`.
+The plain search computes one float32 product of all residuals with all atoms, in every step. `ScreenedSearch` computes
+this product in 8-bit integers, which is four times as fast if the processor has instructions for it. Then it compares
+in float32 only those atoms that could be the best one, given the largest possible rounding error. The result is
+therefore that of the plain search, without approximation.
 
 Letters: B vectors (residuals), S atoms, D width of an atom, b blocks of atoms, G groups of atoms, l atoms of a group.
 """
@@ -28,45 +28,61 @@ from mergekit_tokenadapt.numerics.threads import in_threads, one_thread
 LOG = logging.getLogger(__name__)
 
 GROUP = 32
-"""Atoms whose highest score is found first; groups that cannot hold the best atom are not looked into."""
+"""Atoms per group. The highest score of each group is found first, and groups that cannot hold the best atom are
+skipped."""
 BLOCK = 4096
-"""Atoms per integer product at most: its result stays in the processor's cache until it has been reduced."""
+"""Largest number of atoms per integer product. The result of such a product stays in the processor's cache until the
+highest score of each group has been found."""
 CLIP = 4.5
-"""Entries of atoms beyond so many standard deviations are cut off: most precise for normally distributed ones."""
+"""Entries of rotated atoms are clipped at this number of standard deviations. For normally distributed entries, this
+limit gives the smallest rounding error."""
 CROWDED = 0.125
-"""Share of groups that hold candidates beyond which a residual is compared with all atoms, or all of a block."""
+"""If more than this share of the groups can hold the best atom, a vector is compared in float32 with all atoms, or with
+all atoms of the block."""
 ENDLESS = 0.125
-"""Share of atoms beyond which so many are equally near that what is computed in one product for all is good enough."""
+"""If more than this share of the atoms are equally near within rounding, the result of the plain search is taken."""
 TOGETHER = 8
-"""Vectors that are compared with all atoms of a block at a time, at least: its atoms are gathered for them."""
+"""Smallest number of vectors for which the atoms of a block are gathered, because gathering has a cost of its own."""
 FEW, MANY = 64, 256
-"""Vectors that a thread compares with all atoms at a time: with fewer, products take up to twice as long."""
+"""Smallest and largest number of vectors that a thread compares with all atoms at a time. With fewer vectors, products
+take up to twice as long."""
 MEMORY = 1 << 29
-"""Bytes of scores in all threads together, about."""
+"""Approximate memory for the scores of all threads together, in bytes."""
 SLACK = 1e-3
-"""Relative; the bounds are computed in float32, too."""
+"""Relative margin of the bounds, because they are themselves computed in float32."""
 
 
 class Search(Protocol):
-    """Finds atoms by their correlation."""
+    """Finds the atoms with the highest inner products with a vector."""
 
     def best(self, residuals_BD: Tensor) -> tuple[Tensor, Tensor]:
-        """The atom with the highest absolute inner product with each residual, the first of equal ones.
+        """Find the atom with the highest absolute inner product with each residual; of equal ones, the first.
+
+        Args:
+            residuals_BD: float32.
 
         Returns:
-            places of atoms, int64 [B]; inner products with their signs, float32 [B].
+            The places of the atoms, int64 [B]; their inner products with signs, float32 [B].
         """
 
     def top(self, vectors_BD: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The k atoms with the highest inner products with each vector, the highest first.
+        """Find the k atoms with the highest inner products with each vector, the highest first.
+
+        Args:
+            vectors_BD: float32.
+            k: number of atoms, at most S.
 
         Returns:
-            places of atoms, int64 [B, k]; inner products, float32 [B, k].
+            The places of the atoms, int64 [B, k]; their inner products, float32 [B, k].
         """
 
 
 class DenseSearch:
-    """Compare every residual with every atom, in float32."""
+    """Compares every vector with every atom, in float32.
+
+    Args:
+        atoms_SD: float32.
+    """
 
     def __init__(self, atoms_SD: Tensor) -> None:
         self._atoms_SD = atoms_SD
@@ -84,20 +100,24 @@ class DenseSearch:
 
 
 class ScreenedSearch:
-    """Compare residuals with atoms in 8-bit integers, and with the few that could be best in float32.
+    """Compares vectors with all atoms in 8-bit integers, and in float32 with the few atoms that could be the best.
 
-    Residual r and atom a are rounded to r' and a', multiples of a scale. By the triangle and the Cauchy-Schwarz
-    inequality ``|<r, a> - <r', a'>| <= |r| |a - a'| + |r - r'| |a'|``, where all norms are known, since the rounded
-    vectors are. The product <r', a'> is exact in integers. Let b be the atom with the highest integer score: an atom
-    whose score is lower than |<r, b>| by more than the bound cannot be better than b, and is not looked at.
+    A residual r and an atom a are rounded to r' and a', multiples of a scale. The triangle inequality and the
+    Cauchy-Schwarz inequality give the bound ``|<r, a> - <r', a'>| <= |r| |a - a'| + |r - r'| |a'|``. All of these norms
+    are known, and the product <r', a'> is exact in integers. Let b be the atom with the highest integer score. An atom
+    whose score is lower than |<r, b>| by more than the bound cannot be better than b, so it is skipped.
 
-    Both are rotated by the same random rotation before they are rounded. That changes no inner product, and spreads
-    directions in which all rows are large over all coordinates: rounding errors get as small as they can. Atoms of
-    similar length share a scale. Those of the same length stay in their order: callers often have similar atoms side
-    by side, which are then in the same groups and blocks.
+    Residuals and atoms are rotated by the same random rotation before they are rounded. A rotation changes no inner
+    product. It spreads directions in which all rows are large over all coordinates, which makes rounding errors small.
+    Each block of atoms has its own scale. Atoms are sorted by length, so that those of similar length share a scale.
+    Atoms of about the same length keep their order. Callers often have similar atoms next to each other, and these then
+    fall into the same groups and blocks.
 
-    Residuals are cut into parts, one for each thread. Threads that shared one product would wait for each other
-    after each of its blocks: beside other busy processes that took seven times the processor time.
+    Each thread gets its own part of the vectors. If all threads shared each product, they would wait for each other
+    after every block. With other processes running, this took seven times the processor time.
+
+    Args:
+        atoms_SD: float32, on the CPU.
     """
 
     def __init__(self, atoms_SD: Tensor) -> None:
@@ -119,7 +139,7 @@ class ScreenedSearch:
             rounded = _round(rotated / scale)
             restored = rounded.float() * scale
             error = (rotated - restored).norm(dim=1)
-            # Atoms with large rounding errors together, so that few groups have a loose bound.
+            # Atoms are sorted by rounding error, so that only few groups have a loose bound.
             order = _roughly_descending(error)
             padding = (0, self._block - len(places))
             self._rounded.append(torch.nn.functional.pad(rounded[order], (0, 0, *padding)))
@@ -128,18 +148,18 @@ class ScreenedSearch:
             scales.append(scale)
             lengths.append(restored.norm(dim=1).max())
         self._order = torch.cat(orders)
-        """int64: the atoms as they are blocked; -1 where the last block is filled up."""
+        """int64: the place of each atom, in the order of the blocks; -1 for the padding of the last block."""
         groups = self._block // GROUP
         self._scales_G = torch.tensor(scales).repeat_interleave(groups)
         self._lengths_G = torch.stack(lengths).repeat_interleave(groups)
-        """Of the longest rounded atom."""
+        """float32: the norm of the longest rounded atom of the block."""
         self._errors_G = torch.cat(errors)
-        """Of the least well rounded atom."""
+        """float32: the largest norm of the rounding error of an atom in the group."""
         self._float_error = width * torch.finfo(torch.float32).eps * float(atoms_SD.norm(dim=1).max())
-        """How far two float32 products of an atom with a unit vector can be apart, summed in different orders."""
+        """The largest difference of two float32 products of an atom and a unit vector that sum in different orders."""
         self._most = ENDLESS * num_atoms
         self._free_memory: list[Tensor] = []
-        """For scores. Kept from call to call: fresh memory costs as much time as a third of the products."""
+        """Buffers for scores. They are kept between calls, because new memory costs a third of the products' time."""
         _warn_of_beta_once()
 
     def best(self, residuals_BD: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,11 +167,11 @@ class ScreenedSearch:
         return self._in_parts(self._best, residuals_BD)
 
     def top(self, vectors_BD: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """See `Search`. Of equally high ones the first comes first."""
+        """See `Search`. Of atoms with equal inner products, the first comes first."""
         return self._in_parts(partial(self._top, k=k), vectors_BD)
 
     def _in_parts(self, search: Callable[[Tensor], tuple[Tensor, Tensor]], vectors_BD: Tensor) -> tuple[Tensor, Tensor]:
-        """Search for parts of the vectors, in as many threads as torch has and memory allows."""
+        """Search for parts of the vectors in parallel, with as many threads as torch uses and `MEMORY` allows."""
         padded = 4 * self._block * len(self._rounded)
         num_threads = max(1, min(torch.get_num_threads(), MEMORY // (FEW * padded)))
         share = -(-len(vectors_BD) // num_threads)
@@ -164,7 +184,7 @@ class ScreenedSearch:
     def _best(self, residuals_BD: Tensor) -> tuple[Tensor, Tensor]:
         num_residuals, all_B = len(residuals_BD), torch.arange(len(residuals_BD))
         with self._score(residuals_BD, both_signs=True) as scored:
-            # The atom with the highest score, to know how good the best is at least.
+            # The exact product with the atom of the highest score is a lower bound of the best product.
             group = scored.products_BG.argmax(dim=1)
             lane = scored.of_groups(all_B, group).argmax(dim=1)
             first = self._order[group * GROUP + lane].clamp(min=0)
@@ -182,7 +202,10 @@ class ScreenedSearch:
         return best, signed
 
     def _best_of_all(self, residuals_BD: Tensor) -> tuple[Tensor, Tensor]:
-        """Compare with all atoms, and once more, in the usual order of summation, with those that could be the best."""
+        """Compare with all atoms in float32, and then again with those that could be the best.
+
+        The second comparison sums as `_best` does elsewhere, so that equal atoms have exactly equal products.
+        """
         products_BS = (residuals_BD @ self._atoms_SD.T).abs_()
         highest_B, places_B = products_BS.max(dim=1)
         errors_B = self._float_error * residuals_BD.norm(dim=1)
@@ -215,9 +238,9 @@ class ScreenedSearch:
         return found, values
 
     def _known(self, vectors_BD: Tensor, scored: _Scored, k: int) -> Tensor:
-        """A lower bound of the k-th highest product, float32 [B]: the k-th highest with some promising atoms.
+        """Return a lower bound of the k-th highest product, float32 [B].
 
-        These are, of the groups with the highest scores, the atoms with the highest scores.
+        It is the k-th highest product with the atoms of the highest scores, from the groups of the highest scores.
         """
         num_vectors, num_groups = scored.products_BG.shape
         if num_groups < k:
@@ -236,19 +259,20 @@ class ScreenedSearch:
     def _crowded_blocks(
         self, vectors_BD: Tensor, candidate_BG: Tensor, known_B: Tensor, k: int
     ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-        """Compare the vectors for which many groups of a block are candidates with all of its atoms, in float32.
+        """If many groups of a block are candidates of a vector, compare it with all atoms of the block in float32.
 
-        Some atoms, such as those of rare characters, are nearer to each other than integers can tell.
+        Some atoms, such as those of rare characters, differ by less than the rounding error of 8-bit integers.
 
         Args:
             vectors_BD: float32.
-            candidate_BG: bool; the groups that are compared here are set to False.
+            candidate_BG: bool; changed in place: the groups that are compared here are set to False.
             known_B: float32; lower bounds of the k-th highest products.
-            k: number of atoms that are wanted.
+            k: number of wanted atoms.
 
         Returns:
-            vectors and places of the atoms that could be among their k highest, int64 both; better bounds, float32
-            [B]; vectors with endless numbers of these atoms, bool [B], which are left out.
+            Pairs of a vector's and an atom's place, int64 both, for the atoms that could be among the k highest; better
+            lower bounds, float32 [B]; whether a vector has more of these atoms than `ENDLESS` allows, bool [B]. The
+            pairs of such vectors are left out.
         """
         num_vectors, per_block = len(vectors_BD), self._block // GROUP
         crowded_Bb = candidate_BG.view(num_vectors, -1, per_block).sum(dim=2) > CROWDED * per_block
@@ -280,7 +304,10 @@ class ScreenedSearch:
 
     @contextmanager
     def _score(self, vectors_BD: Tensor, *, both_signs: bool) -> Iterator[_Scored]:
-        """Integer products with all atoms; with `both_signs`, low ones count as much as high ones."""
+        """Compute the integer products with all atoms. With `both_signs`, their absolute values count.
+
+        A context manager, because the scores lie in a buffer that the next call uses again.
+        """
         num_vectors, num_blocks = len(vectors_BD), len(self._rounded)
         groups_per_block = self._block // GROUP
         rotated = vectors_BD @ self._rotation_DD
@@ -313,7 +340,10 @@ class ScreenedSearch:
             self._free_memory.append(memory)
 
     def _take_memory(self, size: int) -> Tensor:
-        """Room for so many scores, int32 [size or more]. Threads share the list: what one takes, no other has."""
+        """Return a buffer for this number of scores, int32 [size or more].
+
+        Threads share the list of free buffers. `pop` removes a buffer from it, so no two threads get the same one.
+        """
         try:
             memory = self._free_memory.pop()
         except IndexError:
@@ -321,43 +351,61 @@ class ScreenedSearch:
         return memory if len(memory) >= size else torch.empty(size, dtype=torch.int32)
 
     def _atoms_of(self, owner: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Places of atoms, given where they are in the blocks, and whom they are for; without what fills up."""
+        """Return vectors and places of atoms, from vectors and positions in the blocks. Padding is left out."""
         places = self._order[positions]
         return owner[places >= 0], places[places >= 0]
 
 
 @dataclass(frozen=True)
 class _Scored:
-    """Integer products of vectors with atoms, b blocks of g groups of l atoms, and what they can say."""
+    """Integer products of vectors with atoms (scores), and bounds of the exact products.
+
+    An exact product differs from ``score * scales_B * scales_G`` by at most
+    ``errors_B * lengths_G + norms_B * errors_G``.
+    """
 
     scores_bBgl: Tensor
-    """int32"""
+    """int32: the scores, in b blocks of g groups of l atoms."""
     products_BG: Tensor
-    """float32: the highest score of each group, in units of the product; the highest absolute one for both signs."""
+    """float32: the highest score of each group (with `both_signs` the highest absolute score) times its scales."""
     scales_B: Tensor
+    """float32: the scale of each vector."""
     scales_G: Tensor
-    """float32: the product of both is what a score is worth."""
+    """float32: the scale of each group of atoms."""
     errors_B: Tensor
+    """float32: the norm of each vector's rounding error."""
     lengths_G: Tensor
+    """float32: the largest norm of a rounded atom."""
     norms_B: Tensor
+    """float32: the norm of each vector."""
     errors_G: Tensor
-    """float32: a product differs from what its score is worth by at most ``errors_B lengths_G + norms_B errors_G``."""
+    """float32: the largest norm of an atom's rounding error."""
     both_signs: bool
+    """Whether absolute products are wanted."""
 
     def of_groups(self, owner: Tensor, group: Tensor) -> Tensor:
-        """Scores of the atoms of one group for each of some vectors, int32 [len(owner), l]; absolute for both signs."""
+        """Return the scores of one group for each of some vectors, int32 [len(owner), l]; absolute with `both_signs`.
+
+        Args:
+            owner: int64; places of the vectors.
+            group: int64; the group for each of them.
+        """
         per_block = self.scores_bBgl.shape[2]
         scores = self.scores_bBgl[group // per_block, owner, group % per_block]
         return scores.abs() if self.both_signs else scores
 
     def reach(self, known_B: Tensor) -> Tensor:
-        """Which groups could hold an atom with a product as high as a known one, bool [B, G]."""
+        """Return whether a group could hold an atom with a product of at least `known_B`, bool [B, G]."""
         upper_BG = torch.addr(self.products_BG, self.errors_B * (1 + SLACK), self.lengths_G)
         upper_BG.addr_(self.norms_B * (1 + SLACK), self.errors_G)
         return upper_BG >= _surely(known_B)[:, None]
 
     def inside(self, candidate_BG: Tensor, known_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The atoms of the candidate groups that could have so high a product: vectors and positions in the blocks."""
+        """Return the atoms of the candidate groups whose product could reach `known_B`.
+
+        Returns:
+            Vectors and positions in the blocks, int64 both.
+        """
         owner, group = candidate_BG.nonzero(as_tuple=True)
         bounds = self.errors_B[owner] * self.lengths_G[group] + self.norms_B[owner] * self.errors_G[group]
         needed = _surely(known_B)[owner] - bounds * (1 + SLACK)
@@ -367,34 +415,41 @@ class _Scored:
 
 
 def _surely(known_B: Tensor) -> Tensor:
+    """Lower a bound by `SLACK`, so that it holds in spite of float32 rounding."""
     return known_B - known_B.abs() * SLACK
 
 
 def _roughly_descending(sizes: Tensor) -> Tensor:
-    """The order from the largest to the smallest, where sizes within a tenth or so stay in their order; int64."""
+    """Return the order from the largest to the smallest, int64. Sizes that differ by less than 10% or so keep their
+    order.
+    """
     steps = sizes.clamp(min=torch.finfo(torch.float32).tiny).log() / math.log(1.1)
     return steps.round().argsort(descending=True, stable=True)
 
 
 def choose_search(atoms_SD: Tensor) -> Search:
-    """The fastest search that is right on this machine."""
+    """Return the fastest search that gives exact results on this machine.
+
+    Args:
+        atoms_SD: float32.
+    """
     if atoms_SD.device.type == "cpu" and len(atoms_SD) >= BLOCK and _has_exact_integer_products():
         return ScreenedSearch(atoms_SD)
     return DenseSearch(atoms_SD)
 
 
 def inner_products(vectors_BD: Tensor, atoms_SD: Tensor, counts_B: Tensor, places: Tensor) -> Tensor:
-    """Inner products of each vector with some atoms, float32 [len(places)].
+    """Return the inner products of each vector with some atoms, float32 [len(places)].
 
     Args:
         vectors_BD: float32.
         atoms_SD: float32.
-        counts_B: int64; how many of `places` belong to each vector.
-        places: int64; atoms, all of the first vector first, and so on.
+        counts_B: int64; the number of entries of `places` that belong to each vector.
+        places: int64; places of atoms, first those for the first vector, then those for the second, and so on.
     """
     _warn_of_beta_once()
     starts = torch.cat([counts_B.new_zeros(1), counts_B.cumsum(0)])
-    # Nothing else gathers rows and multiplies them in one pass.
+    # No other function of torch gathers rows and multiplies them in one pass.
     shape = (len(vectors_BD), len(atoms_SD))
     pattern = torch.sparse_csr_tensor(starts, places, vectors_BD.new_zeros(len(places)), shape, check_invariants=False)
     found: Tensor = torch.sparse.sampled_addmm(pattern, vectors_BD, atoms_SD.T, beta=0.0).values()
@@ -403,7 +458,10 @@ def inner_products(vectors_BD: Tensor, atoms_SD: Tensor, counts_B: Tensor, place
 
 @cache
 def _warn_of_beta_once() -> None:
-    """Let torch say, unheard, that compressed rows are in beta, which it says once; filters do not suit threads."""
+    """Trigger torch's warning that compressed sparse rows are in beta, and hide it. Torch warns only once.
+
+    The warning is triggered here, because filters of warnings are not safe in threads.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         torch.eye(1).to_sparse_csr()
@@ -416,7 +474,7 @@ def _round(numbers: Tensor) -> Tensor:
 def _first_highest(
     owner: Tensor, places: Tensor, products: Tensor, num_owners: int, num_atoms: int
 ) -> tuple[Tensor, Tensor]:
-    """For each owner the place with the highest absolute product, the lowest of equal ones, and the product."""
+    """Return each owner's place with the highest absolute product (of equal ones, the lowest), and that product."""
     sizes = products.abs()
     highest = sizes.new_full((num_owners,), -1.0).scatter_reduce(0, owner, sizes, "amax")
     is_highest = sizes == highest[owner]
@@ -429,9 +487,10 @@ def _first_highest(
 
 
 def _highest(counts_B: Tensor, places: Tensor, products: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k places with the highest products of each owner, the lowest place of equal ones first: [B, k] both.
+    """Return the k places with the highest products of each owner, and the products: [B, k] both.
 
-    Owners with fewer than k get whatever comes after theirs.
+    Of places with equal products, the lowest comes first. For an owner with fewer than k places, the remaining results
+    are those of later owners. The caller replaces them.
     """
     owner = torch.repeat_interleave(counts_B)
     order = torch.from_numpy(np.lexsort((places.numpy(), -products.numpy(), owner.numpy())))
@@ -441,12 +500,15 @@ def _highest(counts_B: Tensor, places: Tensor, products: Tensor, k: int) -> tupl
 
 
 def _has_exact_integer_products() -> bool:
-    """Whether 8-bit products are there and do not overflow: on some older processors sums of two of them do."""
+    """Return whether torch has 8-bit products here and they are exact.
+
+    On some older processors, the sum of two products overflows 16 bits.
+    """
     signs = torch.tensor([1, -1], dtype=torch.int8).repeat(64)
     rows = torch.stack([signs, signs.abs(), -signs.abs(), signs.roll(1)]).repeat(8, 1) * 127
     try:
         found = torch._int_mm(rows, rows.T.contiguous())
         return torch.equal(found.long(), rows.long() @ rows.long().T)
     except (AttributeError, RuntimeError) as error:
-        LOG.debug("no 8-bit products here: %s", error)
+        LOG.debug("torch has no 8-bit products on this machine: %s", error)
         return False
