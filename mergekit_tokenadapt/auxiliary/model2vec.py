@@ -15,7 +15,7 @@ from mergekit_tokenadapt.terminal.progress import shows_progress
 
 
 class Model2VecSpace(CachedSpace):
-    """The space of ``auxiliary: model2vec:FOLDER_OR_ID``, or of a folder with a model2vec `config.json`."""
+    """Static embeddings of model2vec: ``model2vec:FOLDER_OR_ID``, or a folder with a model2vec `config.json`."""
 
     @classmethod
     def from_argument(cls, argument: str | None) -> Model2VecSpace:

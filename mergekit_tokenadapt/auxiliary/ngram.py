@@ -35,7 +35,7 @@ EPSILON = 1e-7
 
 
 class NgramSpace(AuxiliarySpace):
-    """The space of ``auxiliary: ngram`` or ``auxiliary: ngram:DIMENSIONS``."""
+    """Character n-grams of the token texts: ``ngram``, or ``ngram:DIMENSIONS``."""
 
     def __init__(self, dimensions: int = DIMENSIONS) -> None:
         self.dimensions = dimensions

@@ -19,7 +19,7 @@ BATCH_SIZE = 256
 
 
 class SentenceTransformersSpace(CachedSpace):
-    """The space of a hub id (``sentence-transformers/all-MiniLM-L6-v2``) or of a folder with `modules.json`."""
+    """A sentence-transformers model: a hub id (``sentence-transformers/...``), or a folder with `modules.json`."""
 
     @classmethod
     def from_argument(cls, argument: str | None) -> SentenceTransformersSpace:

@@ -21,7 +21,7 @@ BATCH_SIZE = 256
 
 
 class TransformerSpace(CachedSpace):
-    """The space of ``auxiliary: transformer:FOLDER_OR_ID``, or of a folder with an encoder's `config.json`."""
+    """An encoder with mean pooling: ``transformer:FOLDER_OR_ID``, or a folder with an encoder's `config.json`."""
 
     @classmethod
     def from_argument(cls, argument: str | None) -> TransformerSpace:

@@ -45,7 +45,7 @@ def methods_command(as_json: bool) -> None:
         cells = (method["name"], f"{method['summary']}; {uses}", "\n".join(options), method["source"])
         table.add_row(*map(plain, cells))
     console.print(table)
-    table = Table("auxiliary", "how to name it", title="Auxiliary spaces", title_justify="left")
+    table = Table("auxiliary", "what it is, and how to name it", title="Auxiliary spaces", title_justify="left")
     for space in spaces:
         table.add_row(plain(space["name"]), plain(space["summary"]))
     console.print(table)

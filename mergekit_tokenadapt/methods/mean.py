@@ -13,7 +13,7 @@ from mergekit_tokenadapt.transfer.transfer import Transfer
 class Mean(Method):
     """The mean of the rows of the pieces into which the base tokenizer splits the new token."""
 
-    summary: ClassVar[str] = "mean of the rows of the old pieces; needs nothing else"
+    summary: ClassVar[str] = "mean of the rows of the old pieces"
     source: ClassVar[str] = "ReTok, arXiv 2410.04335"
 
     def weigh(self, transfer: Transfer) -> SparseRows:

@@ -23,7 +23,7 @@ class Omp(Method):
     """
 
     summary: ClassVar[str] = (
-        "sparse combinations of shared tokens that are fitted in the target model; TARGET must be a model"
+        "weighted sums of a few shared tokens' rows, with weights fitted in the target model; TARGET must be a model"
     )
     source: ClassVar[str] = "Goddard and Fernandes Neto, arXiv 2506.06607; mergekit's tokensurgeon"
     unreachable_as_mean: ClassVar[bool] = True
