@@ -16,7 +16,7 @@ from mergekit_tokenadapt.texts import TextSet, check_names, parse_text, read_tex
 HELD_OUT_EVERY = 10
 """One passage of each text in so many is held out."""
 MANY_PASSAGES = 50
-"""A short text is cut into shorter passages, so that there are about so many."""
+"""A short text is split into shorter passages, so that there are about so many."""
 
 
 DEFAULT = "default"
@@ -54,7 +54,7 @@ class HealingText:
 
     @classmethod
     def of(cls, texts: Sequence[TextSet], options: HealOptions) -> HealingText:
-        """Cut the texts, hold passages out, and keep as many of the others as the options allow.
+        """Split the texts, hold passages out, and keep as many of the others as the options allow.
 
         Raises:
             TokenAdaptError: a text is too short to hold passages out.
@@ -62,7 +62,7 @@ class HealingText:
         training: list[str] = []
         held_out = []
         for text in texts:
-            passages = _cut(text, options.passage_bytes)
+            passages = _split(text, options.passage_bytes)
             held_out.append(_held_out(text, passages, options.held_out_bytes))
             training += [p for n, p in enumerate(passages) if n % HELD_OUT_EVERY != HELD_OUT_EVERY // 2]
         random.Random(options.seed).shuffle(training)
@@ -84,7 +84,7 @@ class HealingText:
         return digest.hexdigest()
 
 
-def _cut(text: TextSet, longest: int) -> list[str]:
+def _split(text: TextSet, longest: int) -> list[str]:
     longest = min(longest, 1 + text.num_bytes // MANY_PASSAGES)
     passages = [p for document in text.documents for p in split_passages(document, longest) if p.strip()]
     if len(passages) < HELD_OUT_EVERY:

@@ -114,7 +114,7 @@ def test_rounds_by_hand() -> None:
     assert of("0000", 3) == [0, 0, 0, 0]
     assert of("1110", 3) == [3]  # three accepted, and the target's own fourth
     assert of("1111", 3) == [3]  # its own token counts as its own, whatever the draft would have said
-    assert of("11", 3) == []  # cut short by the end
+    assert of("11", 3) == []  # the text ends inside the round
     assert of("10110", 1) == [1, 1, 0]
 
 

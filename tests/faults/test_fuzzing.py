@@ -92,7 +92,7 @@ def mutated(content: Any, rng: random.Random) -> Any:
 
 
 def scrambled(content: bytes, rng: random.Random) -> bytes:
-    """Bytes cut off, changed or put in twice."""
+    """Bytes removed, changed or put in twice."""
     changed = bytearray(content)
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(changed))
