@@ -30,7 +30,7 @@ def align_command(
     """Write OUT/spans.parquet: where the tokenizations of a text by TEACHER and STUDENT have common boundaries.
 
     TEXT is PATH or NAME=PATH: a file, a folder, or .jsonl (,field=NAME). OUT/nearest_tokens.safetensors has, for
-    every id of both, the token of the other vocabulary with the smallest edit distance.
+    every id of each vocabulary, the token of the other one with the smallest edit distance.
     """
     from mergekit_tokenadapt.texts import read_text
     from mergekit_tokenadapt.tokenizer.files import load_tokenizer
