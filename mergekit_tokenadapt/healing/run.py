@@ -237,9 +237,12 @@ class _Work:
             passages = passages[: options.steps * options.passages_per_step]
         until = time.monotonic() + TEACHING_SHARE * (self.deadline - time.monotonic())
         teacher = Teacher(self.base, self.model, matched(self.model, self.base), passages, self.place)
-        return teacher.teach(
+        lesson = teacher.teach(
             kept, goes_on=lambda: options.steps is not None or time.monotonic() < until, quiet=self.quiet
         )
+        if (seconds := lesson.seconds_per_thousand) is not None:
+            self.say(f"targets: {lesson.tokens_read:,} tokens, {seconds:.1f} seconds for 1,000 tokens")
+        return lesson
 
     def _train(
         self,

@@ -26,6 +26,7 @@ def test_heal(tied_pair, tmp_path, text_file):
     assert "lines (held out)" in result.stdout
     assert "6 steps on 12 passages" in result.stdout
     assert "step 3 of 6: lines" in result.stderr
+    assert "seconds for 1,000 tokens" in result.stderr
     assert f"Wrote {out}" in result.stderr
     options = json.loads((out / "tokenadapt.json").read_text())["healing"]["options"]
     assert (options["steps"], options["rank"], options["seed"]) == (6, 4, 0)
