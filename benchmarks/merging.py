@@ -30,7 +30,7 @@ import yaml
 
 from benchmarks.common import models, texts
 from benchmarks.common.results import Results, in_words, page_only, say, versions, write_page
-from samples import python_texts
+from examples.samples import python_texts
 
 RESULTS = Results("merging")
 PACKAGES = ("mergekit-tokenadapt", "mergekit", "torch", "transformers")

@@ -24,7 +24,7 @@ from benchmarks.common.results import ROOT, Results, versions
 RESULTS = Results("two_models")
 PACKAGES = ("mergekit-tokenadapt", "torch", "transformers", "tokenizers")
 
-TEXT = (ROOT / "samples/english.txt").read_text(encoding="utf-8")
+TEXT = (ROOT / "examples/samples/english.txt").read_text(encoding="utf-8")
 PROMPTS = [
     "The capital of France is",
     "def fibonacci(n):\n",

@@ -42,9 +42,9 @@ def main() -> None:
     from rich.table import Table
 
     import mergekit_tokenadapt as ta
+    from examples.samples.healing_texts import healing_texts
+    from examples.samples.models import deepseek_tokenizer, smollm2
     from mergekit_tokenadapt.texts.builtin import builtin_text
-    from samples.healing_texts import healing_texts
-    from samples.models import deepseek_tokenizer, smollm2
 
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
@@ -74,7 +74,7 @@ def main() -> None:
     models["healed"] = healed
 
     texts = {
-        "English": (ROOT / "samples/english.txt").read_text(encoding="utf-8"),
+        "English": (ROOT / "examples/samples/english.txt").read_text(encoding="utf-8"),
         "code": "\n".join(builtin_text("code").documents),
         "Chinese": "\n".join(builtin_text("zh").documents)[:SHOWN],
     }

@@ -23,7 +23,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from samples import models, python_texts
+from examples.samples import models, python_texts
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from samples import models
+from examples.samples import models
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"
 

@@ -18,8 +18,8 @@ import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
-from samples.debian_texts import corpus
-from samples.models import smollm2
+from examples.samples.debian_texts import corpus
+from examples.samples.models import smollm2
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"

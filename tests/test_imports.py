@@ -1,6 +1,6 @@
 """Every name of ours that a script, a test or a page imports is there: a rename cannot break one unseen.
 
-mypy looks at the package, samples, examples and benchmarks. These tests also look at the slow tests, which most runs
+mypy looks at the package, examples and benchmarks. These tests also look at the slow tests, which most runs
 leave out, and at the Python in README.md and docs/.
 """
 
@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("mergekit_tokenadapt", "samples", "benchmarks", "examples")
-SCRIPTS = [
-    file for folder in ("samples", "benchmarks", "examples", "tests") for file in sorted((ROOT / folder).rglob("*.py"))
-]
+PACKAGES = ("mergekit_tokenadapt", "benchmarks", "examples")
+SCRIPTS = [file for folder in ("benchmarks", "examples", "tests") for file in sorted((ROOT / folder).rglob("*.py"))]
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MAY_IMPORT = {"samples": {"samples"}, "examples": {"examples", "samples"}, "benchmarks": {"benchmarks", "samples"}}
-"""What each folder may import of the three, beside the package."""
+SAMPLES = "examples.samples"
+"""The models and texts that examples and benchmarks share."""
 
 
 def name_of(file: Path) -> str:
@@ -74,16 +72,22 @@ def test_a_name_that_is_not_there_is_seen() -> None:
     ]
 
 
-# --- samples, benchmarks and examples ------------------------------------------------------------
+# --- benchmarks and examples ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("folder", MAY_IMPORT)
-def test_examples_and_benchmarks_share_only_the_samples(folder: str) -> None:
-    for file in sorted((ROOT / folder).rglob("*.py")):
-        others = {module.split(".")[0] for module, _ in imported(file.read_text(encoding="utf-8"))} & MAY_IMPORT.keys()
-        assert others <= MAY_IMPORT[folder], file
-    for file in sorted((ROOT / PACKAGES[0]).rglob("*.py")):
-        assert not {module.split(".")[0] for module, _ in imported(file.read_text("utf-8"))} & MAY_IMPORT.keys(), file
+def _imports_from(folder: str, others: tuple[str, ...]) -> set[str]:
+    """The modules below `others` that the files of a folder import, the shared samples apart."""
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files
+    found = {f"{module}.{name}" for file in files for module, name in imported(file.read_text(encoding="utf-8"))}
+    return {name for name in found if name.split(".")[0] in others and not name.startswith(f"{SAMPLES}.")}
+
+
+def test_examples_and_benchmarks_share_only_the_samples() -> None:
+    assert _imports_from("benchmarks", ("examples",)) == set()
+    assert _imports_from("examples", ("benchmarks",)) == set()
+    assert _imports_from(PACKAGES[0], ("benchmarks", "examples")) == set()
+    assert _imports_from("benchmarks", ("benchmarks",)), "imports are not seen"
 
 
 def test_no_script_changes_where_modules_are_found() -> None:

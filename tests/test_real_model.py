@@ -9,6 +9,7 @@ import torch
 from mergekit.options import MergeOptions
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from examples.samples.models import deepseek_tokenizer, smollm2
 from mergekit_tokenadapt.auxiliary.ngram import NgramSpace
 from mergekit_tokenadapt.evaluation import bits_per_byte
 from mergekit_tokenadapt.methods.hybrid import Hybrid
@@ -19,10 +20,9 @@ from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 from mergekit_tokenadapt.transfer.matching import Reason, match
 from mergekit_tokenadapt.transfer.transfer import Transfer
-from samples.models import deepseek_tokenizer, smollm2
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "samples/english.txt").read_text(encoding="utf-8")[:1200]
+TEXT = (ROOT / "examples/samples/english.txt").read_text(encoding="utf-8")[:1200]
 
 
 def loaded(folder):

@@ -12,9 +12,9 @@ import re
 import sysconfig
 from pathlib import Path
 
+from examples.samples.debian_texts import CACHE, fetch, texts_in_package
 from mergekit_tokenadapt.correction import CalibrationText
 from mergekit_tokenadapt.texts import split_passages
-from samples.debian_texts import CACHE, fetch, texts_in_package
 
 LANGUAGES = {"prose": "en", "de": "de", "zh": "zh-cn"}
 """Name of the built-in text of the same language to the language code of the translation."""

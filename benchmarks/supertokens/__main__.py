@@ -27,7 +27,7 @@ from benchmarks.supertokens.cases import CURVE_MB, LANGUAGES, MIXTURE_MB, MODELS
 from benchmarks.supertokens.model import moved
 from benchmarks.supertokens.page import page
 from benchmarks.supertokens.training import existing, trained
-from samples import debian_texts
+from examples.samples import debian_texts
 
 RESULTS = Results("supertokens")
 PACKAGES = ("mergekit-tokenadapt", "mergekit", "torch", "transformers", "tokenizers")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from samples import debian_texts
+from examples.samples import debian_texts
 
 CACHE = debian_texts.CACHE
 """Where vocabularies and models are kept while they are measured."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.common import models
 from benchmarks.supertokens.cases import CACHE, GENERATED_TOKENS, METHODS, MODEL_TEXT
-from samples import debian_texts
+from examples.samples import debian_texts
 
 
 def moved(key: str) -> dict[str, Any]:

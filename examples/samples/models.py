@@ -17,7 +17,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 KEPT = Path(os.environ.get("TOKENADAPT_PARTS", ROOT / "demo"))
 """Where models and tokenizers are kept."""
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from samples.models import KEPT, fetch
-from samples.python_texts import python_manual, python_sources
+from examples.samples.models import KEPT, fetch
+from examples.samples.python_texts import python_manual, python_sources
 
 DJANGO = "django==5.2.8"
 CHINESE = ("zh_Hans", "zh_Hant")
