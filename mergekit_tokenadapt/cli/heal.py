@@ -43,9 +43,10 @@ def heal_command(
 ) -> None:
     """Write OUT: the transplanted model MODEL after some minutes of training to predict what its base predicts.
 
-    One passage in ten of each text is held out; the weights that are best on these are kept, and OUT is MODEL as it was
-    where none are better. The run ends in time. Ctrl-C or SIGTERM during training ends it with the best weights so
-    far; a second one stops at once. A run that was killed goes on when the same command is given again.
+    One passage in ten of each text is held out. The weights that are best on these passages are kept. If none are
+    better than MODEL's, OUT is MODEL as it was. The run ends within --minutes. Ctrl-C or SIGTERM during training ends
+    it with the best weights so far, and a second one stops at once. If a run was killed, give the same command again:
+    it continues.
     """
     from mergekit_tokenadapt.healing.passages import read_healing_texts
     from mergekit_tokenadapt.healing.report import print_healed

@@ -25,7 +25,7 @@ Device = Annotated[str, AfterValidator(_usable)]
 class HealOptions(Options):
     """How `heal` trains, for how long, and what it measures."""
 
-    minutes: PositiveFloat = Field(default=15.0, description="time for all: reading, training and measuring")
+    minutes: PositiveFloat = Field(default=15.0, description="total time in minutes: reading, training, measuring")
     steps: Annotated[PositiveInt | None, Flag(default="as many as the time allows")] = Field(
         default=None, description="training steps"
     )
@@ -42,9 +42,7 @@ class HealOptions(Options):
     row_rate: PositiveFloat = Field(default=5e-4, description="learning rate of the vocabulary rows")
     passages_per_step: PositiveInt = Field(default=8, description="passages in a step")
     passage_bytes: Annotated[int, Ge(16)] = Field(default=2000, description="largest passage, in bytes")
-    looks: PositiveInt = Field(
-        default=4, description="measurements on held-out passages during training, at even distances"
-    )
+    looks: PositiveInt = Field(default=4, description="number of measurements on held-out passages during training")
     held_out_bytes: PositiveInt = Field(
         default=4000, description="bytes of each text's held-out passages that a measurement reads"
     )
