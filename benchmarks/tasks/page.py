@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,7 @@ def _chance(runs: dict[str, Any]) -> str:
 
 def _missing(runs: dict[str, Any]) -> str:
     measured = [{key.split(" | ")[part] for key in runs} for part in range(3)]
-    known = (PAIRS, (BASE, *ROWS), TASKS)
+    known: tuple[Iterable[str], ...] = (PAIRS, (BASE, *ROWS), TASKS)
     left = [
         [name for name in names if name not in have] or ["none"] for names, have in zip(known, measured, strict=True)
     ]
