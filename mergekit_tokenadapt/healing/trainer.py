@@ -191,7 +191,8 @@ def training_arguments(
         max_steps=steps,
         learning_rate=options.rate,
         lr_scheduler_type="linear",
-        warmup_steps=max(1, steps // 20),
+        # The first step of a warm-up has the rate 0. A warm-up of a single step would only waste that step.
+        warmup_steps=warm if (warm := steps // 20) > 1 else 0,
         max_grad_norm=1.0,
         eval_strategy="steps",
         eval_steps=every,

@@ -36,6 +36,11 @@ def test_the_model_gets_better(pair, tmp_path, text_file, train):
     assert not any(loading.values())
 
 
+def test_a_single_step_trains(tied_pair, tmp_path, text_file):
+    record = healed(tied_pair, tmp_path / "out", text_file, steps=1, looks=1).record
+    assert record["curve"][0]["bits_per_byte"]["lines"] < record["held_out"]["before"]["lines"]
+
+
 def test_bfloat16_stays_and_rows_that_are_not_trained_stay_bit_for_bit(
     tmp_path, byte_level_folder, gemma_style_folder, tiny_model_folder, text_file, monkeypatch
 ):
