@@ -7,6 +7,7 @@ from typing import Any
 
 from mergekit_tokenadapt.terminal.tables import quoted
 from mergekit_tokenadapt.transfer.matching import Reason
+from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.method import Explanation
 from mergekit_tokenadapt.transfer.plan import TransferPlan
 from mergekit_tokenadapt.transfer.transfer import Transfer
@@ -54,9 +55,11 @@ class RowExplanation:
     method: str | None
     """The method that composed the row, or None for copied and mean rows."""
     made_of: tuple[WeightedToken, ...]
-    """Old tokens with their weights, highest weight first. It is empty for a mean row."""
+    """Old tokens with their weights, highest weight first. It is empty for a mean row and for a drawn row."""
+    output_made_of: tuple[WeightedToken, ...] | None
+    """The same for output rows, or None where these have the weights of `made_of`."""
     weights_are: str | None
-    """What the weights mean for this method."""
+    """What the weights mean for this method, or how the row is drawn. None for copied and mean rows."""
     neighbours: tuple[SimilarToken, ...]
     """Old tokens near the new one, most similar first, if the method's regression uses them."""
     calibrated: bool
@@ -74,10 +77,14 @@ class RowExplanation:
         """
         told = told or Explanation()
         token, old = transfer.target.vocabulary.by_id.get(row), transfer.base.vocabulary.by_id
-        made_of = tuple(WeightedToken(i, old[i].label, round(w, 6)) for i, w in plan.explain(row))
+
+        def weighted(use: MatrixUse) -> tuple[WeightedToken, ...]:
+            return tuple(WeightedToken(i, old[i].label, round(w, 6)) for i, w in plan.explain(row, use))
+
+        made_of = weighted(MatrixUse.INPUT)
         neighbours = tuple(SimilarToken(i, old[i].label, round(s, 6)) for i, s in told.neighbours)
         reason = Reason(int(plan.mapping.reasons[row])).name.lower()
-        is_composed = bool(made_of) and int(plan.mapping.sources[row]) < 0
+        is_composed = (bool(made_of) or plan.is_drawn(row)) and int(plan.mapping.sources[row]) < 0
         return cls(
             id=row,
             text=None if token is None else token.label,
@@ -85,6 +92,7 @@ class RowExplanation:
             reason="unreachable" if bool((plan.unreachable_ids == row).any()) else reason,
             method=plan.method if is_composed and reason == "new" else None,
             made_of=made_of,
+            output_made_of=None if (output := weighted(MatrixUse.OUTPUT)) == made_of else output,
             weights_are=told.weights_are if is_composed else None,
             neighbours=neighbours if made_of else (),
             calibrated=reason == "new" and transfer.method.has_regression and bool(made_of),
@@ -101,11 +109,14 @@ class RowExplanation:
         name = "no token" if self.text is None else quoted(self.text)
         by = f", made by {self.method}" if self.method else ""
         lines = [f"{name} (id {self.id}): {MADE[self.reason]}{by}"]
-        if not self.made_of:
+        if not self.made_of and not self.weights_are:
             lines.append("  the mean of all other rows; its logit is never the largest")
-        if self.weights_are:
-            lines.append("  weight of the old row")
+        if self.weights_are and self.made_of:
+            lines.append("  weight of the old row" + (" in an input matrix" if self.output_made_of else ""))
         lines += [f"  {part.weight:7.4f}  {quoted(part.text)} (old id {part.id})" for part in self.made_of]
+        if self.output_made_of:
+            lines.append("  weight of the old row in an output matrix; a tied matrix has the mean of both rows")
+            lines += [f"  {part.weight:7.4f}  {quoted(part.text)} (old id {part.id})" for part in self.output_made_of]
         if self.neighbours:
             lines.append("  cosine similarity of its nearest old tokens")
         lines += [f"  {part.similarity:7.4f}  {quoted(part.text)} (old id {part.id})" for part in self.neighbours]

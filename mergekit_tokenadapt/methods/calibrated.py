@@ -21,6 +21,7 @@ from mergekit_tokenadapt.tokenizer.vocabulary import Token
 from mergekit_tokenadapt.transfer.matching import Reason
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.method import OF_TOKENS, Explanation, Method
+from mergekit_tokenadapt.transfer.piece_weights import places_from_start, proportional
 from mergekit_tokenadapt.transfer.row_regression import NO_EXAMPLES, PIECES_SHARE, RowRegression
 from mergekit_tokenadapt.transfer.token_features import DonorFeatures, JointFeatures, PieceFeatures, TokenFeatures
 from mergekit_tokenadapt.transfer.transfer import Transfer
@@ -148,14 +149,10 @@ def front_weighted(transfer: Transfer) -> SparseRows:
     in too many other places.
     """
     pieces = transfer.pieces
-    by_place = 1 / (1 + np.arange(len(pieces.ids)) - pieces.indptr[pieces.rows])
+    by_place = 1 / (1 + places_from_start(pieces))
     says_something = ~np.isin(pieces.ids, [token.id for token in transfer.base.vocabulary if token.is_blank])
     nothing_else = np.bincount(pieces.rows, says_something, minlength=len(pieces)) == 0
-    weights = np.where(says_something | nothing_else[pieces.rows], by_place, 0)
-    weights /= np.bincount(pieces.rows, weights, minlength=len(pieces))[pieces.rows]
-    used = torch.from_numpy(weights > 0)
-    rows, ids, shares = (torch.from_numpy(part)[used] for part in (pieces.rows, pieces.ids, weights))
-    return SparseRows.from_triplets(rows, ids, shares, len(pieces))
+    return proportional(pieces, np.where(says_something | nothing_else[pieces.rows], by_place, 0))
 
 
 def unlike_any_example(transfer: Transfer) -> np.ndarray:

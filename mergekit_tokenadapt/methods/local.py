@@ -43,9 +43,9 @@ class Local(Method):
 
         lengths = torch.zeros(transfer.base_rows, device=device)
         lengths[transfer.candidate_ids] = torch.tensor(
-            [_characters(t.bytes) for t in transfer.candidates], device=device
+            [float(t.num_characters) for t in transfer.candidates], device=device
         )
-        new_lengths = torch.tensor([_characters(t.bytes) for t in transfer.new_tokens], device=device)
+        new_lengths = torch.tensor([float(t.num_characters) for t in transfer.new_tokens], device=device)
         length_share = lengths[ids] / new_lengths.clamp(min=1)[rows]
 
         closeness = (segment_softmax(similarity, rows, num_new) + length_share) / 2
@@ -66,11 +66,6 @@ def segment_softmax(values: Tensor, segments: Tensor, num_segments: int) -> Tens
     exponentials = (values - highest[segments]).exp()
     sums = values.new_zeros(num_segments).index_add(0, segments, exponentials)
     return exponentials / sums[segments]
-
-
-def _characters(content: bytes) -> float:
-    """Return the number of characters of a token's text. An incomplete UTF-8 sequence counts as one."""
-    return float(len(content.decode("utf-8", errors="replace")))
 
 
 def _paired_dot(left: Tensor, left_ids: Tensor, right: Tensor, right_ids: Tensor, *, block: int = 65536) -> Tensor:

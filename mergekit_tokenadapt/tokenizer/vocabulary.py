@@ -62,6 +62,11 @@ class Token(NamedTuple):
         return self.bytes.replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace") if text is None else text
 
     @property
+    def num_characters(self) -> int:
+        """Number of characters. An incomplete UTF-8 sequence counts as one."""
+        return len(self.bytes.decode("utf-8", errors="replace"))
+
+    @property
     def is_blank(self) -> bool:
         """Whether the token consists of white space only, in the sense of Unicode.
 

@@ -13,6 +13,8 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.extensions import entry_points
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.terminal.plain_words import describe_errors
+from mergekit_tokenadapt.transfer.drawn_rows import DrawnRows
+from mergekit_tokenadapt.transfer.median_norms import MedianNorms
 from mergekit_tokenadapt.transfer.row_regression import RowRegression
 
 if TYPE_CHECKING:  # a transfer holds a method
@@ -35,6 +37,9 @@ class Explanation:
 
 class Method(pydantic.BaseModel, ABC):
     """One way to compute rows for new tokens. Its fields are its options in the recipe.
+
+    `weigh` is all that most methods need. The other functions are for rows that differ between matrices: other weights
+    for output rows, rescaled input rows, rows that are drawn, and rows that a regression predicts.
 
     Implementations register under the entry-point group ``mergekit_tokenadapt.methods``. A method gets a `Transfer`
     (tokens, ids, pieces, vectors) and returns weights. It reads no files.
@@ -89,6 +94,32 @@ class Method(pydantic.BaseModel, ABC):
             N rows in the order of `transfer.new_tokens`; the ids are those of base tokens. A token for which the method
             finds nothing gets an empty row, and then becomes a mean row.
         """
+
+    def weigh_output(self, transfer: Transfer) -> SparseRows | None:
+        """Return the weights for output rows where they differ from those of `weigh`; None: they do not.
+
+        A tied matrix then gets the mean of the two rows. A token has weights here if and only if `weigh` gives it some.
+
+        Args:
+            transfer: the two tokenizers, and what is derived from them.
+        """
+        return None
+
+    def input_norms(self, transfer: Transfer) -> MedianNorms | None:
+        """Return the norms that input rows get in place of their own, for each of the N new tokens; None: they keep it.
+
+        Args:
+            transfer: the two tokenizers, and what is derived from them.
+        """
+        return None
+
+    def draw(self, transfer: Transfer) -> DrawnRows | None:
+        """Return the new rows that are drawn at random, in place of the sums of `weigh`; None: there are none.
+
+        Args:
+            transfer: the two tokenizers, and what is derived from them.
+        """
+        return None
 
     def explain(self, transfer: Transfer) -> dict[int, Explanation]:
         """Return, by target id, what the weights of `weigh` mean, and from which neighbours a row is predicted."""

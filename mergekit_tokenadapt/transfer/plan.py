@@ -5,7 +5,8 @@ its own. Every row has one of three origins:
 
 - copied: COPIED and SPECIAL rows with a source. The row is the old row, bit for bit.
 - composed: NEW rows, and SPECIAL rows made from a text. The row is a weighted sum of old rows, or the
-  prediction of a regression that is fitted on the matrix itself.
+  prediction of a regression that is fitted on the matrix itself, or drawn from a distribution of the old rows. Input
+  rows and output rows may have different weights; a tied matrix then gets the mean of the two rows.
 - mean: PADDING rows, NEW special tokens, NEW tokens for which the method found nothing, and rows of unreachable tokens.
   The row is the mean of all copied and composed rows. Its logit is the mean of their logits and never the highest, so
   such a token is never generated. A row of zeros (logit 0) could be.
@@ -14,7 +15,7 @@ its own. Every row has one of three origins:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,9 +24,11 @@ from torch import Tensor
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.numerics.sparse_rows import CHUNK_ROWS, SparseRows
+from mergekit_tokenadapt.transfer.drawn_rows import DrawnRows
 from mergekit_tokenadapt.transfer.finite_rows import check_finite, mean_row, without_bad_rows
 from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
+from mergekit_tokenadapt.transfer.median_norms import MedianNorms
 from mergekit_tokenadapt.transfer.row_regression import NO_EXAMPLES, Fit, FitReport, RowRegression
 
 LOG = logging.getLogger(__name__)
@@ -56,7 +59,7 @@ class TransferPlan:
     composed_ids: Tensor
     """int64 [M]: the new rows that are composed."""
     composition: SparseRows
-    """The old rows and weights that make each of the M composed rows."""
+    """The old rows and weights that make each of the M composed rows. A row without weights is drawn (`drawn`)."""
     method: str
     """The name of the method."""
     options: Mapping[str, Any]
@@ -67,6 +70,12 @@ class TransferPlan:
     """int64: rows of tokens that the target never produces. They become mean rows, whatever their reason."""
     needs_donor: bool = False
     """Whether the plan was read from a file and lacks the donor's rows. It can then be explained, but not applied."""
+    output_composition: SparseRows | None = None
+    """As `composition`, for output matrices; None: `composition` is for all matrices."""
+    input_norms: MedianNorms | None = None
+    """The norms to which the M composed rows of input matrices are rescaled; None: they keep theirs."""
+    drawn: DrawnRows | None = None
+    """If there are such rows, they replace the compositions of their tokens."""
 
     @property
     def num_rows(self) -> int:
@@ -138,7 +147,7 @@ class TransferPlan:
         Args:
             matrix: [V, ...], any floating dtype, vocabulary axis first. One-dimensional for vocabulary biases.
             name: name of the tensor, for error messages.
-            use: what the model does with the tensor; only a regression asks.
+            use: what the model does with the tensor. Many methods make the same rows for all uses.
             fit: what `fit` or `apply` returned for a matrix with the same numbers; None: the regression is fitted here.
 
         Returns:
@@ -162,7 +171,9 @@ class TransferPlan:
         clean_VD, is_finite_V = without_bad_rows(flat_VD)
         if num_bad := int((~is_finite_V).sum()):
             LOG.warning("%d old rows hold NaN or infinite numbers: the mean row takes their place in new rows", num_bad)
-        _put(new_RD, self.composed_ids, self.composition.in_chunks(clean_VD))
+        _put(new_RD, self.composed_ids, self._composed(clean_VD, use))
+        if self.drawn is not None:
+            _put(new_RD, self.drawn.new_ids, self.drawn.rows(clean_VD, use))
         used = None
         if self.regression is not None:
             used = self._predict(new_RD, clean_VD.float(), is_finite_V, use, fit)
@@ -183,9 +194,28 @@ class TransferPlan:
             raise TokenAdaptError("this plan was made with a donor's rows, which it does not hold: make it again")
         used = [torch.from_numpy(self.mapping.sources), self.composition.ids]
         used += [self.regression.used_ids] if self.regression is not None else []
+        used += [self.output_composition.ids] if self.output_composition is not None else []
+        used += [self.input_norms.members] if self.input_norms is not None else []
+        used += [self.drawn.base_ids] if self.drawn is not None else []
         needed = int(torch.cat(used).max()) + 1
         if len(matrix) < needed:
             raise TokenAdaptError(f"a vocabulary tensor has {len(matrix)} rows, but the plan uses {needed}")
+
+    def _composed(self, matrix_VD: Tensor, use: MatrixUse) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the composed rows, float32, a chunk at a time, with their places among `composed_ids`."""
+        as_input = self.composition.in_chunks(matrix_VD)
+        if self.input_norms is not None:
+            as_input = self.input_norms.rescaled(as_input, matrix_VD)
+        differ = self.output_composition is not None or self.input_norms is not None
+        if use is MatrixUse.INPUT or not differ:
+            yield from as_input
+            return
+        as_output = (self.output_composition or self.composition).in_chunks(matrix_VD)
+        if use is MatrixUse.OUTPUT:
+            yield from as_output
+            return
+        for (places, one), (_, other) in zip(as_input, as_output, strict=True):
+            yield places, (one + other) / 2
 
     def check_made(self, new_RD: Tensor, name: str, old_VD: Tensor | None = None) -> None:
         """Refuse composed and mean rows that hold NaN or infinite numbers. Copied rows may hold them, as the old ones.
@@ -223,17 +253,26 @@ class TransferPlan:
         _put(new_RD, ids, chunks)
         return fit
 
-    def explain(self, row: int) -> list[tuple[int, float]]:
-        """Return the old ids and weights that make a new row, heaviest first; empty for a mean row.
+    def explain(self, row: int, use: MatrixUse = MatrixUse.INPUT) -> list[tuple[int, float]]:
+        """Return the old ids and weights that make a new row, heaviest first; empty for a mean row and a drawn row.
 
         For a predicted row these are the weights of the composition that stands in where no regression can be fitted.
+
+        Args:
+            row: the new row.
+            use: INPUT or OUTPUT: the matrix whose weights are wanted.
         """
         if (self.unreachable_ids == row).any():
             return []
         if self.mapping.sources[row] >= 0:
             return [(int(self.mapping.sources[row]), 1.0)]
         place = (self.composed_ids == row).nonzero().flatten()
-        return self.composition.row(int(place[0])) if len(place) else []
+        composition = (self.output_composition if use is MatrixUse.OUTPUT else None) or self.composition
+        return composition.row(int(place[0])) if len(place) else []
+
+    def is_drawn(self, row: int) -> bool:
+        """Return whether a new row is drawn from a distribution of the old rows."""
+        return self.drawn is not None and bool((self.drawn.new_ids == row).any())
 
 
 def _put(new_RD: Tensor, ids: Tensor, chunks: Iterable[tuple[slice, Tensor]]) -> None:

@@ -25,24 +25,42 @@ def plan_rows(transfer: Transfer) -> TransferPlan:
     Raises:
         TokenAdaptError: the method finds no shared token, or its weights are not finite.
     """
-    mapping, method = transfer.mapping, transfer.method
+    mapping, method, has_new = transfer.mapping, transfer.method, len(transfer.new_ids) > 0
     text_ids = sorted(mapping.texts)
     from_texts = uniform(transfer.segmenter.segment([mapping.texts[i].encode("utf-8") for i in text_ids]))
     ids = torch.from_numpy(np.concatenate([transfer.new_ids, np.array(text_ids, dtype=np.int64)]))
-    compositions = (
-        SparseRows.concatenate([method.weigh(transfer).cpu(), from_texts]) if len(transfer.new_ids) else from_texts
-    )
+    compositions = SparseRows.concatenate([method.weigh(transfer).cpu(), from_texts]) if has_new else from_texts
+    for_output = method.weigh_output(transfer) if has_new else None
+    drawn = method.draw(transfer) if has_new else None
     has_twins = method.unreachable_as_mean and not mapping.is_identity
     twins = sorted(transfer.target.vocabulary.byte_twins) if has_twins else []
     unreachable = torch.tensor(twins, dtype=torch.int64)
-    found = (compositions.counts > 0) & ~torch.isin(ids, unreachable)
-    composition = compositions.select(found.nonzero().flatten())
+    is_drawn = torch.zeros(len(ids), dtype=torch.bool) if drawn is None else torch.isin(ids, drawn.new_ids)
+    found = ((compositions.counts > 0) | is_drawn) & ~torch.isin(ids, unreachable)
+    places = found.nonzero().flatten()
+    composition = compositions.select(places)
     _check_weights(composition, ids[found], transfer)
+    output_composition = None
+    if for_output is not None:
+        output_composition = SparseRows.concatenate([for_output.cpu(), from_texts]).select(places)
+        _check_weights(output_composition, ids[found], transfer)
+    norms = method.input_norms(transfer) if has_new else None
     # The regression makes its examples as hard as the new tokens, so it needs all of them. For a few tokens only,
     # as in `explain`, the compositions have to do.
     regression = method.make_regression(transfer) if len(transfer.new_ids) and transfer.only is None else None
     options = method.model_dump(mode="json")
-    return TransferPlan(mapping, ids[found], composition, transfer.method_name, options, regression, unreachable)
+    return TransferPlan(
+        mapping,
+        ids[found],
+        composition,
+        transfer.method_name,
+        options,
+        regression,
+        unreachable,
+        output_composition=output_composition,
+        input_norms=None if norms is None else norms.padded(len(ids)).select(places),
+        drawn=drawn,
+    )
 
 
 def _check_weights(composition: SparseRows, ids: Tensor, transfer: Transfer) -> None:
