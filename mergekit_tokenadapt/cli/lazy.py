@@ -73,6 +73,8 @@ class LazyGroup(click.Group):
             from mergekit_tokenadapt.terminal.plain_words import describe_errors
 
             raise TokenAdaptError(describe_errors(error)) from error
+        except BrokenPipeError:
+            raise  # what reads the output has ended, as `head` does: click ends the command without a word
         except (OSError, MemoryError) as error:
             # The cause is outside the program: a full disk, a missing file, too little memory.
             raise TokenAdaptError(f"{type(error).__name__}: {str(error).strip()}") from error

@@ -1,7 +1,10 @@
 """The commands that print: plan, explain, methods, and transplant --print-recipe."""
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 
 import click
 import pytest
@@ -190,3 +193,13 @@ def test_our_commands_write_smaller_shards_than_mergekit():
     assert option.default == merge_options(quiet=True).out_shard_size < MergeOptions().out_shard_size
     assert merge_options(out_shard_size=5).out_shard_size == 5
     assert "[default: 1B]" in CliRunner().invoke(main, ["transplant", "--help"]).output
+
+
+def test_a_closed_pipe_ends_a_command_without_a_word():
+    """As `mergekit-tokenadapt recipes | head -1` does."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "mergekit_tokenadapt.cli.main", "recipes"]
+    with os.fdopen(writing, "wb") as closed:
+        ended = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (1, b"")
