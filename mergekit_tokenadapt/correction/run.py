@@ -32,6 +32,7 @@ from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.loading import load_model
 from mergekit_tokenadapt.models.losses import token_losses
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
+from mergekit_tokenadapt.storage.model_state import state_of
 from mergekit_tokenadapt.storage.shards import resumed, shard_folder
 from mergekit_tokenadapt.terminal.progress import progress
 from mergekit_tokenadapt.tokenizer.alignment import Encoded
@@ -223,14 +224,9 @@ def _progress(names: Mapping[range, str], *, quiet: bool) -> Iterator[tuple[rang
 
 
 def _key(model: Path, transfer: Transfer, text: CalibrationText, new_inputs: Tensor) -> str:
-    """Return a hash of everything that the content of a shard depends on.
-
-    The model's files count by size and time, because hashing gigabytes of weights would take long.
-    """
+    """Return a hash of everything that the content of a shard depends on."""
     digest = hashlib.sha256(text.describe()["sha256"].encode())
-    for file in sorted(p for p in model.iterdir() if p.suffix in (".json", ".safetensors", ".bin")):
-        status = file.stat()
-        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\0".encode())
+    digest.update(state_of(model).encode())
     for tokenizer in (transfer.base, transfer.target):
         for file in tokenizer.files():
             digest.update(file.read_bytes())

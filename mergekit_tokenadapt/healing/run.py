@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -31,6 +30,7 @@ from mergekit_tokenadapt.healing.writing import rounded, write_healed
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
 from mergekit_tokenadapt.models.loading import choose_device, load_model
 from mergekit_tokenadapt.storage.interruption import signals_noted
+from mergekit_tokenadapt.storage.model_state import state_of
 from mergekit_tokenadapt.storage.shards import CACHE_VARIABLE, cache_folder, shard_folder
 from mergekit_tokenadapt.storage.staging import check_output, staged_folder
 from mergekit_tokenadapt.texts import TextSet
@@ -281,9 +281,5 @@ def _line(when: str, bits: dict[str, float]) -> str:
 def _key(model: ModelFolder, base: ModelFolder, text: HealingText, options: HealOptions) -> str:
     """Changes with everything that a checkpoint depends on; the time that may be used is not among it."""
     settings = {name: value for name, value in options.model_dump().items() if name not in ("minutes", "device")}
-    digest = hashlib.sha256(json.dumps([settings, text.sha256], sort_keys=True).encode())
-    for folder in (model.folder, base.folder):
-        for file in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".bin")):
-            status = os.stat(file)
-            digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\0".encode())
-    return digest.hexdigest()[:40]
+    folders = [state_of(folder.folder) for folder in (model, base)]
+    return hashlib.sha256(json.dumps([settings, text.sha256, folders], sort_keys=True).encode()).hexdigest()[:40]

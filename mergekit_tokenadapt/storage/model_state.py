@@ -1,0 +1,30 @@
+"""Tell whether a model folder has changed, so that partial results of another state are not taken up."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+BLOCK = 1 << 22
+"""Bytes of a file that are in memory at a time."""
+
+
+def state_of(folder: Path, *, by_content: bool = False) -> str:
+    """Return a SHA-256 in hexadecimal that changes when a config, the tokenizer or the weights in a folder change.
+
+    Args:
+        folder: the folder of a model.
+        by_content: hash the bytes of all files. Otherwise a file counts by its size and the time of its last change,
+            because hashing gigabytes of weights would take long; a folder that is written anew then gets another hash.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin")):
+        status = file.stat()
+        digest.update(f"{file.name} {status.st_size} ".encode())
+        if by_content:
+            with file.open("rb") as opened:
+                while block := opened.read(BLOCK):
+                    digest.update(block)
+        else:
+            digest.update(f"{status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
