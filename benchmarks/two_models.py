@@ -3,7 +3,7 @@
     python -m benchmarks.two_models draft
     python -m benchmarks.two_models lockstep
     python -m benchmarks.two_models byte-by-byte
-    python -m benchmarks.two_models healing
+    python -m benchmarks.two_models token-healing
 
 Each writes its figures into results/two_models.json and prints them; docs/two_models.md quotes them.
 """
@@ -186,7 +186,7 @@ def byte_by_byte(num_bytes: int, tolerance: float) -> None:
 
 @main.command()
 @click.option("--num-bytes", default=10, show_default=True, help="Bytes to make.")
-def healing(num_bytes: int) -> None:
+def token_healing(num_bytes: int) -> None:
     """Count how often each way of decoding completes the word in which a prompt ends."""
     from transformers import AutoTokenizer
 
@@ -218,16 +218,16 @@ def healing(num_bytes: int) -> None:
         inputs = tokenizer(prompt, return_tensors="pt")
         settings = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": tokenizer.eos_token_id}
         made = {"plain": tokenizer.decode(model.generate(**inputs, **settings)[0])[len(prompt) :]}
-        made["token healing"] = heal(model, tokenizer, files, prompt, settings)[len(prompt) :]
+        made["token healing"] = heal_last_token(model, tokenizer, files, prompt, settings)[len(prompt) :]
         made["byte by byte"] = reader.generate(prompt, num_bytes).decode("utf-8", "replace")
         for way, text in made.items():
             right[way] += text.startswith(expected)
         shown.append({"prompt": prompt, **{way: text[:num_bytes] for way, text in made.items()}})
-    save("healing", {"right": right, "of": len(sentences), "prompts": shown})
+    save("token_healing", {"right": right, "of": len(sentences), "prompts": shown})
 
 
 @torch.inference_mode()
-def heal(model: Any, tokenizer: Any, files: Any, prompt: str, settings: dict[str, Any]) -> str:
+def heal_last_token(model: Any, tokenizer: Any, files: Any, prompt: str, settings: dict[str, Any]) -> str:
     """Remove the last token of a prompt, and let the model choose among the tokens that begin with its bytes.
 
     Written out, because ``token_healing=True`` of transformers 5.23 ends in a KeyError with this tokenizer.
