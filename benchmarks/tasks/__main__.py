@@ -92,7 +92,7 @@ def run(swap: Any, row: str, task: str, documents: int) -> dict[str, Any]:
     path, seconds = swap(row)
     requests = read_requests(olmo_requests() / TASKS[task].folder).sample(documents, SEED)
     folder = open_model(str(path))
-    encoded, num_cut = encode_task(folder, requests)
+    encoded, num_truncated = encode_task(folder, requests)
     scorer = PrefixScorer(load_model(folder, device="cpu", dtype="float32"))
     figures = metrics_of(requests, encoded, scorer.score(encoded))
     return {
@@ -105,7 +105,7 @@ def run(swap: Any, row: str, task: str, documents: int) -> dict[str, Any]:
         },
         "swap_seconds": seconds,
         "seconds": round(scorer.seconds, 1),
-        "cut": num_cut,
+        "truncated": num_truncated,
         "boundaries_lost": sum(not c.keeps_boundary for choices in encoded for c in choices),
         "prefixes_not_shared": scorer.why_plain,
     }

@@ -99,7 +99,7 @@ def score_requests(
                 "tokens_read": scorer.num_read,
                 "prefixes_not_shared": "not asked for" if not shares_prefixes else scorer.why_plain,
                 "boundaries_lost": sum(not c.keeps_boundary for documents, _ in encoded for d in documents for c in d),
-                "cut": sum(num_cut for _, num_cut in encoded),
+                "truncated": sum(num_truncated for _, num_truncated in encoded),
             }
         )
     return {
@@ -136,7 +136,7 @@ def encode_task(folder: ModelFolder, task: RequestTask) -> tuple[list[list[Conti
     """
     encoder = ContinuationEncoder(folder.tokenizer)
     longest = context_length(folder) or HARNESS_LENGTH
-    documents, num_cut = [], 0
+    documents, num_truncated = [], 0
     for document in task.documents:
         choices = []
         for context, continuation in zip(document.contexts, document.continuations, strict=True):
@@ -149,10 +149,10 @@ def encode_task(folder: ModelFolder, task: RequestTask) -> tuple[list[list[Conti
                 )
             if surplus > 0:
                 found = found._replace(ids=found.ids[surplus:], first=found.first - surplus)
-                num_cut += 1
+                num_truncated += 1
             choices.append(found)
         documents.append(choices)
-    return documents, num_cut
+    return documents, num_truncated
 
 
 def metrics_of(

@@ -193,8 +193,8 @@ def test_too_long_a_context_loses_its_beginning(base: Path, tmp_path: Path) -> N
     long = " the river runs past the old mill" * 100
     task = read_requests(write(tmp_path / "long.jsonl", [request(0, 0, long, " and so on", None)]))
     folder = open_model(str(base))
-    (((found,),), num_cut) = encode_task(folder, task)
-    assert (num_cut, len(found.ids)) == (1, 129)  # the window, and the token that is only predicted
+    (((found,),), num_truncated) = encode_task(folder, task)
+    assert (num_truncated, len(found.ids)) == (1, 129)  # the window, and the token that is only predicted
     assert folder.tokenizer.fast_tokenizer().decode(list(found.ids[found.first :])) == " and so on"
     with pytest.raises(TokenAdaptError, match=r"an answer of longer has \d+ tokens, and the model reads 128"):
         encode_task(folder, read_requests(write(tmp_path / "longer.jsonl", [request(0, 0, "x", long, None)])))

@@ -41,8 +41,8 @@ def notes_of(result: dict[str, Any]) -> list[str]:
                 f"{name}: in {model['boundaries_lost']:,} answers a token crosses the end of the context; their bits "
                 "are not exactly those of the answer."
             )
-        if model["cut"]:
-            notes.append(f"{name}: {model['cut']:,} texts were too long and lost tokens at the beginning.")
+        if model["truncated"]:
+            notes.append(f"{name}: {model['truncated']:,} texts were too long and were truncated at the beginning.")
         if model["prefixes_not_shared"]:
             notes.append(f"{name}: choices were scored without a shared prefix: {model['prefixes_not_shared']}.")
     return notes
