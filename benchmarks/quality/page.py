@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import models
+from benchmarks.common.gaps import bits_per_byte, gap_closed, gap_interval
 from benchmarks.common.results import in_words
 from benchmarks.quality.cases import BASE, DOMAINS, MAX_BYTES, METHODS, PAIRS, TEXT_SETS, key_of
 
-RESAMPLES = 1000
 INTRODUCTION = """# Quality of the rows
 
 Figures are bits per byte after the swap, without training; lower is better. In brackets: gap closed = (mean - method) /
@@ -41,8 +41,6 @@ Seconds are the wall time of the whole swap, on one or two cores. The machine ha
 """
 Runs = dict[str, dict[str, Any]]
 """Of one pair: method to what was measured. Of the results file: pair, method and bytes to that."""
-Scores = list[tuple[float, int]]
-"""(bits, bytes) of each document."""
 
 
 def page(results: dict[str, Any]) -> str:
@@ -118,23 +116,3 @@ def gap_shown(runs: Runs, method: str, text_set: str, domain: str) -> str:
     scores = [runs[m][text_set][domain] for m in (BASE, "mean", method)]
     low, high = gap_interval(*scores)
     return f"{gap_closed(*scores):.0%}, {low:.0%} to {high:.0%}"
-
-
-def bits_per_byte(scores: Scores, counts: np.ndarray | None = None) -> Any:
-    """Return bits per byte of N documents; or of S resamples, where `counts` [S, N] says how often each is drawn."""
-    bits, sizes = np.array(scores).T
-    counts = np.ones(len(bits)) if counts is None else counts
-    return (counts @ bits) / (counts @ sizes)
-
-
-def gap_closed(base: Scores, mean: Scores, one: Scores, counts: np.ndarray | None = None) -> Any:
-    """Return (mean - method) / (mean - base), for the documents or for resamples of them."""
-    floor, start, value = (bits_per_byte(scores, counts) for scores in (base, mean, one))
-    return (start - value) / (start - floor)
-
-
-def gap_interval(base: Scores, mean: Scores, one: Scores) -> list[float]:
-    """Return the 95% interval of the gap closed, from a paired bootstrap over documents."""
-    from mergekit_tokenadapt.evaluation.bootstrap import interval, resample_counts
-
-    return interval(gap_closed(base, mean, one, resample_counts(len(base), RESAMPLES, np.random.default_rng(0))))

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common.curves import curves
 from benchmarks.common.results import in_words
-from mergekit_tokenadapt.evaluation.report.charts import colour
-from mergekit_tokenadapt.evaluation.report.svg import FONT, Drawing, Scale, number, ticks
 
 GB = 1e9
 CHUNKS = 0.4
@@ -312,31 +311,3 @@ MULTI_GPU = [
     "- Results wait in main memory until their shard is written. With `--low-cpu-memory` they wait on the GPU that computed them, which",
     "  then holds its part of up to `--out-shard-size` more bytes.",
 ]
-
-
-# --- curves --------------------------------------------------------------------------------------
-
-WIDE, HIGH, MARGIN = 460.0, 260.0, 56.0
-STYLE = "text{font:12px sans-serif;fill:#333}.grid{stroke:#ddd;stroke-width:1}.label{fill:#333}svg{background:#fff}"
-
-
-def curves(across: str, up: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Draw points joined by lines, on linear axes from zero, as a complete SVG file."""
-    xs = [x for points in lines.values() for x, _ in points]
-    ys = [y for points in lines.values() for _, y in points]
-    right = Scale(0, max(xs) * 1.03, MARGIN, WIDE - 12)
-    upward = Scale(0, max(ys) * 1.08, HIGH, 14)
-    drawing = Drawing(HIGH + 2 * FONT + 14, f"{up} against {across}", WIDE)
-    drawing.horizontal_axis(right, 14, HIGH, across)
-    for value in ticks(upward.low, upward.high):
-        drawing.line(MARGIN, upward(value), WIDE - 12, upward(value), "grid")
-        drawing.text(MARGIN - 6, upward(value) + 4, number(value), "end")
-    drawing.text(MARGIN + 4, FONT - 2, up)
-    for n, (name, points) in enumerate(lines.items(), start=1):
-        placed = [(right(x), upward(y)) for x, y in points]
-        drawing.path(placed, f"fill:none;stroke:{colour(n)};stroke-width:2")
-        for (x, y), (tokens, value) in zip(placed, points, strict=True):
-            drawing.dot(x, y, 3, f"fill:{colour(n)}", f"{name}, {number(tokens)}: {number(round(value, 2))}")
-        drawing.text(placed[-1][0] - 4, placed[-1][1] - 8, name, "end", f"fill:{colour(n)}")
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDE:g}" '
-    return drawing.render().replace("<svg ", head, 1).replace(">", f"><style>{STYLE}</style>", 1) + "\n"

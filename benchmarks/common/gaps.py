@@ -1,0 +1,31 @@
+"""How much of the gap between `mean` and the base model is closed, from the bits of each document, with an interval."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 1000
+Scores = list[tuple[float, int]]
+"""(bits, bytes) of each document."""
+
+
+def bits_per_byte(scores: Scores, counts: np.ndarray | None = None) -> Any:
+    """Return bits per byte of N documents; or of S resamples, where `counts` [S, N] says how often each is drawn."""
+    bits, sizes = np.array(scores).T
+    counts = np.ones(len(bits)) if counts is None else counts
+    return (counts @ bits) / (counts @ sizes)
+
+
+def gap_closed(base: Scores, mean: Scores, one: Scores, counts: np.ndarray | None = None) -> Any:
+    """Return (mean - method) / (mean - base), for the documents or for resamples of them."""
+    floor, start, value = (bits_per_byte(scores, counts) for scores in (base, mean, one))
+    return (start - value) / (start - floor)
+
+
+def gap_interval(base: Scores, mean: Scores, one: Scores) -> list[float]:
+    """Return the 95% interval of the gap closed, from a paired bootstrap over documents."""
+    from mergekit_tokenadapt.evaluation.bootstrap import interval, resample_counts
+
+    return interval(gap_closed(base, mean, one, resample_counts(len(base), RESAMPLES, np.random.default_rng(0))))
