@@ -37,11 +37,16 @@ class HealOptions(Options):
         description="what to train. lora: vocabulary rows, and adapters on all linear layers. all: all weights. "
         "rows: vocabulary rows only",
     )
+    objective: Literal["base_model", "next_token"] = Field(
+        default="base_model",
+        description="what is learned. base_model: what the base model predicts for the text. "
+        "next_token: the text itself",
+    )
     rank: PositiveInt = Field(default=64, description="rank of the adapters")
-    rate: PositiveFloat = Field(default=3e-4, description="learning rate of the adapters or of the body's weights")
-    row_rate: PositiveFloat = Field(default=5e-4, description="learning rate of the vocabulary rows")
+    rate: PositiveFloat = Field(default=1e-3, description="learning rate of the adapters or of the body's weights")
+    row_rate: PositiveFloat = Field(default=1e-3, description="learning rate of the vocabulary rows")
     passages_per_step: PositiveInt = Field(default=8, description="passages in a step")
-    passage_bytes: Annotated[int, Ge(16)] = Field(default=2000, description="largest passage, in bytes")
+    passage_bytes: Annotated[int, Ge(16)] = Field(default=1000, description="largest passage, in bytes")
     looks: PositiveInt = Field(default=4, description="number of measurements on held-out passages during training")
     held_out_bytes: PositiveInt = Field(
         default=4000, description="bytes of each text's held-out passages that a measurement reads"

@@ -23,6 +23,7 @@ from mergekit_tokenadapt.healing.belonging import matched, open_base
 from mergekit_tokenadapt.healing.collator import Collator, rows_to_train
 from mergekit_tokenadapt.healing.judging import bits_per_byte, probes, relative, worse
 from mergekit_tokenadapt.healing.model import HealingModel
+from mergekit_tokenadapt.healing.next_token import next_token_lesson
 from mergekit_tokenadapt.healing.options import HealOptions
 from mergekit_tokenadapt.healing.passages import HealingText
 from mergekit_tokenadapt.healing.targets import WANTED_BY, Lesson, Teacher, first_token
@@ -54,6 +55,8 @@ class Healed:
     """What the manifest says under ``healing``."""
     is_better: bool
     """Whether training helped; otherwise the folder holds the model as it was."""
+    curve_seconds: tuple[float, ...] = ()
+    """Seconds from the beginning to each measurement of the record's curve that this run made."""
 
 
 def heal(
@@ -96,12 +99,12 @@ def heal(
     destination = check_output(out, force=force, inputs=[model, teacher.folder], texts=[t.source for t in texts])
     text = HealingText.of(texts, options)
     _check_disk(opened, text, options)
-    work = _Work(opened, teacher, text, options, quiet, say, started + 60 * options.minutes)
+    work = _Work(opened, teacher, text, options, quiet, say, started)
     with shard_folder(f"heal-{_key(opened, teacher, text, options)}") as kept:
         trained, record = work.do(kept)
         with staged_folder(out, force=force) as staged:
             write_healed(opened, trained, record, staged)
-    return Healed(destination, record, trained is not None)
+    return Healed(destination, record, trained is not None, tuple(work.curve_seconds))
 
 
 def check_heal(texts: Sequence[TextSet], options: HealOptions) -> None:
@@ -164,14 +167,20 @@ class _Work:
     options: HealOptions
     quiet: bool
     say: Callable[[str], None]
-    deadline: float
+    started: float
     """On the clock of `time.monotonic`."""
+
+    @property
+    def deadline(self) -> float:
+        """On the same clock."""
+        return self.started + 60 * self.options.minutes
 
     def __post_init__(self) -> None:
         self.place = choose_device(self.options.device)
         self.fast = fast_dtype(self.place) is torch.bfloat16
         self.probes = probes(self.options.probe_bytes)
         self.curve: list[dict[str, Any]] = []
+        self.curve_seconds: list[float] = []
 
     def do(self, kept: Path | None) -> tuple[Any, dict[str, Any]]:
         """Teach, train, judge: the trained model, or None where training did not help; and the record."""
@@ -235,6 +244,8 @@ class _Work:
         passages = self.text.training
         if options.steps is not None:
             passages = passages[: options.steps * options.passages_per_step]
+        if options.objective == "next_token":
+            return next_token_lesson(self.model, passages)
         until = time.monotonic() + TEACHING_SHARE * (self.deadline - time.monotonic())
         teacher = Teacher(self.base, self.model, matched(self.model, self.base), passages, self.place)
         lesson = teacher.teach(
@@ -267,6 +278,7 @@ class _Work:
             with healing.whole() as whole:
                 now = self._measure(whole, self.text.held_out)
             self.curve.append({"step": step, "bits_per_byte": now})
+            self.curve_seconds.append(time.monotonic() - self.started)
             self.say(_line(f"step {step} of {steps}", now))
             return relative(now, before)
 
