@@ -1,0 +1,69 @@
+"""How far does a little training bring a model after the swap?
+
+    python -m benchmarks.healing --minutes 15                              # resumes where it stopped
+    python -m benchmarks.healing --minutes 60 --start "calibrated, untied"
+    python -m benchmarks.healing --page-only
+
+A cell is one swap and one healing of so many minutes on one thread: the machine must have a core to spare. The text to
+heal with is that of `common.texts.mixed`: English, German, Chinese, code and sums. Held-out passages are of the same
+sources; the built-in texts are of others. Writes results/healing.json, docs/healing-measured.md and
+docs/healing-curve.svg. The healed models stay in the folder of models: the benchmark of tasks scores them.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import click
+
+from benchmarks.common.results import Cell, Results, page_only, setting, write_page
+from benchmarks.common.timing import one_thread
+from benchmarks.healing.cells import RECIPES, STARTS, healed, unhealed
+from benchmarks.healing.page import curve, key_of, page
+
+RESULTS = Results("healing")
+PACKAGES = ("mergekit-tokenadapt", "torch", "transformers", "peft", "tokenizers")
+
+
+@click.command()
+@click.option("--minutes", default=15.0, show_default=True, help="Time of each healing.")
+@click.option("--target", default="deepseek", show_default=True, help="Tokenizer, by its short name.")
+@click.option(
+    "--start",
+    "starts",
+    multiple=True,
+    type=click.Choice(list(STARTS)),
+    default=["calibrated"],
+    show_default=True,
+    help="Rows to start from. Repeatable.",
+)
+@click.option(
+    "--recipe",
+    "recipes",
+    multiple=True,
+    type=click.Choice(list(RECIPES)),
+    default=["default"],
+    show_default=True,
+    help="Options of heal. Repeatable.",
+)
+@page_only
+def main(minutes: float, target: str, starts: tuple[str, ...], recipes: tuple[str, ...], page_only: bool) -> None:
+    """Measure, and write results/healing.json, docs/healing-measured.md and docs/healing-curve.svg."""
+    one_thread()
+    if not page_only:
+        before: list[Cell] = [(f"{target} | {name}", partial(unhealed, target, name)) for name in ("base", *STARTS)]
+        RESULTS.measure_missing(before, under="before healing")
+        RESULTS.measure_missing(
+            [
+                (key_of(target, start, recipe, minutes), partial(healed, target, start, recipe, minutes))
+                for start in starts
+                for recipe in recipes
+            ],
+            about=lambda: {"setting": setting(*PACKAGES)},
+        )
+    write_page("healing-measured.md", page(RESULTS.for_page()))
+    write_page("healing-curve.svg", curve(RESULTS.for_page()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What is measured: the starts of healing, its recipes, and the measurement of one cell."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.common import models, texts
+from benchmarks.common.gaps import Scores
+
+BASE = "smollm2"
+KINDS = {"prose": "English", "code": "code", "arithmetic": "sums", "de": "German", "zh": "Chinese"}
+"""Built-in texts, by the kinds of the text to heal with."""
+BYTES = 1500
+"""Of each built-in text that is scored, at least: whole documents."""
+STARTS: dict[str, dict[str, Any]] = {
+    "mean": {"method": "mean"},
+    "hybrid": {"method": "hybrid"},
+    "calibrated": {"method": "calibrated"},
+    "calibrated, untied": {"method": "calibrated", "untie": True},
+}
+"""Rows that healing starts from."""
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "slower": {"rate": 3e-4, "row_rate": 5e-4},
+    "next-token": {"objective": "next_token"},
+    "rows": {"train": "rows"},
+    "all": {"train": "all", "rate": 2e-4},
+}
+"""Options of `heal`, beside the time."""
+
+
+def unhealed(target: str, start: str) -> dict[str, Scores]:
+    """The scores of the base model, or of a model after the swap."""
+    return scores(models.fetched(BASE) if start == "base" else swapped(target, start))
+
+
+def swapped(target: str, start: str) -> Path:
+    """The swapped model. It keeps its place: a healing that was killed goes on from its checkpoint."""
+    folder = models.KEPT / f"healing-{target}-{start.replace(', ', '-')}"
+    if not folder.is_dir():
+        models.transplanted(models.fetched(BASE), models.fetched(target), folder, STARTS[start])
+    return folder
+
+
+def healed(target: str, start: str, recipe: str, minutes: float) -> dict[str, Any]:
+    """Heal, and score what comes out."""
+    from mergekit_tokenadapt.healing.options import HealOptions
+    from mergekit_tokenadapt.healing.run import heal
+    from mergekit_tokenadapt.texts import read_text
+
+    options = HealOptions(minutes=minutes, held_out_bytes=3000, probe_bytes=200, looks=6, **RECIPES[recipe])
+    sets = [read_text(f"{file.stem}={file}") for file in sorted(texts.mixed().iterdir())]
+    with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:
+        began, cpu = time.perf_counter(), time.process_time()
+        done = heal(
+            str(swapped(target, start)),
+            str(Path(temporary, "out")),
+            sets,
+            options,
+            base=str(models.fetched(BASE)),
+            quiet=True,
+            say=lambda line: click.echo(line, err=True),
+        )
+        seconds = {"wall": time.perf_counter() - began, "cpu": time.process_time() - cpu}
+        found = scores(done.folder)
+        kept = models.KEPT / f"healed-{target}-{start}-{recipe}-{minutes:g}".replace(", ", "-")
+        shutil.rmtree(kept, ignore_errors=True)
+        done.folder.rename(kept)
+    names = ("steps", "tokens", "passages", "trained_rows", "held_out", "probes", "worse", "curve", "is_better")
+    return {
+        "scores": found,
+        "seconds": seconds,
+        "curve_seconds": list(done.curve_seconds),
+        **{name: done.record[name] for name in names},
+    }
+
+
+def scores(folder: Path) -> dict[str, Scores]:
+    """Bits and bytes of each document of the built-in texts, which are of other sources."""
+    from mergekit_tokenadapt.models.documents import score_documents
+    from mergekit_tokenadapt.models.losses import Scorer
+    from mergekit_tokenadapt.texts import builtin_text
+
+    scorer, tokenizer = Scorer(models.in_float32(folder)), models.tokenizer_files(folder)
+    found: dict[str, Scores] = {}
+    for name in KINDS:
+        documents = builtin_text(name).limited(BYTES).documents
+        found[name] = [(d.bits, d.num_bytes) for d in score_documents(scorer, tokenizer, documents)]
+    return found
