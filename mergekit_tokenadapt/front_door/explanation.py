@@ -20,6 +20,8 @@ MADE = {
     "unreachable": "unreachable: another token of TARGET stands for the same byte, and this one is never produced",
 }
 """Reason of a row -> the words that explain it."""
+FROM_GLOSSARY = "from the glossary"
+"""Stands in place of the method's name for rows that the user's glossary makes."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class RowExplanation:
     reason: str
     """copied, special, new, padding or unreachable."""
     method: str | None
-    """The method that composed the row, or None for copied and mean rows."""
+    """The method that composed the row, `FROM_GLOSSARY`, or None for copied and mean rows."""
     made_of: tuple[WeightedToken, ...]
     """Old tokens with their weights, highest weight first. It is empty for a mean row and for a drawn row."""
     output_made_of: tuple[WeightedToken, ...] | None
@@ -84,18 +86,19 @@ class RowExplanation:
         made_of = weighted(MatrixUse.INPUT)
         neighbours = tuple(SimilarToken(i, old[i].label, round(s, 6)) for i, s in told.neighbours)
         reason = Reason(int(plan.mapping.reasons[row])).name.lower()
+        is_defined = bool((plan.glossary_ids == row).any())
         is_composed = (bool(made_of) or plan.is_drawn(row)) and int(plan.mapping.sources[row]) < 0
         return cls(
             id=row,
             text=None if token is None else token.label,
             kind=None if token is None else token.kind.value,
             reason="unreachable" if bool((plan.unreachable_ids == row).any()) else reason,
-            method=plan.method if is_composed and reason == "new" else None,
+            method=None if not is_composed or reason != "new" else FROM_GLOSSARY if is_defined else plan.method,
             made_of=made_of,
             output_made_of=None if (output := weighted(MatrixUse.OUTPUT)) == made_of else output,
             weights_are=told.weights_are if is_composed else None,
             neighbours=neighbours if made_of else (),
-            calibrated=reason == "new" and transfer.method.has_regression and bool(made_of),
+            calibrated=reason == "new" and transfer.method.has_regression and bool(made_of) and not is_defined,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -108,6 +111,7 @@ class RowExplanation:
     def _lines(self) -> list[str]:
         name = "no token" if self.text is None else quoted(self.text)
         by = f", made by {self.method}" if self.method else ""
+        by = f", made {FROM_GLOSSARY}" if self.method == FROM_GLOSSARY else by
         lines = [f"{name} (id {self.id}): {MADE[self.reason]}{by}"]
         if not self.made_of and not self.weights_are:
             lines.append("  the mean of all other rows; its logit is never the largest")

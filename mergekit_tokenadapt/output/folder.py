@@ -69,6 +69,8 @@ class OutputFolder:
     chat_template: str | None = None
     """The chat template of mergekit's own key ``chat_template``. It takes precedence over the ``adapt`` block's."""
 
+    glossary: Mapping[str, Any] | None = None
+    """What the manifest states about the user's glossary; None if there is none."""
     pad_move: PadMove | None = None
     """How position tables follow a new pad id; None if nothing moves (see `models.pad_positions`)."""
     config: Any = None
@@ -143,6 +145,8 @@ class OutputFolder:
         inputs = zip(self.inputs, self.plans, corrections, fits, strict=True)
         records = [input_record(*model, plan, correction, reports) for model, plan, correction, reports in inputs]
         manifest = manifest_of(self.target, self.num_rows, self.adapt, records)
+        if self.glossary is not None:
+            manifest["glossary"] = dict(self.glossary)
         is_lost = bool(self.base.chat_templates) and not self.templates()
         return {**manifest, "lost_chat_template": True} if is_lost else manifest
 

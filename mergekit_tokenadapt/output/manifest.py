@@ -62,6 +62,7 @@ def input_record(
         correction: the result of the calibration text; None if there was none.
         fits: tensor name -> quality of the plan's regression; empty if the method has no regression.
     """
+    from_glossary = {"rows_from_glossary": len(plan.glossary_ids)} if len(plan.glossary_ids) else {}
     return {
         "name": name,
         "files": file_hashes(sorted(folder.glob("*.json"))),
@@ -71,6 +72,7 @@ def input_record(
         "method": plan.method,
         "options": dict(plan.options),
         "rows_by_reason": plan.counts(),
+        **from_glossary,
         "fits": {tensor: asdict(report) for tensor, report in sorted(fits.items())},
         # Only the fit on a calibration text depends on the number of threads, in its last digits.
         "correction": {**asdict(correction), "threads": torch.get_num_threads()} if correction is not None else None,

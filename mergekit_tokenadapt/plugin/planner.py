@@ -247,6 +247,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             vocab_size_keys=self._vocab_size_keys(models[0]),
             adapt=adapt.model_dump(mode="json"),
             inputs=tuple((str(m.reference), m.folder) for m in models),
+            glossary=None if (g := plans[models[0].reference].transfer.glossary) is None else g.describe(),
             pad_move=self._moves.get(models[0].reference),
             config=self.out_model_config,
             last_look=check_written,

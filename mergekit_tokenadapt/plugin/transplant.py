@@ -156,6 +156,7 @@ def _read_by(configuration: MergeConfiguration) -> tuple[list[str], list[str]]:
     if adapt is None:
         return inputs, []
     inputs += [adapt.chat_template] if adapt.chat_template not in ("target", "base") else []
+    inputs += [adapt.glossary] if adapt.glossary is not None else []
     inputs += [adapt.auxiliary] if adapt.auxiliary not in entry_points.names(entry_points.AUXILIARY) else []
     return inputs, [adapt.calibration_text] if adapt.calibration_text not in (None, "default") else []
 

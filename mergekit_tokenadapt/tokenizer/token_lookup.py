@@ -25,14 +25,18 @@ def find_token(tokenizer: TokenizerFiles, text: str) -> Token:
         TokenAdaptError: there is no such token. The message gives the segmentation of the text and similar tokens.
     """
     vocabulary = tokenizer.vocabulary
-    token = vocabulary.find(text)
-    if token is None and "\\" in text:
-        token = _find_escaped(vocabulary, text)
+    token = lookup(vocabulary, text)
     if token is None:
         raise TokenAdaptError(
             f"{text!r} is not one token of {tokenizer.name!r}{_segmentation(tokenizer, text)}{_near(vocabulary, text)}"
         )
     return token
+
+
+def lookup(vocabulary: Vocabulary, text: str) -> Token | None:
+    """Return the token that `find_token` finds; None if there is none."""
+    token = vocabulary.find(text)
+    return _find_escaped(vocabulary, text) if token is None and "\\" in text else token
 
 
 def find_id(tokenizer: TokenizerFiles, token_id: int, num_rows: int) -> Token | None:

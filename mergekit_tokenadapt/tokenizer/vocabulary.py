@@ -204,9 +204,15 @@ class Vocabulary:
         If several tokens have the text, the one of lowest id is returned; byte twins come last, because the tokenizer
         never produces them.
         """
-        content = text.encode("utf-8")
-        found = sorted((t for t in self.tokens if t.bytes == content), key=lambda t: t.id in self.byte_twins)
-        return found[0] if found else self.by_spelling.get(text)
+        return self._by_bytes.get(text.encode("utf-8")) or self.by_spelling.get(text)
+
+    @cached_property
+    def _by_bytes(self) -> Mapping[bytes, Token]:
+        """Bytes -> the token that stands for them: byte twins come last, then the lowest id is taken."""
+        found: dict[bytes, Token] = {}
+        for token in sorted(self.tokens, key=lambda t: (t.id in self.byte_twins, t.id)):
+            found.setdefault(token.bytes, token)
+        return found
 
 
 # --- reading the definition ----------------------------------------------------------------------

@@ -44,6 +44,11 @@ class AdaptConfig(BaseModel):
         description="for special tokens: the target's token NEW gets the row of the old token OLD, or a row composed "
         "from a text (NEW=TEXT)",
     )
+    glossary: Annotated[str | None, Flag(metavar="FILE")] = Field(
+        default=None,
+        description="file that says in words what new tokens mean, with a token, a tab and a text on each line; their "
+        "rows are made of the texts, and the method makes the others",
+    )
     chat_template: Annotated[str, Flag(metavar="target|base|FILE")] = Field(
         default="target", description="source of the chat template: target, base, or a file with Jinja source"
     )

@@ -76,6 +76,8 @@ class TransferPlan:
     """The norms to which the M composed rows of input matrices are rescaled; None: they keep theirs."""
     drawn: DrawnRows | None = None
     """If there are such rows, they replace the compositions of their tokens."""
+    glossary_ids: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    """int64: the composed rows that come from the user's glossary, not from the method."""
 
     @property
     def num_rows(self) -> int:

@@ -51,6 +51,8 @@ def save_plan(plan: TransferPlan, file: Path) -> None:
         "weights": plan.composition.weights,
         "unreachable_ids": plan.unreachable_ids,
     }
+    if len(plan.glossary_ids):
+        tensors["glossary_ids"] = plan.glossary_ids
     if plan.output_composition is not None:
         output = plan.output_composition
         tensors |= {"output.indptr": output.indptr, "output.ids": output.ids, "output.weights": output.weights}
@@ -100,6 +102,7 @@ def load_plan(file: Path) -> TransferPlan:
             SparseRows(output["indptr"], output["ids"], output["weights"]) if output else None,
             MedianNorms(norms["groups"], norms["indptr"], norms["members"]) if norms else None,
             _drawn_rows(header["drawn"], _part(tensors, "drawn.")) if "drawn" in header else None,
+            tensors.get("glossary_ids", torch.zeros(0, dtype=torch.int64)),
         )
         _check(plan)
         return plan
@@ -155,6 +158,6 @@ def _check(plan: TransferPlan) -> None:
         raise ValueError("rows are drawn from unknown old rows")
     calibrated = [] if plan.regression is None else [plan.regression.new_ids]
     calibrated += [] if plan.drawn is None else [plan.drawn.new_ids]
-    for ids in (plan.composed_ids, plan.unreachable_ids, *calibrated):
+    for ids in (plan.composed_ids, plan.unreachable_ids, plan.glossary_ids, *calibrated):
         if ids.dtype != torch.int64 or ids.dim() != 1 or ((ids < 0) | (ids >= rows[0])).any():
             raise ValueError("there are ids beyond the rows")

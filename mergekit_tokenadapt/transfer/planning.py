@@ -28,7 +28,11 @@ def plan_rows(transfer: Transfer) -> TransferPlan:
     mapping, method, has_new = transfer.mapping, transfer.method, len(transfer.new_ids) > 0
     text_ids = sorted(mapping.texts)
     from_texts = uniform(transfer.segmenter.segment([mapping.texts[i].encode("utf-8") for i in text_ids]))
-    ids = torch.from_numpy(np.concatenate([transfer.new_ids, np.array(text_ids, dtype=np.int64)]))
+    parts = [transfer.new_ids, np.array(text_ids, dtype=np.int64)]
+    if transfer.defined is not None:
+        from_texts = SparseRows.concatenate([from_texts, transfer.defined.composition])
+        parts.append(transfer.defined.ids)
+    ids = torch.from_numpy(np.concatenate(parts))
     compositions = SparseRows.concatenate([method.weigh(transfer).cpu(), from_texts]) if has_new else from_texts
     for_output = method.weigh_output(transfer) if has_new else None
     drawn = method.draw(transfer) if has_new else None
@@ -60,6 +64,9 @@ def plan_rows(transfer: Transfer) -> TransferPlan:
         output_composition=output_composition,
         input_norms=None if norms is None else norms.padded(len(ids)).select(places),
         drawn=drawn,
+        glossary_ids=ids[found & torch.isin(ids, torch.from_numpy(transfer.defined.ids))]
+        if transfer.defined is not None
+        else torch.zeros(0, dtype=torch.int64),
     )
 
 

@@ -19,6 +19,7 @@ from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.segmentation import Pieces, Segmenter
 from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind
 from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
+from mergekit_tokenadapt.transfer.glossary import Glossary, GlossaryRows
 from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap, match
 from mergekit_tokenadapt.transfer.method import Method
 from mergekit_tokenadapt.transfer.neighbours import BLOCK, nearest
@@ -27,7 +28,7 @@ from mergekit_tokenadapt.transfer.planning import plan_rows
 from mergekit_tokenadapt.transfer.rows import choose_rows
 
 CPU = torch.device("cpu")
-SHARED = ("mapping", "segmenter", "candidates", "candidate_ids", "_all_new_tokens", "_vectors")
+SHARED = ("mapping", "defined", "segmenter", "candidates", "candidate_ids", "_all_new_tokens", "_vectors")
 """What is cached and does not depend on `Transfer.only`."""
 
 
@@ -57,6 +58,8 @@ class Transfer:
     """The target's model, for methods that need it."""
     token_map: Mapping[str, str] = field(default_factory=dict)
     """The user's pairs of special tokens, see `read_token_map`."""
+    glossary: Glossary | None = None
+    """What the user says about the meaning of new tokens."""
     device: torch.device = CPU
     """Where vectors are kept and neighbours are searched for."""
     quiet: bool = False
@@ -113,6 +116,7 @@ class Transfer:
             auxiliary=auxiliary or adapt.make_auxiliary(),
             donor=donor,
             token_map=adapt.token_map,
+            glossary=None if adapt.glossary is None else Glossary.read(adapt.glossary),
             device=device,
             quiet=quiet,
         )
@@ -124,10 +128,11 @@ class Transfer:
 
         Raises:
             TokenAdaptError: the token map names tokens that are unknown, or that have no row; the method asks for
-                more tokens than the base has; or it needs a donor, and the target has no weights.
+                more tokens than the base has; or it needs a donor, and the target has no weights; or the glossary
+                contradicts itself or the token map, or says nothing about new tokens.
         """
         self.method.check(len(self.base.vocabulary))
-        _ = self.mapping
+        _ = self.mapping, self.defined
         if self.method.needs_donor:
             assert self.donor is not None
             self.donor.check(self.target.vocabulary)
@@ -173,17 +178,27 @@ class Transfer:
         return Segmenter(self.base.definition, self.base.vocabulary, self.base_rows)
 
     @cached_property
-    def new_tokens(self) -> list[Token]:
-        """The N target tokens to make rows for, by ascending id.
+    def defined(self) -> GlossaryRows | None:
+        """The rows of the tokens that the glossary defines; None without a glossary, or for equal vocabularies."""
+        if self.glossary is None or self.mapping.is_identity:
+            return None
+        return self.glossary.define(self.target.vocabulary, self.mapping, self.segmenter)
 
-        Special tokens without a counterpart are not among them, because they stand for no text.
+    @cached_property
+    def new_tokens(self) -> list[Token]:
+        """The N target tokens for which the method makes rows, by ascending id.
+
+        Special tokens without a counterpart are not among them, because they stand for no text. Tokens of the glossary
+        are not among them either.
         """
         return [t for t in self._all_new_tokens if self.only is None or t.id in self.only]
 
     @cached_property
     def _all_new_tokens(self) -> list[Token]:
-        ids = self.mapping.ids(Reason.NEW).tolist()
-        tokens = map(self.target.vocabulary.by_id.__getitem__, ids)
+        ids = self.mapping.ids(Reason.NEW)
+        if self.defined is not None:
+            ids = np.setdiff1d(ids, self.defined.ids)
+        tokens = map(self.target.vocabulary.by_id.__getitem__, ids.tolist())
         return [t for t in tokens if t.kind is not TokenKind.SPECIAL]
 
     @cached_property

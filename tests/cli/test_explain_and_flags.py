@@ -149,6 +149,7 @@ def test_flags_are_the_recipe(tmp_path):
     flags = {
         "method": "hybrid", "auxiliary": "ngram:64", "rows": "700", "token-map": "<a>=<b>", "chat-template": "base",
         "calibration-text": str(tmp_path / "text.txt"), "calibration-bytes": "5000", "missing-rows": "base_model",
+        "glossary": str(tmp_path / "text.txt"),
     }  # fmt: skip
     given = [part for flag, value in flags.items() for part in (f"--{flag}", value)]
     result = run(
@@ -160,7 +161,7 @@ def test_flags_are_the_recipe(tmp_path):
     assert AdaptConfig.read(block) == AdaptConfig(
         method="hybrid", auxiliary="ngram:64", rows=700, token_map={"<a>": "<b>"}, chat_template="base",
         calibration_text=str(tmp_path / "text.txt"), calibration_bytes=5000, missing_rows="base_model", untie=True,
-        save_plan=False, top_k=5,
+        save_plan=False, top_k=5, glossary=str(tmp_path / "text.txt"),
     )  # fmt: skip
     assert block["rows"] == 700
     assert block["calibration_bytes"] == 5000
