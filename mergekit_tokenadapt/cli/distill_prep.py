@@ -6,8 +6,11 @@ from typing import Any
 
 import click
 
+from mergekit_tokenadapt.cli.generated_options import flags_of
+from mergekit_tokenadapt.cli.heal_after import healing_stage
 from mergekit_tokenadapt.cli.options import SET_BY_PAIR, adapt_flags, output_argument
 from mergekit_tokenadapt.cli.pair_options import output_options, print_report
+from mergekit_tokenadapt.healing.options import HealAfterOptions
 
 EXAMPLES = """\b
 Examples:
@@ -21,12 +24,14 @@ Examples:
 @click.argument("student")
 @output_argument
 @adapt_flags(but=SET_BY_PAIR)
+@flags_of(HealAfterOptions, "healing")
 @output_options
 def distill_prep_command(
     teacher: str,
     student: str,
     out: str,
     adapt: dict[str, Any],
+    healing: HealAfterOptions,
     dtype: str | None,
     force: bool,
     quiet: bool,
@@ -40,7 +45,16 @@ def distill_prep_command(
     from mergekit_tokenadapt.tokenizer.files import read_json
     from mergekit_tokenadapt.two_models.prepare import REPORT, prepare_student
 
-    folder = prepare_student(teacher, student, out, adapt, dtype=dtype, options=merge_options(quiet=quiet), force=force)
+    folder = prepare_student(
+        teacher,
+        student,
+        out,
+        adapt,
+        dtype=dtype,
+        options=merge_options(quiet=quiet),
+        force=force,
+        heal=healing_stage(healing, student, quiet=quiet),
+    )
     if not quiet:
         print_report(read_json(folder / REPORT), f"{student} on the vocabulary of {teacher}")
         click.echo(f"Wrote {folder}", err=True)

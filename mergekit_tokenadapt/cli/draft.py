@@ -6,12 +6,16 @@ from typing import Any
 
 import click
 
+from mergekit_tokenadapt.cli.generated_options import flags_of
+from mergekit_tokenadapt.cli.heal_after import healing_stage
 from mergekit_tokenadapt.cli.options import SET_BY_PAIR, adapt_flags, output_argument
 from mergekit_tokenadapt.cli.pair_options import output_options, print_report
+from mergekit_tokenadapt.healing.options import HealAfterOptions
 
 EXAMPLES = """\b
 Examples:
   mergekit-tokenadapt draft ./large ./small ./small-draft --method calibrated
+  mergekit-tokenadapt draft ./large ./small ./small-draft --heal --heal-minutes 30 --heal-text ./notes
   mergekit-tokenadapt-eval draft ./large ./small-draft
 """
 
@@ -26,6 +30,7 @@ Examples:
     type=click.IntRange(min=1),
     help="Number of rows of OUT, for an engine that pads or trims TARGET.  [default: as TARGET]",
 )
+@flags_of(HealAfterOptions, "healing")
 @output_options
 def draft_command(
     target: str,
@@ -33,20 +38,30 @@ def draft_command(
     out: str,
     adapt: dict[str, Any],
     rows: int | None,
+    healing: HealAfterOptions,
     dtype: str | None,
     force: bool,
     quiet: bool,
 ) -> None:
     """Write OUT: the model SMALL with TARGET's exact ids and number of rows, for speculative decoding.
 
-    OUT also has draft.json: how many rows were copied or composed, and which inference engines accept the pair.
+    OUT also has draft.json: how many rows were copied or composed, and which inference engines accept the pair. With
+    --heal, OUT is trained on text that TARGET writes; --heal-text then names the text that the prompts come from.
     """
     from mergekit_tokenadapt.plugin.merge_options import merge_options
     from mergekit_tokenadapt.tokenizer.files import read_json
     from mergekit_tokenadapt.two_models.draft_model import REPORT, make_draft
 
     folder = make_draft(
-        target, small, out, adapt, rows=rows, dtype=dtype, options=merge_options(quiet=quiet), force=force
+        target,
+        small,
+        out,
+        adapt,
+        rows=rows,
+        dtype=dtype,
+        options=merge_options(quiet=quiet),
+        force=force,
+        heal=healing_stage(healing, small, quiet=quiet, target=target),
     )
     if quiet:
         return

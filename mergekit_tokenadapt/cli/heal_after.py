@@ -2,65 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.healing.options import HealAfterOptions, HealOptions
 
+if TYPE_CHECKING:
+    from mergekit_tokenadapt.healing.target_text import TargetWriter
+    from mergekit_tokenadapt.texts import TextSet
 
-class Healer:
-    """Heals the model that a command is about to put in place. What would be refused later is refused at once.
+WRITING_SHARE = 0.3
+"""The share of --heal-minutes in which the target of a draft may write text."""
+
+
+def healing_stage(
+    options: HealAfterOptions,
+    base: str,
+    *,
+    quiet: bool,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    target: str | None = None,
+) -> Callable[[Path], None] | None:
+    """What a command calls with the folder of the swapped model before that gets its name; None without --heal.
+
+    What healing would refuse later is refused at once.
 
     Args:
         options: minutes and texts.
+        base: the model that the folder's is made from.
+        quiet: no progress, no table.
+        device: to compute on; None: the best there is.
+        trust_remote_code: whether the models' own code may run.
+        target: the model that a draft is made for: it writes the text to heal on, and `options` name the text for its
+            prompts. None: the options name the text to heal on.
 
     Raises:
-        TokenAdaptError: a package is missing, or a text cannot be read or is too short.
+        TokenAdaptError: a package is missing, a text cannot be read or is too short, or `base` names an adapter, too.
     """
+    if not options.heal:
+        return None
+    if "+" in base and not Path(base).exists():
+        raise TokenAdaptError(f"--heal needs a base that is one model: merge the adapter of {base} into it first")
+    from mergekit_tokenadapt.healing.passages import read_healing_texts
+    from mergekit_tokenadapt.healing.run import check_heal
 
-    def __init__(self, options: HealAfterOptions) -> None:
-        from mergekit_tokenadapt.healing.passages import read_healing_texts
-        from mergekit_tokenadapt.healing.run import check_heal
+    minutes = {} if options.heal_minutes is None else {"minutes": options.heal_minutes}
+    chosen = HealOptions(**minutes).model_copy(update={"device": device})
+    texts = read_healing_texts(options.heal_texts)
+    check_heal(texts, chosen)
+    writer = None if target is None else _writer(target, texts, chosen.seed, trust_remote_code=trust_remote_code)
 
-        minutes = {} if options.heal_minutes is None else {"minutes": options.heal_minutes}
-        self._options = HealOptions(**minutes)
-        self._texts = read_healing_texts(options.heal_texts)
-        check_heal(self._texts, self._options)
+    def heal_folder(folder: Path) -> None:
+        from rich.console import Console
 
-    def finish(self, base: str, *, device: str | None, trust_remote_code: bool, quiet: bool) -> Callable[[Path], None]:
-        """For `run_recipe`: what it calls with the folder before that gets its name.
+        from mergekit_tokenadapt.healing.report import print_healed
+        from mergekit_tokenadapt.healing.run import heal_in_place
 
-        Args:
-            base: the model that the folder's is made from.
-            device: to compute on; None: the best there is.
-            trust_remote_code: whether the models' own code may run.
-            quiet: no progress, no table.
-
-        Raises:
-            TokenAdaptError: `base` names an adapter, too.
-        """
-        if "+" in base and not Path(base).exists():
-            raise TokenAdaptError(f"--heal needs a base that is one model: merge the adapter of {base} into it first")
-
-        def heal_folder(folder: Path) -> None:
-            from rich.console import Console
-
-            from mergekit_tokenadapt.healing.report import print_healed
-            from mergekit_tokenadapt.healing.run import heal_in_place
-
+        with _written(writer, texts, chosen, quiet=quiet) as (to_heal_on, left):
             healed = heal_in_place(
                 folder,
-                self._texts,
-                self._options.model_copy(update={"device": device}),
+                to_heal_on,
+                left,
                 base=base,
                 trust_remote_code=trust_remote_code,
                 quiet=quiet,
                 say=(lambda _line: None) if quiet else (lambda line: click.echo(line, err=True)),
             )
-            if not quiet:
-                print_healed(Console(), healed.record)
+        if not quiet:
+            print_healed(Console(), healed.record)
 
-        return heal_folder
+    return heal_folder
+
+
+def _writer(target: str, texts: Sequence[TextSet], seed: int, *, trust_remote_code: bool) -> TargetWriter:
+    from mergekit_tokenadapt.healing.target_text import TargetWriter
+    from mergekit_tokenadapt.models.folder import open_model
+
+    return TargetWriter(open_model(target, trust_remote_code=trust_remote_code), texts, seed)
+
+
+@contextmanager
+def _written(
+    writer: TargetWriter | None, texts: Sequence[TextSet], options: HealOptions, *, quiet: bool
+) -> Iterator[tuple[Sequence[TextSet], HealOptions]]:
+    """The text to heal on, and the options with the time that is left when it is written."""
+    if writer is None:
+        yield texts, options
+        return
+    from mergekit_tokenadapt.models.loading import choose_device
+
+    started = time.monotonic()
+    seconds = 60 * WRITING_SHARE * options.minutes
+    with writer.written(seconds, choose_device(options.device), quiet=quiet) as written:
+        # A run that goes on finds the text written, and has as long for the rest as the one that was stopped.
+        left = max(options.minutes - (time.monotonic() - started) / 60, (1 - WRITING_SHARE) * options.minutes)
+        yield written, options.model_copy(update={"minutes": left})

@@ -16,6 +16,7 @@ from mergekit_tokenadapt.cli.supertokens_options import (
     onto_options,
     open_corpus,
 )
+from mergekit_tokenadapt.healing.options import HealAfterOptions
 from mergekit_tokenadapt.supertokens.options import CorpusOptions, ExtendOptions
 
 EXAMPLES = """\b
@@ -41,6 +42,7 @@ def extend_command(
     force: bool,
     onto: tuple[str, str] | None,
     adapt: dict[str, Any],
+    healing: HealAfterOptions,
     print_recipe: bool,
 ) -> None:
     """Add tokens to the BPE tokenizer BASE by continuing its merges, and write the result to the folder OUT.
@@ -52,7 +54,7 @@ def extend_command(
 
     goes_on = check_outputs(out, onto, force=force, inputs=[base], texts=text.texts)
     corpus = open_corpus(text)
-    check_onto(onto, adapt)
+    heal = check_onto(onto, adapt, healing, quiet=extend.limits.quiet)
     rules, limits, quiet = extend.rules, extend.limits, extend.limits.quiet
     extension = extend_folder(
         out,
@@ -70,4 +72,4 @@ def extend_command(
         for note in extension.notes:
             click.echo(f"  {note}", err=True)
     if onto:
-        go_onto(onto, out, adapt, force=force, quiet=quiet, print_recipe=print_recipe)
+        go_onto(onto, out, adapt, force=force, quiet=quiet, print_recipe=print_recipe, heal=heal)

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import yaml
 
+from mergekit_tokenadapt.cli.generated_options import flags_of
+from mergekit_tokenadapt.cli.heal_after import healing_stage
 from mergekit_tokenadapt.cli.options import adapt_flags
 from mergekit_tokenadapt.cli.pair_options import report_printer, say_what_next
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.healing.options import HealAfterOptions
 
 if TYPE_CHECKING:
     from mergekit_tokenadapt.supertokens.options import CorpusOptions
@@ -32,7 +36,8 @@ def onto_options(command: CommandT) -> CommandT:
         help="Then transplant the new tokenizer onto MODEL, and write OUT_MODEL.",
     )
     recipe = click.option("--print-recipe", is_flag=True, help="With --onto: print the recipe instead of running it.")
-    return onto(adapt_flags(but=("missing_rows",))(recipe(command)))  # one model: there is no base_model
+    healing = flags_of(HealAfterOptions, "healing")
+    return onto(adapt_flags(but=("missing_rows",))(healing(recipe(command))))  # one model: there is no base_model
 
 
 def open_corpus(options: CorpusOptions) -> Corpus:
@@ -41,7 +46,6 @@ def open_corpus(options: CorpusOptions) -> Corpus:
     Raises:
         TokenAdaptError: a text does not exist, or ``ray:`` is combined with another text or with --max-bytes.
     """
-    from mergekit_tokenadapt.errors import TokenAdaptError
     from mergekit_tokenadapt.supertokens.texts import Corpus
     from mergekit_tokenadapt.texts import parse_text
 
@@ -80,14 +84,22 @@ def check_outputs(
     return goes_on
 
 
-def check_onto(onto: tuple[str, str] | None, adapt: dict[str, Any]) -> None:
+def check_onto(
+    onto: tuple[str, str] | None, adapt: dict[str, Any], healing: HealAfterOptions, *, quiet: bool
+) -> Callable[[Path], None] | None:
     """Check before the learning that the transplant after it can work.
 
+    Returns:
+        How to heal what the transplant gives; None without --heal.
+
     Raises:
-        TokenAdaptError: MODEL does not exist, or an option of the method is wrong.
+        TokenAdaptError: MODEL does not exist, an option of the method is wrong, --heal is given without --onto, or see
+            `healing_stage`.
     """
     if onto is None:
-        return
+        if healing.heal:
+            raise TokenAdaptError("--heal goes with --onto: it trains OUT_MODEL")
+        return None
     from mergekit_tokenadapt.models.folder import open_model
     from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
@@ -95,6 +107,7 @@ def check_onto(onto: tuple[str, str] | None, adapt: dict[str, Any]) -> None:
     model = open_model(onto[0])
     _ = model.tensors.names
     config.make_method().check(len(model.tokenizer.vocabulary))
+    return healing_stage(healing, onto[0], quiet=quiet)
 
 
 def go_onto(
@@ -105,6 +118,7 @@ def go_onto(
     force: bool,
     quiet: bool,
     print_recipe: bool,
+    heal: Callable[[Path], None] | None,
 ) -> None:
     """Transplant the learned tokenizer onto a model with the recipe that `transplant` would make."""
     from mergekit_tokenadapt.plugin.merge_options import merge_options
@@ -115,6 +129,7 @@ def go_onto(
     if print_recipe:
         click.echo(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), nl=False)
         return
-    folder = run_recipe(recipe, out, merge_options(quiet=quiet), force=force, listener=report_printer(model, tokenizer))
+    listener = report_printer(model, tokenizer)
+    folder = run_recipe(recipe, out, merge_options(quiet=quiet), force=force, finish=heal, listener=listener)
     if not quiet:
         say_what_next(folder, model)

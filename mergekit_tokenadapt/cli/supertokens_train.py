@@ -16,6 +16,7 @@ from mergekit_tokenadapt.cli.supertokens_options import (
     onto_options,
     open_corpus,
 )
+from mergekit_tokenadapt.healing.options import HealAfterOptions
 from mergekit_tokenadapt.supertokens.options import CorpusOptions, TrainOptions
 
 EXAMPLES = """\b
@@ -50,6 +51,7 @@ def train_command(
     force: bool,
     onto: tuple[str, str] | None,
     adapt: dict[str, Any],
+    healing: HealAfterOptions,
     print_recipe: bool,
 ) -> None:
     """Learn a new tokenizer from text, and write it to the folder OUT."""
@@ -58,7 +60,7 @@ def train_command(
 
     goes_on = check_outputs(out, onto, force=force, inputs=[like] if like else [], texts=text.texts)
     corpus = open_corpus(text)
-    check_onto(onto, adapt)
+    heal = check_onto(onto, adapt, healing, quiet=train.limits.quiet)
     name = like or (onto[0] if onto else None)
     tokenizer = load_tokenizer(name) if name else None
     quiet = train.limits.quiet
@@ -66,4 +68,4 @@ def train_command(
     if not quiet:
         click.echo(f"Wrote {out}: {number:,} tokens", err=True)
     if onto:
-        go_onto(onto, out, adapt, force=force, quiet=quiet, print_recipe=print_recipe)
+        go_onto(onto, out, adapt, force=force, quiet=quiet, print_recipe=print_recipe, heal=heal)

@@ -8,7 +8,7 @@ import click
 import yaml
 
 from mergekit_tokenadapt.cli.generated_options import flags_of
-from mergekit_tokenadapt.cli.heal_after import Healer
+from mergekit_tokenadapt.cli.heal_after import healing_stage
 from mergekit_tokenadapt.cli.options import CommandT, Positional, adapt_flags, folder_options, output_argument
 from mergekit_tokenadapt.cli.pair_options import report_printer, say_what_next
 from mergekit_tokenadapt.healing.options import HealAfterOptions
@@ -71,14 +71,13 @@ def transplant_command(
     if print_recipe:
         click.echo(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), nl=False)
         return
-    finish = None
-    if healing.heal:
-        finish = Healer(healing).finish(
-            base,
-            device=None if merge_options.device == "cpu" else merge_options.device,
-            trust_remote_code=merge_options.trust_remote_code,
-            quiet=merge_options.quiet,
-        )
+    finish = healing_stage(
+        healing,
+        base,
+        quiet=merge_options.quiet,
+        device=None if merge_options.device == "cpu" else merge_options.device,
+        trust_remote_code=merge_options.trust_remote_code,
+    )
     folder = run_recipe(recipe, out, merge_options, force=force, finish=finish, listener=report_printer(base, target))
     if not merge_options.quiet:
         say_what_next(folder, base)

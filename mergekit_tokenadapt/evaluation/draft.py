@@ -26,8 +26,8 @@ from torch import Tensor
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.options import DraftOptions
-from mergekit_tokenadapt.models.cache_names import cache_argument, cache_of
 from mergekit_tokenadapt.models.folder import ModelFolder
+from mergekit_tokenadapt.models.generation import continue_prompts
 from mergekit_tokenadapt.models.loading import choose_device, choose_dtype, load_model
 from mergekit_tokenadapt.models.same_vocabulary import check_same_vocabulary
 from mergekit_tokenadapt.texts import TextSet
@@ -113,7 +113,9 @@ def _accepted_after(
     generator: torch.Generator,
 ) -> np.ndarray:
     """Continue a prompt with the target, and return which tokens it would accept from the draft, bool [num_tokens]."""
-    text = continue_prompt(target_model, prompt, num_tokens, temperature, token_ids, generator)
+    text: list[int] = continue_prompts(
+        target_model, torch.tensor([prompt]), num_tokens, temperature, token_ids, generator
+    )[0].tolist()
     # The continuation was generated token by token with a cache. Both models now read the whole text once, so that
     # their logits come from the same computation.
     p_TV = next_token_logits(target_model, text, len(prompt), token_ids)
@@ -137,40 +139,6 @@ def make_prompts(target: ModelFolder, texts: Sequence[TextSet], options: DraftOp
     if not prompts:
         raise TokenAdaptError(f"no document has the {options.prompt_tokens} tokens of a prompt: set --prompt-tokens")
     return prompts[: options.prompts]
-
-
-@torch.inference_mode()
-def continue_prompt(
-    model: Any,
-    prompt: Sequence[int],
-    num_tokens: int,
-    temperature: float,
-    token_ids: Tensor,
-    generator: torch.Generator,
-) -> list[int]:
-    """Return the prompt and its continuation. Ids without a token are never chosen.
-
-    Args:
-        model: a causal language model of transformers.
-        prompt: token ids.
-        num_tokens: number of tokens to add.
-        temperature: temperature of sampling; 0 takes the most likely token.
-        token_ids: the ids that have a token, ascending, int64 [V].
-        generator: generator for sampling.
-    """
-    ids, cache = list(prompt), None
-    inputs = torch.tensor([ids], device=model.device)
-    for _ in range(num_tokens):
-        out = model(inputs, **{cache_argument(model): cache}, use_cache=True)
-        cache = cache_of(out)
-        logits_V = out.logits[0, -1].float().cpu()[token_ids]
-        if temperature == 0:
-            place = int(logits_V.argmax())
-        else:
-            place = int(torch.multinomial((logits_V / temperature).softmax(0), 1, generator=generator))
-        ids.append(int(token_ids[place]))
-        inputs = torch.tensor([[ids[-1]]], device=model.device)
-    return ids
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,8 @@ from mergekit_tokenadapt.output import MANIFEST, package_version, write_json
 from mergekit_tokenadapt.storage.tensor_writing import save_tensors
 from mergekit_tokenadapt.tokenizer.files import read_json
 
-WEIGHTS = (".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json")
+WEIGHTS = re.compile(r"(model|pytorch_model|consolidated).*\.(safetensors|bin)(\.index\.json)?")
+"""Matches the names of files of weights. Others of the same format, such as a student's token map, are not weights."""
 CARD = "README.md"
 
 
@@ -38,7 +40,7 @@ def write_healed(model: ModelFolder, trained: Any, record: Mapping[str, Any], ou
     for file in sorted(model.folder.iterdir()):
         if file.is_dir():
             shutil.copytree(file, out / file.name)
-        elif trained is None or not file.name.endswith(WEIGHTS):
+        elif trained is None or not WEIGHTS.fullmatch(file.name):
             shutil.copyfile(file, out / file.name)
     if trained is not None:
         _write_weights(model, trained, out)

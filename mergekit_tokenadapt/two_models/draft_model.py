@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def make_draft(
     dtype: str | None = None,
     options: MergeOptions | None = None,
     force: bool = False,
+    heal: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write `out`: the small model with the target's exact ids, and with the target's number of rows unless `rows` is
     given.
@@ -43,6 +44,7 @@ def make_draft(
         dtype: dtype of the output, or None for the small model's.
         options: options of mergekit.
         force: replace `out` where it exists.
+        heal: see `put_onto`.
 
     Raises:
         TokenAdaptError: see `put_onto`.
@@ -53,7 +55,9 @@ def make_draft(
         report = {"target": target, "small": small, **vocabulary_report(target_folder, made, before)}
         write_json(made.folder / REPORT, {**report, "accepted_by": accepted_by(target_folder, made)})
 
-    return put_onto(small, target, out, adapt, rows=rows, dtype=dtype, options=options, force=force, finish=finish)
+    return put_onto(
+        small, target, out, adapt, rows=rows, dtype=dtype, options=options, force=force, finish=finish, heal=heal
+    )
 
 
 def accepted_by(target: ModelFolder, draft: ModelFolder) -> dict[str, str]:

@@ -23,6 +23,7 @@ def put_onto(
     options: MergeOptions | None = None,
     force: bool = False,
     finish: Callable[[ModelFolder, ModelFolder], None] | None = None,
+    heal: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write `out`: `model` with the tokenizer of the model `target`, and with as many rows.
 
@@ -41,6 +42,7 @@ def put_onto(
         force: replace `out` where it exists.
         finish: is called with the target and the output before `out` is renamed into place, and may write into the
             output.
+        heal: is called last with the folder of the output, and may change its weights.
 
     Raises:
         TokenAdaptError: a folder is not a model, a model has too few rows for its tokenizer, or `out` exists.
@@ -55,6 +57,8 @@ def put_onto(
         check_same_vocabulary(target_folder, made)
         if finish is not None:
             finish(target_folder, made)
+        if heal is not None:
+            heal(staged)
 
     # The recipe names the folder that `open_model` found, so that a hub id is not downloaded a second time.
     recipe = make_recipe(model, str(target_folder.folder), adapt, dtype=dtype)

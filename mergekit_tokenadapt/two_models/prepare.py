@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def prepare_student(
     dtype: str | None = None,
     options: MergeOptions | None = None,
     force: bool = False,
+    heal: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write `out`: the student with the teacher's exact ids and number of rows, a token map and a report.
 
@@ -47,6 +48,7 @@ def prepare_student(
         dtype: dtype of the output, or None for the student's.
         options: options of mergekit.
         force: replace `out` where it exists.
+        heal: see `put_onto`.
 
     Raises:
         TokenAdaptError: see `put_onto`.
@@ -59,7 +61,7 @@ def prepare_student(
         plan = load_plan(made.folder / PLAN)
         save_tensors(token_map(plan, made), made.folder / TOKEN_MAP, {"origins": ",".join(ORIGINS)})
 
-    return put_onto(student, teacher, out, adapt, dtype=dtype, options=options, force=force, finish=finish)
+    return put_onto(student, teacher, out, adapt, dtype=dtype, options=options, force=force, finish=finish, heal=heal)
 
 
 def token_map(plan: TransferPlan, made: ModelFolder) -> dict[str, torch.Tensor]:

@@ -19,12 +19,12 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.draft import (
     DraftOptions,
     accepted_tokens,
-    continue_prompt,
     measure_draft,
     next_token_logits,
     rounds,
 )
 from mergekit_tokenadapt.models.folder import open_model
+from mergekit_tokenadapt.models.generation import continue_prompts
 from mergekit_tokenadapt.models.loading import load_model
 from mergekit_tokenadapt.models.same_vocabulary import check_same_vocabulary
 from mergekit_tokenadapt.texts import builtin_text
@@ -85,7 +85,7 @@ def test_greedy_rounds_equal_those_of_the_real_loop(base: Path, draft: Path) -> 
     seen = set()
     for first in range(4, 12):
         prompt = [0, first, first + 1, first + 2]
-        text = continue_prompt(target_model, prompt, 40, 0.0, token_ids, generator)
+        text = continue_prompts(target_model, torch.tensor([prompt]), 40, 0.0, token_ids, generator)[0].tolist()
         expected_text, expected = speculative_decoding(target_model, draft_model, prompt, 40, 3)
         assert text == expected_text[: len(text)]
         q = next_token_logits(draft_model, text, len(prompt), token_ids)
@@ -124,8 +124,8 @@ def test_ids_without_a_token_are_never_chosen(tmp_path: Path, english: Tokenizer
     tiny_models.edit_tensors(folder, lambda t: t["model.embed_tokens.weight"][size:].mul_(50))
     model = load_model(open_model(str(folder)))
     token_ids = torch.from_numpy(open_model(str(folder)).tokenizer.vocabulary.ids())
-    text = continue_prompt(model, [0, 5], 20, 0.0, token_ids, torch.Generator())
-    assert max(text) < size
+    text = continue_prompts(model, torch.tensor([[0, 5]]), 20, 0.0, token_ids, torch.Generator())
+    assert text.max() < size
 
 
 def test_different_vocabularies_are_refused(base: Path, out: Path) -> None:

@@ -1,12 +1,15 @@
-"""The commands that heal: `heal` and `transplant --heal`."""
+"""The commands that heal: `heal`, and those with `--heal`."""
 
 import json
 
+import pytest
+import tokenizers_zoo
 from click.testing import CliRunner
 
 from mergekit_tokenadapt.cli import heal_after
 from mergekit_tokenadapt.cli.evaluate import main as evaluate
 from mergekit_tokenadapt.cli.main import main
+from mergekit_tokenadapt.healing import run as run_module
 from mergekit_tokenadapt.healing.options import HealOptions
 
 FLAGS = (
@@ -41,9 +44,14 @@ def test_heal(tied_pair, tmp_path, text_file):
     assert twice.exit_code == 0, twice.output  # what was healed can be healed on: the manifest still names the base
 
 
-def test_transplant_and_heal(tied_pair, tmp_path, gemma_style_folder, text_file, monkeypatch):
-    short = {"steps": 4, "looks": 1, "passages_per_step": 2, "passage_bytes": 400, "rank": 4, "probe_bytes": 0}
-    monkeypatch.setattr(heal_after, "HealOptions", lambda **given: HealOptions(**short, **given))
+@pytest.fixture
+def short(monkeypatch):
+    """Makes `--heal` short."""
+    options = {"steps": 4, "looks": 1, "passages_per_step": 2, "passage_bytes": 400, "rank": 4, "probe_bytes": 0}
+    monkeypatch.setattr(heal_after, "HealOptions", lambda **given: HealOptions(**options, **given))
+
+
+def test_transplant_and_heal(tied_pair, tmp_path, gemma_style_folder, text_file, short):
     out = tmp_path / "out"
     flags = ("--method", "mean", "--heal", "--heal-minutes", "5", "--heal-text", f"lines={text_file}")
     result = run("transplant", tied_pair[0], gemma_style_folder, out, *flags)
@@ -64,3 +72,58 @@ def test_what_would_be_refused_later_is_refused_before_the_swap(tied_pair, tmp_p
     assert "too short to learn from" in result.stderr
     result = run(*given, "--heal-minutes", "3")
     assert "--heal-minutes and --heal-text go with --heal" in result.stderr
+
+
+@pytest.fixture
+def other_model(tmp_path, gemma_style_folder):
+    """A model with another vocabulary: the target of a draft, the teacher of a student."""
+    return tokenizers_zoo.tiny_model_folder(gemma_style_folder, tmp_path / "other", tied=True, seed=3)
+
+
+def test_a_draft_is_healed_on_what_the_target_writes(tied_pair, tmp_path, other_model, text_file, short, own_cache):
+    out = tmp_path / "out"
+    result = run("draft", other_model, tied_pair[0], out, "--heal", "--heal-text", f"lines={text_file}")
+    assert result.exit_code == 0, result.output
+    assert "lines (held out)" in result.stdout
+    healing = json.loads((out / "tokenadapt.json").read_text())["healing"]
+    assert healing["steps"] == 4
+    assert [text["source"] for text in healing["texts"]] == [f"written by {other_model}, prompts from {text_file}"]
+    assert healing["texts"][0]["documents"] > 20
+    assert json.loads((out / "draft.json").read_text())["accepted_by"]["transformers"] == "yes"
+    assert not list(own_cache.glob("*-*/*"))
+
+
+def test_a_student_is_healed(tied_pair, tmp_path, other_model, text_file, short):
+    out = tmp_path / "out"
+    result = run("distill-prep", other_model, tied_pair[0], out, "--heal", "--heal-text", f"lines={text_file}")
+    assert result.exit_code == 0, result.output
+    assert json.loads((out / "tokenadapt.json").read_text())["healing"]["texts"][0]["name"] == "lines"
+    assert {"distillation.json", "token_map.safetensors"} <= {path.name for path in out.iterdir()}
+
+
+def test_a_model_with_added_tokens_is_healed(tied_pair, tmp_path, text_file, short):
+    tokenizer, out = tmp_path / "tokenizer", tmp_path / "out"
+    given = ("--heal", "--heal-text", f"lines={text_file}")
+    command = ("supertokens", "extend", tied_pair[0], tokenizer, "--text", text_file, "--add", "12")
+    result = run(*command, *given)
+    assert (result.exit_code, tokenizer.exists()) == (2, False)
+    assert "--heal goes with --onto" in result.stderr
+    result = run(*command, "--onto", tied_pair[0], out, *given)
+    assert result.exit_code == 0, result.output
+    assert json.loads((out / "tokenadapt.json").read_text())["healing"]["steps"] == 4
+
+
+def test_a_draft_whose_healing_fails_is_not_there(tied_pair, tmp_path, other_model, text_file, short, monkeypatch):
+    def full(*_arguments):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(run_module, "write_healed", full)
+    result = run("draft", other_model, tied_pair[0], tmp_path / "out", "--heal", "--heal-text", text_file)
+    assert (result.exit_code, (tmp_path / "out").exists()) == (2, False)
+
+
+def test_a_text_without_enough_prompts(tied_pair, tmp_path, other_model):
+    (tmp_path / "short.txt").write_text("the river is deep and the miller counts\n" * 60)
+    result = run("draft", other_model, tied_pair[0], tmp_path / "out", "--heal", "--heal-text", tmp_path / "short.txt")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "needs 10 prompts of 16 tokens" in result.stderr
