@@ -152,7 +152,8 @@ def _check(plan: TransferPlan) -> None:
     parallel = (plan.output_composition, None if plan.input_norms is None else plan.input_norms.groups)
     if any(part is not None and len(part) != len(plan.composed_ids) for part in parallel):
         raise ValueError("output compositions or norms do not fit the rows that they make")
-    if plan.drawn is not None and not torch.isin(plan.drawn.new_ids, plan.composed_ids).all():
+    own = torch.cat([plan.composed_ids, plan.unreachable_ids])  # unreachable rows are drawn first, and then replaced
+    if plan.drawn is not None and not torch.isin(plan.drawn.new_ids, own).all():
         raise ValueError("drawn rows are not among the composed ones")
     if plan.drawn is not None and (plan.drawn.base_ids.dtype != torch.int64 or (plan.drawn.base_ids < 0).any()):
         raise ValueError("rows are drawn from unknown old rows")

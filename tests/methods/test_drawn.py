@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from transplanting import EMBEDDINGS, HEAD, tensors_of, transplant
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.methods import find_method
+from mergekit_tokenadapt.methods.random import Random
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
 from mergekit_tokenadapt.transfer.drawn_rows import Distribution, DrawnRows
@@ -157,6 +160,21 @@ def test_a_saved_plan_draws_the_same_rows(name: str, plans: Mapping[str, Transfe
     assert (tmp_path / "a.plan").read_bytes() == (tmp_path / "b.plan").read_bytes()
 
 
+class UnreachableAsMean(Random):
+    unreachable_as_mean: ClassVar[bool] = True
+
+
+def test_a_method_can_draw_and_leave_out_unreachable_tokens(zoo: Mapping[str, TokenizerFiles], tmp_path: Path) -> None:
+    transfer = make_transfer(zoo["wordpiece"], zoo["gemma-style"])
+    plan = replace(transfer, method=UnreachableAsMean(), method_name="random").make_plan()
+    assert torch.isin(plan.unreachable_ids, torch.from_numpy(transfer.new_ids)).any()
+    made = plan.apply(old_matrix(700)).rows
+    assert len(made[plan.mean_ids].unique(dim=0)) == 1
+    assert torch.isin(plan.unreachable_ids, plan.mean_ids).all()
+    save_plan(plan, tmp_path / "a.plan")
+    assert torch.equal(load_plan(tmp_path / "a.plan").apply(old_matrix(700)).rows, made)
+
+
 # --- as a user meets them ------------------------------------------------------------------------
 
 
@@ -199,8 +217,6 @@ def test_a_value_out_of_range_is_refused(name: str, key: str, value: float) -> N
 
 
 def test_a_damaged_file_is_refused(plans: Mapping[str, TransferPlan], tmp_path: Path) -> None:
-    from dataclasses import replace
-
     plan, drawn = plans["random"], plans["random"].drawn
     assert drawn is not None
     for damaged, says in [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import median_low
 
@@ -164,8 +165,6 @@ def test_a_saved_plan_makes_the_same_rows(name: str, zoo: Mapping[str, Tokenizer
 
 
 def test_a_damaged_file_is_refused(zoo: Mapping[str, TokenizerFiles], tmp_path: Path) -> None:
-    from dataclasses import replace
-
     plan = with_method(make_transfer(zoo["byte-level"], zoo["gemma-style"]), "beyond_initialization_loss").make_plan()
     norms, output = plan.input_norms, plan.output_composition
     assert norms is not None

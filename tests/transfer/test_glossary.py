@@ -29,6 +29,7 @@ from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.vocabulary import Token
 from mergekit_tokenadapt.transfer.glossary import Glossary, GlossaryLine
 from mergekit_tokenadapt.transfer.matching import Reason
+from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.plan_files import load_plan, save_plan
 from mergekit_tokenadapt.transfer.transfer import Transfer
 
@@ -128,17 +129,11 @@ def test_every_method_leaves_the_glossarys_rows_alone(name: str, zoo: Mapping[st
     plan = transfer.make_plan()
     old = torch.randn(plain.base_rows, 8, generator=torch.Generator().manual_seed(0))
     expected = sum(weight * old[i] for i, weight in plain_row(transfer, token, [("the old stone", 1.0)]).items())
-    for use in ("input", "output", "tied"):
-        made = plan.apply(old, use=ta_use(use)).rows
+    for use in MatrixUse:
+        made = plan.apply(old, use=use).rows
         torch.testing.assert_close(made[token.id], expected)
     assert token.id not in transfer.new_ids
     assert len(plan.composed_ids) == len(plain.make_plan().composed_ids)
-
-
-def ta_use(use: str) -> Any:
-    from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
-
-    return MatrixUse(use)
 
 
 def test_a_special_token_without_counterpart_can_be_defined(zoo: Mapping[str, TokenizerFiles]) -> None:
