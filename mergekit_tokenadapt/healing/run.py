@@ -70,6 +70,7 @@ def heal(
     trust_remote_code: bool = False,
     quiet: bool = False,
     say: Callable[[str], None] = lambda _line: None,
+    is_made_anew: bool = False,
 ) -> Healed:
     """Train a transplanted model for a few minutes to predict what its base model predicts, and write it to `out`.
 
@@ -83,6 +84,8 @@ def heal(
         trust_remote_code: whether the models' own code may run.
         quiet: no progress.
         say: gets a line after each measurement.
+        is_made_anew: whether the folder of `model` is written by each run, so that its times say nothing. Its contents
+            then decide whether a run that was stopped can go on.
 
     Raises:
         TokenAdaptError: a package is missing; `out` may not be written; there is no base, or another one; the text is
@@ -100,7 +103,8 @@ def heal(
     text = HealingText.of(texts, options)
     _check_disk(opened, text, options)
     work = _Work(opened, teacher, text, options, quiet, say, started)
-    with shard_folder(f"heal-{_key(opened, teacher, text, options)}") as kept:
+    states = [state_of(opened.folder, by_content=is_made_anew), state_of(teacher.folder)]
+    with shard_folder(f"heal-{_key(states, text, options)}") as kept:
         trained, record = work.do(kept)
         with staged_folder(out, force=force) as staged:
             write_healed(opened, trained, record, staged)
@@ -121,6 +125,8 @@ def check_heal(texts: Sequence[TextSet], options: HealOptions) -> None:
 def heal_in_place(folder: Path, texts: Sequence[TextSet], options: HealOptions, **settings: Any) -> Healed:
     """Heal the model in a folder that is not finished, and put what comes out in its place.
 
+    If a run was stopped, a later one that makes the same folder again goes on from the last checkpoint.
+
     Args:
         folder: of a transplanted model.
         texts: see `heal`.
@@ -131,7 +137,8 @@ def heal_in_place(folder: Path, texts: Sequence[TextSet], options: HealOptions, 
         TokenAdaptError: see `heal`.
     """
     with tempfile.TemporaryDirectory(prefix=".heal-", dir=folder.parent) as temporary:
-        healed = heal(str(folder), str(Path(temporary, folder.name)), texts, options, **settings)
+        out = str(Path(temporary, folder.name))
+        healed = heal(str(folder), out, texts, options, is_made_anew=True, **settings)
         shutil.rmtree(folder)
         healed.folder.rename(folder)
     return replace(healed, folder=folder)
@@ -290,8 +297,13 @@ def _line(when: str, bits: dict[str, float]) -> str:
     return f"{when}: " + ", ".join(f"{name} {value:.3f}" for name, value in bits.items()) + " bits per byte"
 
 
-def _key(model: ModelFolder, base: ModelFolder, text: HealingText, options: HealOptions) -> str:
-    """Changes with everything that a checkpoint depends on; the time that may be used is not among it."""
+def _key(states: Sequence[str], text: HealingText, options: HealOptions) -> str:
+    """Changes with everything that a checkpoint depends on; the time that may be used is not among it.
+
+    Args:
+        states: of the folders of the model and of its base, see `state_of`.
+        text: the passages.
+        options: all settings.
+    """
     settings = {name: value for name, value in options.model_dump().items() if name not in ("minutes", "device")}
-    folders = [state_of(folder.folder) for folder in (model, base)]
-    return hashlib.sha256(json.dumps([settings, text.sha256, folders], sort_keys=True).encode()).hexdigest()[:40]
+    return hashlib.sha256(json.dumps([settings, text.sha256, list(states)], sort_keys=True).encode()).hexdigest()[:40]

@@ -11,6 +11,7 @@ from mergekit_tokenadapt.cli.evaluate import main as evaluate
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.healing import run as run_module
 from mergekit_tokenadapt.healing.options import HealOptions
+from mergekit_tokenadapt.healing.trainer import HealingTrainer
 
 FLAGS = (
     "--steps=6", "--looks=2", "--passages-per-step=2", "--passage-bytes=400", "--rank=4", "--rate=3e-3",
@@ -47,7 +48,7 @@ def test_heal(tied_pair, tmp_path, text_file):
 @pytest.fixture
 def short(monkeypatch):
     """Makes `--heal` short."""
-    options = {"steps": 4, "looks": 1, "passages_per_step": 2, "passage_bytes": 400, "rank": 4, "probe_bytes": 0}
+    options = {"steps": 4, "looks": 2, "passages_per_step": 2, "passage_bytes": 400, "rank": 4, "probe_bytes": 0}
     monkeypatch.setattr(heal_after, "HealOptions", lambda **given: HealOptions(**options, **given))
 
 
@@ -62,6 +63,34 @@ def test_transplant_and_heal(tied_pair, tmp_path, gemma_style_folder, text_file,
     assert manifest["healing"]["options"]["minutes"] == 5
     assert manifest["inputs"][0]["name"] == str(tied_pair[0])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lines.txt", "out"]
+
+
+def test_a_transplant_that_is_killed_while_it_heals_goes_on(
+    tied_pair, tmp_path, gemma_style_folder, text_file, short, own_cache, monkeypatch
+):
+    given = ("--quiet", "--heal", "--heal-text", f"lines={text_file}")
+    undisturbed = run("transplant", tied_pair[0], gemma_style_folder, tmp_path / "undisturbed" / "out", *given)
+    assert undisturbed.exit_code == 0, undisturbed.output
+    original, seen = HealingTrainer.training_step, []
+
+    def dying_once(trainer, *args, **options):
+        seen.append(trainer.state.global_step)
+        if seen == [0, 0, 1, 1, 2, 2, 3]:  # two passages a step
+            raise KeyboardInterrupt
+        return original(trainer, *args, **options)
+
+    monkeypatch.setattr(HealingTrainer, "training_step", dying_once)
+    out = tmp_path / "disturbed" / "out"
+    assert run("transplant", tied_pair[0], gemma_style_folder, out, *given).exit_code == 130
+    assert list(out.parent.iterdir()) == []
+    again = run("transplant", tied_pair[0], gemma_style_folder, out, *given)
+    assert again.exit_code == 0, again.output
+    assert seen[7:] == [2, 2, 3, 3]
+    names = sorted(path.name for path in out.iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "undisturbed" / "out").iterdir())
+    for name in names:
+        assert (out / name).read_bytes() == (tmp_path / "undisturbed" / "out" / name).read_bytes(), name
+    assert not list(own_cache.glob("heal-*/*"))
 
 
 def test_what_would_be_refused_later_is_refused_before_the_swap(tied_pair, tmp_path, gemma_style_folder):
