@@ -37,6 +37,23 @@ def rows_to_train(passages: Sequence[TaughtPassage], start: int, num_rows: int) 
     return (mass >= LEAST_MASS).nonzero().flatten()
 
 
+def with_text(passage: TaughtPassage, share: float) -> SparseRows:
+    """The targets of a passage, of which the token that follows in the text gets a share.
+
+    A position without a target stays without one.
+    """
+    targets = passage.targets
+    if not share:
+        return targets
+    places = targets.counts.nonzero().flatten()
+    return SparseRows.from_triplets(
+        torch.cat([targets.rows, places]),
+        torch.cat([targets.ids, passage.ids[places]]),
+        torch.cat([targets.weights * (1 - share), torch.full((len(places),), share)]),
+        len(targets),
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Collator:
     """Makes the input of a step; the same passages give the same input.
@@ -51,6 +68,8 @@ class Collator:
     start: int
     """The token before each passage."""
     seed: int
+    text_share: float = 0.0
+    """The share of each target that goes to the token that follows in the text."""
     sampled: int = SAMPLED
 
     def __post_init__(self) -> None:
@@ -72,7 +91,7 @@ class Collator:
         for n, passage in enumerate(passages):
             # Padding stands on the right, where a causal model's other positions do not see it.
             inputs_BT[n, 1 : len(passage.ids)] = self.place_of[passage.ids[:-1]]
-            targets = self._among_trained(passage.targets)
+            targets = self._among_trained(with_text(passage, self.text_share))
             with_target = targets.counts.nonzero().flatten()
             positions.append(n * longest + with_target)
             parts.append(targets.select(with_target))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from mergekit_tokenadapt.errors import TokenAdaptError
@@ -41,6 +41,11 @@ class HealOptions(Options):
         default="base_model",
         description="what is learned. base_model: what the base model predicts for the text. "
         "next_token: the text itself",
+    )
+    text_share: Annotated[float, Ge(0), Le(1)] = Field(
+        default=0.15,
+        description="share of each target that goes to the token that follows in the text; the rest is what the base "
+        "model predicts",
     )
     rank: PositiveInt = Field(default=64, description="rank of the adapters")
     rate: PositiveFloat = Field(default=1e-3, description="learning rate of the adapters or of the body's weights")

@@ -198,7 +198,13 @@ class _Work:
             scale = reader.scale
         start = first_token(self.model)
         trained = rows_to_train(lesson.passages, start, self.model.num_rows)
-        collator = Collator(trained=trained, num_rows=self.model.num_rows, start=start, seed=self.options.seed)
+        collator = Collator(
+            trained=trained,
+            num_rows=self.model.num_rows,
+            start=start,
+            seed=self.options.seed,
+            text_share=self.options.text_share,
+        )
         healing = HealingModel(loaded, trained, scale, self.options).to(self.place)
         began = time.monotonic()
         with healing.whole() as whole:

@@ -44,6 +44,22 @@ def test_a_step():
     assert others != set(collator(PASSAGES[:1])["others"].tolist())
 
 
+def test_the_token_that_follows_gets_its_share():
+    trained = rows_to_train(PASSAGES, START, ROWS)
+    step = Collator(trained=trained, num_rows=ROWS, start=START, seed=0, text_share=0.25)(PASSAGES)
+    assert step["positions"].tolist() == [0, 2, 3, 4]
+    assert trained[step["columns"]].tolist() == [7, 20, 7, 12, 9, 13]
+    expected = [0.75 * 0.5 + 0.25, 0.75 * 0.4, 0.75 * 0.9 + 0.25, 1.0, 0.75 * 0.2, 0.75 * 0.6 + 0.25]
+    torch.testing.assert_close(step["weights"], torch.tensor(expected), rtol=1e-3, atol=0)
+
+
+def test_a_token_that_the_target_does_not_name_gets_the_share_alone():
+    one = passage(0, [7, 9], [[(20, 0.8)], [(9, 1.0)]])
+    step = Collator(trained=torch.tensor([START, 7, 9, 20]), num_rows=ROWS, start=START, seed=0, text_share=0.5)([one])
+    assert step["columns"].tolist() == [1, 3, 2]
+    torch.testing.assert_close(step["weights"], torch.tensor([0.5, 0.4, 1.0]), rtol=1e-3, atol=0)
+
+
 def test_all_other_rows_where_there_are_few():
     trained = rows_to_train(PASSAGES, START, ROWS)
     others = Collator(trained=trained, num_rows=ROWS, start=START, seed=0)(PASSAGES)["others"]
