@@ -47,10 +47,15 @@ class HealOptions(Options):
         description="share of each target that goes to the token that follows in the text; the rest is what the base "
         "model predicts",
     )
+    copies: Annotated[float, Ge(0), Le(1)] = Field(
+        default=0.06,
+        description="bytes of passages that teach copying (lines of random new tokens, each twice), for each byte of "
+        "text; only with the objective base_model",
+    )
     rank: PositiveInt = Field(default=64, description="rank of the adapters")
     rate: PositiveFloat = Field(default=1e-3, description="learning rate of the adapters or of the body's weights")
     row_rate: PositiveFloat = Field(default=1e-3, description="learning rate of the vocabulary rows")
-    passages_per_step: PositiveInt = Field(default=8, description="passages in a step")
+    passages_per_step: PositiveInt = Field(default=4, description="passages in a step")
     passage_bytes: Annotated[int, Ge(16)] = Field(default=1000, description="largest passage, in bytes")
     looks: PositiveInt = Field(default=4, description="number of measurements on held-out passages during training")
     held_out_bytes: PositiveInt = Field(

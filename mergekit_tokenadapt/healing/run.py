@@ -21,6 +21,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.extensions.extras import require
 from mergekit_tokenadapt.healing.belonging import matched, open_base
 from mergekit_tokenadapt.healing.collator import Collator, rows_to_train
+from mergekit_tokenadapt.healing.copying import new_words, with_copies
 from mergekit_tokenadapt.healing.judging import bits_per_byte, probes, relative, worse
 from mergekit_tokenadapt.healing.model import HealingModel
 from mergekit_tokenadapt.healing.next_token import next_token_lesson
@@ -254,13 +255,14 @@ class _Work:
 
     def _teach(self, kept: Path | None) -> Lesson:
         options = self.options
-        passages = self.text.training
-        if options.steps is not None:
-            passages = passages[: options.steps * options.passages_per_step]
+        most = None if options.steps is None else options.steps * options.passages_per_step
         if options.objective == "next_token":
-            return next_token_lesson(self.model, passages)
+            return next_token_lesson(self.model, self.text.training[:most])
+        mapping = matched(self.model, self.base)
+        words = new_words(self.model.tokenizer.vocabulary, mapping)
+        passages = with_copies(self.text.training, words, options.copies, options.seed)[:most]
         until = time.monotonic() + TEACHING_SHARE * (self.deadline - time.monotonic())
-        teacher = Teacher(self.base, self.model, matched(self.model, self.base), passages, self.place)
+        teacher = Teacher(self.base, self.model, mapping, passages, self.place)
         lesson = teacher.teach(
             kept, goes_on=lambda: options.steps is not None or time.monotonic() < until, quiet=self.quiet
         )
