@@ -19,7 +19,7 @@ class BeyondInitializationLoss(Method):
 
     For the pieces i = 1..m: input row = ``n mean_i(E[i]) / |mean_i(E[i])|``, where n is the median norm of the old rows
     of tokens in the new token's script. Output row = ``sum_i l_i E[i] / sum_i l_i``, where l_i is the number of
-    characters of piece i. A script that no old token has counts as all scripts together.
+    characters of piece i. A script that no old token has counts as all scripts together. Tied rows are not rescaled.
     """
 
     summary: ClassVar[str] = "mean of the pieces with its script's median norm (input), or weighted by length (output)"

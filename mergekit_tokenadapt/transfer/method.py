@@ -108,6 +108,8 @@ class Method(pydantic.BaseModel, ABC):
     def input_norms(self, transfer: Transfer) -> MedianNorms | None:
         """Return the norms that input rows get in place of their own, for each of the N new tokens; None: they keep it.
 
+        Rows of tied matrices keep their norms, because a tied row is an output row as well.
+
         Args:
             transfer: the two tokenizers, and what is derived from them.
         """

@@ -73,7 +73,8 @@ class TransferPlan:
     output_composition: SparseRows | None = None
     """As `composition`, for output matrices; None: `composition` is for all matrices."""
     input_norms: MedianNorms | None = None
-    """The norms to which the M composed rows of input matrices are rescaled; None: they keep theirs."""
+    """The norms to which the M composed rows of input matrices are rescaled; None: they keep theirs. Rows of tied
+    matrices are not rescaled."""
     drawn: DrawnRows | None = None
     """If there are such rows, they replace the compositions of their tokens."""
     glossary_ids: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
@@ -206,13 +207,13 @@ class TransferPlan:
     def _composed(self, matrix_VD: Tensor, use: MatrixUse) -> Iterator[tuple[slice, Tensor]]:
         """Yield the composed rows, float32, a chunk at a time, with their places among `composed_ids`."""
         as_input = self.composition.in_chunks(matrix_VD)
-        if self.input_norms is not None:
+        # Not in a tied matrix: longer output rows make their tokens more likely wherever logits are positive.
+        if use is MatrixUse.INPUT and self.input_norms is not None:
             as_input = self.input_norms.rescaled(as_input, matrix_VD)
-        differ = self.output_composition is not None or self.input_norms is not None
-        if use is MatrixUse.INPUT or not differ:
+        if use is MatrixUse.INPUT or self.output_composition is None:
             yield from as_input
             return
-        as_output = (self.output_composition or self.composition).in_chunks(matrix_VD)
+        as_output = self.output_composition.in_chunks(matrix_VD)
         if use is MatrixUse.OUTPUT:
             yield from as_output
             return
