@@ -69,9 +69,9 @@ def healed(target: str, start: str, recipe: str, minutes: float) -> dict[str, An
         )
         seconds = {"wall": time.perf_counter() - began, "cpu": time.process_time() - cpu}
         found = scores(done.folder)
-        kept = models.KEPT / f"healed-{target}-{start}-{recipe}-{minutes:g}".replace(", ", "-")
-        shutil.rmtree(kept, ignore_errors=True)
-        done.folder.rename(kept)
+        place = kept(target, start, recipe, minutes)
+        shutil.rmtree(place, ignore_errors=True)
+        done.folder.rename(place)
     names = ("steps", "tokens", "passages", "trained_rows", "held_out", "probes", "worse", "curve", "is_better")
     return {
         "scores": found,
@@ -79,6 +79,11 @@ def healed(target: str, start: str, recipe: str, minutes: float) -> dict[str, An
         "curve_seconds": list(done.curve_seconds),
         **{name: done.record[name] for name in names},
     }
+
+
+def kept(target: str, start: str, recipe: str, minutes: float) -> Path:
+    """Where the healed model of a cell stays."""
+    return models.KEPT / f"healed-{target}-{start}-{recipe}-{minutes:g}".replace(", ", "-")
 
 
 def scores(folder: Path) -> dict[str, Scores]:

@@ -21,7 +21,8 @@ import click
 from benchmarks.common import models
 from benchmarks.common.results import Cell, Results, page_only, setting, write_page
 from benchmarks.common.timing import one_thread
-from benchmarks.tasks.cases import BASE, HAVE_WEIGHTS, PAIRS, ROWS, TASKS, key_of
+from benchmarks.healing import cells as healing
+from benchmarks.tasks.cases import ALL_ROWS, BASE, HAVE_WEIGHTS, HEALED, PAIRS, ROWS, TASKS, key_of
 from benchmarks.tasks.page import page
 from examples.samples.models import olmo_requests
 
@@ -33,7 +34,7 @@ SEED = 0
 
 @click.command()
 @click.option("--pair", "pairs", multiple=True, type=click.Choice(list(PAIRS)), help="Only these pairs. Repeatable.")
-@click.option("--row", "rows", multiple=True, type=click.Choice([BASE, *ROWS]), help="Only these rows. Repeatable.")
+@click.option("--row", "rows", multiple=True, type=click.Choice(ALL_ROWS), help="Only these rows. Repeatable.")
 @click.option("--task", "tasks", multiple=True, type=click.Choice(list(TASKS)), help="Only these tasks. Repeatable.")
 @click.option(
     "--documents", type=click.IntRange(2), default=300, show_default=True, help="Largest number of documents of a task."
@@ -47,7 +48,7 @@ def main(
     if not page_only:
         models.KEPT.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:
-            cells = cells_of(pairs or tuple(PAIRS), rows or (BASE, *ROWS), tasks or tuple(TASKS), documents, temporary)
+            cells = cells_of(pairs or tuple(PAIRS), rows or ALL_ROWS, tasks or tuple(TASKS), documents, temporary)
             RESULTS.measure_missing(cells, about=lambda: {"setting": setting(*PACKAGES)})
     write_page("tasks.md", page(RESULTS.for_page()))
 
@@ -55,13 +56,22 @@ def main(
 def cells_of(
     pairs: tuple[str, ...], rows: tuple[str, ...], tasks: tuple[str, ...], documents: int, temporary: str
 ) -> Iterator[Cell]:
-    """Every task with every row of every pair, without rows that need weights that the target lacks."""
+    """Every task with every row of every pair, without rows that need weights that the target lacks, or a healed model
+    where `benchmarks.healing` has made none."""
     for pair in pairs:
         swap = functools.cache(functools.partial(swapped, pair, temporary=Path(temporary)))
         for task in tasks:
             for row in rows:
-                if "donor" not in row or PAIRS[pair][1] in HAVE_WEIGHTS:
+                if is_possible(pair, row):
                     yield key_of(pair, row, task, documents), functools.partial(run, swap, row, task, documents)
+
+
+def is_possible(pair: str, row: str) -> bool:
+    """Whether there is a model, or all that is needed to make one."""
+    base, target = PAIRS[pair]
+    if row in HEALED:
+        return base == healing.BASE and healing.kept(target, *HEALED[row]).is_dir()
+    return "donor" not in row or target in HAVE_WEIGHTS
 
 
 def swapped(pair: str, row: str, *, temporary: Path) -> tuple[Path, float]:
@@ -69,6 +79,8 @@ def swapped(pair: str, row: str, *, temporary: Path) -> tuple[Path, float]:
     base, target = (models.fetched(name) for name in PAIRS[pair])
     if row == BASE:
         return base, 0.0
+    if row in HEALED:
+        return healing.kept(PAIRS[pair][1], *HEALED[row]), 60 * HEALED[row][2]
     adapt = dict(ROWS[row])
     if adapt.get("auxiliary") in models.MODELS:
         adapt["auxiliary"] = str(models.fetched(adapt["auxiliary"]))

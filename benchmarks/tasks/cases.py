@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from benchmarks.quality.cases import BASE, HAVE_WEIGHTS, PAIRS
 from benchmarks.quality.cases import METHODS as QUALITY_METHODS
 
-__all__ = ["BASE", "HAVE_WEIGHTS", "PAIRS", "ROWS", "TASKS", "Task", "key_of"]
+__all__ = ["ALL_ROWS", "BASE", "HAVE_WEIGHTS", "HEALED", "PAIRS", "ROWS", "TASKS", "Task", "key_of"]
 
 ROWS: dict[str, dict[str, Any]] = {
     name: QUALITY_METHODS[name]
@@ -26,6 +26,14 @@ ROWS: dict[str, dict[str, Any]] = {
     "global, MiniLM": {"method": "global", "auxiliary": "minilm"},
 }
 """Name of a row of the tables to its `adapt` block. All are without training."""
+HEALED: dict[str, tuple[str, str, float]] = {
+    "calibrated, untied, healed 15 minutes": ("calibrated, untied", "default", 15),
+    "calibrated, untied, healed 60 minutes": ("calibrated, untied", "default", 60),
+    "mean, healed 15 minutes": ("mean", "default", 15),
+    "calibrated, untied, next-token training for 15 minutes": ("calibrated, untied", "next-token", 15),
+}
+"""Name of a row to start, recipe and minutes of a cell of `benchmarks.healing`, whose model is scored."""
+ALL_ROWS = (BASE, *ROWS, *HEALED)
 
 
 class Task(NamedTuple):

