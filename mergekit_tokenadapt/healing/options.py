@@ -47,6 +47,11 @@ class HealOptions(Options):
         description="share of each target that goes to the token that follows in the text; the rest is what the base "
         "model predicts",
     )
+    own_passages: Annotated[NonNegativeInt, Flag("self", metavar="N")] = Field(
+        default=0,
+        description="passages that the base model writes itself, from single tokens of its vocabulary; they are mixed "
+        "into the text",
+    )
     copies: Annotated[float, Ge(0), Le(1)] = Field(
         default=0.06,
         description="bytes of passages that teach copying (lines of random new tokens, each twice), for each byte of "

@@ -26,6 +26,7 @@ from mergekit_tokenadapt.healing.judging import bits_per_byte, probes, relative,
 from mergekit_tokenadapt.healing.model import HealingModel
 from mergekit_tokenadapt.healing.next_token import next_token_lesson
 from mergekit_tokenadapt.healing.options import HealOptions
+from mergekit_tokenadapt.healing.own_text import own_passages, spread
 from mergekit_tokenadapt.healing.passages import HealingText
 from mergekit_tokenadapt.healing.targets import WANTED_BY, Lesson, Teacher, first_token
 from mergekit_tokenadapt.healing.writing import rounded, write_healed
@@ -256,11 +257,15 @@ class _Work:
     def _teach(self, kept: Path | None) -> Lesson:
         options = self.options
         most = None if options.steps is None else options.steps * options.passages_per_step
+        passages = list(self.text.training)
+        if options.own_passages:
+            own = own_passages(self.base, options.own_passages, options.seed, self.place, kept, quiet=self.quiet)
+            passages = spread(own, passages)
         if options.objective == "next_token":
-            return next_token_lesson(self.model, self.text.training[:most])
+            return next_token_lesson(self.model, passages[:most])
         mapping = matched(self.model, self.base)
         words = new_words(self.model.tokenizer.vocabulary, mapping)
-        passages = with_copies(self.text.training, words, options.copies, options.seed)[:most]
+        passages = with_copies(passages, words, options.copies, options.seed)[:most]
         until = time.monotonic() + TEACHING_SHARE * (self.deadline - time.monotonic())
         teacher = Teacher(self.base, self.model, mapping, passages, self.place)
         lesson = teacher.teach(

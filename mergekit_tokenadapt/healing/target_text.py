@@ -17,32 +17,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mergekit_tokenadapt.correction.states import fast_dtype
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.models.folder import ModelFolder, context_length
-from mergekit_tokenadapt.models.generation import continue_prompts
-from mergekit_tokenadapt.models.loading import load_model
+from mergekit_tokenadapt.healing.sampled_text import BATCH, NEW_TOKENS, Sampler, start_of
+from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.output import write_json
 from mergekit_tokenadapt.storage.model_state import state_of
 from mergekit_tokenadapt.storage.shards import resumed, shard_folder
 from mergekit_tokenadapt.terminal.progress import progress
 from mergekit_tokenadapt.texts import TextSet, split_passages
-from mergekit_tokenadapt.tokenizer.encoded_text import start_token
 from mergekit_tokenadapt.tokenizer.files import read_json
-from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
 
 PROMPT_TOKENS = 16
-NEW_TOKENS = 112
-"""Tokens that the target adds to a prompt."""
 PROMPT_EVERY = 400
 """Bytes of text for which there is one prompt."""
-BATCH = 16
-"""Prompts that are continued together."""
 LEAST_PROMPTS = 10
 """Prompts of each text: with fewer passages `heal` refuses a text."""
 DONE = "done.json"
@@ -90,17 +81,17 @@ class TargetWriter:
         started = time.monotonic()
         limit = read_json(kept / DONE).get("batches") if kept is not None else None
         documents: list[list[str]] = [[] for _ in self.texts]
-        model = _Lazy(self.target, device)
+        sampler = Sampler(self.target, self.seed, device)
         with progress(
             total=limit or len(self._batches), desc=f"{self.target.name} writes text", unit="batch", quiet=quiet
         ) as bar:
-            for number, (place, _) in enumerate(self._batches[:limit]):
+            for number, (place, prompts_BT) in enumerate(self._batches[:limit]):
                 is_over = limit is None and number >= len(self.texts) and time.monotonic() - started > seconds
                 if is_over:
                     limit = number
                     break
-                made = resumed(kept, f"{number:06d}", partial(self._continue, model, number))
-                documents[place] += [self._text_of(ids) for ids in made["ids"].tolist()]
+                made = resumed(kept, f"{number:06d}", partial(sampler.continued, prompts_BT, number))
+                documents[place] += [sampler.text_of(ids) for ids in made["ids"].tolist()]
                 bar.update(1)
         if kept is not None:
             write_json(kept / DONE, {"batches": limit or len(self._batches)})
@@ -108,19 +99,6 @@ class TargetWriter:
             TextSet.of(text.name, written, f"written by {self.target.name}, prompts from {text.source}")
             for text, written in zip(self.texts, documents, strict=True)
         ]
-
-    def _continue(self, model: _Lazy, number: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(self.seed + number)
-        token_ids = torch.from_numpy(self.target.tokenizer.vocabulary.ids())
-        prompts_BT = self._batches[number][1]
-        return {"ids": continue_prompts(model.loaded, prompts_BT, self._new_tokens, 1.0, token_ids, generator)}
-
-    def _text_of(self, ids: Sequence[int]) -> str:
-        """The text before the first special token, the start token not counted."""
-        first = len(self._prefix)
-        special = self._special_ids
-        end = next((place for place in range(first, len(ids)) if ids[place] in special), len(ids))
-        return str(self._encoder.decode(list(ids[first:end])))
 
     @cached_property
     def _batches(self) -> list[tuple[int, Tensor]]:
@@ -133,8 +111,9 @@ class TargetWriter:
 
     def _batches_of(self, text: TextSet) -> list[Tensor]:
         passages = [p for document in text.documents for p in split_passages(document, PROMPT_EVERY)]
-        encoded = [e.ids[:PROMPT_TOKENS] for e in self._encoder.encode_batch_fast(passages, add_special_tokens=False)]
-        prompts = [self._prefix + ids for ids in encoded if len(ids) == PROMPT_TOKENS]
+        encoder, start = self.target.tokenizer.fast_tokenizer(), start_of(self.target)
+        encoded = [e.ids[:PROMPT_TOKENS] for e in encoder.encode_batch_fast(passages, add_special_tokens=False)]
+        prompts = [start + ids for ids in encoded if len(ids) == PROMPT_TOKENS]
         if len(prompts) < LEAST_PROMPTS:
             raise TokenAdaptError(
                 f"--heal-text {text.name}: {text.source!r} is too short: {self.target.name} needs {LEAST_PROMPTS} "
@@ -143,40 +122,9 @@ class TargetWriter:
         random.Random(self.seed).shuffle(prompts)
         return list(torch.split(torch.tensor(prompts), BATCH))
 
-    @cached_property
-    def _encoder(self) -> Any:
-        return self.target.tokenizer.fast_tokenizer()
-
-    @cached_property
-    def _prefix(self) -> list[int]:
-        start = start_token(self.target.tokenizer.vocabulary)
-        return [] if start is None else [start]
-
-    @cached_property
-    def _special_ids(self) -> frozenset[int]:
-        vocabulary = self.target.tokenizer.vocabulary
-        return frozenset(vocabulary.ids(TokenKind.SPECIAL).tolist()) | frozenset(vocabulary.roles.values())
-
-    @property
-    def _new_tokens(self) -> int:
-        room = (context_length(self.target) or NEW_TOKENS * 2) - len(self._prefix) - PROMPT_TOKENS
-        return min(NEW_TOKENS, room)
-
     @property
     def _key(self) -> str:
         """Changes with everything that the text depends on, but the time."""
         hashes = [state_of(self.target.folder), *(text.sha256 for text in self.texts)]
         settings = [hashes, self.seed, PROMPT_TOKENS, NEW_TOKENS, PROMPT_EVERY, BATCH]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:40]
-
-
-@dataclass(eq=False)
-class _Lazy:
-    """A model that is loaded when the first batch has to be written."""
-
-    folder: ModelFolder
-    device: torch.device
-
-    @cached_property
-    def loaded(self) -> Any:
-        return load_model(self.folder, device=str(self.device), dtype=fast_dtype(self.device))

@@ -4,7 +4,7 @@ import pytest
 import tokenizers_zoo
 import torch
 
-from mergekit_tokenadapt.healing import target_text
+from mergekit_tokenadapt.healing import sampled_text, target_text
 from mergekit_tokenadapt.healing.target_text import TargetWriter
 from mergekit_tokenadapt.models.folder import open_model
 from mergekit_tokenadapt.models.generation import continue_prompts
@@ -57,15 +57,8 @@ def test_a_run_that_goes_on_takes_what_was_written(writer, monkeypatch):
     stopped = writer.written(0, CPU, quiet=True)
     first = [text.documents for text in stopped.__enter__()]
     stopped.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
-    monkeypatch.setattr(target_text, "continue_prompts", lambda *_: pytest.fail("everything was written"))
+    monkeypatch.setattr(sampled_text, "continue_prompts", lambda *_: pytest.fail("everything was written"))
     assert documents_of(writer, PLENTY) == first
-
-
-def test_text_ends_before_the_first_special_token(writer):
-    encoder = writer._encoder
-    ids = encoder.encode("the cat sat on the mat", add_special_tokens=False).ids
-    special = min(writer._special_ids)
-    assert writer._text_of([*writer._prefix, *ids, special, *ids]) == "the cat sat on the mat"
 
 
 def test_prompts_are_continued_together_as_they_are_alone(target):
