@@ -24,6 +24,7 @@ from benchmarks.common.timing import one_thread
 from benchmarks.healing import cells as healing
 from benchmarks.tasks.cases import ALL_ROWS, BASE, HAVE_WEIGHTS, HEALED, PAIRS, ROWS, TASKS, key_of
 from benchmarks.tasks.page import page
+from benchmarks.tasks.picture import most_measured, picture, points_of
 from examples.samples.models import olmo_requests
 
 RESULTS = Results("tasks")
@@ -50,7 +51,11 @@ def main(
         with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:
             cells = cells_of(pairs or tuple(PAIRS), rows or ALL_ROWS, tasks or tuple(TASKS), documents, temporary)
             RESULTS.measure_missing(cells, about=lambda: {"setting": setting(*PACKAGES)})
-    write_page("tasks.md", page(RESULTS.for_page()))
+    found = RESULTS.for_page()
+    write_page("tasks.md", page(found))
+    pair, documents = most_measured(found["runs"])
+    title = f"Gold answers: share of the base model's score that is kept; {' with '.join(PAIRS[pair])}"
+    write_page("tasks.svg", picture(points_of(found["runs"], pair, documents), title))
 
 
 def cells_of(

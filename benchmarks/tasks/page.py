@@ -32,6 +32,8 @@ differences say nothing.
 The machine had other work at the same time, so seconds are rough.
 
 The names of rows are those of [quality.md](quality.md).
+
+![Share of the base model's scores that is kept, against minutes](tasks.svg)
 """
 
 
@@ -87,8 +89,14 @@ def _cell(task: str, cell: dict[str, Any] | None, base: dict[str, Any] | None) -
     text = f"{value:.3f} [{low:.3f}, {high:.3f}]"
     if base is None or base is cell:
         return text
-    share = _value(base, metric) / value if metric == "bits_per_byte" else value / _value(base, metric)
-    return f"{text} ({share:.0%})"
+    return f"{text} ({share_kept(task, cell, base):.0%})"
+
+
+def share_kept(task: str, cell: dict[str, Any], base: dict[str, Any]) -> float:
+    """The share of the base model's score: score / base for accuracy, base / score for bits per byte."""
+    metric = TASKS[task].metric
+    value, of_base = _value(cell, metric), _value(base, metric)
+    return of_base / value if metric == "bits_per_byte" else value / of_base
 
 
 def _value(cell: dict[str, Any], metric: str) -> float:
