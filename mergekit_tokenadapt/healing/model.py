@@ -18,9 +18,10 @@ from mergekit_tokenadapt.healing.options import HealOptions
 
 ADAPTER_ALPHA = 1.0
 """The factor of the adapters' product: `lora_alpha` is this times the rank."""
-TRAINING_ATTENTION = "eager"
-"""On a CPU, the backward pass of torch's own attention takes so long that on passages of 600 bytes a whole step takes
-1.27 times as long as with plain products, and on passages of 2,000 bytes 1.1 times."""
+SHORT_PASSAGE = 2000
+"""Bytes. On a CPU, steps with shorter passages use attention by plain matrix products. The backward pass of fused
+attention takes so long there that a step takes 1.27 times as long with passages of 600 bytes, and 1.1 times with 2,000.
+The memory of plain attention grows with the square of the length."""
 
 
 class HealingModel(torch.nn.Module):
@@ -53,6 +54,7 @@ class HealingModel(torch.nn.Module):
         self.adapted = _with_adapters(model, options) if options.train == "lora" else None
         self.model = model
         self._attention = model.config._attn_implementation
+        self._has_short_passages = options.passage_bytes <= SHORT_PASSAGE
         self._attend_for_training()
         self.rows = torch.nn.Parameter(self._input_rows[trained].clone())
         self.output_rows = None if self.is_tied else torch.nn.Parameter(self._output_rows[trained].clone())
@@ -128,8 +130,9 @@ class HealingModel(torch.nn.Module):
         return self.model.eval()
 
     def _attend_for_training(self) -> None:
-        if self._input_rows.device.type == "cpu" and type(self.model)._can_set_attn_implementation():
-            self.model.set_attn_implementation(TRAINING_ATTENTION)
+        is_cpu = self._input_rows.device.type == "cpu"
+        if is_cpu and self._has_short_passages and type(self.model)._can_set_attn_implementation():
+            self.model.set_attn_implementation("eager")
 
     def _put_rows(self) -> None:
         inputs = _with_rows(self._input_rows, self._trained, self.rows)
