@@ -29,6 +29,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     "slower": {"rate": 3e-4, "row_rate": 5e-4},
     "next-token": {"objective": "next_token"},
+    "chunks": {"objective": "chunks"},
     "rows": {"train": "rows"},
     "all": {"train": "all", "rate": 2e-4},
     "no copies": {"copies": 0.0},

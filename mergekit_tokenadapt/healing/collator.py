@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mergekit_tokenadapt.healing.targets import TaughtPassage
+from mergekit_tokenadapt.healing.chunks import ChunkedPassage, joined
+from mergekit_tokenadapt.healing.targets import Passage
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 
 SAMPLED = 4096
@@ -18,7 +19,7 @@ LEAST_MASS = 0.05
 """A token that the text does not show is trained where the targets give it so much probability altogether."""
 
 
-def rows_to_train(passages: Sequence[TaughtPassage], start: int, num_rows: int) -> Tensor:
+def rows_to_train(passages: Sequence[Passage], start: int, num_rows: int) -> Tensor:
     """The rows that a text says something about: of tokens that it shows, and of tokens that targets name.
 
     Args:
@@ -37,7 +38,7 @@ def rows_to_train(passages: Sequence[TaughtPassage], start: int, num_rows: int) 
     return (mass >= LEAST_MASS).nonzero().flatten()
 
 
-def with_text(passage: TaughtPassage, share: float) -> SparseRows:
+def with_text(passage: Passage, share: float) -> SparseRows:
     """The targets of a passage, of which the token that follows in the text gets a share.
 
     A position without a target stays without one.
@@ -83,17 +84,14 @@ class Collator:
     others: Tensor = None  # type: ignore[assignment]
     """int64: the rows that are not trained."""
 
-    def __call__(self, passages: Sequence[TaughtPassage]) -> dict[str, Tensor]:
+    def __call__(self, passages: Sequence[Passage]) -> dict[str, Tensor]:
         """Input ids [B, T] as places among the trained rows, and the targets of all positions that have one."""
-        longest = max(len(passage.ids) for passage in passages)
-        inputs_BT = torch.full((len(passages), longest), int(self.place_of[self.start]))
+        inputs_BT = self._inputs(passages)
         positions, parts = [], []
         for n, passage in enumerate(passages):
-            # Padding stands on the right, where a causal model's other positions do not see it.
-            inputs_BT[n, 1 : len(passage.ids)] = self.place_of[passage.ids[:-1]]
             targets = self._among_trained(with_text(passage, self.text_share))
             with_target = targets.counts.nonzero().flatten()
-            positions.append(n * longest + with_target)
+            positions.append(n * inputs_BT.shape[1] + with_target)
             parts.append(targets.select(with_target))
         joined = SparseRows.concatenate(parts)
         return {
@@ -102,17 +100,41 @@ class Collator:
             "indptr": joined.indptr,
             "columns": joined.ids,
             "weights": joined.weights,
-            "others": self._sample([passage.number for passage in passages]),
+            "others": self._sample(passages),
         }
+
+    def _inputs(self, passages: Sequence[Passage]) -> Tensor:
+        longest = max(len(passage.ids) for passage in passages)
+        inputs_BT = torch.full((len(passages), longest), int(self.place_of[self.start]))
+        for n, passage in enumerate(passages):
+            # Padding stands on the right, where a causal model's other positions do not see it.
+            inputs_BT[n, 1 : len(passage.ids)] = self.place_of[passage.ids[:-1]]
+        return inputs_BT
 
     def _among_trained(self, targets: SparseRows) -> SparseRows:
         places = self.place_of[targets.ids]
         kept = places >= 0
         return SparseRows.from_triplets(targets.rows[kept], places[kept], targets.weights[kept], len(targets))
 
-    def _sample(self, numbers: Sequence[int]) -> Tensor:
+    def _sample(self, passages: Sequence[Passage]) -> Tensor:
         if len(self.others) <= self.sampled:
             return self.others
-        generator = np.random.default_rng([self.seed, *sorted(numbers)])
+        generator = np.random.default_rng([self.seed, *sorted(passage.number for passage in passages)])
         chosen = generator.choice(len(self.others), self.sampled, replace=False)
         return self.others[torch.from_numpy(np.sort(chosen))]
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkCollator(Collator):
+    """Makes the input of a step for the objective `chunks`."""
+
+    begins_word: Tensor = None  # type: ignore[assignment]
+    """bool [rows]: the tokens that begin a word."""
+
+    def __call__(self, passages: Sequence[ChunkedPassage]) -> dict[str, Tensor]:  # type: ignore[override]
+        """Input ids [B, T] as places among the trained rows, and the chunks of all passages."""
+        inputs_BT = self._inputs(passages)
+        others = self._sample(passages)
+        boundary = torch.cat([self.begins_word[self.trained], self.begins_word[others]])
+        chunks = joined(passages, self.place_of, boundary, inputs_BT.shape[1])
+        return {"input_ids": inputs_BT, "others": others, **chunks}

@@ -24,6 +24,14 @@ LEAST_REST = 1e-6
 """The model's probability for all tokens that a target does not name is taken for at least this."""
 
 
+def target_loss(
+    states_PD: Tensor, rows_AD: Tensor, others_ND: Tensor, *, num_others: int, positions: Tensor, **targets: Tensor
+) -> Tensor:
+    """The mean of `sparse_cross_entropy` over those positions that have a target, in nats."""
+    total = sparse_cross_entropy(states_PD[positions], rows_AD, others_ND, num_others=num_others, **targets)
+    return total / max(1, len(positions))
+
+
 def sparse_cross_entropy(
     states_PD: Tensor,
     rows_AD: Tensor,

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergekit_tokenadapt.healing.loss import sparse_cross_entropy
+from mergekit_tokenadapt.healing.chunks import chunk_loss
+from mergekit_tokenadapt.healing.loss import target_loss
 from mergekit_tokenadapt.healing.options import HealOptions
 
 ADAPTER_ALPHA = 1.0
@@ -40,6 +41,7 @@ class HealingModel(torch.nn.Module):
     def __init__(self, model: Any, trained: Tensor, scale: float, options: HealOptions) -> None:
         super().__init__()
         self._scale = scale
+        self._loss_of = chunk_loss if options.objective == "chunks" else target_loss
         self._embedding = model.get_input_embeddings()
         self._head = model.get_output_embeddings()
         self.is_tied = self._head.weight is self._embedding.weight
@@ -60,28 +62,17 @@ class HealingModel(torch.nn.Module):
         self.output_rows = None if self.is_tied else torch.nn.Parameter(self._output_rows[trained].clone())
         self._embedding.weight = self.rows
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        positions: Tensor,
-        indptr: Tensor,
-        columns: Tensor,
-        weights: Tensor,
-        others: Tensor,
-    ) -> dict[str, Tensor]:
-        """The mean cross-entropy of all positions with a target, in nats, as `loss`; see `Collator` for the input."""
+    def forward(self, input_ids: Tensor, others: Tensor, **targets: Tensor) -> dict[str, Tensor]:
+        """The loss of a step, as `loss`; see the collators for the input."""
         states_BTD = self.model.base_model(input_ids, use_cache=False)[0]
-        states_PD = states_BTD.flatten(0, 1)[positions] * self._scale
-        loss = sparse_cross_entropy(
-            states_PD,
+        loss = self._loss_of(
+            states_BTD.flatten(0, 1) * self._scale,
             self.rows if self.output_rows is None else self.output_rows,
             self._output_rows[others],
             num_others=len(self._output_rows) - len(self._trained),
-            indptr=indptr,
-            columns=columns,
-            weights=weights,
+            **targets,
         )
-        return {"loss": loss / max(1, len(positions))}
+        return {"loss": loss}
 
     def row_parameters(self) -> list[torch.nn.Parameter]:
         """The trained rows of each matrix."""

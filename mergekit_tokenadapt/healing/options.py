@@ -37,10 +37,10 @@ class HealOptions(Options):
         description="what to train. lora: vocabulary rows, and adapters on all linear layers. all: all weights. "
         "rows: vocabulary rows only",
     )
-    objective: Literal["base_model", "next_token"] = Field(
+    objective: Literal["base_model", "chunks", "next_token"] = Field(
         default="base_model",
-        description="what is learned. base_model: what the base model predicts for the text. "
-        "next_token: the text itself",
+        description="what is learned. base_model: what the base model predicts for the text. chunks: how likely the "
+        "base model finds chunks of the text (ALM, arXiv 2503.20083). next_token: the text itself",
     )
     text_share: Annotated[float, Ge(0), Le(1)] = Field(
         default=0.15,

@@ -20,7 +20,9 @@ from mergekit_tokenadapt.correction.states import Reader, fast_dtype
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.extensions.extras import require
 from mergekit_tokenadapt.healing.belonging import matched, open_base
-from mergekit_tokenadapt.healing.collator import Collator, rows_to_train
+from mergekit_tokenadapt.healing.chunk_teacher import ChunkTeacher
+from mergekit_tokenadapt.healing.chunks import begins_word
+from mergekit_tokenadapt.healing.collator import ChunkCollator, Collator, rows_to_train
 from mergekit_tokenadapt.healing.copying import new_words, with_copies
 from mergekit_tokenadapt.healing.judging import bits_per_byte, probes, relative, worse
 from mergekit_tokenadapt.healing.model import HealingModel
@@ -200,13 +202,7 @@ class _Work:
             scale = reader.scale
         start = first_token(self.model)
         trained = rows_to_train(lesson.passages, start, self.model.num_rows)
-        collator = Collator(
-            trained=trained,
-            num_rows=self.model.num_rows,
-            start=start,
-            seed=self.options.seed,
-            text_share=self.options.text_share,
-        )
+        collator = self._collator(trained, start)
         healing = HealingModel(loaded, trained, scale, self.options).to(self.place)
         began = time.monotonic()
         with healing.whole() as whole:
@@ -264,16 +260,25 @@ class _Work:
         if options.objective == "next_token":
             return next_token_lesson(self.model, passages[:most])
         mapping = matched(self.model, self.base)
-        words = new_words(self.model.tokenizer.vocabulary, mapping)
-        passages = with_copies(passages, words, options.copies, options.seed)[:most]
+        if options.objective == "base_model":
+            words = new_words(self.model.tokenizer.vocabulary, mapping)
+            passages = with_copies(passages, words, options.copies, options.seed)
         until = time.monotonic() + TEACHING_SHARE * (self.deadline - time.monotonic())
-        teacher = Teacher(self.base, self.model, mapping, passages, self.place)
+        kind = ChunkTeacher if options.objective == "chunks" else Teacher
+        teacher = kind(self.base, self.model, mapping, passages[:most], self.place)
         lesson = teacher.teach(
             kept, goes_on=lambda: options.steps is not None or time.monotonic() < until, quiet=self.quiet
         )
         if (seconds := lesson.seconds_per_thousand) is not None:
             self.say(f"targets: {lesson.tokens_read:,} tokens, {seconds:.1f} seconds for 1,000 tokens")
         return lesson
+
+    def _collator(self, trained: torch.Tensor, start: int) -> Collator:
+        rows = self.model.num_rows
+        settings: dict[str, Any] = {"trained": trained, "num_rows": rows, "start": start, "seed": self.options.seed}
+        if self.options.objective == "chunks":
+            return ChunkCollator(**settings, begins_word=begins_word(self.model.tokenizer.vocabulary, rows))
+        return Collator(**settings, text_share=self.options.text_share)
 
     def _train(
         self,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -33,6 +34,22 @@ from mergekit_tokenadapt.transfer.matching import VocabularyMap
 SHARD = 8
 """Passages in a file."""
 WANTED_BY = "heal"
+
+
+class Passage(Protocol):
+    """A passage in new tokens that is trained on."""
+
+    @property
+    def number(self) -> int:
+        """Of the passage, in the order of reading."""
+
+    @property
+    def ids(self) -> Tensor:
+        """int64 [T]"""
+
+    @property
+    def targets(self) -> SparseRows:
+        """T distributions over the new tokens whose rows the passage trains."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +77,7 @@ class TaughtPassage:
 class Lesson:
     """Passages that the base model has read, and what it took."""
 
-    passages: list[TaughtPassage] = field(default_factory=list)
+    passages: list[Passage] = field(default_factory=list)
     seconds: float = 0.0
     """Spent on reading, not counting what was kept from an earlier run."""
     tokens_read: int = 0
@@ -110,29 +127,45 @@ class Teacher:
                 if lesson.passages and not _is_there(shards, name) and not goes_on():
                     break
                 places = range(first, min(first + SHARD, len(self.passages)))
-                lesson.passages += _passages(resumed(shards, name, partial(self._read, places, lesson)), places)
+                lesson.passages += self._unpacked(resumed(shards, name, partial(self._read, places, lesson)), places)
                 bar.update(len(places))
         return lesson
 
     def _read(self, places: range, lesson: Lesson) -> dict[str, Tensor]:
-        reader, maker, pairs, old_rows = self._reader, self._maker, self._pairs, self._old_rows
+        reader, pairs = self._reader, [self._pairs[n] for n in places]
+        _ = self._maker
         started = time.monotonic()
-        chosen = [pairs[n] for n in places]
-        states = reader.read([old.ids.tolist() for old, _ in chosen], self._start, reader.input_rows)
-        targets = [
-            maker.make(old, new, states_TD, old_rows, normalised=False)
-            for (old, new), states_TD in zip(chosen, states, strict=True)
-        ]
+        states = reader.read([old.ids.tolist() for old, _ in pairs], self._start, reader.input_rows)
+        made = self._made(pairs, states)
         lesson.seconds += time.monotonic() - started
-        lesson.tokens_read += sum(len(new.ids) for _, new in chosen)
-        joined = SparseRows.concatenate(targets)
+        lesson.tokens_read += sum(len(new.ids) for _, new in pairs)
         return {
-            "ids": torch.cat([torch.from_numpy(new.ids) for _, new in chosen]).int(),
-            "lengths": torch.tensor([len(new.ids) for _, new in chosen]),
-            "indptr": joined.indptr,
-            "target_ids": joined.ids.int(),
-            "weights": joined.weights.half(),
+            "ids": torch.cat([torch.from_numpy(new.ids) for _, new in pairs]).int(),
+            "lengths": torch.tensor([len(new.ids) for _, new in pairs]),
+            **made,
         }
+
+    def _made(self, pairs: Sequence[tuple[Encoded, Encoded]], states: Iterator[Tensor]) -> dict[str, Tensor]:
+        """The targets of some passages, as they are kept in a file."""
+        targets = [
+            self._maker.make(old, new, states_TD, self._old_rows, normalised=False)
+            for (old, new), states_TD in zip(pairs, states, strict=True)
+        ]
+        joined = SparseRows.concatenate(targets)
+        return {"indptr": joined.indptr, "target_ids": joined.ids.int(), "weights": joined.weights.half()}
+
+    def _unpacked(self, made: dict[str, Tensor], shard: range) -> Iterator[Passage]:
+        """The passages of a file."""
+        first = 0
+        for number, length in zip(shard, made["lengths"].tolist(), strict=True):
+            bounds = made["indptr"][first : first + length + 1]
+            kept = slice(int(bounds[0]), int(bounds[-1]))
+            ids = made["ids"][first : first + length].long()
+            # Copies: what is taken from a file would keep all of it in memory.
+            yield TaughtPassage(
+                number, ids, bounds - bounds[0], made["target_ids"][kept].clone(), made["weights"][kept].clone()
+            )
+            first += length
 
     @cached_property
     def _reader(self) -> Reader:
@@ -172,17 +205,3 @@ def first_token(model: ModelFolder) -> int:
 
 def _is_there(shards: Path | None, name: str) -> bool:
     return shards is not None and (shards / f"{name}.safetensors").is_file()
-
-
-def _passages(made: dict[str, Tensor], shard: range) -> Iterator[TaughtPassage]:
-    """The passages of a file."""
-    first = 0
-    for number, length in zip(shard, made["lengths"].tolist(), strict=True):
-        bounds = made["indptr"][first : first + length + 1]
-        kept = slice(int(bounds[0]), int(bounds[-1]))
-        ids = made["ids"][first : first + length].long()
-        # Copies: what is taken from a file would keep all of it in memory.
-        yield TaughtPassage(
-            number, ids, bounds - bounds[0], made["target_ids"][kept].clone(), made["weights"][kept].clone()
-        )
-        first += length

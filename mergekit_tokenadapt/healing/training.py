@@ -19,7 +19,7 @@ from mergekit_tokenadapt.extensions.extras import importing
 from mergekit_tokenadapt.healing.collator import Collator
 from mergekit_tokenadapt.healing.model import HealingModel
 from mergekit_tokenadapt.healing.options import HealOptions
-from mergekit_tokenadapt.healing.targets import WANTED_BY, TaughtPassage
+from mergekit_tokenadapt.healing.targets import WANTED_BY, Passage
 from mergekit_tokenadapt.output import write_json
 from mergekit_tokenadapt.terminal.progress import progress
 from mergekit_tokenadapt.tokenizer.files import read_json
@@ -47,7 +47,7 @@ class Training:
 
     healing: HealingModel
     collator: Collator
-    passages: Sequence[TaughtPassage]
+    passages: Sequence[Passage]
     options: HealOptions
     place: torch.device
     fast: bool

@@ -42,6 +42,11 @@ def test_next_token_training_does_not_ask_the_base_model(pair, tmp_path, text_fi
     assert record["held_out"]["after"]["lines"] < 0.9 * record["held_out"]["before"]["lines"]
 
 
+def test_chunks_become_as_likely_as_to_the_base_model(pair, tmp_path, text_file):
+    record = healed(pair, tmp_path / "out", text_file, objective="chunks").record
+    assert record["held_out"]["after"]["lines"] < 0.95 * record["held_out"]["before"]["lines"]
+
+
 def test_a_single_step_trains(tied_pair, tmp_path, text_file):
     record = healed(tied_pair, tmp_path / "out", text_file, steps=1, looks=1).record
     assert record["curve"][0]["bits_per_byte"]["lines"] < record["held_out"]["before"]["lines"]
