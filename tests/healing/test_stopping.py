@@ -85,13 +85,13 @@ def test_as_many_steps_as_the_time_allows(pair, tmp_path, text_file):
 
 
 def test_a_loss_that_is_not_a_number_goes_back_to_the_best(pair, tmp_path, text_file, monkeypatch, caplog):
-    original, calls = model_module.sparse_cross_entropy, []
+    original, calls = model_module.target_loss, []
 
     def breaking(*args, **options):
         calls.append(1)
         return original(*args, **options) * (float("nan") if len(calls) > 12 * QUICK["passages_per_step"] else 1)
 
-    monkeypatch.setattr(model_module, "sparse_cross_entropy", breaking)
+    monkeypatch.setattr(model_module, "target_loss", breaking)
     result = healed(pair, tmp_path / "out", text_file)
     assert result.record["ended_by"] == "a loss that is not a number, at step 12"
     assert result.is_better
