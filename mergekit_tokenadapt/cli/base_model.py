@@ -49,13 +49,13 @@ def make_transfer(
     pad_to_multiple_of: int | None = None,
 ) -> Transfer:
     """Return the transfer from BASE to TARGET for an ``adapt`` block."""
-    from mergekit_tokenadapt.output import as_loaded
     from mergekit_tokenadapt.tokenizer.files import load_tokenizer
     from mergekit_tokenadapt.transfer.transfer import Transfer
+    from mergekit_tokenadapt.vocabulary_extension.target import target_of
 
     adapt = AdaptConfig.read(block)
     base = load_tokenizer(base_name)
-    target = as_loaded(load_tokenizer(target_name), base, base.folder)
+    target = target_of(adapt, load_tokenizer(target_name), base, base.folder).tokenizer
     base_rows = sizes_of(base).rows
     return Transfer.of(
         adapt, base=base, target=target, base_rows=base_rows, pad_to_multiple_of=pad_to_multiple_of, quiet=quiet

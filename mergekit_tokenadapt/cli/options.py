@@ -17,9 +17,10 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 ALWAYS = ("method", "auxiliary")
 """Keys that every recipe made from flags contains, so that the recipe shows what it does."""
-SET_BY_PAIR = ("rows", "save_plan", "missing_rows")
+SET_BY_PAIR = ("rows", "save_plan", "missing_rows", "extend")
 """Keys of the ``adapt`` block without a flag where a model gets the vocabulary of another model. The other
-model sets the number of rows, `restore` needs the plan, and there is no base_model to take missing rows from."""
+model sets the tokens and the number of rows, `restore` needs the plan, and there is no base_model to take missing rows
+from."""
 METHOD_OPTION = click.option(
     "-O",
     "--option",
@@ -93,7 +94,9 @@ def output_argument(command: CommandT) -> CommandT:
     return cast("CommandT", argument(option(with_out)))
 
 
-def adapt_block(options: tuple[str, ...], token_map: tuple[str, ...], **keys: Any) -> dict[str, Any]:
+def adapt_block(
+    options: tuple[str, ...], token_map: tuple[str, ...], extend: tuple[str, ...] = (), **keys: Any
+) -> dict[str, Any]:
     """Return the ``tokenizer.adapt`` block that the flags stand for. Keys that are None are left out.
 
     Raises:
@@ -103,6 +106,8 @@ def adapt_block(options: tuple[str, ...], token_map: tuple[str, ...], **keys: An
     block |= {key: value for key, value in keys.items() if value is not None}
     if token_map:
         block["token_map"] = read_pairs(token_map, "--token-map", typed=False)
+    if extend:
+        block["extend"] = read_pairs(extend, "--extend", typed=True)
     block |= read_pairs(options, "--option", typed=True)
     read = AdaptConfig.read(block)
-    return {key: getattr(read, key) if key in AdaptConfig.model_fields else block[key] for key in block}
+    return {key: value for key, value in read.model_dump(exclude_unset=True).items() if key in block}

@@ -37,7 +37,7 @@ def onto_options(command: CommandT) -> CommandT:
     )
     recipe = click.option("--print-recipe", is_flag=True, help="With --onto: print the recipe instead of running it.")
     healing = flags_of(HealAfterOptions, "healing")
-    return onto(adapt_flags(but=("missing_rows",))(healing(recipe(command))))  # one model: there is no base_model
+    return onto(adapt_flags(but=("missing_rows", "extend"))(healing(recipe(command))))  # one model, extended already
 
 
 def open_corpus(options: CorpusOptions) -> Corpus:

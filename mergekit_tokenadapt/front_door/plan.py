@@ -13,7 +13,6 @@ from torch import Tensor
 
 from mergekit_tokenadapt.front_door.explanation import RowExplanation
 from mergekit_tokenadapt.front_door.loading import load_tokenizer, read_options
-from mergekit_tokenadapt.output import as_loaded
 from mergekit_tokenadapt.tokenizer.token_lookup import find_id, find_token
 from mergekit_tokenadapt.transfer.finite_rows import NotFiniteError
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
@@ -21,6 +20,7 @@ from mergekit_tokenadapt.transfer.plan import AppliedRows, TransferPlan
 from mergekit_tokenadapt.transfer.plan_files import save_plan
 from mergekit_tokenadapt.transfer.row_regression import Fit
 from mergekit_tokenadapt.transfer.transfer import CPU, Transfer
+from mergekit_tokenadapt.vocabulary_extension.target import target_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -133,7 +133,8 @@ def make_plan(
     """
     adapt = read_options(options)
     old = load_tokenizer(base, trust_remote_code=trust_remote_code)
-    new = as_loaded(load_tokenizer(target, trust_remote_code=trust_remote_code), old, old.folder)
+    named = load_tokenizer(target, trust_remote_code=trust_remote_code)
+    new = target_of(adapt, named, old, old.folder).tokenizer
     # Models may have more rows than tokens. The plan has to know them, because ids beyond the rows cannot be copied.
     if base_rows is None:
         base_rows = old.model_rows or old.vocabulary.num_ids

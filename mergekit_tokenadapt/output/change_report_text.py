@@ -31,7 +31,8 @@ def print_report(report: Mapping[str, Any], title: str, console: Console | None 
     """Print a report.
 
     Args:
-        report: the result of `change_report`. Its key ``further_inputs`` may hold token counts of further input models.
+        report: the result of `change_report`. Its key ``further_inputs`` may hold token counts of further input models,
+            and its key ``extension`` the record of an extension (see `OutputFolder.extension`).
         title: the heading of the table of tokens.
         console: where to print; None prints on standard output.
     """
@@ -104,6 +105,7 @@ def _change(text: Mapping[str, Any]) -> float | None:
 def _print_lines(console: Console, report: Mapping[str, Any]) -> None:
     rows, digits, template = report["rows"], report["digits"], report["chat_template"]
     lines = {
+        **_extension(report.get("extension")),
         "rows": f"{rows['before']:,} -> {rows['after']:,}" if rows["before"] else f"{rows['after']:,}",
         "digits": f"{digits['before']} -> {digits['after']}",
         "chat template": _template(template),
@@ -111,6 +113,16 @@ def _print_lines(console: Console, report: Mapping[str, Any]) -> None:
     }
     for name, value in lines.items():
         say(console, f"{name + ':':36}{value}")
+
+
+def _extension(record: Mapping[str, Any] | None) -> dict[str, str]:
+    """Say how many tokens were appended to the base's tokenizer; nothing if it was replaced."""
+    if record is None:
+        return {}
+    told = f"{record['appended']:,} of {record['tokens_of']}"
+    if record["needed_by_merges"]:
+        told += f", and {record['needed_by_merges']:,} parts of them that merges need"
+    return {"appended tokens": told}
 
 
 def _template(template: Mapping[str, Any]) -> str:

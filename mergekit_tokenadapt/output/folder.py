@@ -60,6 +60,8 @@ class OutputFolder:
     """The recipe's ``adapt`` block, with defaults filled in."""
     inputs: tuple[tuple[str, Path], ...]
     """Name and folder of every input model."""
+    extension: Mapping[str, Any] | None = None
+    """How the target was made from the base's tokenizer (``adapt.extend``); None if it replaces that tokenizer."""
     plans: tuple[TransferPlan, ...] = ()
     """The plan of each input model."""
     corrections: tuple[CorrectionReport | None, ...] = ()
@@ -147,6 +149,8 @@ class OutputFolder:
         manifest = manifest_of(self.target, self.num_rows, self.adapt, records)
         if self.glossary is not None:
             manifest["glossary"] = dict(self.glossary)
+        if self.extension is not None:
+            manifest["extension"] = dict(self.extension)
         is_lost = bool(self.base.chat_templates) and not self.templates()
         return {**manifest, "lost_chat_template": True} if is_lost else manifest
 

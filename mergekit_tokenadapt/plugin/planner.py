@@ -24,7 +24,7 @@ from mergekit_tokenadapt.correction import CalibrationText
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.pad_positions import PadMove
 from mergekit_tokenadapt.models.written import check_written
-from mergekit_tokenadapt.output import MANIFEST, OutputFolder, as_loaded
+from mergekit_tokenadapt.output import MANIFEST, OutputFolder
 from mergekit_tokenadapt.plugin.inputs import InputModel, check_hashes, check_together, look_at, references_of
 from mergekit_tokenadapt.plugin.positions import GatherMoved, move_of
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
@@ -43,6 +43,7 @@ from mergekit_tokenadapt.plugin.weights import KnownWeights
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
 from mergekit_tokenadapt.transfer.rows import choose_rows
 from mergekit_tokenadapt.transfer.transfer import Transfer
+from mergekit_tokenadapt.vocabulary_extension.target import Target, target_of
 
 LOG = logging.getLogger(__name__)
 
@@ -222,7 +223,8 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         models = [look_at(reference, self.arch_info, self.options) for reference in references_of(self.config)]
         self._models = {model.reference: model for model in models}
         check_together(models)
-        target = self._target(models[0])
+        found = self._target(adapt, models[0])
+        target = found.tokenizer
         rows = [(m.tokenizer, m.rows) for m in models]
         self._num_rows = num_rows = choose_rows(adapt.rows, rows, target, self.config.tokenizer.pad_to_multiple_of)
         check_memory(models[0], num_rows)
@@ -243,6 +245,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             base=models[0].tokenizer,
             base_folder=models[0].folder,
             target=target,
+            extension=found.extension,
             num_rows=num_rows,
             vocab_size_keys=self._vocab_size_keys(models[0]),
             adapt=adapt.model_dump(mode="json"),
@@ -376,14 +379,14 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             self._stored = replace(self._stored, merged=(*self._stored.merged, output))
         return str(output.name)
 
-    def _target(self, base: InputModel) -> TokenizerFiles:
-        """Read the tokenizer that `tokenizer.source` names."""
+    def _target(self, adapt: AdaptConfig, base: InputModel) -> Target:
+        """Read the tokenizer that `tokenizer.source` names, and extend the base's by it if the recipe says so."""
         source = self.config.tokenizer.source
-        if source == "base":
-            return base.tokenizer
-        target = load_tokenizer(
-            source.model.path,
-            revision=source.model.revision,
-            trust_remote_code=self.options.trust_remote_code,
-        )
-        return as_loaded(target, base.tokenizer, base.folder)
+        named = base.tokenizer
+        if source != "base":
+            named = load_tokenizer(
+                source.model.path,
+                revision=source.model.revision,
+                trust_remote_code=self.options.trust_remote_code,
+            )
+        return target_of(adapt, named, base.tokenizer, base.folder)

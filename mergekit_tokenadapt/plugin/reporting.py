@@ -47,6 +47,7 @@ def report(folder: OutputFolder, out: Path) -> None:
         return
     try:
         found = change_report(folder.plans[0], folder.base, folder.target, folder.templates().get(DEFAULT))
+        found["extension"] = folder.extension
         found["further_inputs"] = {
             name: token_counts(plan, folder.target)
             for (name, _), plan in zip(folder.inputs[1:], folder.plans[1:], strict=True)

@@ -76,14 +76,14 @@ def extend(
     coarse = Coarsening.of(base.definition, rules)
     if drop:
         check_number(base.vocabulary, base.definition["model"], num_tokens)
-    old = _with_all_ids(_without_shortcut(coarse.definition, base.vocabulary), base.vocabulary)
+    old = with_all_ids(_without_shortcut(coarse.definition, base.vocabulary), base.vocabulary)
     _check_same_segmentation(base.definition, old)
     prepare = iter if coarse.seams else _lines
     # Pieces of the corpus continue one another. SentencePiece's space at the start of a text must not be counted.
     counted = without_dummy_space(old)
     characters, merges = _learn(counted, base, corpus, num_tokens, rules, limits, prepare)
     learned = list(dict.fromkeys([*characters, *(m.spelling for m in merges)]))
-    grown = {**old, "model": _grown(old["model"], base.vocabulary, characters, merges)}
+    grown = {**old, "model": with_new_tokens(old["model"], base.vocabulary, characters, merges)}
     grown, unreachable = pruned(grown, base.role_tokens, learned)
     tell_dropped(unreachable)
     model, spellings = grown["model"], [s for s in learned if s in grown["model"]["vocab"]]
@@ -94,7 +94,7 @@ def extend(
         model = replace_tokens(model, dropped, spellings)
     result = {**old, "model": model}
     extended = Vocabulary.from_definition(result, base.role_tokens)
-    _check_old_tokens(base.vocabulary, extended, {t.id for t in dropped})
+    check_old_tokens(base.vocabulary, extended, {t.id for t in dropped})
     added = sorted(extended.by_spelling[s].id for s in spellings)
     return Extension(result, tuple(added), tuple(dropped), coarse.notes)
 
@@ -115,13 +115,13 @@ def _learn(
     vocabulary, characters = base.vocabulary, list[str]()
     if definition["model"].get("byte_fallback") and lacks_characters(definition, vocabulary, corpus):
         characters = _missing_characters(definition, corpus, limits)[:num_tokens]
-        definition = {**definition, "model": _grown(definition["model"], vocabulary, characters, [])}
+        definition = {**definition, "model": with_new_tokens(definition["model"], vocabulary, characters, [])}
         vocabulary = Vocabulary.from_definition(definition, base.role_tokens)
     missing = num_tokens - len(characters)
     return characters, learn_all(definition, vocabulary, corpus, missing, rules, limits, prepare)
 
 
-def _grown(
+def with_new_tokens(
     model: Mapping[str, Any], old: Vocabulary, characters: Sequence[str], merges: Sequence[NewMerge]
 ) -> dict[str, Any]:
     """Return a copy of the BPE model with new characters and merges. New tokens get ids after the highest old id."""
@@ -207,7 +207,7 @@ def _without_shortcut(definition: Mapping[str, Any], vocabulary: Vocabulary) -> 
     return {**definition, "model": {**definition["model"], "ignore_merges": False}}
 
 
-def _with_all_ids(definition: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+def with_all_ids(definition: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
     """Return a copy in which the model's vocabulary contains the added tokens, too.
 
     `tokenizers` ignores the id of an added token that is not in the model's vocabulary and gives it the next free id.
@@ -240,7 +240,7 @@ def _check_same_segmentation(before: Definition, after: Definition) -> None:
             )
 
 
-def _check_old_tokens(old: Vocabulary, new: Vocabulary, dropped: Iterable[int]) -> None:
+def check_old_tokens(old: Vocabulary, new: Vocabulary, dropped: Iterable[int]) -> None:
     """Check that every token of the base that was not dropped is unchanged.
 
     Raises:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.options import Flag
 from mergekit_tokenadapt.terminal.plain_words import describe_errors
+from mergekit_tokenadapt.transfer.extend_options import ExtendOptions
 
 if TYPE_CHECKING:
     from mergekit_tokenadapt.auxiliary import AuxiliarySpace
@@ -38,6 +39,11 @@ class AdaptConfig(BaseModel):
         default=None,
         description="number of rows of the vocabulary matrices: highest id + 1 (exact), as many as the target's model "
         "has (donor), or a number",
+    )
+    extend: Annotated[ExtendOptions | None, Flag(metavar="KEY=VALUE", takes_pairs=True)] = Field(
+        default=None,
+        description="keep BASE's tokenizer, and append the tokens of TARGET that it lacks: tokens=N for at most N new "
+        "rows (tokens=all for all), text=PATH for those that this text uses most",
     )
     token_map: Annotated[Mapping[str, str], Flag(metavar="OLD=NEW")] = Field(
         default_factory=dict,

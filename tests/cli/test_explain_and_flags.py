@@ -152,9 +152,8 @@ def test_flags_are_the_recipe(tmp_path):
         "glossary": str(tmp_path / "text.txt"),
     }  # fmt: skip
     given = [part for flag, value in flags.items() for part in (f"--{flag}", value)]
-    result = run(
-        "transplant", "b", "t", "out", *given, "--untie", "--no-save-plan", "--option", "top_k=5", "--print-recipe"
-    )
+    given += ["--extend", "tokens=9", "--extend", "text=words.txt", "--option", "top_k=5"]
+    result = run("transplant", "b", "t", "out", *given, "--untie", "--no-save-plan", "--print-recipe")
     assert result.exit_code == 0, result.output
     block = yaml.safe_load(result.stdout)["tokenizer"]["adapt"]
     assert set(AdaptConfig.model_fields) <= block.keys()
@@ -162,6 +161,7 @@ def test_flags_are_the_recipe(tmp_path):
         method="hybrid", auxiliary="ngram:64", rows=700, token_map={"<a>": "<b>"}, chat_template="base",
         calibration_text=str(tmp_path / "text.txt"), calibration_bytes=5000, missing_rows="base_model", untie=True,
         save_plan=False, top_k=5, glossary=str(tmp_path / "text.txt"),
+        extend={"tokens": 9, "text": "words.txt"},
     )  # fmt: skip
     assert block["rows"] == 700
     assert block["calibration_bytes"] == 5000

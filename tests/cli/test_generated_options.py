@@ -47,8 +47,8 @@ KEYS_IN_NO_FLAG = {
     "draft": set(SET_BY_PAIR),
     "distill-prep": set(SET_BY_PAIR),
     "ensemble": {*SET_BY_PAIR, "chat_template"},  # that of the model whose vocabulary is used
-    "train": {"missing_rows"},  # one model: there is no base_model
-    "extend": {"missing_rows"},
+    "train": {"missing_rows", "extend"},  # one model, and its tokenizer is made already
+    "extend": {"missing_rows", "extend"},
 }
 """Keys of the ``adapt`` block without a flag, by command."""
 CLASSES_IN = (

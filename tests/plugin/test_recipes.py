@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner
 from mergekit.scripts import multimerge
 from tokenizers import Tokenizer
+from tokenizers_zoo import CORPUS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 RECIPES = Path(__file__).parents[2] / "yaml_recipes"
@@ -94,6 +95,7 @@ def test_every_recipe_is_run_here():
         "tokenizer_swap_omp.yml",
         "merge_two_tokenizers.yml",
         "two_steps.yml",
+        "vocabulary_extension.yml",
         "supertokens.yml",
         "supertokens_domain.yml",
         "supertokens_language.yml",
@@ -133,6 +135,22 @@ def test_supertokens(run, variant, demo_folders, byte_level_folder):
     name = "supertokens.yml" if variant == "supertokens" else f"supertokens_{variant}.yml"
     run("mergekit-yaml", RECIPES / name, "out")
     assert_speaks(demo_folders / "out", demo_folders / out)
+
+
+def test_vocabulary_extension(run, demo_folders):
+    (demo_folders / "texts").mkdir()
+    (demo_folders / "texts" / "de.txt").write_text("\n".join(CORPUS), encoding="utf-8")
+    base = demo_folders / "demo" / "SmolLM2-135M-Instruct"
+    said = run("mergekit-yaml", RECIPES / "vocabulary_extension.yml", "out")
+    assert "Traceback" not in said
+    old, new = (
+        AutoModelForCausalLM.from_pretrained(str(f), dtype=torch.bfloat16).get_input_embeddings().weight
+        for f in (base, demo_folders / "out")
+    )
+    assert len(new) > len(old)
+    assert torch.equal(new[: len(old)], old)
+    tokenizer = AutoTokenizer.from_pretrained(str(demo_folders / "out"))
+    assert max(i for line in CORPUS for i in tokenizer(line).input_ids) >= len(old)
 
 
 def test_tokenizer_swap_with_an_embedding_model(run, demo_folders, minilm_stand_in, gemma_style_folder):
