@@ -82,9 +82,13 @@ def healing_stage(
 
 
 def _writer(target: str, texts: Sequence[TextSet], seed: int, *, trust_remote_code: bool) -> TargetWriter:
+    from mergekit_tokenadapt.healing.conversations import ChatSet
     from mergekit_tokenadapt.healing.target_text import TargetWriter
     from mergekit_tokenadapt.models.folder import open_model
 
+    for text in texts:
+        if isinstance(text, ChatSet):
+            raise TokenAdaptError(f"--heal-text {text.name}: a draft's target gets prompts of plain text, not messages")
     return TargetWriter(open_model(target, trust_remote_code=trust_remote_code), texts, seed)
 
 

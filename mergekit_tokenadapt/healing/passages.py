@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from mergekit_tokenadapt.correction.text import default_sample
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.healing.conversations import ChatSet, Conversation, read_conversations
 from mergekit_tokenadapt.healing.options import HealOptions
+from mergekit_tokenadapt.healing.rendering import Renderer, base_text
 from mergekit_tokenadapt.texts import TextSet, check_names, parse_text, read_text, split_passages
+
+LOG = logging.getLogger(__name__)
 
 HELD_OUT_EVERY = 10
 """One passage of each text in so many is held out."""
@@ -26,6 +32,8 @@ DEFAULT = "default"
 def read_healing_texts(texts: Sequence[str]) -> list[TextSet]:
     """The texts that the options name; Python's own library, and sums, where they name none.
 
+    A jsonl file with ``messages`` in its lines becomes a `ChatSet`.
+
     Args:
         texts: ``[NAME=]PATH`` each, as ``--text`` takes them.
 
@@ -38,7 +46,7 @@ def read_healing_texts(texts: Sequence[str]) -> list[TextSet]:
     check_names([place.name for place in places])
     for place in places:
         place.check("--text")
-    return [read_text(argument) for argument in texts]
+    return [read_conversations(place) or read_text(argument) for place, argument in zip(places, texts, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -49,25 +57,40 @@ class HealingText:
     """In random order: any first part of them is a fair sample of all texts."""
     held_out: tuple[TextSet, ...]
     """One for each text, of the same name."""
+    held_out_of_base: tuple[TextSet, ...]
+    """The same as the base model reads it: conversations are rendered by its own chat template."""
     texts: tuple[dict[str, Any], ...]
     """What the manifest says of each text."""
+    has_conversations: bool = False
+    """Whether a text holds conversations."""
 
     @classmethod
-    def of(cls, texts: Sequence[TextSet], options: HealOptions) -> HealingText:
+    def of(cls, texts: Sequence[TextSet], options: HealOptions, renderer: Renderer | None = None) -> HealingText:
         """Split the texts, hold passages out, and keep as many of the others as the options allow.
 
+        Args:
+            texts: to be split.
+            options: see there.
+            renderer: renders conversations. None: only to find out whether the texts are long enough.
+
         Raises:
-            TokenAdaptError: a text is too short to hold passages out.
+            TokenAdaptError: a text is too short to hold passages out, or conversations cannot be rendered.
         """
         training: list[str] = []
-        held_out = []
+        held_out, held_out_of_base = [], []
         for text in texts:
-            passages = _split(text, options.passage_bytes)
-            held_out.append(_held_out(text, passages, options.held_out_bytes))
+            passages = _split(text, options.passage_bytes, renderer)
+            chosen = _held_out(passages, options.held_out_bytes)
+            held_out.append(TextSet(text.name, tuple(map(str, chosen)), text.source))
+            held_out_of_base.append(TextSet(text.name, tuple(map(base_text, chosen)), text.source))
             training += [p for n, p in enumerate(passages) if n % HELD_OUT_EVERY != HELD_OUT_EVERY // 2]
         random.Random(options.seed).shuffle(training)
         return cls(
-            tuple(_limited(training, options.max_bytes)), tuple(held_out), tuple(text.describe() for text in texts)
+            tuple(_limited(training, options.max_bytes)),
+            tuple(held_out),
+            tuple(held_out_of_base),
+            tuple(text.describe() for text in texts),
+            any(isinstance(text, ChatSet) for text in texts),
         )
 
     @property
@@ -79,14 +102,18 @@ class HealingText:
     def sha256(self) -> str:
         """Hash of all passages, in their order."""
         digest = hashlib.sha256()
-        for passage in (*self.training, *(p for text in self.held_out for p in text.documents)):
+        held_out = [p for texts in (self.held_out, self.held_out_of_base) for text in texts for p in text.documents]
+        for passage in (*self.training, *map(base_text, self.training), *held_out):
             digest.update(passage.encode("utf-8") + b"\0")
         return digest.hexdigest()
 
 
-def _split(text: TextSet, longest: int) -> list[str]:
-    longest = min(longest, 1 + text.num_bytes // MANY_PASSAGES)
-    passages = [p for document in text.documents for p in split_passages(document, longest) if p.strip()]
+def _split(text: TextSet, longest: int, renderer: Renderer | None) -> list[str]:
+    if isinstance(text, ChatSet):
+        passages = _rendered(text, longest, renderer)
+    else:
+        longest = min(longest, 1 + text.num_bytes // MANY_PASSAGES)
+        passages = [p for document in text.documents for p in split_passages(document, longest) if p.strip()]
     if len(passages) < HELD_OUT_EVERY:
         raise TokenAdaptError(
             f"--text {text.name}: {text.source!r} is too short to learn from and to measure on: it has "
@@ -95,13 +122,43 @@ def _split(text: TextSet, longest: int) -> list[str]:
     return passages
 
 
-def _held_out(text: TextSet, passages: Sequence[str], max_bytes: int) -> TextSet:
+def _rendered(text: ChatSet, longest: int, renderer: Renderer | None) -> list[str]:
+    """A passage for each conversation: its first messages, of `longest` bytes at most.
+
+    Conversations without such messages, and those whose messages a chat template changes, are left out.
+    """
+    shortened = [_first_messages(conversation, longest) for conversation in text.conversations()]
+    fitting = [conversation for conversation in shortened if conversation]
+    if renderer is None:
+        return ["\n".join(message["content"] for message in conversation) for conversation in fitting]
+    rendered = [passage for c in fitting if (passage := renderer.render(c)) is not None]
+    if len(fitting) < len(shortened):
+        LOG.warning(
+            "--text %s: %d conversations are left out, because their first message has more than %d bytes",
+            text.name,
+            len(shortened) - len(fitting),
+            longest,
+        )
+    if len(rendered) < len(fitting):
+        LOG.warning(
+            "--text %s: %d conversations are left out, because a chat template changes their messages",
+            text.name,
+            len(fitting) - len(rendered),
+        )
+    return list(rendered)
+
+
+def _first_messages(conversation: Conversation, longest: int) -> Conversation:
+    sizes = accumulate(len(message["content"].encode("utf-8")) for message in conversation)
+    return [message for message, size in zip(conversation, sizes, strict=True) if size <= longest]
+
+
+def _held_out(passages: Sequence[str], max_bytes: int) -> list[str]:
     """Evenly spaced ones of those that are held out, about `max_bytes` together."""
     kept = passages[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY]
     total = sum(len(p.encode("utf-8")) for p in kept)
     number = max(1, min(len(kept), round(len(kept) * max_bytes / max(1, total))))
-    chosen = [kept[(2 * n + 1) * len(kept) // (2 * number)] for n in range(number)]
-    return TextSet(text.name, tuple(chosen), text.source)
+    return [kept[(2 * n + 1) * len(kept) // (2 * number)] for n in range(number)]
 
 
 def _limited(passages: Sequence[str], max_bytes: int) -> list[str]:

@@ -30,6 +30,7 @@ from mergekit_tokenadapt.healing.next_token import next_token_lesson
 from mergekit_tokenadapt.healing.options import HealOptions
 from mergekit_tokenadapt.healing.own_text import own_passages, spread
 from mergekit_tokenadapt.healing.passages import HealingText
+from mergekit_tokenadapt.healing.rendering import Renderer
 from mergekit_tokenadapt.healing.targets import WANTED_BY, Lesson, Teacher, first_token
 from mergekit_tokenadapt.healing.writing import rounded, write_healed
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
@@ -104,7 +105,9 @@ def heal(
     opened = opened.with_own_rows()
     teacher = open_base(opened, base)
     destination = check_output(out, force=force, inputs=[model, teacher.folder], texts=[t.source for t in texts])
-    text = HealingText.of(texts, options)
+    text = HealingText.of(texts, options, Renderer(teacher.tokenizer, opened.tokenizer))
+    if opened.tokenizer.chat_template is not None and not text.has_conversations:
+        say(f"{opened.name} has a chat template, and no text holds conversations: tokens of roles are not trained")
     _check_disk(opened, text, options)
     work = _Work(opened, teacher, text, options, quiet, say, started)
     states = [state_of(opened.folder, by_content=is_made_anew), state_of(teacher.folder)]
@@ -245,7 +248,11 @@ class _Work:
 
     def _base_bits(self) -> dict[str, float]:
         loaded = load_model(self.base, device=str(self.place), dtype=fast_dtype(self.place))
-        return bits_per_byte(loaded, self.base.tokenizer, self.text.held_out)
+        read = self.text.held_out_of_base
+        bits = bits_per_byte(loaded, self.base.tokenizer, read)
+        # Bits of what the base's chat template makes of a conversation, for each byte of what the new model reads.
+        sizes = {old.name: old.num_bytes / new.num_bytes for old, new in zip(read, self.text.held_out, strict=True)}
+        return {name: value * sizes[name] for name, value in bits.items()}
 
     def _measure(self, model: Any, texts: Sequence[TextSet]) -> dict[str, float]:
         return bits_per_byte(model, self.model.tokenizer, texts, fast=self.fast)

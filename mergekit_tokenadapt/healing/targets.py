@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mergekit_tokenadapt.correction.states import Reader, fast_dtype
 from mergekit_tokenadapt.correction.targets import TargetMaker
+from mergekit_tokenadapt.healing.rendering import encoded_pair
 from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.loading import load_model
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
@@ -178,12 +179,9 @@ class Teacher:
     @cached_property
     def _pairs(self) -> list[tuple[Encoded, Encoded]]:
         """Every passage in old and in new tokens."""
-        old, new = self.base.tokenizer, self.model.tokenizer
-        encoders = old.fast_tokenizer(), new.fast_tokenizer()
-        return [
-            (Encoded.of(p, encoders[0], old.vocabulary), Encoded.of(p, encoders[1], new.vocabulary))
-            for p in self.passages
-        ]
+        tokenizers = self.base.tokenizer, self.model.tokenizer
+        encoders = tokenizers[0].fast_tokenizer(), tokenizers[1].fast_tokenizer()
+        return [encoded_pair(passage, encoders, tokenizers) for passage in self.passages]
 
     @cached_property
     def _maker(self) -> TargetMaker:
