@@ -102,6 +102,7 @@ def test_every_recipe_is_run_here():
         "supertokens_characters.yml",
         "task_arithmetic_across_tokenizers.yml",
         "task_arithmetic_new_tokenizer.yml",
+        "task_arithmetic_healed.yml",
     }
     assert {file.name for file in RECIPES.iterdir()} == tested
 
@@ -211,6 +212,29 @@ def test_task_arithmetic_in_a_tokenizer_that_the_base_model_does_not_speak(run, 
     moved = load_plan(demo_folders / "out" / "tokenadapt.plan").apply(base.detach()).rows
     expected = moved + 0.7 * sum(rows - moved for rows in tuned)
     assert torch.allclose(out, expected, atol=0.02)  # bfloat16
+
+
+def test_task_arithmetic_with_healed_models(
+    run, demo_folders, gemma_style_folder, tiny_model_folder, byte_level_folder
+):
+    """With models made as the recipe's head says, in small: `heal` apart from the swap takes a number of steps."""
+    names = ("SmolLM2-135M-Instruct", "fine-tune-1", "fine-tune-2")
+    (demo_folders / "text").write_text("the river and the mill of the river counts stones\n" * 100)
+    for seed, name in enumerate(names):
+        if seed:
+            folder = demo_folders / "demo" / name
+            tiny_model_folder(byte_level_folder, folder, dtype=torch.bfloat16, seed=seed)
+        swapped, healed = f"./demo/{name}-swapped", f"./demo/{name}-healed"
+        run("mergekit-tokenadapt", "transplant", f"./demo/{name}", "./demo/deepseek-tokenizer", swapped)
+        flags = ("--steps", 2, "--looks", 1, "--passages-per-step", 2, "--rank", 4, "--probe-bytes", 0)
+        run("mergekit-tokenadapt", "heal", swapped, healed, "--text", "./text", *flags)
+    run("mergekit-yaml", RECIPES / "task_arithmetic_healed.yml", "out")
+    assert_speaks(demo_folders / "out", gemma_style_folder)
+    out, base, *tuned = (
+        AutoModelForCausalLM.from_pretrained(str(demo_folders / f), dtype=torch.float32).get_input_embeddings().weight
+        for f in ("out", *(f"demo/{name}-healed" for name in names))
+    )
+    assert torch.allclose(out, base + 0.7 * sum(rows - base for rows in tuned), atol=0.02)  # bfloat16
 
 
 def test_rows_of_the_base_model_need_a_base_model(run, demo_folders):
