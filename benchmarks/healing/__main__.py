@@ -18,7 +18,7 @@ import click
 
 from benchmarks.common.results import Cell, Results, page_only, setting, write_page
 from benchmarks.common.timing import one_thread
-from benchmarks.healing.cells import RECIPES, STARTS, healed, unhealed
+from benchmarks.healing.cells import RECIPES, SHARES, STARTS, healed, interpolated, unhealed
 from benchmarks.healing.page import curve, key_of, page
 
 RESULTS = Results("healing")
@@ -60,6 +60,18 @@ def main(minutes: float, target: str, starts: tuple[str, ...], recipes: tuple[st
                 for recipe in recipes
             ],
             about=lambda: {"setting": setting(*PACKAGES)},
+        )
+        RESULTS.measure_missing(
+            [
+                (
+                    f"{key_of(target, start, recipe, minutes)} | {share}",
+                    partial(interpolated, target, start, recipe, minutes, share),
+                )
+                for start in starts
+                for recipe in recipes
+                for share in SHARES
+            ],
+            under="interpolated",
         )
     write_page("healing-measured.md", page(RESULTS.for_page()))
     write_page("healing-curve.svg", curve(RESULTS.for_page()))

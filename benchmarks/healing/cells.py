@@ -18,6 +18,10 @@ KINDS = {"prose": "English", "code": "code", "arithmetic": "sums", "de": "German
 """Built-in texts, by the kinds of the text to heal with."""
 BYTES = 1500
 """Of each built-in text that is scored, at least: whole documents."""
+PROBE_BYTES = 200
+"""Of each of the 18 built-in texts that tell what got worse."""
+SHARES = (0.5, 0.75)
+"""How far the weights lie on the way to the trained ones, beside all the way: see `heal --interpolate`."""
 STARTS: dict[str, dict[str, Any]] = {
     "mean": {"method": "mean"},
     "hybrid": {"method": "hybrid"},
@@ -59,7 +63,9 @@ def healed(target: str, start: str, recipe: str, minutes: float) -> dict[str, An
     from mergekit_tokenadapt.healing.run import heal
     from mergekit_tokenadapt.texts import read_text
 
-    options = HealOptions(minutes=minutes, held_out_bytes=3000, probe_bytes=200, looks=6, **RECIPES[recipe])
+    options = HealOptions(
+        minutes=minutes, held_out_bytes=3000, probe_bytes=PROBE_BYTES, looks=6, interpolate=1.0, **RECIPES[recipe]
+    )
     sets = [read_text(f"{file.stem}={file}") for file in sorted(texts.mixed().iterdir())]
     with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:
         began, cpu = time.perf_counter(), time.process_time()
@@ -86,6 +92,27 @@ def healed(target: str, start: str, recipe: str, minutes: float) -> dict[str, An
     }
 
 
+def interpolated(target: str, start: str, recipe: str, minutes: float, share: float) -> dict[str, Any]:
+    """Score weights between those before and after a healing that was measured."""
+    import torch
+
+    from mergekit_tokenadapt.healing.judging import bits_per_byte, probes, worse
+
+    model, trained = (models.in_float32(f) for f in (swapped(target, start), kept(target, start, recipe, minutes)))
+    tokenizer, texts = models.tokenizer_files(swapped(target, start)), probes(PROBE_BYTES)
+    before = bits_per_byte(model, tokenizer, texts)
+    whole = trained.state_dict()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.lerp_(whole[name], share)
+    after = bits_per_byte(model, tokenizer, texts)
+    return {
+        "scores": scores_of(model, tokenizer),
+        "probes": {"before": before, "after": after},
+        "worse": worse(after, before),
+    }
+
+
 def kept(target: str, start: str, recipe: str, minutes: float) -> Path:
     """Where the healed model of a cell stays."""
     return models.KEPT / f"healed-{target}-{start}-{recipe}-{minutes:g}".replace(", ", "-")
@@ -93,11 +120,16 @@ def kept(target: str, start: str, recipe: str, minutes: float) -> Path:
 
 def scores(folder: Path) -> dict[str, Scores]:
     """Bits and bytes of each document of the built-in texts, which are of other sources."""
+    return scores_of(models.in_float32(folder), models.tokenizer_files(folder))
+
+
+def scores_of(model: Any, tokenizer: Any) -> dict[str, Scores]:
+    """The same, for a model of transformers."""
     from mergekit_tokenadapt.models.documents import score_documents
     from mergekit_tokenadapt.models.losses import Scorer
     from mergekit_tokenadapt.texts import builtin_text
 
-    scorer, tokenizer = Scorer(models.in_float32(folder)), models.tokenizer_files(folder)
+    scorer = Scorer(model)
     found: dict[str, Scores] = {}
     for name in KINDS:
         documents = builtin_text(name).limited(BYTES).documents

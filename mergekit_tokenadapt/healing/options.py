@@ -60,6 +60,11 @@ class HealOptions(Options):
     rank: PositiveInt = Field(default=64, description="rank of the adapters")
     rate: PositiveFloat = Field(default=1e-3, description="learning rate of the adapters or of the body's weights")
     row_rate: PositiveFloat = Field(default=1e-3, description="learning rate of the vocabulary rows")
+    interpolate: Annotated[float, Gt(0), Le(1)] = Field(
+        default=0.75,
+        description="the weights that are written lie so far on the way from MODEL's to the trained ones. Below 1, "
+        "kinds of text that were not trained on lose less",
+    )
     passages_per_step: PositiveInt = Field(default=4, description="passages in a step")
     passage_bytes: Annotated[int, Ge(16)] = Field(default=1000, description="largest passage, in bytes")
     looks: PositiveInt = Field(default=4, description="number of measurements on held-out passages during training")

@@ -32,7 +32,7 @@ from mergekit_tokenadapt.healing.own_text import own_passages, spread
 from mergekit_tokenadapt.healing.passages import HealingText
 from mergekit_tokenadapt.healing.rendering import Renderer
 from mergekit_tokenadapt.healing.targets import WANTED_BY, Lesson, Teacher, first_token
-from mergekit_tokenadapt.healing.writing import rounded, write_healed
+from mergekit_tokenadapt.healing.writing import interpolated, rounded, write_healed
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
 from mergekit_tokenadapt.models.loading import choose_device, load_model
 from mergekit_tokenadapt.storage.interruption import signals_noted
@@ -217,6 +217,7 @@ class _Work:
         self.say(_line("before", before[0]))
         steps, ended_by = self._train(healing, collator, lesson, before[0], kept, look_seconds, last_step_by)
         model = healing.finished()
+        interpolated(self.model, model, self.options.interpolate)
         rounded(self.model, model)
         after = self._measure(model, self.text.held_out), self._measure(model, self.probes)
         self.say(_line("after", after[0]))

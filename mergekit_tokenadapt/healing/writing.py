@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.models.folder import ModelFolder
+from mergekit_tokenadapt.models.loading import load_model
 from mergekit_tokenadapt.models.tensor_files import TensorFiles
 from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import MANIFEST, package_version, write_json
@@ -51,6 +52,22 @@ def write_healed(model: ModelFolder, trained: Any, record: Mapping[str, Any], ou
             opened.write("\n" + card_text(record) + "\n")
     check_written(out, model.folder)
     write_json(out / MANIFEST, manifest)
+
+
+def interpolated(model: ModelFolder, trained: Any, share: float) -> None:
+    """Put weights between those of `model` and the trained ones, in place (WiSE-FT, arXiv 2109.01903).
+
+    Args:
+        model: the transplanted model.
+        trained: the model of transformers after training.
+        share: how far on the way to the trained weights.
+    """
+    if share == 1:
+        return
+    before = dict(load_model(model, device="cpu", dtype="float32").named_parameters())
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            parameter.copy_(torch.lerp(before[name].to(parameter), parameter, share))
 
 
 def rounded(model: ModelFolder, trained: Any) -> None:

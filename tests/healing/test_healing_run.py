@@ -47,6 +47,20 @@ def test_chunks_become_as_likely_as_to_the_base_model(pair, tmp_path, text_file)
     assert record["held_out"]["after"]["lines"] < 0.95 * record["held_out"]["before"]["lines"]
 
 
+@pytest.mark.parametrize("train", ["lora", "all"])
+def test_weights_lie_between_those_before_and_after_training(pair, tmp_path, text_file, train):
+    options = {"steps": 8, "looks": 1, "train": train}
+    for share in (0.25, 1.0):
+        healed(pair, tmp_path / f"{share}", text_file, interpolate=share, **options)
+    before, part, whole = (tensors_of(folder) for folder in (pair[1], tmp_path / "0.25", tmp_path / "1.0"))
+    moved = 0
+    for name, tensor in before.items():
+        expected = tensor + 0.25 * (whole[name] - tensor)
+        torch.testing.assert_close(part[name], expected, rtol=1e-5, atol=1e-6)
+        moved += not torch.equal(tensor, whole[name])
+    assert moved > 5
+
+
 def test_a_single_step_trains(tied_pair, tmp_path, text_file):
     record = healed(tied_pair, tmp_path / "out", text_file, steps=1, looks=1).record
     assert record["curve"][0]["bits_per_byte"]["lines"] < record["held_out"]["before"]["lines"]
