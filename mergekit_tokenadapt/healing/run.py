@@ -19,19 +19,16 @@ import torch
 from mergekit_tokenadapt.correction.states import Reader, fast_dtype
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.extensions.extras import require
-from mergekit_tokenadapt.healing.belonging import matched, open_base
-from mergekit_tokenadapt.healing.chunk_teacher import ChunkTeacher
-from mergekit_tokenadapt.healing.chunks import begins_word
-from mergekit_tokenadapt.healing.collator import ChunkCollator, Collator, rows_to_train
-from mergekit_tokenadapt.healing.copying import new_words, with_copies
+from mergekit_tokenadapt.healing.belonging import open_base
+from mergekit_tokenadapt.healing.collator import Collator, rows_to_train
 from mergekit_tokenadapt.healing.judging import bits_per_byte, probes, relative, worse
 from mergekit_tokenadapt.healing.model import HealingModel
-from mergekit_tokenadapt.healing.next_token import next_token_lesson
+from mergekit_tokenadapt.healing.objectives import collator_for, lesson_for
 from mergekit_tokenadapt.healing.options import HealOptions
 from mergekit_tokenadapt.healing.own_text import own_passages, spread
 from mergekit_tokenadapt.healing.passages import HealingText
 from mergekit_tokenadapt.healing.rendering import Renderer
-from mergekit_tokenadapt.healing.targets import WANTED_BY, Lesson, Teacher, first_token
+from mergekit_tokenadapt.healing.targets import WANTED_BY, Lesson, first_token
 from mergekit_tokenadapt.healing.writing import interpolated, rounded, write_healed
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
 from mergekit_tokenadapt.models.loading import choose_device, load_model
@@ -205,7 +202,7 @@ class _Work:
             scale = reader.scale
         start = first_token(self.model)
         trained = rows_to_train(lesson.passages, start, self.model.num_rows)
-        collator = self._collator(trained, start)
+        collator = collator_for(self.model, trained, start, self.options)
         healing = HealingModel(loaded, trained, scale, self.options).to(self.place)
         began = time.monotonic()
         with healing.whole() as whole:
@@ -260,33 +257,24 @@ class _Work:
 
     def _teach(self, kept: Path | None) -> Lesson:
         options = self.options
-        most = None if options.steps is None else options.steps * options.passages_per_step
         passages = list(self.text.training)
         if options.own_passages:
             own = own_passages(self.base, options.own_passages, options.seed, self.place, kept, quiet=self.quiet)
             passages = spread(own, passages)
-        if options.objective == "next_token":
-            return next_token_lesson(self.model, passages[:most])
-        mapping = matched(self.model, self.base)
-        if options.objective == "base_model":
-            words = new_words(self.model.tokenizer.vocabulary, mapping)
-            passages = with_copies(passages, words, options.copies, options.seed)
         until = time.monotonic() + TEACHING_SHARE * (self.deadline - time.monotonic())
-        kind = ChunkTeacher if options.objective == "chunks" else Teacher
-        teacher = kind(self.base, self.model, mapping, passages[:most], self.place)
-        lesson = teacher.teach(
-            kept, goes_on=lambda: options.steps is not None or time.monotonic() < until, quiet=self.quiet
+        lesson = lesson_for(
+            self.model,
+            self.base,
+            passages,
+            options,
+            self.place,
+            kept,
+            goes_on=lambda: options.steps is not None or time.monotonic() < until,
+            quiet=self.quiet,
         )
         if (seconds := lesson.seconds_per_thousand) is not None:
             self.say(f"targets: {lesson.tokens_read:,} tokens, {seconds:.1f} seconds for 1,000 tokens")
         return lesson
-
-    def _collator(self, trained: torch.Tensor, start: int) -> Collator:
-        rows = self.model.num_rows
-        settings: dict[str, Any] = {"trained": trained, "num_rows": rows, "start": start, "seed": self.options.seed}
-        if self.options.objective == "chunks":
-            return ChunkCollator(**settings, begins_word=begins_word(self.model.tokenizer.vocabulary, rows))
-        return Collator(**settings, text_share=self.options.text_share)
 
     def _train(
         self,

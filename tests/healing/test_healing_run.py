@@ -9,6 +9,7 @@ from quick_healing import healed
 from transplanting import EMBEDDINGS, tensors_of, transplant
 
 from mergekit_tokenadapt.healing import run as run_module
+from mergekit_tokenadapt.healing.targets import Teacher
 
 
 @pytest.mark.parametrize("train", ["lora", "all", "rows"])
@@ -37,7 +38,7 @@ def test_the_model_gets_better(pair, tmp_path, text_file, train):
 
 
 def test_next_token_training_does_not_ask_the_base_model(pair, tmp_path, text_file, monkeypatch):
-    monkeypatch.setattr(run_module.Teacher, "teach", None)
+    monkeypatch.setattr(Teacher, "teach", None)
     record = healed(pair, tmp_path / "out", text_file, objective="next_token").record
     assert record["held_out"]["after"]["lines"] < 0.9 * record["held_out"]["before"]["lines"]
 
