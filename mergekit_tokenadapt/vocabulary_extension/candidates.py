@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import numpy as np
 from mergekit_tokenadapt.supertokens.counting import batches
 from mergekit_tokenadapt.texts import TextSet
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, tokenizer_of
+from mergekit_tokenadapt.tokenizer.habits import habits
 from mergekit_tokenadapt.tokenizer.segmentation import without_dummy_space
 from mergekit_tokenadapt.tokenizer.spelling import speller
 from mergekit_tokenadapt.tokenizer.vocabulary import Definition, Token, TokenKind
@@ -19,8 +21,10 @@ SPLIT = "the base's pre-tokenizer splits their text"
 CHANGED = "the base's normalizer changes their text"
 TAKEN = "the base has another token of their spelling"
 UNMADE = "no merges can make them, because each would also make an old token"
+NUMBERS = "the base segments numbers by a rule, and they would break it"
 NOT_PRODUCED = "the extended tokenizer segments their text differently"
 """Reasons to leave a token out; the end of "12 tokens were left out, because ..."."""
+SEVERAL_DIGITS = re.compile("[0-9]{2}")
 
 
 @dataclass
@@ -73,9 +77,12 @@ def candidates(
         usage = _usage(source, text)
         tokens = sorted((t for t in tokens if usage[t.bytes]), key=lambda t: (-usage[t.bytes], t.id))
     spell = Spelling(base.definition)
+    has_rule = habits(base)["digits"] != "learned"
     found = []
     for token in tokens:
         spelling, reason = spell(token)
+        if has_rule and SEVERAL_DIGITS.search(token.text or ""):
+            spelling, reason = None, NUMBERS
         if spelling in base.vocabulary.by_spelling:
             spelling, reason = None, TAKEN
         if spelling is None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,8 @@ from mergekit_tokenadapt.supertokens.merges import merges_of
 from mergekit_tokenadapt.texts import TextSet
 from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
-from mergekit_tokenadapt.vocabulary_extension.candidates import CHANGED, SPLIT, UNMADE, Candidate, LeftOut
+from mergekit_tokenadapt.vocabulary_extension import candidates as candidates_module
+from mergekit_tokenadapt.vocabulary_extension.candidates import CHANGED, NUMBERS, SPLIT, UNMADE, Candidate, LeftOut
 from mergekit_tokenadapt.vocabulary_extension.extend import extended
 from mergekit_tokenadapt.vocabulary_extension.merges import NewMerges, new_merges
 
@@ -293,3 +295,20 @@ def test_a_failed_attempt_leaves_nothing_behind():
     assert found.reach(["a", "b"], room=1) is True
     assert found.reach(["a", "b"], room=0) is True
     assert found.size == 1
+
+
+def test_tokens_of_several_digits_are_left_out_where_the_base_segments_numbers_by_a_rule(zoo, monkeypatch):
+    base, source = zoo["byte-level"], zoo["sentencepiece-bpe"]
+    several = re.compile("[0-9]{2}")
+
+    def appended():
+        found = extended(base, source, None, None)
+        new = found.definition["model"]["vocab"].keys() - base.definition["model"]["vocab"].keys()
+        return found, [spelling for spelling in new if several.search(spelling)]
+
+    _, with_digits = appended()
+    assert with_digits
+    monkeypatch.setattr(candidates_module, "habits", lambda _base: {"digits": "one by one"})
+    found, with_digits = appended()
+    assert not with_digits
+    assert all(several.search(label) for label in found.left_out.labels[NUMBERS])
