@@ -298,7 +298,7 @@ def test_a_failed_attempt_leaves_nothing_behind():
 
 
 def test_tokens_of_several_digits_are_left_out_where_the_base_segments_numbers_by_a_rule(zoo, monkeypatch):
-    base, source = zoo["byte-level"], zoo["sentencepiece-bpe"]
+    base, source = zoo["gemma-style"], zoo["unigram"]
     several = re.compile("[0-9]{2}")
 
     def appended():
