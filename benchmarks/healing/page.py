@@ -132,7 +132,9 @@ def curve(results: Mapping[str, Any]) -> str:
             for seconds, look in zip(run["curve_seconds"], run["curve"], strict=True)
         ]
         lines[_shown(key.split(" | ", 1)[1])] = points
-    return curves("minutes of one core", "bits per byte above the base model, held-out passages", lines)
+    return curves(
+        "minutes of one core", "bits per byte above the base model, held-out passages", lines, names_below=True
+    )
 
 
 def _above(bits: Mapping[str, float], base: Mapping[str, float]) -> float:
