@@ -46,8 +46,8 @@ def page(results: Mapping[str, Any]) -> str:
         lines += [f"## {models.title(BASE)} with the tokenizer of {models.title(target)}", ""]
         between = _of_target(results.get("interpolated", {}), target)
         lines += ["### Text of other sources", "", *_others(before, runs, between), ""]
-        lines += ["### Held-out passages of the same sources", "", *_held_out(before, runs), ""]
-    lines += ["![Gap closed against minutes](healing-curve.svg)", ""]
+        lines += ["### Held-out passages of the same sources", "", *_held_out(runs), ""]
+    lines += ["![Bits per byte above the base model's, on held-out passages, against minutes](healing-curve.svg)", ""]
     return "\n".join(lines)
 
 
@@ -106,19 +106,27 @@ def _worse(run: Mapping[str, Any]) -> str:
     )
 
 
-def _held_out(before: Mapping[str, dict[str, Scores]], runs: Mapping[str, Any]) -> list[str]:
+def _held_out(runs: Mapping[str, Any]) -> list[str]:
     lines = [
         "| healed | "
         + " | ".join(f"{kind}: base, before, after" for kind in KINDS.values())
-        + " | steps | tokens | CPU minutes |",
-        "|---" * (len(KINDS) + 4) + "|",
+        + " | gap closed | steps | tokens | CPU minutes |",
+        "|---" * (len(KINDS) + 5) + "|",
     ]
+    of_mean = next((run["held_out"]["before"] for name, run in runs.items() if name.startswith("mean | ")), None)
     for name, run in runs.items():
         figures = run["held_out"]
         cells = [" ".join(f"{figures[when][kind]:.3f}" for when in ("base", "before", "after")) for kind in KINDS]
         counted = f"{run['steps']} | {run['tokens']:,} | {run['seconds']['cpu'] / 60:.0f}"
-        lines.append(f"| {_shown(name)} | " + " | ".join(cells) + f" | {counted} |")
+        lines.append(f"| {_shown(name)} | " + " | ".join(cells) + f" | {_held_out_gap(figures, of_mean)} | {counted} |")
     return lines
+
+
+def _held_out_gap(figures: Mapping[str, Mapping[str, float]], of_mean: Mapping[str, float] | None) -> str:
+    if of_mean is None:
+        return "not known"
+    base, after = figures["base"], figures["after"]
+    return f"{sum((of_mean[k] - after[k]) / (of_mean[k] - base[k]) for k in KINDS) / len(KINDS):.0%}"
 
 
 def curve(results: Mapping[str, Any]) -> str:
