@@ -60,8 +60,6 @@ class OutputFolder:
     """The recipe's ``adapt`` block, with defaults filled in."""
     inputs: tuple[tuple[str, Path], ...]
     """Name and folder of every input model."""
-    extension: Mapping[str, Any] | None = None
-    """How the target was made from the base's tokenizer (``adapt.extend``); None if it replaces that tokenizer."""
     plans: tuple[TransferPlan, ...] = ()
     """The plan of each input model."""
     corrections: tuple[CorrectionReport | None, ...] = ()
@@ -70,9 +68,10 @@ class OutputFolder:
     """Tensor name -> quality of the plan's regression, for each input model."""
     chat_template: str | None = None
     """The chat template of mergekit's own key ``chat_template``. It takes precedence over the ``adapt`` block's."""
-
     glossary: Mapping[str, Any] | None = None
     """What the manifest states about the user's glossary; None if there is none."""
+    extension: Mapping[str, Any] | None = None
+    """How the target was made from the base's tokenizer (``adapt.extend``); None if it replaces that tokenizer."""
     pad_move: PadMove | None = None
     """How position tables follow a new pad id; None if nothing moves (see `models.pad_positions`)."""
     config: Any = None
