@@ -54,8 +54,8 @@ def main(
     found = RESULTS.for_page()
     write_page("tasks.md", page(found))
     pair, documents = most_measured(found["runs"])
-    tasks = ", ".join(tasks_of(found["runs"], pair, documents))
-    title = f"Share of the base model's score that is kept on {tasks}: {' with '.join(PAIRS[pair])}"
+    shown = ", ".join(tasks_of(found["runs"], pair, documents))
+    title = f"Share of the base model's score that is kept on {shown}: {' with '.join(PAIRS[pair])}"
     write_page("tasks.svg", picture(points_of(found["runs"], pair, documents), title))
 
 
