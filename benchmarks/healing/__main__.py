@@ -18,7 +18,7 @@ import click
 
 from benchmarks.common.results import Cell, Results, page_only, setting, write_page
 from benchmarks.common.timing import one_thread
-from benchmarks.healing.cells import RECIPES, SHARES, STARTS, healed, interpolated, unhealed
+from benchmarks.healing.cells import PAIRS, RECIPES, SHARES, STARTS, healed, interpolated, unhealed
 from benchmarks.healing.page import curve, key_of, page
 
 RESULTS = Results("healing")
@@ -27,7 +27,7 @@ PACKAGES = ("mergekit-tokenadapt", "torch", "transformers", "peft", "tokenizers"
 
 @click.command()
 @click.option("--minutes", default=15.0, show_default=True, help="Time of each healing.")
-@click.option("--target", default="deepseek", show_default=True, help="Tokenizer, by its short name.")
+@click.option("--pair", type=click.Choice(list(PAIRS)), default="smollm2-deepseek", show_default=True, help="Models.")
 @click.option(
     "--start",
     "starts",
@@ -47,15 +47,15 @@ PACKAGES = ("mergekit-tokenadapt", "torch", "transformers", "peft", "tokenizers"
     help="Options of heal. Repeatable.",
 )
 @page_only
-def main(minutes: float, target: str, starts: tuple[str, ...], recipes: tuple[str, ...], page_only: bool) -> None:
+def main(minutes: float, pair: str, starts: tuple[str, ...], recipes: tuple[str, ...], page_only: bool) -> None:
     """Measure, and write results/healing.json, docs/healing-measured.md and docs/healing-curve.svg."""
     one_thread()
     if not page_only:
-        before: list[Cell] = [(f"{target} | {name}", partial(unhealed, target, name)) for name in ("base", *STARTS)]
+        before: list[Cell] = [(f"{pair} | {name}", partial(unhealed, pair, name)) for name in ("base", *STARTS)]
         RESULTS.measure_missing(before, under="before healing")
         RESULTS.measure_missing(
             [
-                (key_of(target, start, recipe, minutes), partial(healed, target, start, recipe, minutes))
+                (key_of(pair, start, recipe, minutes), partial(healed, pair, start, recipe, minutes))
                 for start in starts
                 for recipe in recipes
             ],
@@ -64,8 +64,8 @@ def main(minutes: float, target: str, starts: tuple[str, ...], recipes: tuple[st
         RESULTS.measure_missing(
             [
                 (
-                    f"{key_of(target, start, recipe, minutes)} | {share}",
-                    partial(interpolated, target, start, recipe, minutes, share),
+                    f"{key_of(pair, start, recipe, minutes)} | {share}",
+                    partial(interpolated, pair, start, recipe, minutes, share),
                 )
                 for start in starts
                 for recipe in recipes

@@ -12,8 +12,10 @@ import click
 
 from benchmarks.common import models, texts
 from benchmarks.common.gaps import Scores
+from benchmarks.quality.cases import PAIRS as QUALITY_PAIRS
 
-BASE = "smollm2"
+PAIRS = QUALITY_PAIRS | {"smollm2-tekken": ("smollm2", "tekken")}
+"""Name to base model and target tokenizer."""
 KINDS = {"prose": "English", "code": "code", "arithmetic": "sums", "de": "German", "zh": "Chinese"}
 """Built-in texts, by the kinds of the text to heal with."""
 BYTES = 1500
@@ -44,20 +46,24 @@ RECIPES: dict[str, dict[str, Any]] = {
 """Options of `heal`, beside the time."""
 
 
-def unhealed(target: str, start: str) -> dict[str, Scores]:
+def unhealed(pair: str, start: str) -> dict[str, Scores]:
     """The scores of the base model, or of a model after the swap."""
-    return scores(models.fetched(BASE) if start == "base" else swapped(target, start))
+    return scores(_base(pair) if start == "base" else swapped(pair, start))
 
 
-def swapped(target: str, start: str) -> Path:
+def swapped(pair: str, start: str) -> Path:
     """The swapped model. It keeps its place: a healing that was killed goes on from its checkpoint."""
-    folder = models.KEPT / f"healing-{target}-{start.replace(', ', '-')}"
+    folder = models.KEPT / f"healing-{pair}-{start.replace(', ', '-')}"
     if not folder.is_dir():
-        models.transplanted(models.fetched(BASE), models.fetched(target), folder, STARTS[start])
+        models.transplanted(_base(pair), models.fetched(PAIRS[pair][1]), folder, STARTS[start])
     return folder
 
 
-def healed(target: str, start: str, recipe: str, minutes: float) -> dict[str, Any]:
+def _base(pair: str) -> Path:
+    return models.fetched(PAIRS[pair][0])
+
+
+def healed(pair: str, start: str, recipe: str, minutes: float) -> dict[str, Any]:
     """Heal, and score what comes out."""
     from mergekit_tokenadapt.healing.options import HealOptions
     from mergekit_tokenadapt.healing.run import heal
@@ -70,17 +76,17 @@ def healed(target: str, start: str, recipe: str, minutes: float) -> dict[str, An
     with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:
         began, cpu = time.perf_counter(), time.process_time()
         done = heal(
-            str(swapped(target, start)),
+            str(swapped(pair, start)),
             str(Path(temporary, "out")),
             sets,
             options,
-            base=str(models.fetched(BASE)),
+            base=str(_base(pair)),
             quiet=True,
             say=lambda line: click.echo(line, err=True),
         )
         seconds = {"wall": time.perf_counter() - began, "cpu": time.process_time() - cpu}
         found = scores(done.folder)
-        place = kept(target, start, recipe, minutes)
+        place = kept(pair, start, recipe, minutes)
         shutil.rmtree(place, ignore_errors=True)
         done.folder.rename(place)
     names = ("steps", "tokens", "passages", "trained_rows", "held_out", "probes", "worse", "curve", "is_better")
@@ -92,14 +98,14 @@ def healed(target: str, start: str, recipe: str, minutes: float) -> dict[str, An
     }
 
 
-def interpolated(target: str, start: str, recipe: str, minutes: float, share: float) -> dict[str, Any]:
+def interpolated(pair: str, start: str, recipe: str, minutes: float, share: float) -> dict[str, Any]:
     """Score weights between those before and after a healing that was measured."""
     import torch
 
     from mergekit_tokenadapt.healing.judging import bits_per_byte, probes, worse
 
-    model, trained = (models.in_float32(f) for f in (swapped(target, start), kept(target, start, recipe, minutes)))
-    tokenizer, texts = models.tokenizer_files(swapped(target, start)), probes(PROBE_BYTES)
+    model, trained = (models.in_float32(f) for f in (swapped(pair, start), kept(pair, start, recipe, minutes)))
+    tokenizer, texts = models.tokenizer_files(swapped(pair, start)), probes(PROBE_BYTES)
     before = bits_per_byte(model, tokenizer, texts)
     whole = trained.state_dict()
     with torch.no_grad():
@@ -113,9 +119,9 @@ def interpolated(target: str, start: str, recipe: str, minutes: float, share: fl
     }
 
 
-def kept(target: str, start: str, recipe: str, minutes: float) -> Path:
+def kept(pair: str, start: str, recipe: str, minutes: float) -> Path:
     """Where the healed model of a cell stays."""
-    return models.KEPT / f"healed-{target}-{start}-{recipe}-{minutes:g}".replace(", ", "-")
+    return models.KEPT / f"healed-{pair}-{start}-{recipe}-{minutes:g}".replace(", ", "-")
 
 
 def scores(folder: Path) -> dict[str, Scores]:

@@ -74,10 +74,9 @@ def cells_of(
 
 def is_possible(pair: str, row: str) -> bool:
     """Whether there is a model, or all that is needed to make one."""
-    base, target = PAIRS[pair]
     if row in HEALED:
-        return base == healing.BASE and healing.kept(target, *HEALED[row]).is_dir()
-    return "donor" not in row or target in HAVE_WEIGHTS
+        return healing.kept(pair, *HEALED[row]).is_dir()
+    return "donor" not in row or PAIRS[pair][1] in HAVE_WEIGHTS
 
 
 def swapped(pair: str, row: str, *, temporary: Path) -> tuple[Path, float]:
@@ -86,7 +85,7 @@ def swapped(pair: str, row: str, *, temporary: Path) -> tuple[Path, float]:
     if row == BASE:
         return base, 0.0
     if row in HEALED:
-        return healing.kept(PAIRS[pair][1], *HEALED[row]), 60 * HEALED[row][2]
+        return healing.kept(pair, *HEALED[row]), 60 * HEALED[row][2]
     adapt = dict(ROWS[row])
     if adapt.get("auxiliary") in models.MODELS:
         adapt["auxiliary"] = str(models.fetched(adapt["auxiliary"]))
