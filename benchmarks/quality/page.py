@@ -10,6 +10,7 @@ from benchmarks.common import models
 from benchmarks.common.gaps import bits_per_byte, gap_closed, gap_interval
 from benchmarks.common.results import in_words
 from benchmarks.quality.cases import BASE, DOMAINS, MAX_BYTES, METHODS, PAIRS, TEXT_SETS, key_of
+from benchmarks.quality.claim import claim_section
 
 INTRODUCTION = """# Quality of the rows
 
@@ -54,6 +55,8 @@ def page(results: dict[str, Any]) -> str:
         for pair, runs in found.items():
             lines += pair_table(runs, pair, text_set)
         lines.append("")
+        if text_set == "domains":
+            lines += [*claim_section(found, text_set), ""]
     return "\n".join(lines)
 
 

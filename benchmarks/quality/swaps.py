@@ -27,7 +27,7 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
     """Swap the tokenizer, and score: returns bits and bytes of every document, and what the manifest says."""
     base, target = (models.fetched(name) for name in PAIRS[pair])
     if method == BASE:
-        return score(base, max_bytes)
+        return {**score(base, max_bytes), "tokens": num_tokens(base, max_bytes)}
     adapt = dict(METHODS[method])
     with_omp, gradient_bytes = adapt.pop("omp", False), adapt.pop("gradients", 0)
     if "tokensurgeon" in adapt:
@@ -126,6 +126,18 @@ def documents(text_set: str, max_bytes: int) -> dict[str, list[str]]:
     if text_set == "alike":
         return texts.alike()
     return {domain: list(builtin_text(domain).limited(max_bytes).documents) for domain in DOMAINS}
+
+
+def num_tokens(folder: Path, max_bytes: int) -> dict[str, dict[str, int]]:
+    """The number of tokens that a model's tokenizer makes of the documents, by text set and domain."""
+    encoder = models.tokenizer_files(folder).fast_tokenizer()
+    return {
+        text_set: {
+            domain: sum(len(encoder.encode(text, add_special_tokens=False).ids) for text in texts)
+            for domain, texts in documents(text_set, max_bytes).items()
+        }
+        for text_set in TEXT_SETS
+    }
 
 
 def run_tokensurgeon(base: Path, target: Path, options: list[str], max_bytes: int) -> dict[str, Any]:
