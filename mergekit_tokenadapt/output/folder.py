@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from mergekit_tokenadapt.output.configs import write_json
 from mergekit_tokenadapt.output.ids import SpecialIds
 from mergekit_tokenadapt.output.limits import model_max_length
 from mergekit_tokenadapt.output.loading import minimal_config
-from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, input_record, manifest_of
+from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, contents_hash, input_record, manifest_of
 from mergekit_tokenadapt.output.requirements import check_needed, check_offsets, config_content
 from mergekit_tokenadapt.output.side_files import PROCESSOR_FILES, write_processors
 from mergekit_tokenadapt.output.templates import (
@@ -70,6 +70,8 @@ class OutputFolder:
     """The chat template of mergekit's own key ``chat_template``. It takes precedence over the ``adapt`` block's."""
     glossary: Mapping[str, Any] | None = None
     """What the manifest states about the user's glossary; None if there is none."""
+    method_files: Mapping[str, str] = field(default_factory=dict)
+    """The files that the method's options name, by option."""
     extension: Mapping[str, Any] | None = None
     """How the target was made from the base's tokenizer (``adapt.extend``); None if it replaces that tokenizer."""
     pad_move: PadMove | None = None
@@ -148,6 +150,8 @@ class OutputFolder:
         manifest = manifest_of(self.target, self.num_rows, self.adapt, records)
         if self.glossary is not None:
             manifest["glossary"] = dict(self.glossary)
+        if self.method_files:
+            manifest["method_files"] = {option: contents_hash(path) for option, path in self.method_files.items()}
         if self.extension is not None:
             manifest["extension"] = dict(self.extension)
         is_lost = bool(self.base.chat_templates) and not self.templates()

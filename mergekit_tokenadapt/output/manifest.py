@@ -13,6 +13,7 @@ import torch
 
 from mergekit_tokenadapt.correction import CorrectionReport
 from mergekit_tokenadapt.models.identity import HASHES, vocabulary_hashes
+from mergekit_tokenadapt.texts.sources import files_below, split_settings
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.transfer.plan import TransferPlan
 from mergekit_tokenadapt.transfer.row_regression import FitReport
@@ -90,6 +91,16 @@ def package_version(package: str) -> str | None:
 def file_hashes(files: list[Path]) -> dict[str, str]:
     """Return file name -> SHA-256 in hexadecimal."""
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def contents_hash(place: str) -> str:
+    """Return the SHA-256, in hexadecimal, of a file; or of the files below a folder, with their relative paths."""
+    path, _ = split_settings(place)
+    root, digest = Path(path), hashlib.sha256()
+    for file in files_below(root) if root.is_dir() else [root]:
+        digest.update(f"{file.relative_to(root).as_posix()}\0".encode() if root.is_dir() else b"")
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _weight_files(folder: Path) -> list[Path]:

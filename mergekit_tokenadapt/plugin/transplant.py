@@ -158,7 +158,7 @@ def _read_by(configuration: MergeConfiguration) -> tuple[list[str], list[str]]:
     inputs += [adapt.chat_template] if adapt.chat_template not in ("target", "base") else []
     inputs += [adapt.glossary] if adapt.glossary is not None else []
     inputs += [adapt.auxiliary] if adapt.auxiliary not in entry_points.names(entry_points.AUXILIARY) else []
-    texts = [adapt.calibration_text, adapt.extend.text if adapt.extend else None]
+    texts = [adapt.calibration_text, adapt.extend.text if adapt.extend else None, *adapt.make_method().files.values()]
     return inputs, [text for text in texts if text not in (None, "default")]
 
 

@@ -56,3 +56,21 @@ def standing_at(old: Encoded, new: Encoded) -> tuple[np.ndarray, np.ndarray]:
     places = np.where(is_open, places, -1)
     passed = np.where(is_open, new.starts - old.starts[places.clip(0)], 0) if len(old.ids) else np.zeros_like(places)
     return places, passed
+
+
+def shared_bytes(old: Encoded, new: Encoded) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find all pairs of an old and a new token that have bytes of the text in common.
+
+    Returns:
+        For each pair the index of the old token in `old`, the index of the new token in `new`, and the number of common
+        bytes, each int64 [pairs].
+    """
+    if not len(old.ids) or not len(new.ids):
+        none = np.zeros(0, dtype=np.int64)
+        return none, none, none
+    # No boundary lies within a stretch between two neighbouring ends, so it is in one old and in one new token.
+    ends = np.union1d(old.ends, new.ends)
+    ends = ends[(ends > 0) & (ends <= min(old.ends[-1], new.ends[-1]))]
+    starts = np.concatenate([np.zeros(1, dtype=np.int64), ends[:-1]])[: len(ends)]
+    places = (np.searchsorted(encoded.ends, starts, side="right") for encoded in (old, new))
+    return *places, ends - starts

@@ -42,7 +42,7 @@ class Method(pydantic.BaseModel, ABC):
     for output rows, rescaled input rows, rows that are drawn, and rows that a regression predicts.
 
     Implementations register under the entry-point group ``mergekit_tokenadapt.methods``. A method gets a `Transfer`
-    (tokens, ids, pieces, vectors) and returns weights. It reads no files.
+    (tokens, ids, pieces, vectors) and returns weights. It reads no files but those that `files` names.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -64,6 +64,14 @@ class Method(pydantic.BaseModel, ABC):
     def needs_donor(self) -> bool:
         """Whether the method uses the rows of the target's model. TARGET must then have weights."""
         return False
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """Paths of the files and folders that options name, by option.
+
+        The manifest has their hashes, and an output may not replace them.
+        """
+        return {}
 
     def check(self, num_tokens: int) -> None:
         """Refuse, before any slow step, options that ask for more tokens than the base vocabulary has.
