@@ -51,3 +51,5 @@ class Flag:
     """What the help says of a default that is None or made by a function."""
     takes_pairs: bool = False
     """Whether the flag is repeated with ``KEY=VALUE``. Fields that are mappings always do."""
+    has_opposite: bool = False
+    """Whether there is a flag ``--no-...``, too. Fields that are true by default always have one."""

@@ -82,8 +82,8 @@ def option_of(model: type[pydantic.BaseModel], key: str, *, is_checked: bool = T
     shown: dict[str, Any] = {"metavar": flag.metavar} if flag.metavar else {}
     names = [f"--{name}"]
     default = flag.default or ("none" if field.default is None else str(field.default))
-    if field.annotation is bool and field.default:
-        names, default = [f"--{name}/--no-{name}"], name
+    if field.annotation is bool and (field.default or flag.has_opposite):
+        names, default = [f"--{name}/--no-{name}"], flag.default or name
     elif field.annotation is bool:
         shown["is_flag"], default = True, "off"
     else:

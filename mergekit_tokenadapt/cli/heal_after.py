@@ -29,6 +29,7 @@ def healing_stage(
     device: str | None = None,
     trust_remote_code: bool = False,
     target: str | None = None,
+    make_untied: Callable[[Path], object] | None = None,
 ) -> Callable[[Path], None] | None:
     """What a command calls with the folder of the swapped model before that gets its name; None without --heal.
 
@@ -42,6 +43,8 @@ def healing_stage(
         trust_remote_code: whether the models' own code may run.
         target: the model that a draft is made for: it writes the text to heal on, and `options` name the text for its
             prompts. None: the options name the text to heal on.
+        make_untied: writes the same transplant with two vocabulary matrices into a folder, where held-out text is to
+            choose between one and two; None: the choice was made.
 
     Raises:
         TokenAdaptError: a package is missing, a text cannot be read or is too short, or `base` names an adapter, too.
@@ -59,12 +62,19 @@ def healing_stage(
     check_heal(texts, chosen)
     writer = None if target is None else _writer(target, texts, chosen.seed, trust_remote_code=trust_remote_code)
 
+    def say(line: str) -> None:
+        if not quiet:
+            click.echo(line, err=True)
+
     def heal_folder(folder: Path) -> None:
         from rich.console import Console
 
         from mergekit_tokenadapt.healing.report import print_healed
         from mergekit_tokenadapt.healing.run import heal_in_place
+        from mergekit_tokenadapt.healing.untying import choose_matrices
 
+        if make_untied is not None:
+            choose_matrices(folder, make_untied, texts, chosen, base=base, trust_remote_code=trust_remote_code, say=say)
         with _written(writer, texts, chosen, quiet=quiet) as (to_heal_on, left):
             healed = heal_in_place(
                 folder,
@@ -73,7 +83,7 @@ def healing_stage(
                 base=base,
                 trust_remote_code=trust_remote_code,
                 quiet=quiet,
-                say=(lambda _line: None) if quiet else (lambda line: click.echo(line, err=True)),
+                say=say,
             )
         if not quiet:
             print_healed(Console(), healed.record)
