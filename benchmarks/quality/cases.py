@@ -69,6 +69,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "transplant_vocab, untied": {"method": "transplant_vocab", "untie": True},
     "beyond_initialization_loss": {"method": "beyond_initialization_loss"},
     "beyond_initialization_loss, untied": {"method": "beyond_initialization_loss", "untie": True},
+    "parallel, one text": {"method": "parallel", "text": "mixed"},
     "hewitt": {"method": "hewitt"},
     "random": {"method": "random"},
     "zero": {"method": "zero"},

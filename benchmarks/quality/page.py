@@ -35,6 +35,7 @@ The names in the tables say how the rows were made. [methods.md](methods.md) exp
 - `untied`: the model got separate input and output matrices (`untie`).
 - `donor`: the target is a model with weights (Gemma or SmolLM2), and its rows were used, too.
 - `where the texts need it`: `omp` made the rows of the new tokens that occur in the texts, `calibrated` the other rows.
+- `one text`: the text of `calibration_text`, as both tokenizers segment it.
 - `tokensurgeon`: mergekit-tokensurgeon with that approximation method.
 
 Seconds are the wall time of the whole swap, on one or two cores. The machine had other work at the same time. Versions:

@@ -34,8 +34,9 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
         return run_tokensurgeon(base, target, adapt["tokensurgeon"], max_bytes)
     if adapt.get("auxiliary") in models.MODELS:
         adapt["auxiliary"] = str(models.fetched(adapt["auxiliary"]))
-    if adapt.get("calibration_text") == "mixed":
-        adapt["calibration_text"] = str(texts.mixed())
+    for option in ("calibration_text", "text"):
+        if adapt.get(option) == "mixed":
+            adapt[option] = str(texts.mixed())
     with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:
         started = time.perf_counter()
         out = models.transplanted(base, target, Path(temporary, "out"), adapt)
