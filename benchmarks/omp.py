@@ -72,10 +72,10 @@ class Rows:
 
 def load() -> Rows:
     """The rows of the two models, as the method `omp` sees them, in float32."""
-    from mergekit_tokenadapt.methods.calibrated import shared_rows
     from mergekit_tokenadapt.models.donor import Donor
     from mergekit_tokenadapt.models.folder import open_model
     from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
+    from mergekit_tokenadapt.transfer.examples import shared_rows
     from mergekit_tokenadapt.transfer.transfer import Transfer
 
     base, donor = open_model(str(models.fetched(BASE))), Donor(str(models.fetched(DONOR)))

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.correction.gradients import Gradients
-from mergekit_tokenadapt.correction.states import fast_dtype
+from mergekit_tokenadapt.models.loading import fast_dtype
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.terminal.progress import progress
 from mergekit_tokenadapt.transfer.finite_rows import mean_row

@@ -25,11 +25,11 @@ from mergekit_tokenadapt.correction.correction import (
     choose_strength,
     fit_change,
 )
-from mergekit_tokenadapt.correction.states import Reader, fast_dtype
+from mergekit_tokenadapt.correction.states import Reader
 from mergekit_tokenadapt.correction.targets import TargetMaker
 from mergekit_tokenadapt.correction.text import CalibrationText
 from mergekit_tokenadapt.models.folder import ModelFolder
-from mergekit_tokenadapt.models.loading import load_model
+from mergekit_tokenadapt.models.loading import fast_dtype, load_model
 from mergekit_tokenadapt.models.losses import token_losses
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.storage.model_state import state_of

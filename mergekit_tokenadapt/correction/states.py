@@ -22,18 +22,6 @@ PROBE_TOKENS = 8
 """Number of tokens on which the model's logits are compared with hidden state times output matrix."""
 
 
-def fast_dtype(device: torch.device) -> torch.dtype:
-    """Return the dtype for reading and fitting: bfloat16, or float32 on CPUs without instructions for bfloat16.
-
-    On CPUs with these instructions, reading takes 0.6 times as long as in float32 (SmolLM2-135M). The loss of the base
-    model rises by 0.0003 bits per byte.
-    """
-    # Older versions of torch have no such function. Their CPUs count as slow.
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    is_slow = device.type == "cpu" and not capabilities.get("avx512_bf16", False)
-    return torch.float32 if is_slow else torch.bfloat16
-
-
 class Reader:
     """A causal language model whose input rows can be swapped. Use it as a context manager.
 

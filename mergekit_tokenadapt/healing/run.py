@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from mergekit_tokenadapt.correction.states import Reader, fast_dtype
+from mergekit_tokenadapt.correction.states import Reader
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.extensions.extras import require
 from mergekit_tokenadapt.healing.belonging import open_base
@@ -31,7 +31,7 @@ from mergekit_tokenadapt.healing.rendering import Renderer
 from mergekit_tokenadapt.healing.targets import WANTED_BY, Lesson, first_token
 from mergekit_tokenadapt.healing.writing import interpolated, rounded, write_healed
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
-from mergekit_tokenadapt.models.loading import choose_device, load_model
+from mergekit_tokenadapt.models.loading import choose_device, fast_dtype, load_model
 from mergekit_tokenadapt.storage.interruption import signals_noted
 from mergekit_tokenadapt.storage.model_state import state_of
 from mergekit_tokenadapt.storage.shards import CACHE_VARIABLE, cache_folder, shard_folder

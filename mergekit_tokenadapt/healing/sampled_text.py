@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergekit_tokenadapt.correction.states import fast_dtype
 from mergekit_tokenadapt.models.folder import ModelFolder, context_length
 from mergekit_tokenadapt.models.generation import continue_prompts
-from mergekit_tokenadapt.models.loading import load_model
+from mergekit_tokenadapt.models.loading import fast_dtype, load_model
 from mergekit_tokenadapt.tokenizer.encoded_text import start_token
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
 

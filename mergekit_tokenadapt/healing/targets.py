@@ -19,11 +19,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mergekit_tokenadapt.correction.states import Reader, fast_dtype
+from mergekit_tokenadapt.correction.states import Reader
 from mergekit_tokenadapt.correction.targets import TargetMaker
 from mergekit_tokenadapt.healing.rendering import encoded_pair
 from mergekit_tokenadapt.models.folder import ModelFolder
-from mergekit_tokenadapt.models.loading import load_model
+from mergekit_tokenadapt.models.loading import fast_dtype, load_model
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.storage.shards import resumed
 from mergekit_tokenadapt.terminal.progress import progress

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from mergekit_tokenadapt.correction.states import fast_dtype
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.healing.belonging import open_base
 from mergekit_tokenadapt.healing.judging import bits_per_byte, relative
@@ -20,7 +19,7 @@ from mergekit_tokenadapt.healing.options import HealOptions
 from mergekit_tokenadapt.healing.passages import HealingText
 from mergekit_tokenadapt.healing.rendering import Renderer
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
-from mergekit_tokenadapt.models.loading import choose_device, load_model
+from mergekit_tokenadapt.models.loading import choose_device, fast_dtype, load_model
 from mergekit_tokenadapt.texts import TextSet
 
 LEAST_GAIN = 0.005

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import unicodedata
@@ -15,21 +14,18 @@ from torch import Tensor
 
 from mergekit_tokenadapt.methods.hybrid import Hybrid
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
-from mergekit_tokenadapt.tokenizer.decomposition import Decomposer
 from mergekit_tokenadapt.tokenizer.segmentation import Pieces
 from mergekit_tokenadapt.tokenizer.vocabulary import Token
-from mergekit_tokenadapt.transfer.matching import Reason
+from mergekit_tokenadapt.transfer.examples import is_held_out, like, shared_rows, split_candidates
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.method import OF_TOKENS, Explanation, Method
 from mergekit_tokenadapt.transfer.piece_weights import places_from_start, proportional
 from mergekit_tokenadapt.transfer.row_regression import NO_EXAMPLES, PIECES_SHARE, RowRegression
-from mergekit_tokenadapt.transfer.token_features import DonorFeatures, JointFeatures, PieceFeatures, TokenFeatures
+from mergekit_tokenadapt.transfer.token_features import DenseFeatures, JointFeatures, PieceFeatures, TokenFeatures
 from mergekit_tokenadapt.transfer.transfer import Transfer
 
 LOG = logging.getLogger(__name__)
 
-HELD_OUT = 0.1
-"""Share of the examples that are held out, to choose the penalty and to measure the error."""
 ENOUGH_SUPERTOKENS = 1000
 """With this many old tokens that span words, the regression has examples of supertokens, and predicts new ones."""
 SPARE_NEIGHBOURS = 4
@@ -105,9 +101,7 @@ class Calibrated(Method):
         # Supertokens are left out first: the examples are made like the new tokens that are predicted.
         if beyond.any():
             transfer = transfer.among(transfer.new_ids[~beyond])
-        decomposer = Decomposer(transfer.base.definition, transfer.base.vocabulary, transfer.base_rows)
-        wanted = _like(transfer.pieces.counts[transfer.pieces.counts > 1], transfer.candidates, salt=1)
-        splits = [decomposer.split(token, int(n)) for token, n in zip(transfer.candidates, wanted, strict=True)]
+        splits = split_candidates(transfer)
         shared = shared_rows(transfer) if self.donor else None
         places = [
             n for n, split in enumerate(splits) if split and (shared is None or transfer.candidates[n].id in shared)
@@ -121,7 +115,7 @@ class Calibrated(Method):
         # examples, the regression would learn to rely on neighbours too much. So an example keeps only neighbours that
         # are no nearer than a new token's nearest one.
         spare = transfer.candidate_neighbours(SPARE_NEIGHBOURS * self.top_k, among=places)
-        ceiling = torch.from_numpy(_like(similarities[:, 0].numpy(), tokens, salt=2))
+        ceiling = torch.from_numpy(like(similarities[:, 0].numpy(), tokens, salt=2))
         example_neighbours = _below(spare[0].cpu(), spare[1].cpu(), ceiling, self.top_k)
         example_pieces = Pieces.from_lists(splits[n] for n in places)
         examples: TokenFeatures = _features(tokens, example_pieces, *example_neighbours)
@@ -129,8 +123,8 @@ class Calibrated(Method):
         if shared is not None:
             assert transfer.donor is not None
             rows = transfer.donor.rows(transfer.target.vocabulary.num_ids)
-            examples = JointFeatures(examples, DonorFeatures(rows[torch.tensor([shared[t.id] for t in tokens])]))
-            new = JointFeatures(new, DonorFeatures(rows[torch.from_numpy(transfer.new_ids)]))
+            examples = JointFeatures(examples, DenseFeatures(rows[torch.tensor([shared[t.id] for t in tokens])]))
+            new = JointFeatures(new, DenseFeatures(rows[torch.from_numpy(transfer.new_ids)]))
         return RowRegression(
             example_ids=torch.tensor([t.id for t in tokens]),
             is_held_out=torch.tensor([is_held_out(token) for token in tokens]),
@@ -165,25 +159,6 @@ def unlike_any_example(transfer: Transfer) -> np.ndarray:
     return np.array([t.spans_words for t in transfer.new_tokens], dtype=bool)
 
 
-def is_held_out(token: Token) -> bool:
-    """Return whether an example is held out. This depends on the token's bytes only, so that all runs agree."""
-    return _fraction(token, salt=3) < HELD_OUT
-
-
-def shared_rows(transfer: Transfer) -> dict[int, int]:
-    """Return base id to target id of the copied tokens that stand for text, by ascending target id.
-
-    Byte twins are left out, because their rows are untrained. Where several target tokens copy one base row, the first
-    is taken.
-    """
-    usable = {token.id for token in transfer.candidates}
-    found: dict[int, int] = {}
-    for row in transfer.mapping.ids(Reason.COPIED).tolist():
-        if (old := int(transfer.mapping.sources[row])) in usable and row not in transfer.target.vocabulary.byte_twins:
-            found.setdefault(old, row)
-    return found
-
-
 def _features(tokens: list[Token], pieces: Pieces, similarities: Tensor, neighbours: Tensor) -> PieceFeatures:
     """Return the features of some tokens: pieces, neighbours and what the text is like."""
     # Not `uniform`: that sorts the pieces, and the regression has to know which is first and which is last.
@@ -202,25 +177,6 @@ def _below(similarities: Tensor, neighbours: Tensor, ceiling: Tensor, top_k: int
     order = too_near.to(torch.int8).argsort(dim=1, stable=True)[:, :top_k]
     kept = torch.where(too_near, -torch.inf, similarities).gather(1, order)
     return kept, neighbours.gather(1, order)
-
-
-def _like(population: np.ndarray, tokens: list[Token], *, salt: int) -> np.ndarray:
-    """Return a value for each token, distributed like the population.
-
-    The value depends on the token's bytes and on `salt` only, so every run draws the same. An empty population gives 2,
-    the smallest number of pieces.
-    """
-    if not len(population):
-        return np.full(len(tokens), 2)
-    ordered = np.sort(population)
-    places = [int(_fraction(token, salt=salt) * len(ordered)) for token in tokens]
-    return ordered[places]
-
-
-def _fraction(token: Token, *, salt: int) -> float:
-    """Return a pseudo-random number in [0, 1) that depends on the token's bytes and kind, not on its id."""
-    digest = hashlib.blake2b(token.bytes + token.kind.value.encode(), digest_size=4, salt=bytes([salt])).digest()
-    return int.from_bytes(digest, "big") / 2**32
 
 
 def _kind_of_text(token: Token) -> list[float]:

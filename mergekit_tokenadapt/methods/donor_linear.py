@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import torch
 
-from mergekit_tokenadapt.methods.calibrated import is_held_out, shared_rows
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
+from mergekit_tokenadapt.transfer.examples import is_held_out, shared_rows
 from mergekit_tokenadapt.transfer.method import Explanation, Method
 from mergekit_tokenadapt.transfer.piece_weights import uniform
 from mergekit_tokenadapt.transfer.row_regression import NO_EXAMPLES, RowRegression
-from mergekit_tokenadapt.transfer.token_features import DonorFeatures
+from mergekit_tokenadapt.transfer.token_features import DenseFeatures
 from mergekit_tokenadapt.transfer.transfer import Transfer
 
 LOG = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class DonorLinear(Method):
         return RowRegression(
             example_ids=torch.tensor(list(shared)),
             is_held_out=torch.tensor([is_held_out(token) for token in tokens]),
-            examples=DonorFeatures(rows[torch.tensor(list(shared.values()))]),
+            examples=DenseFeatures(rows[torch.tensor(list(shared.values()))]),
             new_ids=torch.from_numpy(transfer.new_ids),
-            new=DonorFeatures(rows[torch.from_numpy(transfer.new_ids)]),
+            new=DenseFeatures(rows[torch.from_numpy(transfer.new_ids)]),
         )

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.methods.calibrated import shared_rows
 from mergekit_tokenadapt.numerics.matching_pursuit import matching_pursuit
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
+from mergekit_tokenadapt.transfer.examples import shared_rows
 from mergekit_tokenadapt.transfer.method import OF_TOKENS, Method
 from mergekit_tokenadapt.transfer.transfer import Transfer
 

@@ -1,7 +1,7 @@
 """Features of tokens, as columns of the row regression.
 
-Letters: T tokens, V rows of the old matrix, P principal directions of it, K neighbours, S scalars, G width of a donor's
-rows, F columns of the regression.
+Letters: T tokens, V rows of the old matrix, P principal directions of it, K neighbours, S scalars, G width of given
+vectors, F columns of the regression.
 """
 
 from __future__ import annotations
@@ -138,27 +138,27 @@ class PieceFeatures:
 
 
 @dataclass(frozen=True)
-class DonorFeatures:
-    """The rows that T tokens have in a donor. They are too large to be stored with a plan."""
+class DenseFeatures:
+    """Vectors of T tokens, such as their rows in a donor. They are too large to be stored with a plan."""
 
-    rows_TG: Tensor
-    """float32 [T, G]: the donor's rows, see `Donor.rows`."""
+    vectors_TG: Tensor
+    """float32 [T, G]"""
 
     def __len__(self) -> int:
-        return len(self.rows_TG)
+        return len(self.vectors_TG)
 
     @property
     def used_ids(self) -> Tensor:
         """No old rows: an empty int64 tensor."""
         return torch.zeros(0, dtype=torch.int64)
 
-    def select(self, places: Tensor) -> DonorFeatures:
+    def select(self, places: Tensor) -> DenseFeatures:
         """Return the features of the tokens at some places, int64, in that order."""
-        return DonorFeatures(self.rows_TG[places])
+        return DenseFeatures(self.vectors_TG[places])
 
     def columns(self, matrix_VP: Tensor) -> Tensor:
-        """Return the donor's rows, float32 [T, G], on the device of the old rows."""
-        return self.rows_TG.to(matrix_VP)
+        """Return the vectors, float32 [T, G], on the device of the old rows."""
+        return self.vectors_TG.to(matrix_VP)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def test_neighbours_of_examples_are_no_nearer_than_their_ceiling(
     transfer = make_transfer(zoo[base], zoo[target], SPACES[space]())
     made = regression_of(plan_of(transfer))
     tokens = [transfer.base.vocabulary.by_id[i] for i in made.example_ids.tolist()]
-    ceiling = torch.from_numpy(calibrated._like(made.new.similarities[:, 0].numpy(), tokens, salt=2))
+    ceiling = torch.from_numpy(calibrated.like(made.new.similarities[:, 0].numpy(), tokens, salt=2))
     nearest = made.examples.similarities[:, 0]
     assert (made.examples.similarities <= ceiling[:, None]).all()
     assert len(set(ceiling.tolist())) > 20

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.methods import omp
-from mergekit_tokenadapt.methods.calibrated import shared_rows
 from mergekit_tokenadapt.numerics import matching_pursuit as pursuit_module
 from mergekit_tokenadapt.numerics.inner_products import DenseSearch, ScreenedSearch
 from mergekit_tokenadapt.numerics.matching_pursuit import matching_pursuit
 from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
+from mergekit_tokenadapt.transfer.examples import shared_rows
 from mergekit_tokenadapt.transfer.matching import Reason
 from mergekit_tokenadapt.transfer.plan_files import load_plan
 
