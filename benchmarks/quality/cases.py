@@ -70,6 +70,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "beyond_initialization_loss": {"method": "beyond_initialization_loss"},
     "beyond_initialization_loss, untied": {"method": "beyond_initialization_loss", "untie": True},
     "parallel, one text": {"method": "parallel", "text": "mixed"},
+    "hidden": {"method": "hidden"},
+    "hidden, with pieces": {"method": "hidden", "keep_pieces": True},
     "hewitt": {"method": "hewitt"},
     "random": {"method": "random"},
     "zero": {"method": "zero"},

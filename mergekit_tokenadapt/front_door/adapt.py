@@ -81,6 +81,7 @@ def adapt(
             base=base,
             target=_beside(model.config, load_tokenizer(target, trust_remote_code=trust_remote_code), base),
             base_rows=loaded.rows,
+            loaded_model=model,
             pad_to_multiple_of=pad_to_multiple_of,
             device=torch.device(device),
             quiet=quiet,

@@ -296,6 +296,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
                 base_rows=model.rows,
                 num_rows=self._num_rows,
                 auxiliary=auxiliary,
+                base_folder=str(model.folder),
                 device=torch.device(self.options.device or "cpu"),
                 quiet=self.options.quiet,
                 trust_remote_code=self.options.trust_remote_code,

@@ -55,6 +55,8 @@ class Method(pydantic.BaseModel, ABC):
     """Whether the method compares texts in an auxiliary space. `Transfer.vectors_of` needs one."""
     has_regression: ClassVar[bool] = False
     """Whether `make_regression` returns a regression. New rows then depend on the matrix, not on weights alone."""
+    needs_base_model: ClassVar[bool] = False
+    """Whether the method runs the base model, see `Transfer.load_base_model`."""
     unreachable_as_mean: ClassVar[bool] = False
     """Whether byte twins become mean rows. The target never produces a byte token where an ordinary token stands for
     the same byte. As a copy of the same row, it would get half of that token's probability. The base's byte twins are

@@ -69,7 +69,8 @@ class TransferPlan:
     unreachable_ids: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     """int64: rows of tokens that the target never produces. They become mean rows, whatever their reason."""
     needs_donor: bool = False
-    """Whether the plan was read from a file and lacks the donor's rows. It can then be explained, but not applied."""
+    """Whether the plan was read from a file, and lacks a donor's rows or hidden states that it needs. It can then be
+    explained, but not applied."""
     output_composition: SparseRows | None = None
     """As `composition`, for output matrices; None: `composition` is for all matrices."""
     input_norms: MedianNorms | None = None
@@ -194,7 +195,9 @@ class TransferPlan:
             TokenAdaptError: the matrix has fewer rows than the plan uses, or the plan lacks its donor.
         """
         if self.needs_donor:
-            raise TokenAdaptError("this plan was made with a donor's rows, which it does not hold: make it again")
+            raise TokenAdaptError(
+                "this plan does not hold the donor's rows or hidden states that it needs: make it again"
+            )
         used = [torch.from_numpy(self.mapping.sources), self.composition.ids]
         used += [self.regression.used_ids] if self.regression is not None else []
         used += [self.output_composition.ids] if self.output_composition is not None else []

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary import AuxiliarySpace
+from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.donor import Donor
+from mergekit_tokenadapt.models.folder import ModelFolder, open_model
+from mergekit_tokenadapt.models.last_states import LastStates
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.segmentation import Pieces, Segmenter
 from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind
@@ -28,7 +32,16 @@ from mergekit_tokenadapt.transfer.planning import plan_rows
 from mergekit_tokenadapt.transfer.rows import choose_rows
 
 CPU = torch.device("cpu")
-SHARED = ("mapping", "defined", "segmenter", "candidates", "candidate_ids", "_all_new_tokens", "_vectors")
+SHARED = (
+    "mapping",
+    "_base_model",
+    "defined",
+    "segmenter",
+    "candidates",
+    "candidate_ids",
+    "_all_new_tokens",
+    "_vectors",
+)
 """What is cached and does not depend on `Transfer.only`."""
 
 
@@ -56,6 +69,10 @@ class Transfer:
     """The space in which token texts are compared, for methods that need it."""
     donor: Donor | None = None
     """The target's model, for methods that need it."""
+    base_folder: str = ""
+    """Folder or hub id of the base model, for methods that run it."""
+    loaded_model: Any = None
+    """The base model of transformers where it is in memory already; it is run in place of that in `base_folder`."""
     token_map: Mapping[str, str] = field(default_factory=dict)
     """The user's pairs of special tokens, see `read_token_map`."""
     glossary: Glossary | None = None
@@ -64,6 +81,8 @@ class Transfer:
     """Where vectors are kept and neighbours are searched for."""
     quiet: bool = False
     """Whether to show no progress bars."""
+    trust_remote_code: bool = False
+    """Whether the base model's own code may run."""
     only: frozenset[int] | None = None
     """Target ids of the new tokens to make rows for; None: all."""
 
@@ -79,6 +98,8 @@ class Transfer:
         pad_to_multiple_of: int | None = None,
         auxiliary: AuxiliarySpace | None = None,
         donor: Donor | None = None,
+        base_folder: str | None = None,
+        loaded_model: Any = None,
         device: torch.device = CPU,
         quiet: bool = False,
         trust_remote_code: bool = False,
@@ -94,9 +115,11 @@ class Transfer:
             pad_to_multiple_of: see `choose_rows`.
             auxiliary: the embedding space, where several transfers share it; None: the one that `adapt` names.
             donor: the target's model, for methods that need it; None: the weights at `target.name`.
-            device: where neighbours are searched for.
+            base_folder: folder or hub id of the base model, for methods that run it; None: `base.name`.
+            loaded_model: the base model where it is in memory already.
+            device: where neighbours are searched for, and the base model is run.
             quiet: whether to show no progress bars.
-            trust_remote_code: whether a donor's own code may run.
+            trust_remote_code: whether a donor's or the base model's own code may run.
 
         Raises:
             TokenAdaptError: `choose_rows` or `check` refuses the options.
@@ -115,6 +138,9 @@ class Transfer:
             base_rows=base_rows,
             auxiliary=auxiliary or adapt.make_auxiliary(),
             donor=donor,
+            base_folder=base_folder or base.name,
+            loaded_model=loaded_model,
+            trust_remote_code=trust_remote_code,
             token_map=adapt.token_map,
             glossary=None if adapt.glossary is None else Glossary.read(adapt.glossary),
             device=device,
@@ -128,7 +154,8 @@ class Transfer:
 
         Raises:
             TokenAdaptError: the token map names tokens that are unknown, or that have no row; the method asks for
-                more tokens than the base has; or it needs a donor, and the target has no weights; or the glossary
+                more tokens than the base has; or it needs a donor, and the target has no weights; or it runs the base
+                model, and there is none; or the glossary
                 contradicts itself or the token map, or says nothing about new tokens.
         """
         self.method.check(len(self.base.vocabulary))
@@ -136,6 +163,8 @@ class Transfer:
         if self.method.needs_donor:
             assert self.donor is not None
             self.donor.check(self.target.vocabulary)
+        if self.method.needs_base_model and self.loaded_model is None:
+            _ = self._base_model
 
     def make_plan(self) -> TransferPlan:
         """Let the method weigh the new tokens, and return the plan.
@@ -171,6 +200,24 @@ class Transfer:
         """How the two vocabularies match: the reason and the source of each new row."""
         base, target = self.base.vocabulary, self.target.vocabulary
         return match(base, target, num_rows=self.num_rows, base_rows=self.base_rows, token_map=self.token_map)
+
+    @cached_property
+    def _base_model(self) -> ModelFolder:
+        try:
+            opened = open_model(self.base_folder, trust_remote_code=self.trust_remote_code)
+        except TokenAdaptError as error:
+            raise TokenAdaptError(f"the method {self.method_name} reads with the base model: {error}") from error
+        return replace(opened, tokenizer=self.base)
+
+    def load_base_model(self) -> LastStates:
+        """Return the base model, to read tokens with it.
+
+        Raises:
+            TokenAdaptError: the model cannot be loaded, or its layers are not found.
+        """
+        if self.loaded_model is not None:
+            return LastStates(self.loaded_model, self.base.vocabulary, self.base.name)
+        return LastStates.of_folder(self._base_model, self.device)
 
     @cached_property
     def segmenter(self) -> Segmenter:
