@@ -14,6 +14,7 @@ from mergekit_tokenadapt.extensions import entry_points
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.terminal.plain_words import describe_errors
 from mergekit_tokenadapt.transfer.drawn_rows import DrawnRows
+from mergekit_tokenadapt.transfer.given_rows import GivenRows
 from mergekit_tokenadapt.transfer.median_norms import MedianNorms
 from mergekit_tokenadapt.transfer.row_regression import RowRegression
 
@@ -39,7 +40,7 @@ class Method(pydantic.BaseModel, ABC):
     """One way to compute rows for new tokens. Its fields are its options in the recipe.
 
     `weigh` is all that most methods need. The other functions are for rows that differ between matrices: other weights
-    for output rows, rescaled input rows, rows that are drawn, and rows that a regression predicts.
+    for output rows, rescaled input rows, rows that are drawn or given, and rows that a regression predicts.
 
     Implementations register under the entry-point group ``mergekit_tokenadapt.methods``. A method gets a `Transfer`
     (tokens, ids, pieces, vectors) and returns weights. It reads no files but those that `files` names.
@@ -130,6 +131,14 @@ class Method(pydantic.BaseModel, ABC):
 
         Args:
             transfer: the two tokenizers, and what is derived from them.
+        """
+        return None
+
+    def give(self, transfer: Transfer) -> GivenRows | None:
+        """Return new rows that are given as numbers, in place of the sums of `weigh`; None: there are none.
+
+        Args:
+            transfer: the two tokenizers, and what is derived from them, for all new tokens.
         """
         return None
 

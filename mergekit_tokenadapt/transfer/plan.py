@@ -5,7 +5,8 @@ its own. Every row has one of three origins:
 
 - copied: COPIED and SPECIAL rows with a source. The row is the old row, bit for bit.
 - composed: NEW rows, and SPECIAL rows made from a text. The row is a weighted sum of old rows, or the
-  prediction of a regression that is fitted on the matrix itself, or drawn from a distribution of the old rows. Input
+  prediction of a regression that is fitted on the matrix itself, or of another model, or drawn from a distribution of
+  the old rows. Input
   rows and output rows may have different weights; a tied matrix then gets the mean of the two rows.
 - mean: PADDING rows, NEW special tokens, NEW tokens for which the method found nothing, and rows of unreachable tokens.
   The row is the mean of all copied and composed rows. Its logit is the mean of their logits and never the highest, so
@@ -26,6 +27,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.numerics.sparse_rows import CHUNK_ROWS, SparseRows
 from mergekit_tokenadapt.transfer.drawn_rows import DrawnRows
 from mergekit_tokenadapt.transfer.finite_rows import check_finite, mean_row, without_bad_rows
+from mergekit_tokenadapt.transfer.given_rows import GivenRows
 from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.median_norms import MedianNorms
@@ -69,7 +71,7 @@ class TransferPlan:
     unreachable_ids: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     """int64: rows of tokens that the target never produces. They become mean rows, whatever their reason."""
     needs_donor: bool = False
-    """Whether the plan was read from a file, and lacks a donor's rows or hidden states that it needs. It can then be
+    """Whether the plan was read from a file, and lacks rows or states of a model that it needs. Such a plan can be
     explained, but not applied."""
     output_composition: SparseRows | None = None
     """As `composition`, for output matrices; None: `composition` is for all matrices."""
@@ -80,6 +82,8 @@ class TransferPlan:
     """If there are such rows, they replace the compositions of their tokens."""
     glossary_ids: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     """int64: the composed rows that come from the user's glossary, not from the method."""
+    given: GivenRows | None = None
+    """If there are such rows, they replace the compositions of their tokens in matrices."""
 
     @property
     def num_rows(self) -> int:
@@ -178,6 +182,8 @@ class TransferPlan:
         _put(new_RD, self.composed_ids, self._composed(clean_VD, use))
         if self.drawn is not None:
             _put(new_RD, self.drawn.new_ids, self.drawn.rows(clean_VD, use))
+        if self.given is not None and matrix.dim() > 1:
+            _put(new_RD, self.given.new_ids, self.given.rows(use, flat_VD.shape[1]))
         used = None
         if self.regression is not None:
             used = self._predict(new_RD, clean_VD.float(), is_finite_V, use, fit)
@@ -196,7 +202,7 @@ class TransferPlan:
         """
         if self.needs_donor:
             raise TokenAdaptError(
-                "this plan does not hold the donor's rows or hidden states that it needs: make it again"
+                "this plan lacks rows or states of a model, which are too large to be stored: make it again"
             )
         used = [torch.from_numpy(self.mapping.sources), self.composition.ids]
         used += [self.regression.used_ids] if self.regression is not None else []

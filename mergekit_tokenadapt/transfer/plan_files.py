@@ -28,8 +28,8 @@ FORMAT = "mergekit-tokenadapt plan 1"
 def save_plan(plan: TransferPlan, file: Path) -> None:
     """Write a plan. The same plan gives the same bytes.
 
-    A regression on a donor's rows is left out, because these are as large as the donor's matrices. The plan can then
-    be explained after it is read, but not applied.
+    A regression on a donor's rows or on hidden states is left out, and so are given rows, because these are as large as
+    matrices. The plan can then be explained after it is read, but not applied.
 
     Raises:
         TokenAdaptError: the file cannot be written.
@@ -40,7 +40,9 @@ def save_plan(plan: TransferPlan, file: Path) -> None:
         "options": dict(plan.options),
         "texts": {str(row): text for row, text in sorted(plan.mapping.texts.items())},
         "is_identity": plan.mapping.is_identity,
-        "needs_donor": plan.needs_donor or (plan.regression is not None and not plan.regression.can_be_stored),
+        "needs_donor": plan.needs_donor
+        or plan.given is not None
+        or (plan.regression is not None and not plan.regression.can_be_stored),
     }
     tensors = {
         "reasons": torch.from_numpy(plan.mapping.reasons),

@@ -52,6 +52,7 @@ def plan_rows(transfer: Transfer) -> TransferPlan:
     # The regression makes its examples as hard as the new tokens, so it needs all of them. For a few tokens only,
     # as in `explain`, the compositions have to do.
     regression = method.make_regression(transfer) if len(transfer.new_ids) and transfer.only is None else None
+    given = method.give(transfer) if len(transfer.new_ids) and transfer.only is None else None
     options = method.model_dump(mode="json")
     return TransferPlan(
         mapping,
@@ -67,6 +68,7 @@ def plan_rows(transfer: Transfer) -> TransferPlan:
         glossary_ids=ids[found & torch.isin(ids, torch.from_numpy(transfer.defined.ids))]
         if transfer.defined is not None
         else torch.zeros(0, dtype=torch.int64),
+        given=given,
     )
 
 

@@ -209,6 +209,17 @@ class Transfer:
             raise TokenAdaptError(f"the method {self.method_name} reads with the base model: {error}") from error
         return replace(opened, tokenizer=self.base)
 
+    def base_matrices(self) -> list[Tensor]:
+        """Return the base model's input matrix, and its output matrix if that is another one, each [base_rows, D].
+
+        Raises:
+            TokenAdaptError: the model has no vocabulary matrix.
+        """
+        if self.loaded_model is not None:
+            return self.load_base_model().matrices
+        names = (self._base_model.input_matrix, self._base_model.output_matrix)
+        return [self._base_model.rows(name) for name in names if name is not None]
+
     def load_base_model(self) -> LastStates:
         """Return the base model, to read tokens with it.
 
