@@ -2,6 +2,7 @@
 
     python -m benchmarks.healing --minutes 15                              # resumes where it stopped
     python -m benchmarks.healing --minutes 60 --start "calibrated, untied"
+    python -m benchmarks.healing --pair gemma-deepseek --steps 40          # the same on a busy machine
     python -m benchmarks.healing --page-only
 
 A cell is one swap and one healing of so many minutes on one thread: the machine must have a core to spare. The text to
@@ -27,6 +28,7 @@ PACKAGES = ("mergekit-tokenadapt", "torch", "transformers", "peft", "tokenizers"
 
 @click.command()
 @click.option("--minutes", default=15.0, show_default=True, help="Time of each healing.")
+@click.option("--steps", type=click.IntRange(min=1), help="Steps of each healing, instead of a time.")
 @click.option("--pair", type=click.Choice(list(PAIRS)), default="smollm2-deepseek", show_default=True, help="Models.")
 @click.option(
     "--start",
@@ -47,9 +49,12 @@ PACKAGES = ("mergekit-tokenadapt", "torch", "transformers", "peft", "tokenizers"
     help="Options of heal. Repeatable.",
 )
 @page_only
-def main(minutes: float, pair: str, starts: tuple[str, ...], recipes: tuple[str, ...], page_only: bool) -> None:
+def main(
+    minutes: float, steps: int | None, pair: str, starts: tuple[str, ...], recipes: tuple[str, ...], page_only: bool
+) -> None:
     """Measure, and write results/healing.json, docs/healing-measured.md and docs/healing-curve.svg."""
     one_thread()
+    amount = f"{minutes:g} minutes" if steps is None else f"{steps} steps"
     if not page_only:
         # The gap is that between the first two.
         wanted = dict.fromkeys(("base", "mean", *starts))
@@ -57,7 +62,7 @@ def main(minutes: float, pair: str, starts: tuple[str, ...], recipes: tuple[str,
         RESULTS.measure_missing(before, under="before healing")
         RESULTS.measure_missing(
             [
-                (key_of(pair, start, recipe, minutes), partial(healed, pair, start, recipe, minutes))
+                (key_of(pair, start, recipe, amount), partial(healed, pair, start, recipe, amount))
                 for start in starts
                 for recipe in recipes
             ],
@@ -66,8 +71,8 @@ def main(minutes: float, pair: str, starts: tuple[str, ...], recipes: tuple[str,
         RESULTS.measure_missing(
             [
                 (
-                    f"{key_of(pair, start, recipe, minutes)} | {share}",
-                    partial(interpolated, pair, start, recipe, minutes, share),
+                    f"{key_of(pair, start, recipe, amount)} | {share}",
+                    partial(interpolated, pair, start, recipe, amount, share),
                 )
                 for start in starts
                 for recipe in recipes

@@ -22,6 +22,8 @@ BYTES = 1500
 """Of each built-in text that is scored, at least: whole documents."""
 PROBE_BYTES = 200
 """Of each of the 18 built-in texts that tell what got worse."""
+NO_LIMIT = 600.0
+"""Minutes for a run whose steps are given."""
 SHARES = (0.5, 0.75)
 """How far the weights lie on the way to the trained ones, beside all the way: see `heal --interpolate`."""
 STARTS: dict[str, dict[str, Any]] = {
@@ -63,14 +65,16 @@ def _base(pair: str) -> Path:
     return models.fetched(PAIRS[pair][0])
 
 
-def healed(pair: str, start: str, recipe: str, minutes: float) -> dict[str, Any]:
-    """Heal, and score what comes out."""
+def healed(pair: str, start: str, recipe: str, amount: str) -> dict[str, Any]:
+    """Heal for so many minutes ("15 minutes") or steps ("40 steps"), and score what comes out."""
     from mergekit_tokenadapt.healing.options import HealOptions
     from mergekit_tokenadapt.healing.run import heal
     from mergekit_tokenadapt.texts import read_text
 
+    number, unit = amount.split()
+    time_or_steps = {"minutes": float(number)} if unit == "minutes" else {"minutes": NO_LIMIT, "steps": int(number)}
     options = HealOptions(
-        minutes=minutes, held_out_bytes=3000, probe_bytes=PROBE_BYTES, looks=6, interpolate=1.0, **RECIPES[recipe]
+        held_out_bytes=3000, probe_bytes=PROBE_BYTES, looks=6, interpolate=1.0, **time_or_steps, **RECIPES[recipe]
     )
     sets = [read_text(f"{file.stem}={file}") for file in sorted(texts.mixed().iterdir())]
     with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:
@@ -86,7 +90,7 @@ def healed(pair: str, start: str, recipe: str, minutes: float) -> dict[str, Any]
         )
         seconds = {"wall": time.perf_counter() - began, "cpu": time.process_time() - cpu}
         found = scores(done.folder)
-        place = kept(pair, start, recipe, minutes)
+        place = kept(pair, start, recipe, amount)
         shutil.rmtree(place, ignore_errors=True)
         done.folder.rename(place)
     names = ("steps", "tokens", "passages", "trained_rows", "held_out", "probes", "worse", "curve", "is_better")
@@ -98,13 +102,13 @@ def healed(pair: str, start: str, recipe: str, minutes: float) -> dict[str, Any]
     }
 
 
-def interpolated(pair: str, start: str, recipe: str, minutes: float, share: float) -> dict[str, Any]:
+def interpolated(pair: str, start: str, recipe: str, amount: str, share: float) -> dict[str, Any]:
     """Score weights between those before and after a healing that was measured."""
     import torch
 
     from mergekit_tokenadapt.healing.judging import bits_per_byte, probes, worse
 
-    model, trained = (models.in_float32(f) for f in (swapped(pair, start), kept(pair, start, recipe, minutes)))
+    model, trained = (models.in_float32(f) for f in (swapped(pair, start), kept(pair, start, recipe, amount)))
     tokenizer, texts = models.tokenizer_files(swapped(pair, start)), probes(PROBE_BYTES)
     before = bits_per_byte(model, tokenizer, texts)
     whole = trained.state_dict()
@@ -119,9 +123,9 @@ def interpolated(pair: str, start: str, recipe: str, minutes: float, share: floa
     }
 
 
-def kept(pair: str, start: str, recipe: str, minutes: float) -> Path:
+def kept(pair: str, start: str, recipe: str, amount: str) -> Path:
     """Where the healed model of a cell stays."""
-    return models.KEPT / f"healed-{pair}-{start}-{recipe}-{minutes:g}".replace(", ", "-")
+    return models.KEPT / f"healed-{pair}-{start}-{recipe}-{amount}".replace(", ", "-").replace(" ", "-")
 
 
 def scores(folder: Path) -> dict[str, Scores]:

@@ -35,9 +35,9 @@ DRAWN = "smollm2-deepseek"
 """The pair of the curve."""
 
 
-def key_of(pair: str, start: str, recipe: str, minutes: float) -> str:
+def key_of(pair: str, start: str, recipe: str, amount: str) -> str:
     """The key of a cell's result."""
-    return f"{pair} | {start} | {recipe} | {minutes:g} minutes"
+    return f"{pair} | {start} | {recipe} | {amount}"
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -97,9 +97,9 @@ def _gap(before: Mapping[str, dict[str, Scores]], scores: dict[str, Scores]) -> 
 
 
 def _shown(name: str) -> str:
-    """A run's start, recipe and minutes."""
-    start, recipe, minutes = name.split(" | ")
-    return f"{start}; {minutes}" + ("" if recipe == "default" else f", {recipe}")
+    """A run's start, recipe, and minutes or steps."""
+    start, recipe, amount = name.split(" | ")
+    return f"{start}; {amount}" + ("" if recipe == "default" else f", {recipe}")
 
 
 def _worse(run: Mapping[str, Any]) -> str:
@@ -137,6 +137,8 @@ def curve(results: Mapping[str, Any]) -> str:
     """Bits per byte of held-out passages above the base model's, against minutes: a line for each run of one pair."""
     lines = {}
     for name, run in _of_pair(results["runs"], DRAWN).items():
+        if name.endswith("steps"):
+            continue
         figures = run["held_out"]
         points = [(0.0, _above(figures["before"], figures["base"]))]
         points += [

@@ -85,7 +85,7 @@ def swapped(pair: str, row: str, *, temporary: Path) -> tuple[Path, float]:
     if row == BASE:
         return base, 0.0
     if row in HEALED:
-        return healing.kept(pair, *HEALED[row]), 60 * HEALED[row][2]
+        return healing.kept(pair, *HEALED[row]), 60 * float(HEALED[row][2].split()[0])
     adapt = dict(ROWS[row])
     if adapt.get("auxiliary") in models.MODELS:
         adapt["auxiliary"] = str(models.fetched(adapt["auxiliary"]))

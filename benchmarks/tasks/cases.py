@@ -26,13 +26,13 @@ ROWS: dict[str, dict[str, Any]] = {
     "global, MiniLM": {"method": "global", "auxiliary": "minilm"},
 }
 """Name of a row of the tables to its `adapt` block. All are without training."""
-HEALED: dict[str, tuple[str, str, float]] = {
-    "calibrated, untied, healed 15 minutes": ("calibrated, untied", "default", 15),
-    "calibrated, untied, healed 60 minutes": ("calibrated, untied", "default", 60),
-    "mean, healed 15 minutes": ("mean", "default", 15),
-    "calibrated, untied, next-token training for 15 minutes": ("calibrated, untied", "next-token", 15),
+HEALED: dict[str, tuple[str, str, str]] = {
+    "calibrated, untied, healed 15 minutes": ("calibrated, untied", "default", "15 minutes"),
+    "calibrated, untied, healed 60 minutes": ("calibrated, untied", "default", "60 minutes"),
+    "mean, healed 15 minutes": ("mean", "default", "15 minutes"),
+    "calibrated, untied, next-token training for 15 minutes": ("calibrated, untied", "next-token", "15 minutes"),
 }
-"""Name of a row to start, recipe and minutes of a cell of `benchmarks.healing`, whose model is scored."""
+"""Name of a row to start, recipe and time of a cell of `benchmarks.healing`, whose model is scored."""
 ALL_ROWS = (BASE, *ROWS, *HEALED)
 
 

@@ -61,7 +61,11 @@ def _describe(name: str) -> dict[str, Any]:
         "source": method.source,
         "needs_auxiliary": method.needs_auxiliary,
         "options": [
-            {"name": option, "default": field.default, "description": field.description or ""}
+            {
+                "name": option,
+                "default": "required" if field.is_required() else field.default,
+                "description": field.description or "",
+            }
             for option, field in method.model_fields.items()
         ],
     }
