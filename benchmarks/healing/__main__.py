@@ -48,9 +48,16 @@ PACKAGES = ("mergekit-tokenadapt", "torch", "transformers", "peft", "tokenizers"
     show_default=True,
     help="Options of heal. Repeatable.",
 )
+@click.option("--between/--no-between", default=True, help="Also score weights between those before and after.")
 @page_only
 def main(
-    minutes: float, steps: int | None, pair: str, starts: tuple[str, ...], recipes: tuple[str, ...], page_only: bool
+    minutes: float,
+    steps: int | None,
+    pair: str,
+    starts: tuple[str, ...],
+    recipes: tuple[str, ...],
+    between: bool,
+    page_only: bool,
 ) -> None:
     """Measure, and write results/healing.json, docs/healing-measured.md and docs/healing-curve.svg."""
     one_thread()
@@ -76,7 +83,7 @@ def main(
                 )
                 for start in starts
                 for recipe in recipes
-                for share in SHARES
+                for share in (SHARES if between else ())
             ],
             under="interpolated",
         )
