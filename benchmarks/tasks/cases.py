@@ -9,6 +9,19 @@ from benchmarks.quality.cases import METHODS as QUALITY_METHODS
 
 __all__ = ["ALL_ROWS", "BASE", "HAVE_WEIGHTS", "HEALED", "PAIRS", "ROWS", "TASKS", "Task", "key_of"]
 
+OTHERS = (
+    "vipi",
+    "eeve",
+    "adaptivocab",
+    "transplant_vocab",
+    "beyond_initialization_loss",
+    "parallel",
+    "hidden",
+    "hewitt",
+    "random",
+    "zero",
+)
+"""Methods of other papers, and baselines."""
 ROWS: dict[str, dict[str, Any]] = {
     name: QUALITY_METHODS[name]
     for name in (
@@ -25,12 +38,16 @@ ROWS: dict[str, dict[str, Any]] = {
     "local, MiniLM": {"method": "local", "auxiliary": "minilm"},
     "global, MiniLM": {"method": "global", "auxiliary": "minilm"},
 }
+ROWS |= {
+    name: block for name, block in QUALITY_METHODS.items() if block.get("method") in OTHERS and "untied" not in name
+}
 """Name of a row of the tables to its `adapt` block. All are without training."""
 HEALED: dict[str, tuple[str, str, str]] = {
     "calibrated, untied, healed 15 minutes": ("calibrated, untied", "default", "15 minutes"),
     "calibrated, untied, healed 60 minutes": ("calibrated, untied", "default", "60 minutes"),
     "mean, healed 15 minutes": ("mean", "default", "15 minutes"),
     "calibrated, untied, next-token training for 15 minutes": ("calibrated, untied", "next-token", "15 minutes"),
+    "calibrated, untied, ALM's loss for 15 minutes": ("calibrated, untied", "chunks", "15 minutes"),
 }
 """Name of a row to start, recipe and time of a cell of `benchmarks.healing`, whose model is scored."""
 ALL_ROWS = (BASE, *ROWS, *HEALED)

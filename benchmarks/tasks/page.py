@@ -62,8 +62,8 @@ def _section(runs: dict[str, Any], pair: str, documents: int) -> str:
         f"## {base} with the vocabulary of {target}, at most {documents} documents a task\n",
         "| row | "
         + " | ".join(f"{task}, {TASKS[task].metric}" for task in tasks)
-        + " | seconds of the swap, and of healing |",
-        "|---" * (len(tasks) + 2) + "|",
+        + " | seconds of the swap, and of healing | memory of the swap |",
+        "|---" * (len(tasks) + 3) + "|",
     ]
     for row in ALL_ROWS:
         found = [runs.get(key_of(pair, row, task, documents)) for task in tasks]
@@ -73,7 +73,9 @@ def _section(runs: dict[str, Any], pair: str, documents: int) -> str:
                 for task, cell in zip(tasks, found, strict=True)
             ]
             seconds = max(cell["swap_seconds"] for cell in found if cell)
-            lines.append(f"| {row} | " + " | ".join(cells) + f" | {seconds:.0f} |")
+            memory = max((cell.get("swap_memory") or 0 for cell in found if cell), default=0)
+            held = f"{memory / 1e9:.1f} GB" if memory else ""
+            lines.append(f"| {row} | " + " | ".join(cells) + f" | {seconds:.0f} | {held} |")
     lost = sum(cell["boundaries_lost"] for key, cell in runs.items() if key.startswith(f"{pair} | "))
     lines.append(f"\nAnswers whose first token crosses the end of the context, in all rows together: {lost}.\n")
     return "\n".join(lines)
@@ -123,7 +125,8 @@ def _missing(runs: dict[str, Any]) -> str:
     return (
         "## What was not measured\n\n"
         f"- Pairs: {', '.join(left[0])}.\n- Rows: {'; '.join(left[1])}.\n- Tasks: {', '.join(left[2])}.\n"
-        "- Rows that the command does not have yet: `omp`, mergekit-tokensurgeon, ALM's loss.\n- Memory.\n"
+        "- Rows that the command does not have yet: `omp`, mergekit-tokensurgeon.\n"
+        "- Memory of healing (4.0 GB, see healing.md), and of swaps where the table says none.\n"
     )
 
 
