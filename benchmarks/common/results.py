@@ -25,6 +25,8 @@ _TRIAL = os.environ.get("TOKENADAPT_RESULTS")
 FOLDER = Path(_TRIAL or ROOT / "benchmarks" / "results")
 """Where the JSON files are. A trial run names another folder in the environment, and writes its pages there, too."""
 DOCS = Path(_TRIAL or ROOT / "docs")
+PNG_WIDTH = 1600
+"""Pixels."""
 Cell = tuple[str, Callable[[], Any]]
 """Key of a cell, which says all that the measurement depends on, and the function that measures it."""
 
@@ -118,6 +120,19 @@ def write_page(name: str, content: str) -> None:
     """Write a page or a picture into docs/."""
     (DOCS / name).write_text(content, encoding="utf-8")
     click.echo(f"wrote {DOCS / name}", err=True)
+
+
+def write_picture(name: str, svg: str) -> None:
+    """Write a picture into docs/, as SVG and as PNG: some sites show no SVG.
+
+    The letters of the PNG are those of DejaVu Sans. Where this font is not installed, the PNG has no text.
+    """
+    import resvg_py
+
+    write_page(f"{name}.svg", svg)
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=PNG_WIDTH, background="white", sans_serif_family="DejaVu Sans")
+    (DOCS / f"{name}.png").write_bytes(bytes(png))
+    click.echo(f"wrote {DOCS / name}.png", err=True)
 
 
 def say(line: str) -> None:

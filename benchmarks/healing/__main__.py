@@ -8,7 +8,7 @@
 A cell is one swap and one healing of so many minutes on one thread: the machine must have a core to spare. The text to
 heal with is that of `common.texts.mixed`: English, German, Chinese, code and sums. Held-out passages are of the same
 sources; the built-in texts are of others. Writes results/healing.json, docs/healing-measured.md and
-docs/healing-curve.svg. The healed models stay in the folder of models: the benchmark of tasks scores them.
+docs/healing-curve.svg and .png. The healed models stay in the folder of models: the benchmark of tasks scores them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 
 import click
 
-from benchmarks.common.results import Cell, Results, page_only, setting, write_page
+from benchmarks.common.results import Cell, Results, page_only, setting, write_page, write_picture
 from benchmarks.common.timing import one_thread
 from benchmarks.healing.cells import PAIRS, RECIPES, SHARES, STARTS, healed, interpolated, unhealed
 from benchmarks.healing.page import curve, key_of, page
@@ -59,7 +59,7 @@ def main(
     between: bool,
     page_only: bool,
 ) -> None:
-    """Measure, and write results/healing.json, docs/healing-measured.md and docs/healing-curve.svg."""
+    """Measure, and write results/healing.json, docs/healing-measured.md and docs/healing-curve.svg and .png."""
     one_thread()
     amount = f"{minutes:g} minutes" if steps is None else f"{steps} steps"
     if not page_only:
@@ -88,7 +88,7 @@ def main(
             under="interpolated",
         )
     write_page("healing-measured.md", page(RESULTS.for_page()))
-    write_page("healing-curve.svg", curve(RESULTS.for_page()))
+    write_picture("healing-curve", curve(RESULTS.for_page()))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import click
 
 from benchmarks.common import models
-from benchmarks.common.results import Cell, Results, page_only, setting, write_page
+from benchmarks.common.results import Cell, Results, page_only, setting, write_page, write_picture
 from benchmarks.common.timing import in_own_process, one_thread, peak_memory
 from benchmarks.healing import cells as healing
 from benchmarks.quality.swaps import with_places
@@ -58,7 +58,7 @@ def main(
     pair, documents = most_measured(found["runs"])
     shown = ", ".join(tasks_of(found["runs"], pair, documents))
     title = f"Share of the base model's score that is kept on {shown}: {' with '.join(PAIRS[pair])}"
-    write_page("tasks.svg", picture(points_of(found["runs"], pair, documents), title))
+    write_picture("tasks", picture(points_of(found["runs"], pair, documents), title))
 
 
 def cells_of(
