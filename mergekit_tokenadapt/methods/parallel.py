@@ -45,7 +45,7 @@ class Parallel(Method):
     @model_validator(mode="after")
     def _check_texts(self) -> Parallel:
         if (self.base_text is None) != (self.target_text is None) or (self.text is None) == (self.base_text is None):
-            raise TokenAdaptError("method parallel needs either text, or both base_text and target_text")
+            raise TokenAdaptError("it needs either text, or both base_text and target_text")
         return self
 
     @property

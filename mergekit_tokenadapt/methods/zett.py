@@ -41,8 +41,9 @@ class Zett(Method):
 
     @property
     def files(self) -> Mapping[str, str]:
-        """The checkpoint, if it is a folder."""
-        return {"checkpoint": self.checkpoint} if Path(self.checkpoint).is_dir() else {}
+        """The checkpoint, unless it is a hub id."""
+        is_id = self.checkpoint.count("/") <= 1 and not self.checkpoint.startswith((".", "/", "~"))
+        return {} if is_id and not Path(self.checkpoint).exists() else {"checkpoint": self.checkpoint}
 
     def weigh(self, transfer: Transfer) -> SparseRows:
         """Return the mean of the pieces, which vocabulary tensors other than matrices get."""

@@ -79,6 +79,8 @@ def _wrong(problems: list[Any]) -> str:
         return str(first["ctx"]["error"])
     takes = [TAKES[p["type"]](p.get("ctx", {})) for p in problems if p["type"] in TAKES]
     key = ".".join(str(part) for part in (first["loc"] if len(problems) == 1 else first["loc"][:1]))
+    if first["type"] == "missing":
+        return f"{key} is missing"
     if not takes:
         return f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]}, not {first['input']!r}"
     return f"{key}: takes {' or '.join(takes)}, not {first['input']!r}"

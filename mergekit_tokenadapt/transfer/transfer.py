@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.donor import Donor
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
 from mergekit_tokenadapt.models.last_states import LastStates
+from mergekit_tokenadapt.texts.sources import split_settings
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.segmentation import Pieces, Segmenter
 from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind
@@ -154,11 +156,14 @@ class Transfer:
 
         Raises:
             TokenAdaptError: the token map names tokens that are unknown, or that have no row; the method asks for
-                more tokens than the base has; or it needs a donor, and the target has no weights; or it runs the base
-                model, and there is none; or the glossary
-                contradicts itself or the token map, or says nothing about new tokens.
+                more tokens than the base has, or for a file that does not exist; it needs a donor, and the target has
+                no weights; it runs the base model, and there is none; or the glossary contradicts itself or the token
+                map, or says nothing about new tokens.
         """
         self.method.check(len(self.base.vocabulary))
+        for option, place in self.method.files.items():
+            if not Path(split_settings(place)[0]).exists():
+                raise TokenAdaptError(f"{option}: there is no file or folder {place!r}")
         _ = self.mapping, self.defined
         if self.method.needs_donor:
             assert self.donor is not None

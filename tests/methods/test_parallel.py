@@ -156,9 +156,14 @@ def test_bad_texts_are_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_a_missing_text_is_refused_before_the_plan_is_made(transfer: Transfer) -> None:
+    with pytest.raises(TokenAdaptError, match="text: there is no file or folder 'no/such'"):
+        with_method(transfer, "parallel", text="no/such").check()
+
+
 @pytest.mark.parametrize("options", [{}, {"base_text": "a"}, {"text": "a", "base_text": "b", "target_text": "c"}])
 def test_the_options_must_name_one_text_or_two(options: dict[str, str]) -> None:
-    with pytest.raises(TokenAdaptError, match="needs either text, or both base_text and target_text"):
+    with pytest.raises(TokenAdaptError, match="it needs either text, or both base_text and target_text"):
         find_method("parallel", options)
 
 

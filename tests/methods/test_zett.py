@@ -130,6 +130,8 @@ def test_other_models_are_refused_in_one_line(made, gemma_style_folder, tmp_path
     result = CliRunner().invoke(main, [*map(str, command), f"checkpoint={base}"])
     assert result.exit_code == 2
     assert "is no hypernetwork of ZeTT: its config has no hn_surface_maxlen" in result.stderr
+    missing = CliRunner().invoke(main, [*map(str, command), "checkpoint=./no-such"])
+    assert "checkpoint: there is no file or folder './no-such'" in missing.stderr
     wide = tiny_model_folder(gemma_style_folder, tmp_path / "wide")
     config = json.loads((hypernetwork / "config.json").read_text())
     (hypernetwork / "config.json").write_text(json.dumps({**config, "width": 16}))
