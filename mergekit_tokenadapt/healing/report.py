@@ -24,7 +24,9 @@ def print_healed(console: Console, record: Mapping[str, Any]) -> None:
             cells = ["" if value is None else f"{value:.3f}" for value in (base, before, figures["after"][name])]
             table.add_row(f"{name} ({what})", *cells)
     console.print(table)
-    passes = f"{record['steps']} steps on {record['passages']} passages of {record['tokens']:,} tokens"
+    steps, each = record["steps"], record["options"]["passages_per_step"]
+    taken = f"{steps} {'step' if steps == 1 else 'steps'} of {each} passages each"
+    passes = f"{taken}, from {record['passages']} passages with {record['tokens']:,} tokens"
     ended = f", ended by {record['ended_by']}" if record["ended_by"] else ""
     console.print(f"{passes}{ended}; {record['trained_rows']:,} rows trained.", highlight=False)
     if record["worse"]:

@@ -28,7 +28,7 @@ def test_heal(tied_pair, tmp_path, text_file):
     result = run("heal", tied_pair[1], out, "--text", f"lines={text_file}", *FLAGS)
     assert result.exit_code == 0, result.output
     assert "lines (held out)" in result.stdout
-    assert "6 steps on 12 passages" in result.stdout
+    assert "6 steps of 2 passages each, from 12 passages" in result.stdout
     assert "step 3 of 6: lines" in result.stderr
     assert "seconds for 1,000 tokens" in result.stderr
     assert f"Wrote {out}" in result.stderr
