@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,15 @@ from torch import Tensor
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.extensions import entry_points
 from mergekit_tokenadapt.terminal.plain_words import did_you_mean
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.vocabulary import Token
+
+
+class OwnedToken(NamedTuple):
+    """A token and the tokenizer that it belongs to."""
+
+    tokenizer: TokenizerFiles
+    token: Token
 
 
 class AuxiliarySpace(ABC):
@@ -50,12 +60,28 @@ class AuxiliarySpace(ABC):
             One vector per text, float32 [len(texts), dimensions], on the CPU. Vectors need not be normalised.
         """
 
+    def embed_tokens(self, tokens: Sequence[OwnedToken], *, device: torch.device, quiet: bool = False) -> Tensor:
+        """Embed tokens of two vocabularies. Most spaces look at their texts only, by `embed`.
+
+        It is called once, with tokens whose labels are distinct and sorted.
+
+        Args:
+            tokens: the tokens.
+            device: where to compute.
+            quiet: show no progress.
+
+        Returns:
+            As `embed`; zeros for a token that the space knows nothing about.
+        """
+        return self.embed([each.token.label for each in tokens], device=device, quiet=quiet)
+
 
 def find_auxiliary(name: str) -> AuxiliarySpace:
     """Construct the auxiliary space that a recipe names.
 
-    A name is a registered name (``ngram``), a registered name with an argument (``NAME:ARGUMENT``), a folder or a hub
-    id. The files of a folder decide which space reads it. A hub id is read by sentence-transformers.
+    A name is a registered name (``ngram``), a registered name with an argument (``NAME:ARGUMENT``), a folder, a file or
+    a hub id. The files of a folder decide which space reads it. A file holds word vectors. A hub id is read by
+    sentence-transformers.
 
     Raises:
         TokenAdaptError: the name is unknown, the folder is missing, or a package is not installed.
@@ -75,6 +101,19 @@ def check_auxiliary_name(name: str) -> None:
     _kind_and_argument(name)
 
 
+def path_of_auxiliary(name: str) -> str | None:
+    """Return the path or hub id in a recipe's name of an auxiliary space; None if it has none.
+
+    >>> path_of_auxiliary("ngram"), path_of_auxiliary("wordvectors:cc.de.300.vec,words=1000")
+    (None, 'cc.de.300.vec')
+
+    Raises:
+        TokenAdaptError: the name is unknown, or the folder is missing.
+    """
+    _, argument = _kind_and_argument(name)
+    return None if argument is None else argument.partition(",words=")[0]
+
+
 def _kind_and_argument(name: str) -> tuple[str, str | None]:
     """Return the registered name of the space that a recipe's name means, and its argument."""
     head, colon, argument = name.partition(":")
@@ -83,10 +122,12 @@ def _kind_and_argument(name: str) -> tuple[str, str | None]:
         return head, argument or None
     if Path(name).is_dir():
         return _kind_of_folder(Path(name)), name
+    if Path(name).is_file():
+        return "wordvectors", name
     if "/" in name and not colon and not Path(name).is_absolute() and not name.startswith("."):
         return "sentence-transformers", name
     raise TokenAdaptError(
-        f"unknown auxiliary {name!r}: not one of {', '.join(known)}, not a folder, not a hub id"
+        f"unknown auxiliary {name!r}: not one of {', '.join(known)}, not a folder or file, not a hub id"
         + did_you_mean(head, known)
     )
 

@@ -24,6 +24,8 @@ PLAN = "tokenadapt.plan"
 """File name of the first input model's plan."""
 VERSIONED = ("mergekit-tokenadapt", "mergekit", "torch", "transformers", "tokenizers", "numpy", "scikit-learn")
 """Packages whose versions the manifest records."""
+HASHED = 1 << 24
+"""Bytes of a file that are in memory at a time while it is hashed."""
 
 
 def manifest_of(
@@ -99,7 +101,9 @@ def contents_hash(place: str) -> str:
     root, digest = Path(path), hashlib.sha256()
     for file in files_below(root) if root.is_dir() else [root]:
         digest.update(f"{file.relative_to(root).as_posix()}\0".encode() if root.is_dir() else b"")
-        digest.update(file.read_bytes())
+        with file.open("rb") as stream:  # word vectors may be larger than the memory
+            while part := stream.read(HASHED):
+                digest.update(part)
     return digest.hexdigest()
 
 

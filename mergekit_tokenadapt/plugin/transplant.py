@@ -22,8 +22,8 @@ from mergekit.io.tasks import LoaderCache
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 
+from mergekit_tokenadapt.auxiliary.base import path_of_auxiliary
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
-from mergekit_tokenadapt.extensions import entry_points
 from mergekit_tokenadapt.models.tensor_files import check_names
 from mergekit_tokenadapt.plugin import activate
 from mergekit_tokenadapt.plugin.misplaced import check_recipe
@@ -157,7 +157,7 @@ def _read_by(configuration: MergeConfiguration) -> tuple[list[str], list[str]]:
         return inputs, []
     inputs += [adapt.chat_template] if adapt.chat_template not in ("target", "base") else []
     inputs += [adapt.glossary] if adapt.glossary is not None else []
-    inputs += [adapt.auxiliary] if adapt.auxiliary not in entry_points.names(entry_points.AUXILIARY) else []
+    inputs += [path] if (path := path_of_auxiliary(adapt.auxiliary)) is not None else []
     texts = [adapt.calibration_text, adapt.extend.text if adapt.extend else None, *adapt.make_method().files.values()]
     return inputs, [text for text in texts if text not in (None, "default")]
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary import AuxiliarySpace
+from mergekit_tokenadapt.auxiliary.base import OwnedToken
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.donor import Donor
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
@@ -296,9 +297,12 @@ class Transfer:
     def _vectors(self) -> tuple[Tensor, dict[str, int]]:
         """Unit vectors of all distinct texts of candidates and new tokens, and the place of each text among them."""
         assert self.auxiliary is not None, "this method needs an auxiliary space"
-        # All new tokens, whatever `only` is: the parts of a transfer share the vectors.
-        texts = sorted({t.label for t in self.candidates} | {t.label for t in self._all_new_tokens})
-        vectors = self.auxiliary.embed(texts, device=self.device, quiet=self.quiet)
+        # All new tokens, whatever `only` is: the parts of a transfer share the vectors. Where a new token has the text
+        # of a candidate, they share its vector as well.
+        by_text = {t.label: OwnedToken(self.target, t) for t in self._all_new_tokens}
+        by_text |= {t.label: OwnedToken(self.base, t) for t in self.candidates}
+        texts = sorted(by_text)
+        vectors = self.auxiliary.embed_tokens([by_text[t] for t in texts], device=self.device, quiet=self.quiet)
         return torch.nn.functional.normalize(vectors.to(self.device), dim=1), {t: n for n, t in enumerate(texts)}
 
     def vectors_of(self, tokens: list[Token]) -> Tensor:
