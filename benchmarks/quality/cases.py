@@ -72,6 +72,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "parallel, one text": {"method": "parallel", "text": "mixed"},
     "hidden": {"method": "hidden"},
     "hidden, with pieces": {"method": "hidden", "keep_pieces": True},
+    "focus": {"method": "focus", "text": "mixed"},
     "hewitt": {"method": "hewitt"},
     "random": {"method": "random"},
     "zero": {"method": "zero"},

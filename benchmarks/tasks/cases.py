@@ -17,6 +17,7 @@ OTHERS = (
     "beyond_initialization_loss",
     "parallel",
     "hidden",
+    "focus",
     "hewitt",
     "random",
     "zero",
