@@ -40,6 +40,9 @@ class Parallel(Method):
         default=1.0, gt=0, le=1e6, description="occurrences that are added in which a token stands for its pieces"
     )
     least: float = Field(default=0.01, ge=0, lt=1, description="least weight of an old token")
+    least_count: PositiveInt = Field(
+        default=10, description="occurrences that a pair of words needs to count, for two texts"
+    )
     iterations: PositiveInt = Field(default=5, description="iterations of IBM model 1, for two texts")
 
     @model_validator(mode="after")
@@ -65,7 +68,13 @@ class Parallel(Method):
         else:
             assert self.base_text is not None
             assert self.target_text is not None
-            counts = counts_of_two_texts(transfer, self.base_text, self.target_text, self.iterations)
+            counts = counts_of_two_texts(
+                transfer,
+                self.base_text,
+                self.target_text,
+                iterations=self.iterations,
+                least_count=self.least_count,
+            )
         pieces = uniform(transfer.pieces)
         shares = SparseRows.from_triplets(
             torch.cat([counts.rows, pieces.rows]),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers_zoo import make_transfer, with_method
@@ -54,16 +56,43 @@ def plain_counts(text: str, transfer: Transfer) -> dict[int, Row]:
     return counts
 
 
-def plain_model_1(pairs: list[tuple[list[int], list[int]]], iterations: int) -> dict[tuple[int, int | None], float]:
-    """IBM model 1, p(old | new), with the empty word None among the new tokens; the start is uniform.
+Word = tuple[int, ...]
 
-    As in nltk, the occurrences of an old token in a line count 1 together.
+
+def plain_words(line: str, tokenizer: TokenizerFiles) -> list[Word]:
+    """Tokens up to the next one that begins with a space are a word."""
+    words: list[list[int]] = []
+    for i in tokenizer.fast_tokenizer().encode(line.strip(), add_special_tokens=False).ids:
+        content = tokenizer.vocabulary.by_id[i].bytes or b""
+        if not words or content[:1] == b" ":
+            words.append([])
+        words[-1].append(i)
+    return [tuple(word) for word in words]
+
+
+def plain_shares(old: Word, new: Word) -> dict[tuple[int, int], float]:
+    """TransTokenizer's two halves: all to all; and in order, both repeated to the same length."""
+    shares: dict[tuple[int, int], float] = defaultdict(float)
+    for n in new:
+        for o in old:
+            shares[n, o] += 0.5 / len(old)
+    length = math.lcm(len(old), len(new))
+    for place in range(length):
+        n, o = new[place * len(new) // length], old[place * len(old) // length]
+        shares[n, o] += 0.5 * len(new) / length
+    return shares
+
+
+def plain_model_1(pairs: list[tuple[list[Word], list[Word]]], iterations: int) -> dict[tuple[Word, Word | None], float]:
+    """IBM model 1, p(old | new), with the empty word None among the new ones; the start is uniform.
+
+    As in nltk, the occurrences of an old word in a line count 1 together.
     """
     olds = {o for old, _ in pairs for o in old}
-    table: dict[tuple[int, int | None], float] = defaultdict(lambda: 1 / len(olds))
+    table: dict[tuple[Word, Word | None], float] = defaultdict(lambda: 1 / len(olds))
     for _ in range(iterations):
-        count: dict[tuple[int, int | None], float] = defaultdict(float)
-        total: dict[int | None, float] = defaultdict(float)
+        count: dict[tuple[Word, Word | None], float] = defaultdict(float)
+        total: dict[Word | None, float] = defaultdict(float)
         for old, new in pairs:
             for o in old:
                 normaliser = old.count(o) * sum(table[o, n] for n in (None, *new))
@@ -74,7 +103,7 @@ def plain_model_1(pairs: list[tuple[list[int], list[int]]], iterations: int) -> 
     return table
 
 
-def check(transfer: Transfer, counts: Mapping[int, Row], options: Mapping[str, str]) -> int:
+def check(transfer: Transfer, counts: Mapping[int, Row], options: Mapping[str, Any]) -> int:
     """Compare every row with the plain one; returns how many rows the counts have changed."""
     made = find_method("parallel", options).weigh(transfer)
     usable = set(transfer.candidate_ids.tolist())
@@ -110,19 +139,29 @@ def test_one_text_counts_common_bytes(transfer: Transfer, tmp_path: Path) -> Non
 
 def test_two_texts_are_aligned_by_ibm_model_1(transfer: Transfer, tmp_path: Path) -> None:
     files = {"base_text": tmp_path / "old.txt", "target_text": tmp_path / "new.txt"}
-    text = text_of(transfer)
+    text = text_of(transfer) * 3
     other = "".join(" ".join(reversed(line.split())) + "\n" for line in text.splitlines())
     files["base_text"].write_text(other, encoding="utf-8")
     files["target_text"].write_text(text, encoding="utf-8")
     sides = [
-        [t.fast_tokenizer().encode(line.strip(), add_special_tokens=False).ids for line in text.splitlines()]
-        for t, text in ((transfer.base, other), (transfer.target, text))
+        [plain_words(line, tokenizer) for line in content.splitlines()]
+        for tokenizer, content in ((transfer.base, other), (transfer.target, text))
     ]
     pairs = list(zip(*sides, strict=True))
     table = plain_model_1(pairs, 5)
-    occurrences = [i for _, new in pairs for i in new]
-    counts = {n: {o: p * occurrences.count(n) for (o, m), p in table.items() if m == n} for n in set(occurrences)}
-    assert check(transfer, counts, {option: str(file) for option, file in files.items()}) > 3
+    occurrences = [word for _, new in pairs for word in new]
+    counts: dict[int, Row] = defaultdict(lambda: defaultdict(float))
+    left_out = 0
+    for (old, new), probability in table.items():
+        count = probability * occurrences.count(new) if new else 0
+        if new and count >= 1:
+            for (n, o), share in plain_shares(old, new).items():
+                counts[n][o] += count * share
+        left_out += 0 < count < 1
+    assert left_out
+    assert any(len(word) > 1 for word in occurrences)
+    options = {option: str(file) for option, file in files.items()} | {"least_count": 1}
+    assert check(transfer, counts, options) > 3
 
 
 def test_tokens_that_the_text_does_not_show_are_means_of_their_pieces(transfer: Transfer, tmp_path: Path) -> None:
@@ -141,7 +180,8 @@ def test_tokens_that_the_text_does_not_show_are_means_of_their_pieces(transfer: 
         ("a\n", "\n\n", "target_text: .*new is empty"),
         ("a\n", b"a\nb\xff", "target_text: .*new, line 2, is not UTF-8"),
         ("a\n", None, "target_text: .*new cannot be read: No such file"),
-        ("\na\n", "a\n\n", "no two lines of 1 to 200 tokens"),
+        ("a\n", "b\n", "no pair of words occurs 10 times"),
+        ("\na\n", "a\n\n", "no two lines of 1 to 200 words"),
     ],
 )
 def test_bad_texts_are_refused_in_one_line(
