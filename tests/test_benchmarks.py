@@ -91,7 +91,7 @@ PAGES = {
         "supertokens-measured.md": supertokens.page(found, [k for k, _ in supertokens._runs(supertokens.PARTS)])
     },
     "size": size_pages,
-    "tasks": lambda found: {"tasks.md": tasks.page(found)},
+    "tasks": lambda found: {"tasks.md": tasks.page(found), "tasks.svg": tasks.drawn(tasks.measured(found["runs"]))},
 }
 
 

@@ -7,7 +7,19 @@ from typing import Any, NamedTuple
 from benchmarks.quality.cases import BASE, HAVE_WEIGHTS, PAIRS
 from benchmarks.quality.cases import METHODS as QUALITY_METHODS
 
-__all__ = ["ALL_ROWS", "BASE", "HAVE_WEIGHTS", "HEALED", "PAIRS", "ROWS", "TASKS", "Task", "key_of"]
+__all__ = [
+    "ALL_ROWS",
+    "BASE",
+    "HAVE_WEIGHTS",
+    "HEALED",
+    "NEEDS_DONOR",
+    "OURS",
+    "PAIRS",
+    "ROWS",
+    "TASKS",
+    "Task",
+    "key_of",
+]
 
 OTHERS = (
     "vipi",
@@ -23,7 +35,7 @@ OTHERS = (
     "zero",
 )
 """Methods of other papers, and baselines."""
-ROWS: dict[str, dict[str, Any]] = {
+_WITHOUT_DONOR: dict[str, dict[str, Any]] = {
     name: QUALITY_METHODS[name]
     for name in (
         "mean",
@@ -32,17 +44,26 @@ ROWS: dict[str, dict[str, Any]] = {
         "calibrated, ngram, untied",
         "calibrated, ngram, 200 KB of text, untied",
         "hybrid, MiniLM",
-        "donor_linear",
-        "calibrated, ngram, donor",
     )
 } | {
     "local, MiniLM": {"method": "local", "auxiliary": "minilm"},
     "global, MiniLM": {"method": "global", "auxiliary": "minilm"},
 }
-ROWS |= {
+_WITHOUT_DONOR |= {
     name: block for name, block in QUALITY_METHODS.items() if block.get("method") in OTHERS and "untied" not in name
 }
-"""Name of a row of the tables to its `adapt` block. All are without training."""
+NEEDS_DONOR: dict[str, dict[str, Any]] = {
+    "donor_linear": QUALITY_METHODS["donor_linear"],
+    "omp": {"method": "omp"},
+    "calibrated, ngram, donor": QUALITY_METHODS["calibrated, ngram, donor"],
+    "tokensurgeon, subword": QUALITY_METHODS["tokensurgeon, subword"],
+    "tokensurgeon, omp": {"tokensurgeon": ["--approximation-method", "omp"]},
+}
+"""Rows that read the weights of the target. `omp` of all tokens takes hours where the target is Gemma: docs/omp.md."""
+ROWS = _WITHOUT_DONOR | NEEDS_DONOR
+"""Name of a row without training to its `adapt` block, or to options of mergekit-tokensurgeon."""
+OURS = ("calibrated", "donor_linear")
+"""Methods that no one else has proposed."""
 HEALED: dict[str, tuple[str, str, str]] = {
     "calibrated, untied, healed 15 minutes": ("calibrated, untied", "default", "15 minutes"),
     "calibrated, untied, healed 60 minutes": ("calibrated, untied", "default", "60 minutes"),

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from benchmarks.common import models
 from benchmarks.common.results import in_words
 from benchmarks.tasks.cases import ALL_ROWS, BASE, PAIRS, TASKS, key_of
-from mergekit_tokenadapt.evaluation.bootstrap import interval, resample_counts
+from benchmarks.tasks.shares import measured, shares_kept, values
+from mergekit_tokenadapt.evaluation.bootstrap import interval
 
-RESAMPLES = 2000
 BEGINNING = """# Scores on public tasks
 
 The command `python -m benchmarks.tasks` makes this page from
@@ -30,9 +28,14 @@ score / base for accuracy, base / score for bits per byte. Guessing has a share 
 {chance}. An interval of accuracy from 40 documents reaches about 0.15 to each side, so smaller
 differences say nothing.
 
-The machine had other work at the same time, so seconds are rough.
+A swap is one command in a process of its own: stock mergekit with a recipe, or mergekit-tokensurgeon. Its memory is
+what was resident at most, parts of mapped files among it. The machine had other work at the same time, so seconds are
+rough.
 
 The names of rows are those of [quality.md](quality.md).
+
+In the picture, others are methods of other papers, mergekit-tokensurgeon, and other training than that of `heal`. A row
+is in it if it has all tasks that the picture is about.
 
 ![Share of the base model's scores that is kept, against minutes](tasks.svg)
 """
@@ -40,19 +43,19 @@ The names of rows are those of [quality.md](quality.md).
 
 def page(results: dict[str, Any]) -> str:
     """The page for these results."""
-    runs = results["runs"]
+    runs = measured(results["runs"])
     groups = sorted({(key.split(" | ")[0], int(key.split(" | ")[3])) for key in runs})
     sections = [_section(runs, pair, documents) for pair, documents in groups]
     settings = results["setting"]
-    return "\n".join(
-        [
-            BEGINNING.format(chance=_chance(runs)),
-            *sections,
-            _missing(runs),
-            _licences(),
-            f"Python {settings['python']}; {in_words(settings['packages'])}.\n",
-        ]
-    )
+    parts = [
+        BEGINNING.format(chance=_chance(runs)),
+        *sections,
+        _missing(runs),
+        _failures(results["runs"]),
+        _licences(),
+        f"Python {settings['python']}; {in_words(settings['packages'])}.\n",
+    ]
+    return "\n".join(filter(None, parts))
 
 
 def _section(runs: dict[str, Any], pair: str, documents: int) -> str:
@@ -84,27 +87,12 @@ def _section(runs: dict[str, Any], pair: str, documents: int) -> str:
 def _cell(task: str, cell: dict[str, Any] | None, base: dict[str, Any] | None) -> str:
     if cell is None:
         return "not measured"
-    metric = TASKS[task].metric
-    above_N, below_N = (np.array(cell["metrics"][metric][part]) for part in ("above", "below"))
-    counts_SN = resample_counts(len(above_N), RESAMPLES, np.random.default_rng(0))
-    low, high = interval((counts_SN @ above_N) / (counts_SN @ below_N))
-    value = _value(cell, metric)
-    text = f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    drawn = values(cell, TASKS[task].metric)
+    low, high = interval(drawn[1:])
+    text = f"{drawn[0]:.3f} [{low:.3f}, {high:.3f}]"
     if base is None or base is cell:
         return text
-    return f"{text} ({share_kept(task, cell, base):.0%})"
-
-
-def share_kept(task: str, cell: dict[str, Any], base: dict[str, Any]) -> float:
-    """The share of the base model's score: score / base for accuracy, base / score for bits per byte."""
-    metric = TASKS[task].metric
-    value, of_base = _value(cell, metric), _value(base, metric)
-    return of_base / value if metric == "bits_per_byte" else value / of_base
-
-
-def _value(cell: dict[str, Any], metric: str) -> float:
-    parts = cell["metrics"][metric]
-    return float(sum(parts["above"]) / sum(parts["below"]))
+    return f"{text} ({shares_kept(task, cell, base)[0]:.0%})"
 
 
 def _chance(runs: dict[str, Any]) -> str:
@@ -125,9 +113,16 @@ def _missing(runs: dict[str, Any]) -> str:
     return (
         "## What was not measured\n\n"
         f"- Pairs: {', '.join(left[0])}.\n- Rows: {'; '.join(left[1])}.\n- Tasks: {', '.join(left[2])}.\n"
-        "- Rows that the command does not have yet: `omp`, mergekit-tokensurgeon.\n"
         "- Memory of healing (4.0 GB, see healing.md), and of swaps where the table says none.\n"
     )
+
+
+def _failures(runs: dict[str, Any]) -> str:
+    failed = {tuple(key.split(" | ")[:2]): cell["failed"] for key, cell in runs.items() if "failed" in cell}
+    if not failed:
+        return ""
+    lines = [f"- {pair}, {row}: `{why}`" for (pair, row), why in failed.items()]
+    return "## What could not be made\n\nThe last line that the command printed:\n\n" + "\n".join(lines) + "\n"
 
 
 def _licences() -> str:
