@@ -30,6 +30,8 @@ the intervals are probably too narrow.
 The names in the tables say how the rows were made. [methods.md](methods.md) explains the methods.
 
 - `ngram`, `MiniLM`: the auxiliary space in which similar tokens are searched.
+- `word vectors`, `wechsel`: the vectors were trained on the calibration text, and all its languages share one space.
+- `wechsel, pieces`: tokens without a vector are the mean of their pieces, and not random as with `wechsel`.
 - `200 KB of text`, `1 MB of text`: output rows were corrected with that much text (`calibration_text`).
 - `then gradients`: all vocabulary rows were trained on the same text instead, with the rest of the model frozen.
 - `untied`: the model got separate input and output matrices (`untie`).

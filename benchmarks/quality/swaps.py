@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from benchmarks.common import models, texts
+from benchmarks.common import models, texts, word_vectors
 from benchmarks.common.results import ROOT
 from benchmarks.quality.cases import BASE, DOMAINS, METHODS, PAIRS, TEXT_SETS
 
@@ -56,8 +56,10 @@ def run(pair: str, method: str, max_bytes: int) -> dict[str, Any]:
 
 
 def with_places(adapt: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an `adapt` block with paths in place of the short names of models and of the mixed text."""
-    found = dict(adapt)
+    """Return an `adapt` block with paths in place of the short names of models, of the mixed text and of its words."""
+    found = {
+        option: str(word_vectors.trained()) if value == "mixed words" else value for option, value in adapt.items()
+    }
     if found.get("auxiliary") in models.MODELS:
         found["auxiliary"] = str(models.fetched(found["auxiliary"]))
     for option in ("calibration_text", "text"):

@@ -87,7 +87,9 @@ class RowExplanation:
         neighbours = tuple(SimilarToken(i, old[i].label, round(s, 6)) for i, s in told.neighbours)
         reason = Reason(int(plan.mapping.reasons[row])).name.lower()
         is_defined = bool((plan.glossary_ids == row).any())
-        is_composed = (bool(made_of) or plan.is_drawn(row)) and int(plan.mapping.sources[row]) < 0
+        is_drawn = plan.is_drawn(row)
+        is_composed = (bool(made_of) or is_drawn) and int(plan.mapping.sources[row]) < 0
+        weights_are = transfer.method.drawn_are if is_drawn else told.weights_are
         return cls(
             id=row,
             text=None if token is None else token.label,
@@ -96,7 +98,7 @@ class RowExplanation:
             method=None if not is_composed or reason != "new" else FROM_GLOSSARY if is_defined else plan.method,
             made_of=made_of,
             output_made_of=None if (output := weighted(MatrixUse.OUTPUT)) == made_of else output,
-            weights_are=told.weights_are if is_composed else None,
+            weights_are=weights_are if is_composed else None,
             neighbours=neighbours if made_of else (),
             calibrated=reason == "new" and transfer.method.has_regression and bool(made_of) and not is_defined,
         )

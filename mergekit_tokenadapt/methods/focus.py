@@ -17,11 +17,10 @@ from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.numerics.sparsemax import sparsemax
 from mergekit_tokenadapt.terminal.progress import progress
 from mergekit_tokenadapt.texts import read_text, split_passages
-from mergekit_tokenadapt.transfer.drawn_rows import LARGEST_SEED, Distribution, DrawnRows
 from mergekit_tokenadapt.transfer.examples import shared_rows
-from mergekit_tokenadapt.transfer.method import Explanation, Method
-from mergekit_tokenadapt.transfer.piece_weights import uniform
+from mergekit_tokenadapt.transfer.method import Explanation
 from mergekit_tokenadapt.transfer.transfer import Transfer
+from mergekit_tokenadapt.transfer.vector_method import VectorMethod
 
 LOG = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ FOUND = (
 """What `explain` says about the weights of a row."""
 
 
-class Focus(Method):
+class Focus(VectorMethod):
     """Combine the rows of shared tokens, by the similarity of token vectors that fastText learns from a text.
 
     The target tokenizer segments the text, and fastText (CBOW) learns a vector for each token. With z the cosine
@@ -51,20 +50,15 @@ class Focus(Method):
     dimensions: PositiveInt = Field(default=300, description="dimensions of the vectors")
     epochs: PositiveInt = Field(default=3, description="times that fastText reads the text")
     least_count: PositiveInt = Field(default=10, description="occurrences that a token needs to get a vector")
-    rare: Literal["mean", "random"] = Field(
-        default="mean",
-        description="rows of new tokens without a vector: the mean of their pieces; or random, as in the paper, by the "
-        "mean and the variance of the old rows",
-    )
-    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="seed of fastText and of random rows")
+    rare: Literal["mean", "random"] = Field(default="mean", description=VectorMethod.model_fields["rare"].description)
 
     @property
     def files(self) -> Mapping[str, str]:
         """The text."""
         return {"text": self.text}
 
-    def weigh(self, transfer: Transfer) -> SparseRows:
-        """Return the weights of the shared tokens; for rare tokens, those of the pieces, or none.
+    def combine(self, transfer: Transfer) -> SparseRows:
+        """Return the weights of the shared tokens; none for rare tokens.
 
         Raises:
             TokenAdaptError: the text cannot be read, gensim is missing, or no shared token has a vector.
@@ -94,23 +88,9 @@ class Focus(Method):
             rows.append(torch.from_numpy(places)[:, None].expand_as(chosen_NK)[positive])
             ids.append(old_ids[chosen_NK[positive]])
             weights.append(weights_NK[positive])
-        if self.rare == "mean":
-            pieces = uniform(transfer.pieces)
-            is_rare = torch.from_numpy(~is_known)[pieces.rows]
-            rows.append(pieces.rows[is_rare])
-            ids.append(pieces.ids[is_rare])
-            weights.append(pieces.weights[is_rare])
         if not rows:
             return SparseRows.from_triplets(old_ids[:0], old_ids[:0], torch.zeros(0), len(is_known))
         return SparseRows.from_triplets(torch.cat(rows), torch.cat(ids), torch.cat(weights), len(is_known))
-
-    def draw(self, transfer: Transfer) -> DrawnRows | None:
-        """Return random rows for the tokens without a vector, where `rare` says so."""
-        if self.rare == "mean":
-            return None
-        counts = Counter(token for passage in self._passages(transfer) for token in passage)
-        rare = transfer.new_ids[~self._is_known(transfer, counts)]
-        return DrawnRows.of(rare, transfer.candidate_ids, Distribution.COLUMNS, self.seed)
 
     def explain(self, transfer: Transfer) -> dict[int, Explanation]:
         """Return what the weights are."""

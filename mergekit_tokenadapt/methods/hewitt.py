@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer.drawn_method import DrawnMethod
 from mergekit_tokenadapt.transfer.drawn_rows import LARGEST_SEED, Distribution, DrawnRows
 from mergekit_tokenadapt.transfer.transfer import Transfer
@@ -23,7 +24,7 @@ class Hewitt(DrawnMethod):
         "Hewitt 2021, Initializing New Word Embeddings for Pretrained Language Models, "
         "nlp.stanford.edu/~johnhew/vocab-expansion.html"
     )
-    rows_are: ClassVar[str] = "the row is random; it lies near the mean of all old rows"
+    drawn_are: ClassVar[str] = "the row is random; it lies near the mean of all old rows"
 
     covariance_scale: float = Field(
         default=1e-5,
@@ -33,7 +34,7 @@ class Hewitt(DrawnMethod):
     )
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="seed of the random numbers")
 
-    def draw(self, transfer: Transfer) -> DrawnRows:
+    def draw(self, transfer: Transfer, weights: SparseRows) -> DrawnRows:
         """Return random rows."""
         return DrawnRows.of(
             transfer.new_ids,

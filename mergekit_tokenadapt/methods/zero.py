@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer.drawn_method import DrawnMethod
 from mergekit_tokenadapt.transfer.drawn_rows import Distribution, DrawnRows
 from mergekit_tokenadapt.transfer.transfer import Transfer
@@ -17,8 +18,8 @@ class Zero(DrawnMethod):
 
     summary: ClassVar[str] = "rows of zeros, a baseline; a zero output row wins where all other logits are negative"
     source: ClassVar[str] = "a baseline, as in mergekit's tokensurgeon"
-    rows_are: ClassVar[str] = "the row is zero; its logit is 0, which is the largest where all others are negative"
+    drawn_are: ClassVar[str] = "the row is zero; its logit is 0, which is the largest where all others are negative"
 
-    def draw(self, transfer: Transfer) -> DrawnRows:
+    def draw(self, transfer: Transfer, weights: SparseRows) -> DrawnRows:
         """Return rows of zeros."""
         return DrawnRows.of(transfer.new_ids, transfer.candidate_ids, Distribution.ZERO)

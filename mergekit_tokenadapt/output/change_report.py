@@ -65,14 +65,17 @@ def token_counts(plan: TransferPlan, target: TokenizerFiles) -> dict[str, int]:
 
     Returns:
         ``copied``: the base row of the same bytes; ``special``: the base row of the special counterpart; ``composed``:
-        computed by the method; ``mean``: the mean row; ``padding``: rows without a token.
+        computed by the method; ``drawn``: drawn at random, if there are any; ``mean``: the mean row; ``padding``: rows
+        without a token.
     """
     mean_ids = set(plan.mean_ids.tolist())
-    counts = dict.fromkeys(("copied", "special", "composed", "mean"), 0)
+    drawn_ids = set() if plan.drawn is None else set(plan.drawn.new_ids.tolist()) - mean_ids
+    kinds = ("copied", "special", "composed", *(["drawn"] if drawn_ids else []), "mean")
+    counts = dict.fromkeys(kinds, 0)
     for token in target.vocabulary:
         reason = plan.mapping.reasons[token.id]
         kind = {Reason.COPIED: "copied", Reason.SPECIAL: "special"}.get(reason, "composed")
-        counts["mean" if token.id in mean_ids else kind] += 1
+        counts["mean" if token.id in mean_ids else "drawn" if token.id in drawn_ids else kind] += 1
     return {**counts, "padding": plan.num_rows - len(target.vocabulary)}
 
 

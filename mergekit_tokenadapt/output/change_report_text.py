@@ -17,6 +17,7 @@ MEANING = {
     "copied": "the old row of the same bytes, bit for bit",
     "special": "the old row of their counterpart",
     "composed": "computed from old rows",
+    "drawn": "not made from their text: drawn at random, or zero",
     "mean": "the mean row, because nothing was found for them",
     "padding": "the mean row; they have no token and are never the most likely",
 }

@@ -65,6 +65,7 @@ def input_record(
         correction: the result of the calibration text; None if there was none.
         fits: tensor name -> quality of the plan's regression; empty if the method has no regression.
     """
+    drawn = {"rows_drawn": len(plan.drawn)} if plan.drawn is not None else {}
     from_glossary = {"rows_from_glossary": len(plan.glossary_ids)} if len(plan.glossary_ids) else {}
     return {
         "name": name,
@@ -75,6 +76,7 @@ def input_record(
         "method": plan.method,
         "options": dict(plan.options),
         "rows_by_reason": plan.counts(),
+        **drawn,
         **from_glossary,
         "fits": {tensor: asdict(report) for tensor, report in sorted(fits.items())},
         # Only the fit on a calibration text depends on the number of threads, in its last digits.

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
 
 import torch
 
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.transfer.drawn_rows import DrawnRows
-from mergekit_tokenadapt.transfer.method import Explanation, Method
+from mergekit_tokenadapt.transfer.method import Method
 from mergekit_tokenadapt.transfer.transfer import Transfer
 
 
 class DrawnMethod(Method):
     """A method that gives all new tokens rows by `draw`, and no weights."""
-
-    rows_are: ClassVar[str]
-    """What `explain` says about a row."""
 
     def weigh(self, transfer: Transfer) -> SparseRows:
         """Return no weights: the rows are drawn."""
@@ -25,9 +21,5 @@ class DrawnMethod(Method):
         return SparseRows.from_triplets(nothing, nothing, torch.zeros(0), len(transfer.new_ids))
 
     @abstractmethod
-    def draw(self, transfer: Transfer) -> DrawnRows:
+    def draw(self, transfer: Transfer, weights: SparseRows) -> DrawnRows:
         """Return the rows of all new tokens."""
-
-    def explain(self, transfer: Transfer) -> dict[int, Explanation]:
-        """Return, by target id, how rows are drawn."""
-        return dict.fromkeys(transfer.new_ids.tolist(), Explanation(self.rows_are))

@@ -63,6 +63,9 @@ class Method(pydantic.BaseModel, ABC):
     the same byte. As a copy of the same row, it would get half of that token's probability. The base's byte twins are
     then no candidates either, because nothing trained their rows (see `Transfer.candidates`)."""
 
+    drawn_are: ClassVar[str] = "the row is random"
+    """What `explain` says about a row that `draw` returns."""
+
     @property
     def needs_donor(self) -> bool:
         """Whether the method uses the rows of the target's model. TARGET must then have weights."""
@@ -126,11 +129,12 @@ class Method(pydantic.BaseModel, ABC):
         """
         return None
 
-    def draw(self, transfer: Transfer) -> DrawnRows | None:
+    def draw(self, transfer: Transfer, weights: SparseRows) -> DrawnRows | None:
         """Return the new rows that are drawn at random, in place of the sums of `weigh`; None: there are none.
 
         Args:
             transfer: the two tokenizers, and what is derived from them.
+            weights: the result of `weigh`.
         """
         return None
 

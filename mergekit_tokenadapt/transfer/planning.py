@@ -33,9 +33,11 @@ def plan_rows(transfer: Transfer) -> TransferPlan:
         from_texts = SparseRows.concatenate([from_texts, transfer.defined.composition])
         parts.append(transfer.defined.ids)
     ids = torch.from_numpy(np.concatenate(parts))
-    compositions = SparseRows.concatenate([method.weigh(transfer).cpu(), from_texts]) if has_new else from_texts
+    compositions, drawn = from_texts, None
+    if has_new:
+        weights = method.weigh(transfer).cpu()
+        compositions, drawn = SparseRows.concatenate([weights, from_texts]), method.draw(transfer, weights)
     for_output = method.weigh_output(transfer) if has_new else None
-    drawn = method.draw(transfer) if has_new else None
     has_twins = method.unreachable_as_mean and not mapping.is_identity
     twins = sorted(transfer.target.vocabulary.byte_twins) if has_twins else []
     unreachable = torch.tensor(twins, dtype=torch.int64)
