@@ -12,6 +12,10 @@ from benchmarks.size import __main__ as size
 from benchmarks.size import stages
 from benchmarks.supertokens import __main__ as supertokens
 from benchmarks.tasks import __main__ as tasks
+from benchmarks.tasks.advice import advice, command
+from benchmarks.tasks.cases import ALL_ROWS, BASE, key_of
+from benchmarks.tasks.claims import comparisons
+from benchmarks.tasks.shares import shares_kept, tasks_and_rows
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -91,7 +95,10 @@ PAGES = {
         "supertokens-measured.md": supertokens.page(found, [k for k, _ in supertokens._runs(supertokens.PARTS)])
     },
     "size": size_pages,
-    "tasks": lambda found: {"tasks.md": tasks.page(found), "tasks.svg": tasks.drawn(tasks.measured(found["runs"]))},
+    "tasks": lambda found: {
+        "tasks.md": tasks.page(found, *(Results(question).for_page() for question in tasks.QUESTIONS)),
+        "tasks.svg": tasks.drawn(tasks.measured(found["runs"])),
+    },
 }
 
 
@@ -101,6 +108,59 @@ def test_a_page_is_what_its_results_give(question: str) -> None:
     assert {name: (DOCS / name).read_text(encoding="utf-8") for name in pages} == pages, (
         f"python -m benchmarks.{question} --page-only writes another page than the one in docs/"
     )
+
+
+def cell(*bits: float) -> dict:
+    """A cell of a task with gold answers of 10 bytes each."""
+    parts = {"above": list(bits), "below": [10.0] * len(bits)}
+    return {"metrics": {"bits_per_byte": parts}, "swap_seconds": 60.0, "documents": len(bits), "choices": len(bits)}
+
+
+def cells(pair: str, task: str, **rows: dict) -> dict[str, dict]:
+    return {key_of(pair, BASE if row == "base" else row, task, 3): found for row, found in rows.items()}
+
+
+RUNS = cells("smollm2-mistral", "LAMBADA", base=cell(5, 6, 7), mean=cell(10, 12, 14), zero=cell(20, 24, 29))
+
+
+def test_the_share_kept_is_the_same_in_every_resample_where_each_document_costs_twice_as_much() -> None:
+    base, mean = (RUNS[key_of("smollm2-mistral", row, "LAMBADA", 3)] for row in (BASE, "mean"))
+    assert shares_kept("LAMBADA", mean, base) == pytest.approx(0.5)
+
+
+def test_tasks_are_those_with_the_most_cells_and_rows_without_one_are_left_out() -> None:
+    more = cells("smollm2-mistral", "HumanEval", base=cell(1, 1, 1), mean=cell(2, 2, 2))
+    assert tasks_and_rows(RUNS, "smollm2-mistral", ["mean", "zero"], 3) == (["LAMBADA"], ["mean", "zero"])
+    third = cells("smollm2-mistral", "LAMBADA", vipi=cell(9, 13, 14.5))
+    rows = ["mean", "zero", "vipi"]
+    assert tasks_and_rows(RUNS | more | third, "smollm2-mistral", rows, 3) == (["LAMBADA"], rows)
+    assert tasks_and_rows(RUNS | more, "smollm2-mistral", ["mean"], 3) == (["LAMBADA", "HumanEval"], ["mean"])
+
+
+def test_the_advice_is_the_row_that_keeps_most_and_names_those_that_are_not_clearly_worse() -> None:
+    (line,) = [one for one in advice(RUNS, [("smollm2-mistral", 3)]) if one.startswith("| no text")]
+    assert line == "| no text and no training | `transplant --method mean` | 50% (50% to 50%) | 1.0 | none of 2 |"
+    near = cells("smollm2-mistral", "LAMBADA", vipi=cell(9, 13, 14.5))
+    (line,) = [one for one in advice(RUNS | near, [("smollm2-mistral", 3)]) if one.startswith("| no text")]
+    assert line.endswith("| vipi |")
+
+
+def test_every_row_has_a_command() -> None:
+    assert command("calibrated, ngram") == "`transplant`"
+    assert command("calibrated, untied, ALM's loss for 15 minutes").endswith("`heal --minutes 15 --objective chunks`")
+    assert command("tokensurgeon, omp") == "`mergekit-tokensurgeon --approximation-method omp`"
+    assert len({command(row) for row in ALL_ROWS if row != BASE}) == len(ALL_ROWS) - 1
+
+
+def test_the_factor_of_a_claim_is_the_ratio_of_bits_and_says_which_way() -> None:
+    runs = cells("smollm2-mistral", "LAMBADA", **{"calibrated, ngram": cell(5, 6, 7), "mean": cell(10, 12, 14)})
+    (found,) = comparisons(runs, {}, {})
+    assert (found.factor, found.low, found.high) == pytest.approx((2, 2, 2))
+    assert (found.claim.source, found.verdict) == ("this project", "held")
+    other = cells("smollm2-mistral", "LAMBADA", **{"calibrated, ngram": cell(10, 12, 14), "mean": cell(5, 6, 7)})
+    assert [one.verdict for one in comparisons(other, {}, {})] == ["the opposite"]
+    even = cells("smollm2-mistral", "LAMBADA", **{"calibrated, ngram": cell(5, 7, 6), "mean": cell(5, 6, 7)})
+    assert [one.verdict for one in comparisons(even, {}, {})] == ["no clear difference"]
 
 
 @pytest.mark.parametrize("step", stages.STEPS)

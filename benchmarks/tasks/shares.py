@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,12 @@ Runs = Mapping[str, Any]
 def measured(runs: Runs) -> dict[str, Any]:
     """The cells without those of models that could not be made."""
     return {key: cell for key, cell in runs.items() if "failed" not in cell}
+
+
+def by_cells(runs: Runs) -> list[tuple[str, int]]:
+    """Pairs and numbers of documents, those with the most cells first."""
+    counts = Counter((key.split(" | ")[0], int(key.split(" | ")[3])) for key in runs)
+    return sorted(counts, key=lambda group: (counts[group], group), reverse=True)
 
 
 def values(cell: Mapping[str, Any], metric: str) -> np.ndarray:
