@@ -35,11 +35,11 @@ STARTS: dict[str, dict[str, Any]] = {
 """Rows that healing starts from."""
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
-    "slower": {"rate": 3e-4, "row_rate": 5e-4},
+    "slower": {"rate": 1.5e-3, "row_rate": 4e-3},
     "next-token": {"objective": "next_token"},
     "chunks": {"objective": "chunks"},
     "rows": {"train": "rows"},
-    "all": {"train": "all", "rate": 2e-4},
+    "all": {"train": "all", "rate": 1e-3},
     "no copies": {"copies": 0.0},
     "no share for the text": {"text_share": 0.0},
     "eight passages in a step": {"passages_per_step": 8},

@@ -5,8 +5,9 @@ Letters: B passages, T positions, V rows, A trained rows, D width.
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,6 +51,8 @@ class HealingModel(torch.nn.Module):
         # The gradient of this row would be thrown away, whatever token has its place now.
         self._embedding.padding_idx = None
         self._trained = trained.to(self._input_rows.device)
+        self.body_scale = _body_scale(model, self._head)
+        """Root mean square of the weights of the body's linear layers, before training."""
         model.requires_grad_(options.train == "all")
         self._head.weight = torch.nn.Parameter(self._output_rows, requires_grad=False)
         self._embedding.weight = torch.nn.Parameter(self._input_rows, requires_grad=False)
@@ -77,6 +80,13 @@ class HealingModel(torch.nn.Module):
     def row_parameters(self) -> list[torch.nn.Parameter]:
         """The trained rows of each matrix."""
         return [self.rows] if self.output_rows is None else [self.rows, self.output_rows]
+
+    def row_scales(self) -> list[float]:
+        """The root mean square of the trained rows of each matrix, before training."""
+        return [_root_mean_square([matrix[self._trained]]) for matrix in self._matrices()]
+
+    def _matrices(self) -> list[Tensor]:
+        return [self._input_rows] if self.output_rows is None else [self._input_rows, self._output_rows]
 
     def body_parameters(self) -> list[torch.nn.Parameter]:
         """All that is trained but rows."""
@@ -131,6 +141,17 @@ class HealingModel(torch.nn.Module):
         self._embedding.weight = torch.nn.Parameter(inputs, requires_grad=False)
         same = self._embedding.weight if self.output_rows is None else torch.nn.Parameter(outputs, requires_grad=False)
         self._head.weight = same
+
+
+def _body_scale(model: Any, head: Any) -> float:
+    layers = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    # A body without linear layers (GPT-2 has layers of its own class): all its matrices.
+    return _root_mean_square(layers or [p for p in model.base_model.parameters() if p.dim() > 1])
+
+
+def _root_mean_square(tensors: Sequence[Tensor]) -> float:
+    squares = sum(float(t.detach().double().square().sum()) for t in tensors)
+    return math.sqrt(squares / sum(t.numel() for t in tensors))
 
 
 def _with_rows(matrix_VD: Tensor, ids: Tensor, rows_AD: Tensor) -> Tensor:

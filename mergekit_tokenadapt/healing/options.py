@@ -58,8 +58,15 @@ class HealOptions(Options):
         "text; only with the objective base_model",
     )
     rank: PositiveInt = Field(default=64, description="rank of the adapters")
-    rate: PositiveFloat = Field(default=1e-3, description="learning rate of the adapters or of the body's weights")
-    row_rate: PositiveFloat = Field(default=1e-3, description="learning rate of the vocabulary rows")
+    rate: PositiveFloat = Field(
+        default=5e-3,
+        description="learning rate of the adapters or of the body's weights, relative to the root mean square of the "
+        "body's weights",
+    )
+    row_rate: PositiveFloat = Field(
+        default=8e-3,
+        description="learning rate of the vocabulary rows, relative to the root mean square of the rows",
+    )
     interpolate: Annotated[float, Gt(0), Le(1)] = Field(
         default=0.75,
         description="the weights that are written lie so far on the way from MODEL's to the trained ones. Below 1, "

@@ -117,12 +117,20 @@ class HealingTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW without weight decay; rows and body have learning rates of their own."""
+        """AdamW without weight decay; rows and body have learning rates of their own.
+
+        AdamW's steps have the size of the learning rate, whatever the weights are. Gemma's are five times as small as
+        SmolLM2's, and a rate that suits one undoes the other. So rates are relative to the weights' size, as in
+        Adafactor (arXiv 1804.04235, section 8).
+        """
         if self.optimizer is None:
             healing: HealingModel = self.accelerator.unwrap_model(self.model)
-            groups = [{"params": healing.row_parameters(), "lr": self._options.row_rate}]
+            groups: list[dict[str, Any]] = [
+                {"params": [rows], "lr": self._options.row_rate * scale}
+                for rows, scale in zip(healing.row_parameters(), healing.row_scales(), strict=True)
+            ]
             if body := healing.body_parameters():
-                groups.append({"params": body, "lr": self._options.rate})
+                groups.append({"params": body, "lr": self._options.rate * healing.body_scale})
             self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0)
         return self.optimizer
 

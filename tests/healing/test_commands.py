@@ -14,8 +14,8 @@ from mergekit_tokenadapt.healing.options import HealOptions
 from mergekit_tokenadapt.healing.trainer import HealingTrainer
 
 FLAGS = (
-    "--steps=6", "--looks=2", "--passages-per-step=2", "--passage-bytes=400", "--rank=4", "--rate=3e-3",
-    "--row-rate=3e-3", "--probe-bytes=40",
+    "--steps=6", "--looks=2", "--passages-per-step=2", "--passage-bytes=400", "--rank=4", "--rate=0.05",
+    "--row-rate=0.05", "--probe-bytes=40",
 )  # fmt: skip
 
 
