@@ -52,7 +52,8 @@ def token_vectors(
         found = np.flatnonzero(frequencies_TB.getnnz(axis=1))
         sums_TA[found] += frequencies_TB[found] @ batch.vectors_BA
         totals_T += np.asarray(frequencies_TB.sum(axis=1)).ravel()
-    return (sums_TA / np.where(totals_T, totals_T, 1)[:, None]).astype(np.float32)
+    sums_TA /= np.where(totals_T, totals_T, 1)[:, None].astype(np.float32)  # in place: a vocabulary's vectors are large
+    return sums_TA
 
 
 def _frequencies(batch: WordBatch, place: np.ndarray, num_tokens: int, segmenter: Segmenter) -> csr_matrix:
