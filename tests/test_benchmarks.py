@@ -7,6 +7,8 @@ import pytest
 
 from benchmarks import merging, omp, speed
 from benchmarks.common.results import Results
+from benchmarks.extension import cells as extension_cells
+from benchmarks.extension import page as extension
 from benchmarks.quality import __main__ as quality
 from benchmarks.size import __main__ as size
 from benchmarks.size import stages
@@ -95,6 +97,7 @@ PAGES = {
         "supertokens-measured.md": supertokens.page(found, [k for k, _ in supertokens._runs(supertokens.PARTS)])
     },
     "size": size_pages,
+    "extension": lambda found: {"extension-measured.md": extension.page(found, Results("quality").read())},
     "tasks": lambda found: {
         "tasks.md": tasks.page(found, *(Results(question).for_page() for question in tasks.QUESTIONS)),
         "tasks.svg": tasks.drawn(tasks.measured(found["runs"])),
@@ -168,3 +171,23 @@ def test_the_clock_finds_every_step(step: str) -> None:
     """The clock replaces functions and properties by name, private ones too: a rename must be seen."""
     for owner, attribute in stages.STEPS[step]:
         assert attribute in vars(owner), f"{owner}.{attribute}"
+
+
+def test_the_change_of_an_extended_model_is_paired_by_document() -> None:
+    base = [(100.0, 100), (900.0, 300), (40.0, 200), (5000.0, 1000)]
+    one = [(bits + 0.25 * num_bytes, num_bytes) for bits, num_bytes in base]
+    assert extension.change(base, one) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_new_tokens_are_counted_from_the_first_new_id(zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    definition = zoo["byte-level"].definition
+    texts = {"greeting": ("Hello, hello!", "Grüße"), "short": ("ü",)}
+    monkeypatch.setattr(extension_cells, "counted_texts", lambda: texts)
+    library = zoo["byte-level"].fast_tokenizer()
+    ids = {name: [i for d in ds for i in library.encode(d, add_special_tokens=False).ids] for name, ds in texts.items()}
+    first_new = sorted(ids["greeting"])[len(ids["greeting"]) // 2]
+    found = extension_cells._counts(definition, first_new)
+    assert found["bytes"] == {"greeting": 20, "short": 2}
+    assert found["tokens"] == {name: len(of_text) for name, of_text in ids.items()}
+    assert found["new"] == {name: len([i for i in of_text if i >= first_new]) for name, of_text in ids.items()}
+    assert 0 < found["new"]["greeting"] < found["tokens"]["greeting"]

@@ -51,12 +51,17 @@ def alike() -> dict[str, list[str]]:
     library = Path(sysconfig.get_paths()["stdlib"])
     modules = [file for package in PACKAGES for file in sorted((library / package).glob("*.py"))]
     _, sums = _code_and_sums()
-    texts = {name: _rest(_reference(name), FIRST_UNREAD) for name in LANGUAGES}
+    texts = {name: unread(name) for name in LANGUAGES}
     texts |= {
         "code": "".join(file.read_text(encoding="utf-8") for file in modules),
         "arithmetic": _rest(sums, SUMS_BYTES),
     }
     return {name: _evenly_spaced(list(split_passages(text, DOCUMENT))) for name, text in texts.items()}
+
+
+def unread(name: str) -> str:
+    """Return the chapters of a translation of which `mixed` has nothing; `alike` takes its documents from them."""
+    return _rest(_reference(name), FIRST_UNREAD)
 
 
 def _reference(name: str) -> str:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,9 @@ def run_tokensurgeon(base: Path, target: Path, options: list[str], max_bytes: in
         }
 
 
-def score(folder: Path, max_bytes: int) -> dict[str, dict[str, list[tuple[float, int]]]]:
+def score(
+    folder: Path, max_bytes: int, text_sets: Iterable[str] = TEXT_SETS
+) -> dict[str, dict[str, list[tuple[float, int]]]]:
     """Return (bits, bytes) of each document, by text set and domain."""
     from mergekit_tokenadapt.models.documents import score_documents
     from mergekit_tokenadapt.models.folder import ModelFolder
@@ -185,5 +187,5 @@ def score(folder: Path, max_bytes: int) -> dict[str, dict[str, list[tuple[float,
             ]
             for domain, texts in documents(text_set, max_bytes).items()
         }
-        for text_set in TEXT_SETS
+        for text_set in text_sets
     }
