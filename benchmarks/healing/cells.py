@@ -38,6 +38,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "slower": {"rate": 1.5e-3, "row_rate": 4e-3},
     "next-token": {"objective": "next_token"},
     "chunks": {"objective": "chunks"},
+    "six times the rate": {"rate": 0.029, "row_rate": 0.027},
     "rows": {"train": "rows"},
     "all": {"train": "all", "rate": 1e-3},
     "no copies": {"copies": 0.0},
