@@ -1,11 +1,14 @@
 """Results of benchmarks: cells are measured once and kept, and every page is what its results give."""
 
+import sys
 from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from benchmarks import merging, omp, speed
+from benchmarks.common import models
 from benchmarks.common.results import Results
 from benchmarks.extension import cells as extension_cells
 from benchmarks.extension import page as extension
@@ -14,6 +17,7 @@ from benchmarks.size import __main__ as size
 from benchmarks.size import stages
 from benchmarks.supertokens import __main__ as supertokens
 from benchmarks.tasks import __main__ as tasks
+from benchmarks.tasks import swaps
 from benchmarks.tasks.advice import advice, command
 from benchmarks.tasks.cases import ALL_ROWS, BASE, key_of
 from benchmarks.tasks.claims import comparisons
@@ -164,6 +168,63 @@ def test_the_factor_of_a_claim_is_the_ratio_of_bits_and_says_which_way() -> None
     assert [one.verdict for one in comparisons(other, {}, {})] == ["the opposite"]
     even = cells("smollm2-mistral", "LAMBADA", **{"calibrated, ngram": cell(5, 7, 6), "mean": cell(5, 6, 7)})
     assert [one.verdict for one in comparisons(even, {}, {})] == ["no clear difference"]
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of models; nothing is fetched."""
+    monkeypatch.setattr(models, "KEPT", tmp_path)
+    monkeypatch.setattr(models, "fetched", lambda name: tmp_path / name)
+    return tmp_path
+
+
+def test_a_swapped_model_is_made_once_and_kept_with_its_time_and_memory(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = "import pathlib, sys; out = pathlib.Path(sys.argv[2]); out.mkdir(); (out / 'model').write_text('rows')"
+    monkeypatch.setattr(swaps, "MERGEKIT", (sys.executable, "-c", write))
+    made = swaps.swapped("smollm2-mistral", "mean")
+    assert (made.folder / "model").read_text() == "rows"
+    assert made.folder.parent == kept
+    assert made.seconds > 0
+    assert made.memory > 1_000_000
+    monkeypatch.setattr(swaps, "MERGEKIT", ("no such command",))
+    assert swaps.swapped("smollm2-mistral", "mean") == made
+
+
+def test_the_recipe_of_a_row_names_the_folders_of_models(kept: Path) -> None:
+    out = kept / "out"
+    command = swaps._command(kept / "smollm2", kept / "mistral", out, {"method": "local", "auxiliary": "minilm"})
+    assert command[-2:] == [str(kept / "out.yml"), str(out)]
+    recipe = yaml.safe_load((kept / "out.yml").read_text())
+    assert recipe["models"] == [{"model": str(kept / "smollm2")}]
+    assert recipe["tokenizer"] == {
+        "source": str(kept / "mistral"),
+        "adapt": {"method": "local", "auxiliary": str(kept / "minilm")},
+    }
+
+
+def test_a_command_that_fails_leaves_no_model_and_its_last_line_in_the_results(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(swaps, "TOKENSURGEON", (sys.executable, "-c", "import sys; sys.exit('first\\nno such dtype')"))
+    assert tasks.run("smollm2-gemma", "tokensurgeon, omp", "LAMBADA", 3) == {"failed": "no such dtype"}
+    assert list(kept.iterdir()) == []
+
+
+def test_a_row_that_failed_is_on_the_page_and_in_no_table() -> None:
+    key = key_of("smollm2-gemma", "tokensurgeon, omp", "LAMBADA", 3)
+    runs = {**RUNS, key: {"failed": "no such dtype"}}
+    runs = {name: {"boundaries_lost": 0, **found} for name, found in runs.items()}
+    lines = tasks.page({"runs": runs, "setting": {"python": "3", "packages": {}}}, {}, {}).splitlines()
+    assert "- smollm2-gemma, tokensurgeon, omp: `no such dtype`" in lines
+    assert not [line for line in lines if line.startswith("## ") and "gemma" in line]
+
+
+@pytest.mark.parametrize("needed", swaps.NEEDS_DONOR)
+def test_a_row_that_needs_a_donor_is_possible_only_where_the_target_has_weights(needed: str) -> None:
+    assert swaps.is_possible("smollm2-gemma", needed)
+    assert not swaps.is_possible("smollm2-mistral", needed)
 
 
 @pytest.mark.parametrize("step", stages.STEPS)
