@@ -30,6 +30,7 @@ OTHERS = (
     "parallel",
     "hidden",
     "focus",
+    "wechsel",
     "hewitt",
     "random",
     "zero",
