@@ -28,7 +28,7 @@ COLUMNS = "| you have | take | share kept | minutes | not clearly worse |\n|---|
 DONOR = "a donor: the target has weights"
 SITUATIONS: dict[str, tuple[str, ...]] = {
     "no text and no training": tuple(row for row in ROWS if row not in NEEDS_DONOR and not _with_text(row)),
-    "a few hundred kilobytes of text, and no training": tuple(row for row in ROWS if _with_text(row)),
+    "a few hundred kilobytes of text, and no training": tuple(row for row in ROWS if row not in NEEDS_DONOR),
     "15 minutes of one core for training": tuple(row for row, cell in HEALED.items() if cell[2] == "15 minutes"),
     "an hour of one core for training": tuple(row for row, cell in HEALED.items() if cell[2] == "60 minutes"),
     DONOR: tuple(NEEDS_DONOR),
