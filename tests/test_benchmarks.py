@@ -181,7 +181,9 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_swapped_model_is_made_once_and_kept_with_its_time_and_memory(
     kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = "import pathlib, sys; out = pathlib.Path(sys.argv[2]); out.mkdir(); (out / 'model').write_text('rows')"
+    # The time is kept in tenths of a second.
+    make = "out = pathlib.Path(sys.argv[2]); out.mkdir(); (out / 'model').write_text('rows')"
+    write = f"import pathlib, sys, time; time.sleep(0.1); {make}"
     monkeypatch.setattr(swaps, "MERGEKIT", (sys.executable, "-c", write))
     made = swaps.swapped("smollm2-mistral", "mean")
     assert (made.folder / "model").read_text() == "rows"
