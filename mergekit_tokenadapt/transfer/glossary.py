@@ -21,6 +21,7 @@ import torch
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.terminal.tables import quoted
+from mergekit_tokenadapt.texts.lines import numbered_lines
 from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
 from mergekit_tokenadapt.tokenizer.token_lookup import lookup
 from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
@@ -185,21 +186,19 @@ class GlossaryRows:
 
 
 def _text_lines(source: str, content: bytes) -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of each line that is not empty.
+    """Return the number and the text of each line that is not empty.
 
     Raises:
         TokenAdaptError: a line is not UTF-8.
     """
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        try:
-            text = line.removesuffix(b"\r").decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise TokenAdaptError(
-                f"glossary: {source}, line {number} is not UTF-8 (byte {error.start + 1} of the line); convert the "
-                "file, for instance with iconv"
-            ) from error
-        if text.strip():
-            yield number, text
+    lines = numbered_lines(
+        content,
+        lambda number, place: (
+            f"glossary: {source}, line {number} is not UTF-8 (byte {place} of the line); convert the file, for "
+            "instance with iconv"
+        ),
+    )
+    return ((number, text) for number, text in lines if text.strip())
 
 
 def _from_columns(source: str, number: int, line: str) -> tuple[Any, ...]:

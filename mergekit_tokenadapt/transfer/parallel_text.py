@@ -21,6 +21,7 @@ from mergekit_tokenadapt.extensions.extras import importing
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.terminal.progress import progress
 from mergekit_tokenadapt.texts import read_text, split_passages
+from mergekit_tokenadapt.texts.lines import numbered_lines
 from mergekit_tokenadapt.tokenizer.alignment import Encoded, shared_bytes
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 
@@ -157,17 +158,16 @@ def _pairs_of_lines(transfer: Transfer, base_text: str, target_text: str) -> lis
 
 
 def _lines(source: str, option: str) -> list[str]:
+    where = f"parallel: {option}: {source}"
     try:
-        content = Path(source).read_bytes().decode("utf-8")
+        content = Path(source).read_bytes()
     except OSError as error:
-        raise TokenAdaptError(f"parallel: {option}: {source} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise TokenAdaptError(f"parallel: {option}: {source}, line {line}, is not UTF-8") from error
-    if not content.strip():
-        raise TokenAdaptError(f"parallel: {option}: {source} is empty")
-    # `splitlines` would also split at characters such as U+2028, which are part of a line here.
-    return content.removesuffix("\n").split("\n")
+        raise TokenAdaptError(f"{where} cannot be read: {error.strerror}") from error
+    found = numbered_lines(content, lambda number, _place: f"{where}, line {number}, is not UTF-8")
+    lines = [line for _, line in found]
+    if not any(line.strip() for line in lines):
+        raise TokenAdaptError(f"{where} is empty")
+    return lines if lines[-1] else lines[:-1]  # nothing follows the end of the last line
 
 
 def _words(tokenizer: TokenizerFiles, lines: Sequence[str]) -> Iterator[list[Word]]:

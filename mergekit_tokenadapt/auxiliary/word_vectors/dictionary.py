@@ -15,6 +15,7 @@ from scipy.linalg import orthogonal_procrustes
 from mergekit_tokenadapt.auxiliary.word_vectors.reading import WordVectors
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.numerics.threads import one_thread
+from mergekit_tokenadapt.texts.lines import numbered_lines
 
 LOG = logging.getLogger(__name__)
 
@@ -29,14 +30,15 @@ def read_dictionary(name: str) -> list[tuple[str, str]]:
         content = Path(name).read_bytes()
     except OSError as error:
         raise TokenAdaptError(f"dictionary: {name!r} cannot be read: {error.strerror}") from error
+    lines = numbered_lines(
+        content,
+        lambda number, _place: (
+            f"dictionary: {name!r}, line {number}: not UTF-8; convert the file, for instance with iconv"
+        ),
+    )
     pairs = []
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        try:
-            text = line.decode("utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise TokenAdaptError(
-                f"dictionary: {name!r}, line {number}: not UTF-8; convert the file, for instance with iconv"
-            ) from error
+    for number, line in lines:
+        text = line.strip()
         if not text:
             continue
         columns = [column.strip() for column in text.split("\t")] if "\t" in text else text.split()
