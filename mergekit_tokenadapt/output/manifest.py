@@ -13,6 +13,7 @@ import torch
 
 from mergekit_tokenadapt.correction import CorrectionReport
 from mergekit_tokenadapt.models.identity import HASHES, vocabulary_hashes
+from mergekit_tokenadapt.storage.hashing import add_contents
 from mergekit_tokenadapt.texts.sources import files_below, split_settings
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.transfer.plan import TransferPlan
@@ -24,8 +25,6 @@ PLAN = "tokenadapt.plan"
 """File name of the first input model's plan."""
 VERSIONED = ("mergekit-tokenadapt", "mergekit", "torch", "transformers", "tokenizers", "numpy", "scikit-learn")
 """Packages whose versions the manifest records."""
-HASHED = 1 << 24
-"""Bytes of a file that are in memory at a time while it is hashed."""
 
 
 def manifest_of(
@@ -103,9 +102,7 @@ def contents_hash(place: str) -> str:
     root, digest = Path(path), hashlib.sha256()
     for file in files_below(root) if root.is_dir() else [root]:
         digest.update(f"{file.relative_to(root).as_posix()}\0".encode() if root.is_dir() else b"")
-        with file.open("rb") as stream:  # word vectors may be larger than the memory
-            while part := stream.read(HASHED):
-                digest.update(part)
+        add_contents(digest, file)
     return digest.hexdigest()
 
 

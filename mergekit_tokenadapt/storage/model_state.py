@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-BLOCK = 1 << 22
-"""Bytes of a file that are in memory at a time."""
+from mergekit_tokenadapt.storage.hashing import add_contents
 
 
 def state_of(folder: Path, *, by_content: bool = False) -> str:
@@ -22,9 +21,7 @@ def state_of(folder: Path, *, by_content: bool = False) -> str:
         status = file.stat()
         digest.update(f"{file.name} {status.st_size} ".encode())
         if by_content:
-            with file.open("rb") as opened:
-                while block := opened.read(BLOCK):
-                    digest.update(block)
+            add_contents(digest, file)
         else:
             digest.update(f"{status.st_mtime_ns}\0".encode())
     return digest.hexdigest()

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mergekit_tokenadapt.storage import model_state
+from mergekit_tokenadapt.storage import hashing
 from mergekit_tokenadapt.storage.model_state import state_of
 
 
@@ -33,7 +33,7 @@ def test_a_file_that_is_written_anew(folder):
 
 
 def test_other_bytes_of_the_same_size_and_time(folder, monkeypatch):
-    monkeypatch.setattr(model_state, "BLOCK", 3)  # the change is in the last of several blocks
+    monkeypatch.setattr(hashing, "BLOCK", 3)  # the change is in the last of several blocks
     file = folder / "model.safetensors"
     os.utime(file, ns=(0, 0))
     before, content = state_of(folder), state_of(folder, by_content=True)
