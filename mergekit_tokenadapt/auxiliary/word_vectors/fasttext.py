@@ -67,7 +67,7 @@ class FastTextModel(WordVectors):
             place += ARGUMENTS.size
             num_entries, self.num_words, _, _, num_kept = DICTIONARY.unpack_from(self._content, place)
             self._first_entry = place + DICTIONARY.size
-            self._dimensions, self._buckets, self._shortest, self._longest = (arguments[n] for n in (0, 8, 9, 10))
+            self.dimensions, self._buckets, self._shortest, self._longest = (arguments[n] for n in (0, 8, 9, 10))
             if version not in VERSIONS:
                 raise self.wrong(f"version {version} of fastText's format is unknown")
             if version == VERSIONS[0] and arguments[7] == SUPERVISED:  # as fastText reads these
@@ -78,7 +78,7 @@ class FastTextModel(WordVectors):
             is_quantized, num_rows, num_columns = MATRIX.unpack_from(self._content, place)
             if is_quantized or num_kept >= 0:
                 raise self.wrong("quantized models (.ftz) cannot be read: take the .bin or .vec file")
-            if num_columns != self._dimensions or num_rows < self.num_words:
+            if num_columns != self.dimensions or num_rows < self.num_words:
                 raise struct.error
             self._matrix = np.frombuffer(
                 self._content, dtype="<f4", count=num_rows * num_columns, offset=place + MATRIX.size
@@ -87,11 +87,6 @@ class FastTextModel(WordVectors):
             raise
         except (struct.error, ValueError) as error:  # `frombuffer` raises ValueError
             raise self.wrong(INCOMPLETE) from error
-
-    @property
-    def dimensions(self) -> int:
-        """A: numbers in a vector."""
-        return int(self._dimensions)
 
     @property
     def has_ngrams(self) -> bool:

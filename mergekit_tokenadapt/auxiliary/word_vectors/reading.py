@@ -38,13 +38,11 @@ class WordVectors(ABC):
         path: the file.
     """
 
+    dimensions: int
+    """A: numbers in a vector. The readers of the formats set it."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    @abstractmethod
-    def dimensions(self) -> int:
-        """A: numbers in a vector."""
 
     @abstractmethod
     def batches(self, most: int | None = None) -> Iterator[WordBatch]:
@@ -85,14 +83,14 @@ class WordVectors(ABC):
         place = f", {where}" if where else ""
         return TokenAdaptError(f"word vectors: {str(self.path)!r}{place}: {what}")
 
-    def check_dimensions(self, dimensions: int) -> None:
+    def check_dimensions(self) -> None:
         """Refuse a number of dimensions that no file of word vectors has.
 
         Raises:
             TokenAdaptError: the number is not between 1 and `MAX_DIMENSIONS`.
         """
-        if not 1 <= dimensions <= MAX_DIMENSIONS:
-            raise self.wrong(f"{dimensions:,} dimensions are impossible; is it another kind of file?")
+        if not 1 <= self.dimensions <= MAX_DIMENSIONS:
+            raise self.wrong(f"{self.dimensions:,} dimensions are impossible; is it another kind of file?")
 
     def check_finite(self, vectors_BA: np.ndarray, places: Sequence[str]) -> None:
         """Refuse vectors that hold NaN or infinite numbers.

@@ -52,13 +52,8 @@ class TextVectors(WordVectors):
         self._header = _header(fields)
         if self._header is None and len(fields) < 3:
             raise self.wrong("write the numbers of words and of dimensions, or a word and its numbers", "line 1")
-        self._dimensions = len(fields) - 1 if self._header is None else self._header[1]
-        self.check_dimensions(self._dimensions)
-
-    @property
-    def dimensions(self) -> int:
-        """A: numbers in a vector."""
-        return self._dimensions
+        self.dimensions = len(fields) - 1 if self._header is None else self._header[1]
+        self.check_dimensions()
 
     def batches(self, most: int | None = None) -> Iterator[WordBatch]:
         """See `WordVectors`.
@@ -89,7 +84,7 @@ class TextVectors(WordVectors):
     def _parsed(self, number: int, line: bytes) -> tuple[str, list[float]]:
         """Return the word and the numbers of a line. A word may contain spaces."""
         where = f"line {number:,}"
-        word, *numbers = line.rstrip().rsplit(b" ", self._dimensions)
+        word, *numbers = line.rstrip().rsplit(b" ", self.dimensions)
         try:
             text = word.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -99,9 +94,9 @@ class TextVectors(WordVectors):
                 where,
             ) from error
         too_long = " " in text and _is_number(text.rsplit(" ", 1)[1])
-        if len(numbers) != self._dimensions or too_long:
+        if len(numbers) != self.dimensions or too_long:
             found = len(line.split()) - 1
-            raise self.wrong(f"{found:,} numbers after the word, not {self._dimensions:,}", where)
+            raise self.wrong(f"{found:,} numbers after the word, not {self.dimensions:,}", where)
         try:
             return text, list(map(float, numbers))
         except ValueError as error:
@@ -124,13 +119,8 @@ class BinaryVectors(WordVectors):
                 "not a file of word vectors: neither word2vec's text format in UTF-8, nor its binary format, nor "
                 "fastText's .bin"
             )
-        self.num_words, self._dimensions = header
-        self.check_dimensions(self._dimensions)
-
-    @property
-    def dimensions(self) -> int:
-        """A: numbers in a vector."""
-        return self._dimensions
+        self.num_words, self.dimensions = header
+        self.check_dimensions()
 
     def batches(self, most: int | None = None) -> Iterator[WordBatch]:
         """See `WordVectors`.
@@ -153,8 +143,8 @@ class BinaryVectors(WordVectors):
             if not byte or len(word) > LONGEST_WORD:
                 raise self.wrong("the file ends here or is damaged", f"word {place + 1:,} of {self.num_words:,}")
             word += byte
-        content = stream.read(4 * self._dimensions)
-        if len(content) < 4 * self._dimensions:
+        content = stream.read(4 * self.dimensions)
+        if len(content) < 4 * self.dimensions:
             raise self.wrong("the file ends here", f"word {place + 1:,} of {self.num_words:,}")
         return decoded(bytes(word).lstrip(b"\n")), np.frombuffer(content, dtype="<f4").astype(np.float32)
 
