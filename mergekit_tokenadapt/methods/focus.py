@@ -71,9 +71,8 @@ class Focus(VectorMethod):
             raise TokenAdaptError(
                 f"focus: no token of both vocabularies occurs {self.least_count} times in {self.text}: give more text"
             )
-        is_known = self._is_known(transfer, counts)
-        known = np.flatnonzero(is_known)
-        LOG.info("focus: %d of %d new tokens have a vector", len(known), len(is_known))
+        known = np.flatnonzero([counts[i] >= self.least_count for i in transfer.new_ids.tolist()])
+        LOG.info("focus: %d of %d new tokens have a vector", len(known), len(transfer.new_ids))
         of_shared = _unit(vectors, list(shared))
         old_ids = torch.tensor(list(shared.values()))
         rows, ids, weights = [], [], []
@@ -89,8 +88,8 @@ class Focus(VectorMethod):
             ids.append(old_ids[chosen_NK[positive]])
             weights.append(weights_NK[positive])
         if not rows:
-            return SparseRows.from_triplets(old_ids[:0], old_ids[:0], torch.zeros(0), len(is_known))
-        return SparseRows.from_triplets(torch.cat(rows), torch.cat(ids), torch.cat(weights), len(is_known))
+            return SparseRows.from_triplets(old_ids[:0], old_ids[:0], torch.zeros(0), len(transfer.new_ids))
+        return SparseRows.from_triplets(torch.cat(rows), torch.cat(ids), torch.cat(weights), len(transfer.new_ids))
 
     def explain(self, transfer: Transfer) -> dict[int, Explanation]:
         """Return what the weights are."""
@@ -102,9 +101,6 @@ class Focus(VectorMethod):
         passages = [p for document in documents for p in split_passages(document, PASSAGE)]
         encoder = transfer.target.fast_tokenizer()
         return [e.ids for e in encoder.encode_batch(passages, add_special_tokens=False)]
-
-    def _is_known(self, transfer: Transfer, counts: Counter[int]) -> np.ndarray:
-        return np.array([counts[i] >= self.least_count for i in transfer.new_ids.tolist()], dtype=bool)
 
     def _train(self, transfer: Transfer, passages: list[list[int]]) -> Any:
         """The vectors by token id: of tokens that occur often enough."""

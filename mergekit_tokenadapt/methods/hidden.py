@@ -110,13 +110,14 @@ def best_layer(reader: LastStates, tokens: Sequence[Token], pieces: Pieces, *, q
     some = Pieces.from_lists(pieces[n].tolist() for n in range(number))
     layers = np.unique(np.linspace(1, reader.num_layers, TRIED_LAYERS).round().astype(int)).tolist()
     states = reader.read(some, layers, desc="States of old tokens, to choose a layer", quiet=quiet)
-    matrices = [matrix.float() for matrix in reader.matrices]
+    matrices = [(matrix.float(), matrix.isfinite().all(dim=1)) for matrix in reader.matrices]
+    ids = torch.tensor([t.id for t in tokens[:number]])
+    held_out = torch.tensor([is_held_out(token) for token in tokens[:number]])
     explained = []
     for m in range(len(layers)):
         features = DenseFeatures(states[:, m])
-        ids, held_out = torch.tensor([t.id for t in tokens[:number]]), list(map(is_held_out, tokens[:number]))
-        regression = RowRegression(ids, torch.tensor(held_out), features, ids[:0], features.select(ids[:0]))
-        fits = [regression.fit(matrix, matrix.isfinite().all(dim=1)) for matrix in matrices]
+        regression = RowRegression(ids, held_out, features, ids[:0], features.select(ids[:0]))
+        fits = [regression.fit(matrix, is_finite) for matrix, is_finite in matrices]
         explained.append(sum(fit.report.explained for fit in fits if fit is not None))
     best: int = layers[int(np.argmax(explained))]
     LOG.info("hidden: layer %d of %d predicts held-out rows best", best, reader.num_layers)

@@ -63,10 +63,8 @@ class LastStates:
 
     @property
     def matrices(self) -> list[Tensor]:
-        """The input matrix, and the output matrix if it is another one; each [V, D], in the dtype of computation."""
-        found = [self._model.get_input_embeddings().weight.detach()]
-        head = self._model.get_output_embeddings()
-        return found if head is None or head.weight is found[0] else [*found, head.weight.detach()]
+        """See `vocabulary_matrices`."""
+        return vocabulary_matrices(self._model)
 
     @torch.no_grad()
     def read(self, sequences: Pieces, layers: Sequence[int], *, desc: str, quiet: bool) -> Tensor:
@@ -116,6 +114,12 @@ class LastStates:
             for hook in hooks:
                 hook.remove()
         return states
+
+
+def vocabulary_matrices(model: Any) -> list[Tensor]:
+    """Return a model's input matrix, and its output matrix if that is another one; each [V, D], in its dtype."""
+    inputs, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    return [inputs.detach()] if head is None or head.weight is inputs else [inputs.detach(), head.weight.detach()]
 
 
 @contextmanager

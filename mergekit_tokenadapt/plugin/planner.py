@@ -251,7 +251,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             adapt=adapt.model_dump(mode="json"),
             inputs=tuple((str(m.reference), m.folder) for m in models),
             glossary=None if (g := plans[models[0].reference].transfer.glossary) is None else g.describe(),
-            method_files=adapt.make_method().files,
+            method_files=plans[models[0].reference].transfer.method.files,
             pad_move=self._moves.get(models[0].reference),
             config=self.out_model_config,
             last_look=check_written,

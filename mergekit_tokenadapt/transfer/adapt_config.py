@@ -66,7 +66,7 @@ class AdaptConfig(BaseModel):
     calibration_bytes: Annotated[NonNegativeInt, Flag(metavar="N")] = Field(
         default=1_000_000, description="bytes of that text to use, in evenly spaced passages; 0 means all"
     )
-    untie: Annotated[bool, Flag(has_opposite=True, default="no-untie; --heal finds out what is better")] = Field(
+    untie: Annotated[bool, Flag(has_opposite=True, default="no-untie")] = Field(
         default=False,
         description="give a model with tied matrices a separate output matrix, as large as its input matrix",
     )

@@ -6,8 +6,7 @@ its own. Every row has one of three origins:
 - copied: COPIED and SPECIAL rows with a source. The row is the old row, bit for bit.
 - composed: NEW rows, and SPECIAL rows made from a text. The row is a weighted sum of old rows, or the
   prediction of a regression that is fitted on the matrix itself, or of another model, or drawn from a distribution of
-  the old rows. Input
-  rows and output rows may have different weights; a tied matrix then gets the mean of the two rows.
+  the old rows. Input rows and output rows may have different weights; a tied matrix then gets the mean of the two.
 - mean: PADDING rows, NEW special tokens, NEW tokens for which the method found nothing, and rows of unreachable tokens.
   The row is the mean of all copied and composed rows. Its logit is the mean of their logits and never the highest, so
   such a token is never generated. A row of zeros (logit 0) could be.

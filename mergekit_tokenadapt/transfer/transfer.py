@@ -20,7 +20,7 @@ from mergekit_tokenadapt.auxiliary.base import OwnedToken
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.donor import Donor
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
-from mergekit_tokenadapt.models.last_states import LastStates
+from mergekit_tokenadapt.models.last_states import LastStates, vocabulary_matrices
 from mergekit_tokenadapt.texts.sources import split_settings
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.segmentation import Pieces, Segmenter
@@ -222,7 +222,7 @@ class Transfer:
             TokenAdaptError: the model has no vocabulary matrix.
         """
         if self.loaded_model is not None:
-            return self.load_base_model().matrices
+            return vocabulary_matrices(self.loaded_model)
         names = (self._base_model.input_matrix, self._base_model.output_matrix)
         return [self._base_model.rows(name) for name in names if name is not None]
 
