@@ -11,6 +11,14 @@ Scores = list[tuple[float, int]]
 """(bits, bytes) of each document."""
 
 
+def counts_of(number: int, generator: np.random.Generator, resamples: int = RESAMPLES) -> np.ndarray:
+    """Return how often each of N documents counts: once, as measured; then in S resamples. int64 [1 + S, N]."""
+    from mergekit_tokenadapt.evaluation.bootstrap import resample_counts
+
+    drawn = resample_counts(number, resamples, generator)
+    return np.vstack([np.ones(number, dtype=drawn.dtype), drawn])
+
+
 def bits_per_byte(scores: Scores, counts: np.ndarray | None = None) -> Any:
     """Return bits per byte of N documents; or of S resamples, where `counts` [S, N] says how often each is drawn."""
     bits, sizes = np.array(scores).T

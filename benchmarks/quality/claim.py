@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.gaps import RESAMPLES, Scores, bits_per_byte
+from benchmarks.common.gaps import RESAMPLES, Scores, bits_per_byte, counts_of
 from benchmarks.quality.cases import BASE, DOMAINS, PAIRS
 
 RIVALS = {"mean": "ReTok", "parallel, one text": "TransTokenizer"}
@@ -73,13 +73,11 @@ def _factor(runs: dict[str, Any], rival: str, hybrid: str, text_set: str) -> tup
 
 def _excess(runs: dict[str, Any], method: str, text_set: str) -> np.ndarray:
     """Bits per token of the base model above the base's, mean of domains: measured, then for each resample [1 + S]."""
-    from mergekit_tokenadapt.evaluation.bootstrap import resample_counts
-
     random = np.random.default_rng(0)  # the same resamples for every method
     total = np.zeros(1 + RESAMPLES)
     for domain in DOMAINS:
         base, one = (runs[m][text_set][domain] for m in (BASE, method))
-        counts = np.vstack([np.ones(len(base)), resample_counts(len(base), RESAMPLES, random)])
+        counts = counts_of(len(base), random)
         bytes_per_token = _bytes(base) / runs[BASE]["tokens"][text_set][domain]
         total += (bits_per_byte(one, counts) - bits_per_byte(base, counts)) * bytes_per_token / len(DOMAINS)
     return total

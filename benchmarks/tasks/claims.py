@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.common.gaps import RESAMPLES, Scores, bits_per_byte
+from benchmarks.common.gaps import RESAMPLES, Scores, bits_per_byte, counts_of
 from benchmarks.quality.cases import PAIRS as QUALITY_PAIRS
 from benchmarks.quality.claim import CLAIMED, factors
 from benchmarks.quality.page import runs_of_pair
 from benchmarks.tasks.cases import TASKS
 from benchmarks.tasks.shares import Runs, measured
-from mergekit_tokenadapt.evaluation.bootstrap import interval, resample_counts
+from mergekit_tokenadapt.evaluation.bootstrap import interval
 
 Kinds = Mapping[str, Scores]
 """Kind of text, or task, to bits and bytes of each document."""
@@ -187,8 +187,7 @@ def _factor(better: Kinds, worse: Kinds, kinds: list[str]) -> tuple[float, float
     random = np.random.default_rng(0)
     logs = np.zeros(1 + RESAMPLES)
     for kind in kinds:
-        number = len(better[kind])
-        counts = np.vstack([np.ones(number), resample_counts(number, RESAMPLES, random)])
+        counts = counts_of(len(better[kind]), random)
         logs += np.log(bits_per_byte(worse[kind], counts) / bits_per_byte(better[kind], counts)) / len(kinds)
     low, high = interval(np.exp(logs[1:]))
     return float(np.exp(logs[0])), low, high

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common.gaps import counts_of
 from benchmarks.tasks.cases import BASE, TASKS, key_of
-from mergekit_tokenadapt.evaluation.bootstrap import resample_counts
 
 RESAMPLES = 2000
 GOLD = "bits_per_byte"
@@ -35,8 +35,7 @@ def values(cell: Mapping[str, Any], metric: str) -> np.ndarray:
     All rows of a task have the same documents, and get the same resamples.
     """
     above_N, below_N = (np.array(cell["metrics"][metric][part]) for part in ("above", "below"))
-    counts = resample_counts(len(above_N), RESAMPLES, np.random.default_rng(0))
-    counts = np.vstack([np.ones(len(above_N), dtype=counts.dtype), counts])
+    counts = counts_of(len(above_N), np.random.default_rng(0), RESAMPLES)
     return np.asarray((counts @ above_N) / (counts @ below_N))
 
 
