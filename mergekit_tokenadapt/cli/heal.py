@@ -6,6 +6,7 @@ import click
 from rich.console import Console
 
 from mergekit_tokenadapt.cli.generated_options import flags_of
+from mergekit_tokenadapt.cli.heal_after import line_printer
 from mergekit_tokenadapt.cli.options import output_argument
 from mergekit_tokenadapt.healing.options import HealOptions
 
@@ -62,7 +63,7 @@ def heal_command(
         force=force,
         trust_remote_code=trust_remote_code,
         quiet=quiet,
-        say=(lambda _line: None) if quiet else (lambda line: click.echo(line, err=True)),
+        say=line_printer(quiet=quiet),
     )
     if not quiet:
         print_healed(Console(), result.record)

@@ -21,6 +21,11 @@ WRITING_SHARE = 0.3
 """The share of --heal-minutes in which the target of a draft may write text."""
 
 
+def line_printer(*, quiet: bool) -> Callable[[str], None]:
+    """Return a function that prints a line about healing on standard error, or does nothing with `quiet`."""
+    return (lambda _line: None) if quiet else (lambda line: click.echo(line, err=True))
+
+
 def healing_stage(
     options: HealAfterOptions,
     base: str,
@@ -62,9 +67,7 @@ def healing_stage(
     check_heal(texts, chosen)
     writer = None if target is None else _writer(target, texts, chosen.seed, trust_remote_code=trust_remote_code)
 
-    def say(line: str) -> None:
-        if not quiet:
-            click.echo(line, err=True)
+    say = line_printer(quiet=quiet)
 
     def heal_folder(folder: Path) -> None:
         from rich.console import Console
