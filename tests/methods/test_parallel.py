@@ -201,6 +201,17 @@ def test_a_missing_text_is_refused_before_the_plan_is_made(transfer: Transfer) -
         with_method(transfer, "parallel", text="no/such").check()
 
 
+def test_a_byte_order_mark_and_windows_line_ends_change_nothing(transfer: Transfer, tmp_path: Path) -> None:
+    text, made = text_of(transfer) * 3, []
+    for name, content in (("plain", text), ("marked", "\ufeff" + text.replace("\n", "\r\n"))):
+        file = tmp_path / name
+        file.write_bytes(content.encode("utf-8"))
+        options = {"base_text": str(file), "target_text": str(file), "least_count": 1}
+        made.append(find_method("parallel", options).weigh(transfer))
+    assert made[0].weights.tolist() == made[1].weights.tolist()
+    assert made[0].ids.tolist() == made[1].ids.tolist()
+
+
 @pytest.mark.parametrize("options", [{}, {"base_text": "a"}, {"text": "a", "base_text": "b", "target_text": "c"}])
 def test_the_options_must_name_one_text_or_two(options: dict[str, str]) -> None:
     with pytest.raises(TokenAdaptError, match="it needs either text, or both base_text and target_text"):
