@@ -110,7 +110,9 @@ def make_plan(
     quiet: bool = False,
     **options: Any,
 ) -> Plan:
-    """Plan the replacement of a model's tokenizer. No weights are read, unless the method needs a donor or the base model.
+    """Plan the replacement of a model's tokenizer.
+
+    No weights are read, unless the method needs a donor or the base model.
 
     Args:
         base: the model as a folder or hub id, or its tokenizer as loaded by transformers.
