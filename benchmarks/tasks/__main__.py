@@ -21,16 +21,14 @@ from benchmarks.common.timing import CommandFailedError, one_thread
 from benchmarks.tasks.cases import ALL_ROWS, PAIRS, TASKS, key_of
 from benchmarks.tasks.page import page
 from benchmarks.tasks.picture import drawn
+from benchmarks.tasks.scoring import scored
 from benchmarks.tasks.shares import measured
 from benchmarks.tasks.swaps import is_possible, swapped
-from examples.samples.models import olmo_requests
 
 RESULTS = Results("tasks")
 PACKAGES = ("mergekit-tokenadapt", "mergekit", "torch", "transformers", "tokenizers", "scikit-learn")
 QUESTIONS = ("quality", "healing")
 """Benchmarks whose results the claims are checked against, too."""
-SEED = 0
-"""Seed of the sample of documents, the same for every row."""
 
 
 @click.command()
@@ -65,39 +63,18 @@ def cells_of(pairs: tuple[str, ...], rows: tuple[str, ...], tasks: tuple[str, ..
 
 
 def run(pair: str, row: str, task: str, documents: int) -> dict[str, Any]:
-    """Score a row on a task: returns each metric's parts of every document, and seconds.
+    """Score a row on a task: what `scored` returns, and what the swap cost.
 
     Where the command that makes the model fails, the result is the last line that it printed.
     """
-    from mergekit_tokenadapt.evaluation.request_files import read_requests
-    from mergekit_tokenadapt.evaluation.request_scores import encode_task, metrics_of
-    from mergekit_tokenadapt.models.folder import open_model
-    from mergekit_tokenadapt.models.loading import load_model
-    from mergekit_tokenadapt.models.shared_prefix import PrefixScorer
-
     try:
         swap = swapped(pair, row)
     except CommandFailedError as failure:
         return {"failed": str(failure).splitlines()[-1]}
-    requests = read_requests(olmo_requests() / TASKS[task].folder).sample(documents, SEED)
-    folder = open_model(str(swap.folder))
-    encoded, num_truncated = encode_task(folder, requests)
-    scorer = PrefixScorer(load_model(folder, device="cpu", dtype="float32"))
-    figures = metrics_of(requests, encoded, scorer.score(encoded))
     return {
-        "documents": len(requests.documents),
-        "choices": sum(map(len, encoded)),
-        "sha256": requests.sha256,
-        "metrics": {
-            f.metric: {"above": [round(float(v), 4) for v in f.above_N], "below": [float(v) for v in f.below_N]}
-            for f in figures
-        },
+        **scored(swap.folder, task, documents),
         "swap_seconds": swap.seconds,
         "swap_memory": swap.memory,
-        "seconds": round(scorer.seconds, 1),
-        "truncated": num_truncated,
-        "boundaries_lost": sum(not c.keeps_boundary for choices in encoded for c in choices),
-        "prefixes_not_shared": scorer.why_plain,
     }
 
 
