@@ -9,6 +9,7 @@ import yaml
 
 from benchmarks import merging, omp, speed
 from benchmarks.common import models
+from benchmarks.common.gaps import change
 from benchmarks.common.results import Results
 from benchmarks.extension import cells as extension_cells
 from benchmarks.extension import page as extension
@@ -54,14 +55,14 @@ def test_a_run_that_fails_keeps_the_cells_before(results: Results) -> None:
 
 
 def test_a_change_that_fails_is_not_written(results: Results) -> None:
-    def change() -> None:
+    def fail_to_change() -> None:
         with results.change() as changed:
             changed["runs"] = {}
             raise RuntimeError("no power")
 
     results.measure_missing([("a", lambda: 1)])
     with pytest.raises(RuntimeError, match="no power"):
-        change()
+        fail_to_change()
     assert results.read() == {"runs": {"a": 1}}
 
 
@@ -236,10 +237,10 @@ def test_the_clock_finds_every_step(step: str) -> None:
         assert attribute in vars(owner), f"{owner}.{attribute}"
 
 
-def test_the_change_of_an_extended_model_is_paired_by_document() -> None:
+def test_the_change_of_bits_per_byte_is_paired_by_document() -> None:
     base = [(100.0, 100), (900.0, 300), (40.0, 200), (5000.0, 1000)]
     one = [(bits + 0.25 * num_bytes, num_bytes) for bits, num_bytes in base]
-    assert extension.change(base, one) == pytest.approx((0.25, 0.25, 0.25))
+    assert change(base, one) == pytest.approx((0.25, 0.25, 0.25))
 
 
 def test_new_tokens_are_counted_from_the_first_new_id(zoo, monkeypatch: pytest.MonkeyPatch) -> None:

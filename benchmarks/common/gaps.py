@@ -1,4 +1,4 @@
-"""How much of the gap between `mean` and the base model is closed, from the bits of each document, with an interval."""
+"""Bits per byte of models beside those of the base model, from the bits of each document, with intervals."""
 
 from __future__ import annotations
 
@@ -37,3 +37,12 @@ def gap_interval(base: Scores, mean: Scores, one: Scores) -> list[float]:
     from mergekit_tokenadapt.evaluation.bootstrap import interval, resample_counts
 
     return interval(gap_closed(base, mean, one, resample_counts(len(base), RESAMPLES, np.random.default_rng(0))))
+
+
+def change(base: Scores, one: Scores) -> tuple[float, float, float]:
+    """Bits per byte of a model less those of the base model, and the 95% interval of this difference."""
+    from mergekit_tokenadapt.evaluation.bootstrap import interval, resample_counts
+
+    counts = resample_counts(len(base), RESAMPLES, np.random.default_rng(0))
+    low, high = interval(bits_per_byte(one, counts) - bits_per_byte(base, counts))
+    return float(bits_per_byte(one) - bits_per_byte(base)), low, high

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from benchmarks.common import models
-from benchmarks.common.gaps import RESAMPLES, Scores, bits_per_byte
+from benchmarks.common.gaps import Scores, bits_per_byte, change
 from benchmarks.common.results import in_words
 from benchmarks.extension.cells import BASE, EXTENSIONS, METHODS, MODELS, SAME_SOURCE, SOURCES, TEXT_SET
 from benchmarks.quality.cases import BASE as BASE_MODEL
@@ -114,12 +112,3 @@ def _bits_row(name: str, method: str, scores: Mapping[str, Scores], base: Mappin
         difference, low, high = change(base[domain], scores[domain])
         cells.append(f"{bits_per_byte(scores[domain]):.3f} ({difference:+.3f}, {low:+.3f} to {high:+.3f})")
     return f"| {name} | {method} | {' | '.join(cells)} |"
-
-
-def change(base: Scores, one: Scores) -> tuple[float, float, float]:
-    """Bits per byte of a model less those of the base model, and the 95% interval of this difference."""
-    from mergekit_tokenadapt.evaluation.bootstrap import interval, resample_counts
-
-    counts = resample_counts(len(base), RESAMPLES, np.random.default_rng(0))
-    low, high = interval(bits_per_byte(one, counts) - bits_per_byte(base, counts))
-    return float(bits_per_byte(one) - bits_per_byte(base)), low, high
