@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import models
 from benchmarks.supertokens.cases import CACHE, GENERATED_TOKENS, METHODS, MODEL_TEXT
+from benchmarks.supertokens.generation import written
 from examples.samples import debian_texts
 
 
@@ -78,32 +78,11 @@ def scored(folder: Path) -> dict[str, Any]:
 
 
 def generated(folder: Path) -> dict[str, Any]:
-    """Return bytes and tokens per second of greedy generation, the median of three prompts, and the first text.
-
-    One thread, and its CPU time: other work on the machine hardly matters then.
-    """
-    import torch
-    import transformers
-
-    torch.set_num_threads(1)
-    model = transformers.AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+    """Return bytes and tokens per second of greedy generation, the median of three prompts, and the first text."""
     prompts = [" ".join(d.split()[:60]) for d in _texts_to_score()["built-in prose"][:3]]
-    rates, tokens, texts = [], [], []
-    for prompt in [prompts[0], *prompts]:  # the first one warms up
-        ids = tokenizer(prompt, return_tensors="pt").input_ids
-        started = time.process_time()
-        with torch.inference_mode():
-            out = model.generate(
-                ids,
-                max_new_tokens=GENERATED_TOKENS,
-                min_new_tokens=GENERATED_TOKENS,
-                do_sample=False,
-                pad_token_id=tokenizer.eos_token_id,
-            )
-        seconds = time.process_time() - started
-        text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
-        rates.append(len(text.encode("utf-8")) / seconds)
-        tokens.append(GENERATED_TOKENS / seconds)
-        texts.append(text)
-    return {"bytes_per_second": sorted(rates[1:])[1], "tokens_per_second": sorted(tokens[1:])[1], "text": texts[1]}
+    found = written(folder, prompts, GENERATED_TOKENS)
+    return {
+        "bytes_per_second": sorted(len(one.text.encode("utf-8")) / one.seconds for one in found)[1],
+        "tokens_per_second": sorted(GENERATED_TOKENS / one.seconds for one in found)[1],
+        "text": found[0].text,
+    }
