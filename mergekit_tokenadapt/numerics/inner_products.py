@@ -10,7 +10,6 @@ Letters: B vectors (residuals), S atoms, D width of an atom, b blocks of atoms, 
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,9 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mergekit_tokenadapt.numerics.integer_products import integer_products_pay
 from mergekit_tokenadapt.numerics.threads import in_threads, one_thread
-
-LOG = logging.getLogger(__name__)
 
 GROUP = 32
 """Atoms per group. The highest score of each group is found first, and groups that cannot hold the best atom are
@@ -433,7 +431,7 @@ def choose_search(atoms_SD: Tensor) -> Search:
     Args:
         atoms_SD: float32.
     """
-    if atoms_SD.device.type == "cpu" and len(atoms_SD) >= BLOCK and _has_exact_integer_products():
+    if atoms_SD.device.type == "cpu" and len(atoms_SD) >= BLOCK and integer_products_pay():
         return ScreenedSearch(atoms_SD)
     return DenseSearch(atoms_SD)
 
@@ -497,18 +495,3 @@ def _highest(counts_B: Tensor, places: Tensor, products: Tensor, k: int) -> tupl
     starts_B1 = (counts_B.cumsum(0) - counts_B)[:, None]
     first = order[(starts_B1 + torch.arange(k)).clamp(max=len(order) - 1)]
     return places[first], products[first]
-
-
-def _has_exact_integer_products() -> bool:
-    """Return whether torch has 8-bit products here and they are exact.
-
-    On some older processors, the sum of two products overflows 16 bits.
-    """
-    signs = torch.tensor([1, -1], dtype=torch.int8).repeat(64)
-    rows = torch.stack([signs, signs.abs(), -signs.abs(), signs.roll(1)]).repeat(8, 1) * 127
-    try:
-        found = torch._int_mm(rows, rows.T.contiguous())
-        return torch.equal(found.long(), rows.long() @ rows.long().T)
-    except (AttributeError, RuntimeError) as error:
-        LOG.debug("torch has no 8-bit products on this machine: %s", error)
-        return False

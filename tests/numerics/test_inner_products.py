@@ -43,11 +43,11 @@ def test_of_equal_atoms_the_first_is_taken(small_blocks):
         assert int(kind(atoms).best(normal(100, 32, seed=1))[0].max()) < 300
 
 
-def test_without_integer_products_the_search_is_dense(monkeypatch):
-    atoms = normal(inner_products.BLOCK, 16)
-    assert isinstance(inner_products.choose_search(atoms), DenseSearch | ScreenedSearch)
-    monkeypatch.delattr(torch, "_int_mm")
-    assert isinstance(inner_products.choose_search(atoms), DenseSearch)
+@pytest.mark.parametrize(("pay", "kind"), [(True, ScreenedSearch), (False, DenseSearch)])
+def test_atoms_are_screened_where_integer_products_pay(monkeypatch, pay, kind):
+    monkeypatch.setattr(inner_products, "integer_products_pay", lambda: pay)
+    assert isinstance(inner_products.choose_search(normal(inner_products.BLOCK, 16)), kind)
+    assert isinstance(inner_products.choose_search(normal(inner_products.BLOCK - 1, 16)), DenseSearch)
 
 
 @pytest.mark.parametrize("k", [1, 3, 32])
