@@ -27,10 +27,14 @@ def narrowed(wanted: Sequence[Seam], definition: Definition) -> tuple[list[Seam]
                 current[n] = _without(seam, left, right)
                 if current[n] is None:
                     meeting = f"{_shown(left)} and {_shown(right)}"
-                    notes.append(f"no token across {seam}: a merge of the base joins {meeting}")
+                    notes.append(f"no new token spans a boundary between {seam}: a merge of the base joins {meeting}")
     for before, after in zip(wanted, current, strict=True):
         if after is not None and after != before:
-            notes.append(f"across {before}: without {_left_out(before, after)}, which merges of the base join")
+            left_out = _left_out(before, after)
+            notes.append(
+                f"new tokens may span a boundary between {before}, but not at {left_out}: there, merges of the base "
+                "join both sides"
+            )
     return [seam for seam in current if seam is not None], notes
 
 

@@ -68,7 +68,7 @@ def test_no_seam_where_a_merge_reaches_across():
         frozenset("'") | frozenset("。！？｡।॥۔؟።")
     ]
     assert len(notes) == 1
-    assert "without '" in notes[0]
+    assert "but not at ':" in notes[0]
     assert Coarsening.of(definition, Rules()).seams
 
 
