@@ -1,5 +1,6 @@
 """Results of benchmarks: cells are measured once and kept, and every page is what its results give."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -17,12 +18,14 @@ from benchmarks.quality import __main__ as quality
 from benchmarks.size import __main__ as size
 from benchmarks.size import stages
 from benchmarks.supertokens import __main__ as supertokens
+from benchmarks.supertokens import healed, healed_page
 from benchmarks.tasks import __main__ as tasks
 from benchmarks.tasks import swaps
 from benchmarks.tasks.advice import advice, command
 from benchmarks.tasks.cases import ALL_ROWS, BASE, key_of
 from benchmarks.tasks.claims import comparisons
 from benchmarks.tasks.shares import shares_kept, tasks_and_rows
+from examples.samples import models as samples
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -255,3 +258,72 @@ def test_new_tokens_are_counted_from_the_first_new_id(zoo, monkeypatch: pytest.M
     assert found["tokens"] == {name: len(of_text) for name, of_text in ids.items()}
     assert found["new"] == {name: len([i for i in of_text if i >= first_new]) for name, of_text in ids.items()}
     assert 0 < found["new"]["greeting"] < found["tokens"]["greeting"]
+
+
+def test_of_two_processes_that_fetch_the_same_the_first_folder_stays_and_no_stage_is_left(tmp_path: Path) -> None:
+    folder, stage = tmp_path / "model", samples._staging(tmp_path / "model")
+    for place in (folder, stage):
+        place.mkdir()
+        (place / "config.json").write_text(place.name)
+    samples._name(stage, folder)
+    assert [place.name for place in tmp_path.iterdir()] == ["model"]
+    assert (folder / "config.json").read_text() == "model"
+    with pytest.raises(FileNotFoundError):
+        samples._name(stage, tmp_path / "other")
+
+
+# --- supertokens before and after healing --------------------------------------------------------
+
+
+def test_saved_tokens_and_speed_are_ratios_of_sums_and_the_same_in_every_resample_of_equal_documents() -> None:
+    base, one = {"tokens": [10, 20, 30]}, {"tokens": [5, 10, 15]}
+    assert healed_page.saved_tokens(base, one) == pytest.approx(0.5)
+    assert healed_page.saved_tokens(base, {"tokens": [10, 20, 15]})[0] == pytest.approx(0.25)
+    slow = [{"bytes": 100, "seconds": 2.0}, {"bytes": 300, "seconds": 6.0}]
+    fast = [{"bytes": 150, "seconds": 2.0}, {"bytes": 450, "seconds": 6.0}]
+    assert healed_page.times_as_fast(slow, fast) == pytest.approx(1.5)
+
+
+def test_the_text_to_learn_from_has_whole_documents_and_none_that_is_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = ["a" * 40, "b" * 500, "é" * 30, "c" * 10, "d" * 10]
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    monkeypatch.setattr(healed, "LEARNED", tmp_path / "learned")
+    monkeypatch.setattr(healed.debian_texts, "corpus", lambda name: (file, [], {}))
+    monkeypatch.setattr(healed, "LEARNED_BYTES", 100)
+    monkeypatch.setattr(healed, "LONGEST_DOCUMENT", 200)
+    lines = healed.learned_from()["code"].read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["a" * 40, "é" * 30]
+
+
+def test_a_passage_is_from_the_middle_of_its_document() -> None:
+    document = "a" * 700 + "b" * healed.PASSAGE + "c" * 700
+    assert healed.middle(document) == "b" * healed.PASSAGE
+
+
+def read_as(*bits: float, tokens: int, new: int = 0) -> dict:
+    """What a model makes of a text of as many documents of 100 bytes."""
+    return {"bits": list(bits), "bytes": [100] * len(bits), "tokens": [tokens] * len(bits), "new": [new] * len(bits)}
+
+
+def healed_cells(model: str, tokens: int, new: int, *bits: float) -> dict[str, dict]:
+    prompts = [{"bytes": 3 * tokens, "tokens": 20, "new": new, "seconds": 2.0, "text": ""}] * 2
+    texts = {name: read_as(*bits, tokens=tokens, new=new) for name in ("held-out English", "held-out code")}
+    return {
+        f"healed | {model} | texts": texts,
+        f"healed | {model} | writing": {"prompts": prompts},
+        f"healed | {model} | LAMBADA": {**cell(*bits), "boundaries_lost": 1},
+    }
+
+
+def test_the_section_on_healing_compares_each_model_with_the_base_and_says_what_is_missing() -> None:
+    runs = healed_cells(healed.BASE, 40, 0, 100.0, 200.0) | healed_cells("mean", 20, 5, 125.0, 250.0)
+    about = {"added": 8000, "learned from": {"English": 10_000_000}, "setting": {"packages": {}}}
+    lines = healed_page.section(runs, about)
+    assert "| held-out code | 200 | 2.50 | 5.00 | 50% [50%, 50%] | 25% |" in lines
+    assert [line for line in lines if line.startswith("| mean | 1.875 (+0.375 [+0.250, +0.500])")]
+    assert "| mean | 10.0 | 25% | 3.00 | 30 | 0.50 [0.50, 0.50] | 50 | 50 |" in lines
+    assert "| mean | 80% [80%, 80%] | not measured | not measured | not measured | 1 |" in lines
+    assert healed_page.section({}, {}) == []

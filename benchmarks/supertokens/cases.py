@@ -9,7 +9,7 @@ from examples.samples import debian_texts
 CACHE = debian_texts.CACHE
 """Where vocabularies and models are kept while they are measured."""
 LANGUAGES = {"english": "English", "code": "code", "german": "German", "japanese": "Japanese"}
-PARTS = ("curve", "sizes", "model", "options")
+PARTS = ("curve", "sizes", "model", "options", "healed")
 CURVE_MB = (10, 30, 100, 0)
 SIZES = (64_000, 32_000)
 MIXTURE_MB = 60

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.supertokens.cases import CURVE_MB, LANGUAGES, MIXTURE_MB, MODELS, SIZES, VARIANT_MB, VARIANTS
+from benchmarks.supertokens.healed_page import section
 
 
 def page(results: dict[str, Any], keys: Sequence[str]) -> str:
@@ -17,6 +18,8 @@ def page(results: dict[str, Any], keys: Sequence[str]) -> str:
     for size in SIZES:
         lines += ["", f"## All texts together, {size:,} tokens", "", *_sizes(runs, size)]
     lines += ["", "## SmolLM2-135M-Instruct on a supertoken vocabulary", "", *_models(runs)]
+    if found := section(runs, results.get("healed", {})):
+        lines += ["", *found]
     missing = [key for key in keys if key not in runs]
     if missing:
         lines += ["", "## Not measured yet", "", "The same command goes on with these:", ""]
