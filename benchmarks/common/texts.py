@@ -12,7 +12,7 @@ import re
 import sysconfig
 from pathlib import Path
 
-from examples.samples.debian_texts import CACHE, fetch, texts_in_package
+from examples.samples.debian_texts import CACHE, corpus, fetch, texts_in_package
 from mergekit_tokenadapt.correction import CalibrationText
 from mergekit_tokenadapt.texts import split_passages
 
@@ -26,23 +26,40 @@ PACKAGES = ("asyncio", "email", "http", "unittest")
 """Packages of Python's standard library. The default sample has only modules that are in no package."""
 NUM_DOCUMENTS, DOCUMENT = 6, 1000
 """Documents of each kind that `alike` returns, and bytes of each."""
+EXCERPT = 3000
+"""Bytes of each file of code in several languages."""
 _LINES = re.compile(r"[-─═│┌┐└┘├┤┬┴┼+|_]{3,}")
 
 
-def mixed() -> Path:
-    """Return a folder with one text file for each of the five kinds; it is made on the first call."""
-    folder = CACHE / "calibration-text"
+def mixed(*, several_languages: bool = False) -> Path:
+    """Return a folder with one text file for each of the five kinds; it is made on the first call.
+
+    Args:
+        several_languages: the code is C, JavaScript, PHP, Emacs Lisp and Python, as much as there is otherwise of
+            Python alone.
+    """
+    folder = CACHE / ("calibration-text-several-languages" if several_languages else "calibration-text")
     if folder.is_dir():
         return folder
     stage = folder.with_suffix(".partial")
     stage.mkdir(parents=True, exist_ok=True)
     code, sums = _code_and_sums()
     texts = {name: _start(_reference(name), BYTES_EACH) for name in LANGUAGES}
-    texts |= {"code": _start(code, BYTES_EACH), "arithmetic": _start(sums, SUMS_BYTES)}
+    texts |= {
+        "code": _code_in_several_languages() if several_languages else _start(code, BYTES_EACH),
+        "arithmetic": _start(sums, SUMS_BYTES),
+    }
     for name, text in texts.items():
         (stage / f"{name}.txt").write_text(text, encoding="utf-8")
     stage.rename(folder)
     return folder
+
+
+def _code_in_several_languages() -> str:
+    """Return the starts of files of Debian packages, evenly spaced among the held-out ones."""
+    _, files, _ = corpus("code")
+    number = BYTES_EACH // EXCERPT
+    return "\n".join(_start(files[n * len(files) // number], EXCERPT) for n in range(number))
 
 
 @functools.cache

@@ -7,8 +7,9 @@
 
 A cell is one swap and one healing of so many minutes on one thread: the machine must have a core to spare. The text to
 heal with is that of `common.texts.mixed`: English, German, Chinese, code and sums. Held-out passages are of the same
-sources; the built-in texts are of others. Writes results/healing.json, docs/healing-measured.md and
-docs/healing-curve.svg and .png. The healed models stay in the folder of models: the benchmark of tasks scores them.
+sources; the built-in texts are of others. causes.py measures where the loss lies. Writes results/healing.json,
+docs/healing-measured.md and docs/healing-curve.svg and .png. The healed models stay in the folder of models: the
+benchmark of tasks scores them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import click
 
 from benchmarks.common.results import Cell, Results, page_only, setting, write_page, write_picture
 from benchmarks.common.timing import one_thread
+from benchmarks.healing.causes import causes
 from benchmarks.healing.cells import PAIRS, RECIPES, SHARES, STARTS, healed, interpolated, unhealed
 from benchmarks.healing.page import curve, key_of, page
 
@@ -86,6 +88,17 @@ def main(
                 for share in (SHARES if between else ())
             ],
             under="interpolated",
+        )
+        RESULTS.measure_missing(
+            [
+                *((f"{pair} | {start}", partial(causes, pair, start)) for start in starts),
+                *(
+                    (key_of(pair, start, recipe, amount), partial(causes, pair, start, recipe, amount))
+                    for start in starts
+                    for recipe in recipes
+                ),
+            ],
+            under="causes",
         )
     write_page("healing-measured.md", page(RESULTS.for_page()))
     write_picture("healing-curve", curve(RESULTS.for_page()))

@@ -33,6 +33,7 @@ STARTS: dict[str, dict[str, Any]] = {
     "calibrated, untied": {"method": "calibrated", "untie": True},
 }
 """Rows that healing starts from."""
+SEVERAL_LANGUAGES = "code in several languages"
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     "slower": {"rate": 1.5e-3, "row_rate": 4e-3},
@@ -45,8 +46,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "no share for the text": {"text_share": 0.0},
     "eight passages in a step": {"passages_per_step": 8},
     "rank 16": {"rank": 16},
+    SEVERAL_LANGUAGES: {},
 }
-"""Options of `heal`, beside the time."""
+"""Options of `heal`, beside the time. `SEVERAL_LANGUAGES` has another text instead: see `text_of`."""
 
 
 def unhealed(pair: str, start: str) -> dict[str, Scores]:
@@ -77,7 +79,7 @@ def healed(pair: str, start: str, recipe: str, amount: str) -> dict[str, Any]:
     options = HealOptions(
         held_out_bytes=3000, probe_bytes=PROBE_BYTES, looks=6, interpolate=1.0, **time_or_steps, **RECIPES[recipe]
     )
-    sets = [read_text(f"{file.stem}={file}") for file in sorted(texts.mixed().iterdir())]
+    sets = [read_text(f"{file.stem}={file}") for file in text_of(recipe)]
     with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:
         began, cpu = time.perf_counter(), time.process_time()
         done = heal(
@@ -101,6 +103,11 @@ def healed(pair: str, start: str, recipe: str, amount: str) -> dict[str, Any]:
         "curve_seconds": list(done.curve_seconds),
         **{name: done.record[name] for name in names},
     }
+
+
+def text_of(recipe: str) -> list[Path]:
+    """The files to heal with, one for each kind of text."""
+    return sorted(texts.mixed(several_languages=recipe == SEVERAL_LANGUAGES).iterdir())
 
 
 def interpolated(pair: str, start: str, recipe: str, amount: str, share: float) -> dict[str, Any]:

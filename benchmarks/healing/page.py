@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from benchmarks.common import models
 from benchmarks.common.curves import curves
 from benchmarks.common.gaps import RESAMPLES, Scores, bits_per_byte, gap_closed
 from benchmarks.common.results import in_words
+from benchmarks.healing.causes import CAUSES
 from benchmarks.healing.cells import BYTES, KINDS, PAIRS
 
 INTRODUCTION = """# Healing, measured
@@ -55,6 +56,8 @@ def page(results: Mapping[str, Any]) -> str:
         between = _of_pair(results.get("interpolated", {}), pair)
         lines += ["### Text of other sources", "", *_others(before, runs, between), ""]
         lines += ["### Held-out passages of the same sources", "", *_held_out(runs), ""]
+        if of_pair := _of_pair(results.get("causes", {}), pair):
+            lines += ["### Where the loss lies", "", *_causes(of_pair), ""]
     lines += ["![Bits per byte above the base model's, on held-out passages, against minutes](healing-curve.svg)", ""]
     return "\n".join(lines)
 
@@ -112,6 +115,27 @@ def _worse(run: Mapping[str, Any]) -> str:
     return (
         ", ".join(f"{name} {after[name] / before[name] - 1:+.1%}" for name in run["worse"] if name in before) or "none"
     )
+
+
+def _causes(found: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> list[str]:
+    lines = [
+        "Bits per byte beyond the base model's, of the built-in texts; in brackets, how many of the tokens. New tokens "
+        "are those whose bytes are no token of the base model. An old token is segmented as before where the base "
+        "model's tokenizer has it in the same place. In the text: the text to heal with has the token. What the base "
+        "model needs for a token of its own is spread evenly over the token's bytes.",
+        "",
+        "| text | model | " + " | ".join(CAUSES) + " | together |",
+        "|---" * (len(CAUSES) + 3) + "|",
+    ]
+    for kind, title in KINDS.items():
+        for name, of_model in found.items():
+            of_kind = [of_model[kind][cause] for cause in CAUSES]
+            num_tokens = sum(tokens for tokens, _, _ in of_kind)
+            cells = [f"{bits / num_bytes:+.3f} ({tokens / num_tokens:.0%})" for tokens, bits, num_bytes in of_kind]
+            together = sum(bits / num_bytes for _, bits, num_bytes in of_kind)
+            shown = _shown(name) if " | " in name else name
+            lines.append(f"| {title} | {shown} | " + " | ".join(cells) + f" | {together:+.3f} |")
+    return lines
 
 
 def _held_out(runs: Mapping[str, Any]) -> list[str]:
