@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 import yaml
 
@@ -14,6 +15,7 @@ from benchmarks.common.gaps import change
 from benchmarks.common.results import Results
 from benchmarks.extension import cells as extension_cells
 from benchmarks.extension import page as extension
+from benchmarks.healing import causes
 from benchmarks.quality import __main__ as quality
 from benchmarks.size import __main__ as size
 from benchmarks.size import stages
@@ -327,3 +329,22 @@ def test_the_section_on_healing_compares_each_model_with_the_base_and_says_what_
     assert "| mean | 10.0 | 25% | 3.00 | 30 | 0.50 [0.50, 0.50] | 50 | 50 |" in lines
     assert "| mean | 80% [80%, 80%] | not measured | not measured | not measured | 1 |" in lines
     assert healed_page.section({}, {}) == []
+
+
+def test_the_loss_beyond_the_base_model_is_told_apart_by_kinds_of_tokens() -> None:
+    # The base model reads ab|cd|ef|g in tokens of 2, 2, 2 and 1 bytes, the swapped one ab|c|de|f|g.
+    ids, ends, old_ends = np.array([0, 1, 2, 3, 4]), np.array([2, 3, 5, 6, 7]), np.array([2, 4, 6, 7])
+    is_old, in_text = np.array([True, True, False, True, True]), np.array([True, False, True, False, False])
+    kinds = causes._kinds(ids, ends, old_ends, is_old, in_text)
+    assert [causes.CAUSES[n] for n in kinds] == [
+        causes.SAME,
+        causes.OTHERWISE,
+        causes.SEEN,
+        causes.OTHERWISE,
+        causes.SAME,
+    ]
+    in_text[2] = False
+    after_new = causes._kinds(np.array([2, 4]), np.array([3, 7]), np.array([2, 3, 7]), is_old, in_text)
+    assert [causes.CAUSES[n] for n in after_new] == [causes.UNSEEN, causes.AFTER_NEW]
+    spread = causes._spread(np.array([3.0, 4.0, 6.0, 5.0]), old_ends, ends)
+    assert spread == pytest.approx([3, 2, 2 + 3, 3, 5])
