@@ -104,7 +104,7 @@ def heal(
     destination = check_output(out, force=force, inputs=[model, teacher.folder], texts=[t.source for t in texts])
     text = HealingText.of(texts, options, Renderer(teacher.tokenizer, opened.tokenizer))
     if opened.tokenizer.chat_template is not None and not text.has_conversations:
-        say(f"{opened.name} has a chat template, and no text holds conversations: tokens of roles are not trained")
+        say("the model has a chat template, and no text holds conversations: tokens of roles are not trained")
     _check_disk(opened, text, options)
     work = _Work(opened, teacher, text, options, quiet, say, started)
     states = [state_of(opened.folder, by_content=is_made_anew), state_of(teacher.folder)]

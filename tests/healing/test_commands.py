@@ -65,6 +65,16 @@ def test_transplant_and_heal(tied_pair, tmp_path, gemma_style_folder, text_file,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lines.txt", "out"]
 
 
+def test_a_line_about_the_model_does_not_name_the_folder_in_which_it_is_made(
+    tied_pair, tmp_path, gemma_style_folder, text_file, short
+):
+    flags = ("--method", "mean", "--chat-template", "base", "--no-untie", "--heal", "--heal-text", f"lines={text_file}")
+    result = run("transplant", tied_pair[0], gemma_style_folder, tmp_path / "out", *flags)
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.stderr.splitlines() if "tokens of roles are not trained" in line]
+    assert line.startswith("the model has a chat template")
+
+
 def test_a_transplant_that_is_killed_while_it_heals_goes_on(
     tied_pair, tmp_path, gemma_style_folder, text_file, short, own_cache, monkeypatch
 ):
