@@ -147,7 +147,14 @@ class TokenizerFiles:
         copy_files(self.folder, folder, TOKENIZER_FILES)
 
     def fast_tokenizer(self) -> Tokenizer:
-        """Build the tokenizer of the `tokenizers` library, without truncation, padding and BPE dropout."""
+        """Return the tokenizer of the `tokenizers` library, without truncation, padding and BPE dropout.
+
+        Every call returns the same object: it must not be changed. A large vocabulary takes a second to build.
+        """
+        return self._fast_tokenizer
+
+    @cached_property
+    def _fast_tokenizer(self) -> Tokenizer:
         return tokenizer_of(self.definition)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers_zoo import BYTE_LEVEL, LOSSLESS, METASPACE, added, plain_definition
 
-from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, tokenizer_of
 from mergekit_tokenadapt.tokenizer.segmentation import Pieces, Segmenter
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
 
@@ -195,7 +195,7 @@ def test_the_post_processor_adds_nothing(zoo: Mapping[str, TokenizerFiles]) -> N
 
 def test_truncation_and_padding_are_switched_off(zoo: Mapping[str, TokenizerFiles]) -> None:
     files = zoo["byte-level"]
-    fast = files.fast_tokenizer()
+    fast = tokenizer_of(files.definition)
     fast.enable_truncation(3)
     fast.enable_padding(length=8, pad_id=0, pad_token="<|endoftext|>")
     pieces = Segmenter(json.loads(fast.to_str()), files.vocabulary).segment([b"a", b"q w r z k"])
