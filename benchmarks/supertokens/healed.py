@@ -37,11 +37,10 @@ NO_LIMIT = 600.0
 """Minutes: the steps end the healing."""
 STARTS: dict[str, dict[str, Any]] = {
     "mean": {"method": "mean"},
-    "hybrid, 200 KB of text": {"method": "hybrid", "auxiliary": "ngram", "calibration_bytes": 200_000},
     "calibrated, untied": {"method": "calibrated", "auxiliary": "ngram", "untie": True},
 }
-"""Rows without training: name to `adapt` block. The text of `calibration_bytes` is that of `learned_from`."""
-HEALED = {f"{start}, healed {STEPS} steps": start for start in ("mean", "calibrated, untied")}
+"""Rows without training: name to `adapt` block."""
+HEALED = {f"{start}, healed {STEPS} steps": start for start in STARTS}
 """Name of a healed model to the one that it was made from."""
 MODELS = (BASE, *STARTS, *HEALED)
 HELD_OUT_DOCUMENTS, PASSAGE = 40, 1000
@@ -51,7 +50,7 @@ PROMPTS, PROMPT = 4, 300
 """Prompts from each text to write on, and the largest number of characters of each."""
 PROMPTED = ("held-out English", "held-out code", "built-in prose")
 """Texts that prompts are taken from."""
-TASKS = ("LAMBADA", "HumanEval", "SciQ", "ARC-Easy")
+TASKS = ("LAMBADA", "HumanEval", "ARC-Easy")
 DOCUMENTS = 40
 """Largest number of documents of a task."""
 MEASURED = "benchmark.json"
@@ -167,9 +166,6 @@ def made(model: str) -> Path:
 
 
 def _swapped(base: Path, tokenizer: Path, out: Path, adapt: dict[str, Any]) -> dict[str, Any]:
-    if "calibration_bytes" in adapt:
-        learned_from()
-        adapt = {**adapt, "calibration_text": str(LEARNED)}
     models.transplanted(base, tokenizer, out, adapt)
     manifest = json.loads((out / "tokenadapt.json").read_text())
     return {"rows_by_reason": manifest["inputs"][0]["rows_by_reason"]}

@@ -29,9 +29,9 @@ from mergekit_tokenadapt.texts.builtin import LANGUAGES
 
 HEAD = "## 8,000 supertokens before and after healing"
 ABOUT = f"""SmolLM2-135M-Instruct gets {{added:,}} supertokens, learned from {{learned}}: the first documents
-of the texts in the table above. Their rows are made by `mean`, as in ReTok (arXiv 2410.04335), by `hybrid` with 200 KB
-of the same documents as `calibration_text`, or by `calibrated` with `--untie`. Two of these models are then healed on
-the same documents for {STEPS} steps, with the defaults of `heal` otherwise{{healing}}.
+of at most 200 KB of the texts in the table above. Their rows are made by `mean`, as in ReTok (arXiv 2410.04335), or by
+`calibrated` with `--untie`. Both models are then healed on the same documents for {STEPS} steps, with the defaults of
+`heal` otherwise{{healing}}.
 
 Square brackets hold 95% intervals of a bootstrap over documents or prompts, paired with the base model. Each healing
 was done once, with one seed. Healing also trains the model on text of the same sources as the held-out text below.
@@ -54,12 +54,14 @@ WRITING = f"""### Generation
 Greedy generation of {{tokens}} tokens after each of {{prompts}} prompts, {PROMPTS} from each of: {", ".join(PROMPTED)}.
 Speeds are per second of CPU time. *Own text* is what the model writes. The last two columns say how many bytes per
 second there would be if the model wrote the held-out text: tokens per second times that text's bytes per token.
+The new rows add 3% to the weights that a step reads. The models were timed one after the other, and larger
+differences in tokens per second are probably due to other work on the machine.
 """
 SCORES = f"""### Scores kept
 
 Shares of the base model's score, as on [tasks.md](tasks.md): base / score in bits per byte of the gold answer for
-{{gold}}, score / base in accuracy for {{choice}}. Above 100% is better than the base model. {DOCUMENTS} documents a
-task.{{chance}}
+{{gold}}, score / base in accuracy for {{choice}}. Above 100% is better than the base model.
+{DOCUMENTS} documents a task.{{chance}}
 """
 Runs = Mapping[str, Any]
 
@@ -96,7 +98,7 @@ def _about(cells: Runs, about: Mapping[str, Any]) -> dict[str, Any]:
 def _made(cells: Runs) -> str:
     """Which of the passages that healing measures got worse."""
     lines = [
-        f"- {model}: {', '.join(LANGUAGES.get(name, name) for name in done['worse']) or 'none'}."
+        f"- {model}: {', '.join(LANGUAGES.get(name, f'built-in {name}') for name in done['worse']) or 'none'}."
         for model in HEALED
         if (done := cells.get(f"{model} | making"))
     ]
