@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ def healing_stage(
     device: str | None = None,
     trust_remote_code: bool = False,
     target: str | None = None,
+    learned_from: Callable[[int], Iterable[str]] | None = None,
     make_untied: Callable[[Path], object] | None = None,
 ) -> Callable[[Path], None] | None:
     """What a command calls with the folder of the swapped model before that gets its name; None without --heal.
@@ -48,6 +49,8 @@ def healing_stage(
         trust_remote_code: whether the models' own code may run.
         target: the model that a draft is made for: it writes the text to heal on, and `options` name the text for its
             prompts. None: the options name the text to heal on.
+        learned_from: returns pieces of the text that the vocabulary is learned from, about so many bytes. They are the
+            text to heal on where the options name none.
         make_untied: writes the same transplant with two vocabulary matrices into a folder, where held-out text is to
             choose between one and two; None: the choice was made.
 
@@ -60,10 +63,14 @@ def healing_stage(
         raise TokenAdaptError(f"--heal needs a base that is one model: merge the adapter of {base} into it first")
     from mergekit_tokenadapt.healing.passages import read_healing_texts
     from mergekit_tokenadapt.healing.run import check_heal
+    from mergekit_tokenadapt.texts import TextSet
 
     minutes = {} if options.heal_minutes is None else {"minutes": options.heal_minutes}
     chosen = HealOptions(**minutes).model_copy(update={"device": device})
-    texts = read_healing_texts(options.heal_texts)
+    if learned_from is not None and not options.heal_texts:
+        texts = [TextSet.of("text", learned_from(chosen.max_bytes), "--text")]
+    else:
+        texts = read_healing_texts(options.heal_texts)
     check_heal(texts, chosen)
     writer = None if target is None else _writer(target, texts, chosen.seed, trust_remote_code=trust_remote_code)
 

@@ -85,9 +85,16 @@ def check_outputs(
 
 
 def check_onto(
-    onto: tuple[str, str] | None, adapt: dict[str, Any], healing: HealAfterOptions, *, quiet: bool
+    onto: tuple[str, str] | None, adapt: dict[str, Any], healing: HealAfterOptions, corpus: Corpus, *, quiet: bool
 ) -> Callable[[Path], None] | None:
     """Check before the learning that the transplant after it can work.
+
+    Args:
+        onto: MODEL and OUT_MODEL.
+        adapt: options of the transplant.
+        healing: minutes and texts.
+        corpus: the text to learn from, and to heal on where `healing` names none.
+        quiet: no progress.
 
     Returns:
         How to heal what the transplant gives; None without --heal.
@@ -107,7 +114,7 @@ def check_onto(
     model = open_model(onto[0])
     _ = model.tensors.names
     config.make_method().check(len(model.tokenizer.vocabulary))
-    return healing_stage(healing, onto[0], quiet=quiet)
+    return healing_stage(healing, onto[0], quiet=quiet, learned_from=corpus.pieces)
 
 
 def go_onto(

@@ -98,9 +98,14 @@ class HealAfterOptions(Options):
     heal_minutes: Annotated[Annotated[float, Gt(0)] | None, Flag(default=str(HealOptions().minutes))] = Field(
         default=None, description="time for --heal, beside that of the swap"
     )
-    heal_texts: Annotated[tuple[str, ...], Flag("heal-text", metavar="[NAME=]PATH", default="Python's library")] = (
-        Field(default=(), description="text for --heal, as `heal --text` takes it")
-    )
+    heal_texts: Annotated[
+        tuple[str, ...],
+        Flag(
+            "heal-text",
+            metavar="[NAME=]PATH",
+            default="the text of --text where the command has this option, otherwise Python's library",
+        ),
+    ] = Field(default=(), description="text for --heal, as `heal --text` takes it")
 
     @model_validator(mode="after")
     def _check_heal(self) -> HealAfterOptions:

@@ -149,7 +149,20 @@ def test_a_model_with_added_tokens_is_healed(tied_pair, tmp_path, text_file, sho
     assert "--heal goes with --onto" in result.stderr
     result = run(*command, "--onto", tied_pair[0], out, *given)
     assert result.exit_code == 0, result.output
-    assert json.loads((out / "tokenadapt.json").read_text())["healing"]["steps"] == 4
+    healed = json.loads((out / "tokenadapt.json").read_text())["healing"]
+    assert (healed["steps"], healed["texts"][0]["name"]) == (4, "lines")
+
+
+def test_a_model_with_added_tokens_is_healed_on_the_text_that_they_were_learned_from(
+    tied_pair, tmp_path, text_file, short
+):
+    tokenizer, out = tmp_path / "tokenizer", tmp_path / "out"
+    command = ("supertokens", "extend", tied_pair[0], tokenizer, "--text", text_file, "--add", "12")
+    result = run(*command, "--onto", tied_pair[0], out, "--heal")
+    assert result.exit_code == 0, result.output
+    (text,) = json.loads((out / "tokenadapt.json").read_text())["healing"]["texts"]
+    assert (text["name"], text["source"]) == ("text", "--text")
+    assert text["bytes"] == text_file.stat().st_size
 
 
 def test_a_draft_whose_healing_fails_is_not_there(tied_pair, tmp_path, other_model, text_file, short, monkeypatch):
