@@ -22,6 +22,7 @@ from mergekit_tokenadapt.output.loading import minimal_config
 from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, contents_hash, input_record, manifest_of
 from mergekit_tokenadapt.output.requirements import check_needed, check_offsets, config_content
 from mergekit_tokenadapt.output.side_files import PROCESSOR_FILES, write_processors
+from mergekit_tokenadapt.output.start_tokens import warn_of_start_token
 from mergekit_tokenadapt.output.templates import (
     Templates,
     choose_templates,
@@ -100,6 +101,7 @@ class OutputFolder:
         self.templates()
         if mapping is not None:
             self._warn_of_templates(mapping)
+            warn_of_start_token(self.base, self.target, mapping)
         if mapping is not None and self.config is not None:
             ids = SpecialIds(self.base.vocabulary, self.target.vocabulary, mapping)
             translation = self._translated(config_content(self.config), ids)

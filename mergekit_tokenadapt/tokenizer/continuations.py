@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.tokenizer.encoded_text import start_token
+from mergekit_tokenadapt.tokenizer.encoded_text import leading_tokens, start_token
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 
 
@@ -44,9 +44,7 @@ class ContinuationEncoder:
 
     def __post_init__(self) -> None:
         self._fast: Tokenizer = self.tokenizer.fast_tokenizer()
-        mask = self._fast.encode("a").special_tokens_mask
-        num_leading = mask.index(0) if 0 in mask else len(mask)
-        self._leading = tuple(self._fast.encode("a").ids[:num_leading])
+        self._leading = leading_tokens(self.tokenizer)
         self._start = start_token(self.tokenizer.vocabulary)
 
     def encode(self, context: str, continuation: str) -> Continuation:

@@ -20,6 +20,13 @@ def start_token(vocabulary: Vocabulary) -> int | None:
     return vocabulary.roles.get("bos", vocabulary.roles.get("eos"))
 
 
+def leading_tokens(tokenizer: TokenizerFiles) -> tuple[int, ...]:
+    """Return the ids of the special tokens that the tokenizer puts before each text, such as Gemma's bos."""
+    encoding = tokenizer.fast_tokenizer().encode("a")
+    mask = encoding.special_tokens_mask
+    return tuple(encoding.ids[: mask.index(0) if 0 in mask else len(mask)])
+
+
 def check_some_tokens(tokenizer: TokenizerFiles, encodings: Sequence[Encoding]) -> None:
     """Refuse texts that have no token at all, for instance white space that the tokenizer drops.
 
