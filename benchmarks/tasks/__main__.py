@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from benchmarks.common import models
 from benchmarks.common.results import Cell, Results, page_only, setting, write_page, write_picture
 from benchmarks.common.timing import CommandFailedError, one_thread
 from benchmarks.tasks.cases import ALL_ROWS, PAIRS, TASKS, key_of
@@ -72,10 +73,17 @@ def run(pair: str, row: str, task: str, documents: int) -> dict[str, Any]:
     except CommandFailedError as failure:
         return {"failed": str(failure).splitlines()[-1]}
     return {
-        **scored(swap.folder, task, documents),
+        **scored(swap.folder, task, documents, start_token=_needs_start_token(pair)),
         "swap_seconds": swap.seconds,
         "swap_memory": swap.memory,
     }
+
+
+def _needs_start_token(pair: str) -> bool:
+    """Whether the base model's own tokenizer puts a token before each text. Its copies then get one, too."""
+    from mergekit_tokenadapt.tokenizer.encoded_text import leading_tokens
+
+    return bool(leading_tokens(models.tokenizer_files(models.fetched(PAIRS[pair][0]))))
 
 
 if __name__ == "__main__":

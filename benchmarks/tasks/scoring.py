@@ -12,13 +12,14 @@ SEED = 0
 """Seed of the sample of documents, the same for every model."""
 
 
-def scored(model: Path, task: str, documents: int) -> dict[str, Any]:
+def scored(model: Path, task: str, documents: int, *, start_token: bool = False) -> dict[str, Any]:
     """Score a model on documents of a task: each metric's parts of every document, and seconds.
 
     Args:
         model: its folder.
         task: a name in `TASKS`.
         documents: the largest number of documents.
+        start_token: put the start token before each text, also where the tokenizer puts none there.
     """
     from mergekit_tokenadapt.evaluation.request_files import read_requests
     from mergekit_tokenadapt.evaluation.request_scores import encode_task, metrics_of
@@ -28,7 +29,7 @@ def scored(model: Path, task: str, documents: int) -> dict[str, Any]:
 
     requests = read_requests(olmo_requests() / TASKS[task].folder).sample(documents, SEED)
     folder = open_model(str(model))
-    encoded, num_truncated = encode_task(folder, requests)
+    encoded, num_truncated = encode_task(folder, requests, start_token=start_token)
     scorer = PrefixScorer(load_model(folder, device="cpu", dtype="float32"))
     figures = metrics_of(requests, encoded, scorer.score(encoded))
     return {

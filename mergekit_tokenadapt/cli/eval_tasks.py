@@ -93,6 +93,8 @@ def _names_of(tasks: str | None, requests: tuple[Path, ...], options: TaskOption
             if value is not None:
                 raise TokenAdaptError(f"{option} belongs to --tasks: a request file already holds its prompts")
         return []
+    if options.start_token:
+        raise TokenAdaptError("--start-token belongs to --requests: lm-evaluation-harness decides itself")
     names = [name for name in tasks.split(",") if name.strip()]
     if not names:
         raise TokenAdaptError("--tasks names no task; see lm-eval ls tasks")

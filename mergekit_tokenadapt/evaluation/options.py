@@ -140,6 +140,11 @@ class TaskOptions(Options):
     include_path: DirectoryPath | None = Field(
         default=None, description="folder with task definitions of your own; only for --tasks"
     )
+    start_token: bool = Field(
+        default=False,
+        description="put the start token (bos, else eos) before each text, also where the tokenizer puts none there; "
+        "only for --requests",
+    )
     resamples: Annotated[int, Ge(100)] = Field(
         default=1000, description="number of resamples of the bootstrap; only for --requests"
     )

@@ -78,7 +78,7 @@ def score_requests(
     models: list[dict[str, Any]] = []
     base: list[list[Figures]] = []
     for folder in folders:
-        encoded = [encode_task(folder, task) for task in tasks]
+        encoded = [encode_task(folder, task, start_token=options.start_token) for task in tasks]
         model = load_model(folder, device=str(device), dtype=dtype)
         scorer = PrefixScorer(model, options.batch_size, shares_prefixes)
         figures = []
@@ -110,6 +110,7 @@ def score_requests(
             "limit": options.limit,
             "seed": options.seed,
             "resamples": options.resamples,
+            "start_token": options.start_token,
             "device": str(device),
             "dtype": str(dtype).removeprefix("torch."),
         },
@@ -125,16 +126,23 @@ def _check_names(tasks: Sequence[RequestTask]) -> None:
         raise TokenAdaptError(f"--requests: two files give a task the name {twice[0]!r}: rename one of them")
 
 
-def encode_task(folder: ModelFolder, task: RequestTask) -> tuple[list[list[Continuation]], int]:
+def encode_task(
+    folder: ModelFolder, task: RequestTask, *, start_token: bool = False
+) -> tuple[list[list[Continuation]], int]:
     """Tokenize the choices of each document.
+
+    Args:
+        folder: the model.
+        task: the documents.
+        start_token: see `TaskOptions`.
 
     Returns:
         The continuations of each document, and how many of them lost tokens at the beginning.
 
     Raises:
-        TokenAdaptError: an answer alone is longer than the model's context.
+        TokenAdaptError: an answer alone is longer than the model's context, or there is no start token.
     """
-    encoder = ContinuationEncoder(folder.tokenizer)
+    encoder = ContinuationEncoder(folder.tokenizer, start_token)
     longest = context_length(folder) or HARNESS_LENGTH
     documents, num_truncated = [], 0
     for document in task.documents:

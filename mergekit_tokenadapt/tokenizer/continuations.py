@@ -38,14 +38,24 @@ class ContinuationEncoder:
 
     Args:
         tokenizer: the tokenizer's files.
+        always_starts: put the start token before each context, also where the tokenizer puts nothing there. Models that
+            were trained with such a token (Gemma) need it after a swap to a tokenizer that has none.
+
+    Raises:
+        TokenAdaptError: there is no start token to be put there.
     """
 
     tokenizer: TokenizerFiles
+    always_starts: bool = False
 
     def __post_init__(self) -> None:
         self._fast: Tokenizer = self.tokenizer.fast_tokenizer()
-        self._leading = leading_tokens(self.tokenizer)
         self._start = start_token(self.tokenizer.vocabulary)
+        self._leading = leading_tokens(self.tokenizer)
+        if self.always_starts and not self._leading:
+            if self._start is None:
+                raise TokenAdaptError(f"{self.tokenizer.name} has neither a bos nor an eos token to begin a text with")
+            self._leading = (self._start,)
 
     def encode(self, context: str, continuation: str) -> Continuation:
         """Tokenize one pair.

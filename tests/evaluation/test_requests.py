@@ -223,6 +223,26 @@ def test_context_and_continuation_are_tokenized_together(base: Path) -> None:
     assert not swallowed.keeps_boundary
 
 
+def test_the_start_token_is_put_before_each_context_if_asked_for(base: Path) -> None:
+    tokenizer = open_model(str(base)).tokenizer
+    plain, starting = ContinuationEncoder(tokenizer), ContinuationEncoder(tokenizer, always_starts=True)
+    without, found = plain.encode("the river", " runs"), starting.encode("the river", " runs")
+    assert (found.ids, found.first) == ((0, *without.ids), without.first + 1)  # <s>
+    assert starting.encode("", " runs") == plain.encode("", " runs")
+
+
+def test_scores_with_a_start_token_are_others(run: Run, base: Path, answers: Path) -> None:
+    values = []
+    for flags in ((), ("--start-token",)):
+        result = json.loads(run("tasks", base, "--requests", answers, "--json", "--quiet", *flags).stdout)
+        assert result["settings"]["start_token"] == bool(flags)
+        values.append(result["models"][0]["scores"][0]["value"])
+    assert values[0] != values[1]
+    refused = run("tasks", base, "--tasks", "arc_easy", "--start-token")
+    assert refused.exit_code == 2
+    assert "--start-token belongs to --requests" in refused.stderr
+
+
 # --- the command and bad input -----------------------------------------------------------------------
 
 
