@@ -26,7 +26,7 @@ def warn_of_start_token(base: TokenizerFiles, target: TokenizerFiles, mapping: V
     """
     with one_error("a tokenizer cannot encode a text"):
         before, after = leading_tokens(base), leading_tokens(target)
-    if not before or after:
+    if not before or after or before[0] not in base.vocabulary.by_id:  # an id without a token has no row to be lost
         return
     name = base.vocabulary.by_id[before[0]].spelling
     LOG.warning(
@@ -40,8 +40,9 @@ def warn_of_start_token(base: TokenizerFiles, target: TokenizerFiles, mapping: V
 
 def _advice(start: int, name: str, target: TokenizerFiles, mapping: VocabularyMap) -> str:
     vocabulary = target.vocabulary
-    same_row = [n for n in np.flatnonzero(mapping.sources == start).tolist() if n in vocabulary.by_id]
+    same_row = np.flatnonzero(mapping.sources == start).tolist()
     if not same_row:
         return f"No token of the target has its row: token_map: {{{name!r}: TOKEN}} gives it to one"
-    spelling = vocabulary.by_id[next((n for n in same_row if n == vocabulary.roles.get("bos")), same_row[0])].spelling
-    return f"Put {spelling!r}, which has its row, before each text"
+    bos = vocabulary.roles.get("bos")
+    chosen = bos if bos is not None and bos in same_row else same_row[0]
+    return f"Put {vocabulary.by_id[chosen].spelling!r}, which has its row, before each text"

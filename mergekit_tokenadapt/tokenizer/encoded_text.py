@@ -22,7 +22,10 @@ def start_token(vocabulary: Vocabulary) -> int | None:
 
 def leading_tokens(tokenizer: TokenizerFiles) -> tuple[int, ...]:
     """Return the ids of the special tokens that the tokenizer puts before each text, such as Gemma's bos."""
-    encoding = tokenizer.fast_tokenizer().encode("a")
+    encoder = tokenizer.fast_tokenizer()
+    if not encoder.num_special_tokens_to_add(is_pair=False):
+        return ()  # without reading a text: not every tokenizer can
+    encoding = encoder.encode("a")
     mask = encoding.special_tokens_mask
     return tuple(encoding.ids[: mask.index(0) if 0 in mask else len(mask)])
 

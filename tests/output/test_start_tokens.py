@@ -62,3 +62,20 @@ def test_otherwise_there_is_no_warning(request, names, caplog):
     base, target = (request.getfixturevalue(name) for name in names)
     warn_of_start_token(base, target, _mapping(base, target))
     assert not caplog.text
+
+
+def test_an_id_that_is_no_token_is_not_missed(with_start, plain, caplog):
+    definition = json.loads((with_start.folder / "tokenizer.json").read_text())
+    (token,) = definition["post_processor"]["special_tokens"].values()
+    token["ids"] = [100_000]
+    (with_start.folder / "tokenizer.json").write_text(json.dumps(definition))
+    base = load_tokenizer(str(with_start.folder))
+    assert leading_tokens(base) == (100_000,)
+    warn_of_start_token(base, plain, _mapping(base, plain))
+    assert not caplog.text
+
+
+def test_a_tokenizer_that_adds_nothing_need_not_be_able_to_read_a_text(tmp_path):
+    model = {"type": "WordLevel", "vocab": {"the": 0}, "unk_token": "[UNK]"}  # it cannot encode "a"
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+    assert leading_tokens(load_tokenizer(str(tmp_path))) == ()
