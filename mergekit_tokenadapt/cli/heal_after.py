@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from mergekit_tokenadapt.healing.options import HealAfterOptions, HealOptions
 
 if TYPE_CHECKING:
     from mergekit_tokenadapt.healing.target_text import TargetWriter
+    from mergekit_tokenadapt.supertokens.texts import Corpus
     from mergekit_tokenadapt.texts import TextSet
 
 WRITING_SHARE = 0.3
@@ -34,7 +35,7 @@ def healing_stage(
     device: str | None = None,
     trust_remote_code: bool = False,
     target: str | None = None,
-    learned_from: Callable[[int], Iterable[str]] | None = None,
+    learned_from: Corpus | None = None,
     make_untied: Callable[[Path], object] | None = None,
 ) -> Callable[[Path], None] | None:
     """What a command calls with the folder of the swapped model before that gets its name; None without --heal.
@@ -49,8 +50,8 @@ def healing_stage(
         trust_remote_code: whether the models' own code may run.
         target: the model that a draft is made for: it writes the text to heal on, and `options` name the text for its
             prompts. None: the options name the text to heal on.
-        learned_from: returns pieces of the text that the vocabulary is learned from, about so many bytes. They are the
-            text to heal on where the options name none.
+        learned_from: the text that the vocabulary is learned from. Its beginning is the text to heal on where the
+            options name none.
         make_untied: writes the same transplant with two vocabulary matrices into a folder, where held-out text is to
             choose between one and two; None: the choice was made.
 
@@ -68,7 +69,7 @@ def healing_stage(
     minutes = {} if options.heal_minutes is None else {"minutes": options.heal_minutes}
     chosen = HealOptions(**minutes).model_copy(update={"device": device})
     if learned_from is not None and not options.heal_texts:
-        texts = [TextSet.of("text", learned_from(chosen.max_bytes), "--text")]
+        texts = [TextSet.of("text", learned_from.pieces(chosen.max_bytes), ", ".join(learned_from.sources))]
     else:
         texts = read_healing_texts(options.heal_texts)
     check_heal(texts, chosen)

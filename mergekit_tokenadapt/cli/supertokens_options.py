@@ -114,7 +114,7 @@ def check_onto(
     model = open_model(onto[0])
     _ = model.tensors.names
     config.make_method().check(len(model.tokenizer.vocabulary))
-    return healing_stage(healing, onto[0], quiet=quiet, learned_from=corpus.pieces)
+    return healing_stage(healing, onto[0], quiet=quiet, learned_from=corpus)
 
 
 def go_onto(

@@ -161,7 +161,7 @@ def test_a_model_with_added_tokens_is_healed_on_the_text_that_they_were_learned_
     result = run(*command, "--onto", tied_pair[0], out, "--heal")
     assert result.exit_code == 0, result.output
     (text,) = json.loads((out / "tokenadapt.json").read_text())["healing"]["texts"]
-    assert (text["name"], text["source"]) == ("text", "--text")
+    assert (text["name"], text["source"]) == ("text", str(text_file))
     assert text["bytes"] == text_file.stat().st_size
 
 
