@@ -18,7 +18,9 @@ def test_the_model_gets_better(pair, tmp_path, text_file, train):
     result = healed(pair, tmp_path / "out", text_file, train=train)
     held_out = result.record["held_out"]
     assert held_out["after"]["lines"] < 0.9 * held_out["before"]["lines"]
-    assert held_out["base"]["lines"] < held_out["before"]["lines"]
+    # Far below the base, it would have seen the held-out text. It may be as good: rounding, which depends on the
+    # processor, then decides which one is ahead.
+    assert 0.999 * held_out["base"]["lines"] < held_out["after"]["lines"]
     assert result.is_better
     out = tmp_path / "out"
     for file in ("tokenizer.json", "tokenizer_config.json", "config.json"):
