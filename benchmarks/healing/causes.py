@@ -27,9 +27,12 @@ def causes(pair: str, start: str, *healing: str) -> dict[str, dict[str, list[flo
     Returns:
         For each built-in text and each of `CAUSES`: tokens, bits beyond the base model's, and bytes of the text.
     """
+    from mergekit_tokenadapt.transfer.matching import match
+
     base, model = models.fetched(PAIRS[pair][0]), kept(pair, start, *healing) if healing else swapped(pair, start)
     old, new = models.tokenizer_files(base), models.tokenizer_files(model)
-    is_old, in_text = _is_old(old, new), _in_text(new, text_of(healing[0] if healing else "default"))
+    is_old = match(old.vocabulary, new.vocabulary).sources >= 0
+    in_text = _in_text(new, text_of(healing[0] if healing else "default"))
     before, after = _scored(base, old), _scored(model, new)
     found: dict[str, dict[str, list[float]]] = {}
     for kind in KINDS:
@@ -47,22 +50,9 @@ def causes(pair: str, start: str, *healing: str) -> dict[str, dict[str, list[flo
 def _in_text(new: Any, files: Sequence[Path]) -> np.ndarray:
     """Whether a file has the token, bool [new rows]."""
     documents = [file.read_text(encoding="utf-8") for file in files]
-    flags = np.zeros(_num_rows(new), dtype=bool)
+    flags = np.zeros(new.vocabulary.num_ids, dtype=bool)
     for encoding in new.fast_tokenizer().encode_batch(documents, add_special_tokens=False):
         flags[encoding.ids] = True
-    return flags
-
-
-def _num_rows(tokenizer: Any) -> int:
-    return 1 + max(int(token.id) for token in tokenizer.vocabulary)
-
-
-def _is_old(old: Any, new: Any) -> np.ndarray:
-    """Whether the base model has a token of the same bytes, bool [new rows]."""
-    known = {token.bytes for token in old.vocabulary}
-    flags = np.zeros(_num_rows(new), dtype=bool)
-    for token in new.vocabulary:
-        flags[token.id] = token.bytes in known
     return flags
 
 
