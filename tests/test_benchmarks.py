@@ -321,7 +321,7 @@ def healed_cells(model: str, tokens: int, new: int, *bits: float) -> dict[str, d
 
 
 def test_the_section_on_healing_compares_each_model_with_the_base_and_says_what_is_missing() -> None:
-    runs = healed_cells(healed.BASE, 40, 0, 100.0, 200.0) | healed_cells("mean", 20, 5, 125.0, 250.0)
+    runs = healed_cells(BASE, 40, 0, 100.0, 200.0) | healed_cells("mean", 20, 5, 125.0, 250.0)
     about = {"added": 8000, "learned from": {"English": 10_000_000}, "setting": {"packages": {}}}
     lines = healed_page.section(runs, about)
     assert "| held-out code | 200 | 2.50 | 5.00 | 50% [50%, 50%] | 25% |" in lines

@@ -26,6 +26,8 @@ NO_LIMIT = 600.0
 """Minutes for a run whose steps are given."""
 SHARES = (0.5, 0.75)
 """How far the weights lie on the way to the trained ones, beside all the way: see `heal --interpolate`."""
+RECORDED = ("steps", "tokens", "passages", "trained_rows", "held_out", "probes", "worse", "curve", "is_better")
+"""What a result keeps of the record of `heal`."""
 STARTS: dict[str, dict[str, Any]] = {
     "mean": {"method": "mean"},
     "hybrid": {"method": "hybrid"},
@@ -96,12 +98,11 @@ def healed(pair: str, start: str, recipe: str, amount: str) -> dict[str, Any]:
         place = kept(pair, start, recipe, amount)
         shutil.rmtree(place, ignore_errors=True)
         done.folder.rename(place)
-    names = ("steps", "tokens", "passages", "trained_rows", "held_out", "probes", "worse", "curve", "is_better")
     return {
         "scores": found,
         "seconds": seconds,
         "curve_seconds": list(done.curve_seconds),
-        **{name: done.record[name] for name in names},
+        **{name: done.record[name] for name in RECORDED},
     }
 
 

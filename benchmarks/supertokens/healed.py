@@ -17,12 +17,13 @@ from filelock import FileLock
 
 from benchmarks.common import models
 from benchmarks.common.timing import one_thread
+from benchmarks.healing.cells import NO_LIMIT, RECORDED
 from benchmarks.supertokens.cases import CACHE, GENERATED_TOKENS
 from benchmarks.supertokens.generation import written
+from benchmarks.tasks.cases import BASE
 from benchmarks.tasks.scoring import scored
 from examples.samples import debian_texts
 
-BASE = "base model"
 ADDED = 8000
 """Tokens that are asked for."""
 SOURCES = {"english": "English", "code": "code"}
@@ -33,8 +34,6 @@ LEARNED_BYTES = 10_000_000
 LONGEST_DOCUMENT = 200_000
 """Bytes. Longer documents are left out: a generated header of Linux would be more than half of the code."""
 STEPS = 40
-NO_LIMIT = 600.0
-"""Minutes: the steps end the healing."""
 STARTS: dict[str, dict[str, Any]] = {
     "mean": {"method": "mean"},
     "calibrated, untied": {"method": "calibrated", "auxiliary": "ngram", "untie": True},
@@ -185,8 +184,7 @@ def _healed(start: Path, base: Path, out: Path) -> dict[str, Any]:
         quiet=True,
         say=lambda line: click.echo(line, err=True),
     )
-    names = ("steps", "tokens", "passages", "trained_rows", "held_out", "probes", "worse", "curve", "is_better")
-    return {name: done.record[name] for name in names}
+    return {name: done.record[name] for name in RECORDED}
 
 
 # --- measurements --------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import numpy as np
 from benchmarks.common.gaps import Scores, bits_per_byte, change, counts_of
 from benchmarks.common.results import in_words
 from benchmarks.supertokens.healed import (
-    BASE,
     DOCUMENTS,
     HEALED,
     HELD_OUT_DOCUMENTS,
@@ -22,6 +21,7 @@ from benchmarks.supertokens.healed import (
     STEPS,
     TASKS,
 )
+from benchmarks.tasks.cases import BASE
 from benchmarks.tasks.cases import TASKS as ALL_TASKS
 from benchmarks.tasks.shares import GOLD, shares_kept, values
 from mergekit_tokenadapt.evaluation.bootstrap import interval

@@ -79,6 +79,7 @@ def run(pair: str, row: str, task: str, documents: int) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _needs_start_token(pair: str) -> bool:
     """Whether the base model's own tokenizer puts a token before each text. Its copies then get one, too."""
     from mergekit_tokenadapt.tokenizer.encoded_text import leading_tokens

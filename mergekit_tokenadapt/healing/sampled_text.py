@@ -62,15 +62,11 @@ class Sampler:
         """The text before the first special token, the start token not counted."""
         first = len(start_of(self.model))
         end = next((place for place in range(first, len(ids)) if ids[place] in self._special_ids), len(ids))
-        return str(self._encoder.decode(list(ids[first:end])))
+        return str(self.model.tokenizer.fast_tokenizer().decode(list(ids[first:end])))
 
     @cached_property
     def _loaded(self) -> Any:
         return load_model(self.model, device=str(self.device), dtype=fast_dtype(self.device))
-
-    @cached_property
-    def _encoder(self) -> Any:
-        return self.model.tokenizer.fast_tokenizer()
 
     @cached_property
     def _special_ids(self) -> frozenset[int]:
