@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
 
 from mergekit_tokenadapt.cli.generated_options import flags_of
-from mergekit_tokenadapt.cli.heal_after import healing_stage
+from mergekit_tokenadapt.cli.heal_after import healing_stage, untied_maker
 from mergekit_tokenadapt.cli.options import SET_BY_PAIR, adapt_flags, output_argument
 from mergekit_tokenadapt.cli.pair_options import output_options, print_report
 from mergekit_tokenadapt.healing.options import HealAfterOptions
@@ -52,17 +53,9 @@ def draft_command(
     from mergekit_tokenadapt.tokenizer.files import read_json
     from mergekit_tokenadapt.two_models.draft_model import REPORT, make_draft
 
-    folder = make_draft(
-        target,
-        small,
-        out,
-        adapt,
-        rows=rows,
-        dtype=dtype,
-        options=merge_options(quiet=quiet),
-        force=force,
-        heal=healing_stage(healing, small, quiet=quiet, target=target),
-    )
+    make = partial(make_draft, target, small, rows=rows, dtype=dtype, options=merge_options(quiet=quiet))
+    heal = healing_stage(healing, small, quiet=quiet, target=target, make_untied=untied_maker(adapt, make))
+    folder = make(out, adapt, force=force, heal=heal)
     if quiet:
         return
     report = read_json(folder / REPORT)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +25,21 @@ WRITING_SHARE = 0.3
 def line_printer(*, quiet: bool) -> Callable[[str], None]:
     """Return a function that prints a line about healing on standard error, or does nothing with `quiet`."""
     return (lambda _line: None) if quiet else (lambda line: click.echo(line, err=True))
+
+
+def untied_maker(
+    adapt: Mapping[str, Any], make: Callable[[str, Mapping[str, Any]], object]
+) -> Callable[[Path], object] | None:
+    """Return what writes a command's model with two vocabulary matrices into a folder, for `healing_stage`.
+
+    Args:
+        adapt: the ``adapt`` block of the command.
+        make: writes the command's model into a folder, with an ``adapt`` block.
+
+    Returns:
+        None where --untie or --no-untie has settled the number of matrices.
+    """
+    return None if "untie" in adapt else lambda folder: make(str(folder), {**adapt, "untie": True})
 
 
 def healing_stage(
@@ -53,7 +68,7 @@ def healing_stage(
         learned_from: the text that the vocabulary is learned from. Its beginning is the text to heal on where the
             options name none.
         make_untied: writes the same transplant with two vocabulary matrices into a folder, where held-out text is to
-            choose between one and two; None: the choice was made.
+            choose between one and two; None: the choice was made. See `untied_maker`.
 
     Raises:
         TokenAdaptError: a package is missing, a text cannot be read or is too short, or `base` names an adapter, too.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,7 +10,7 @@ import click
 import yaml
 
 from mergekit_tokenadapt.cli.generated_options import flags_of
-from mergekit_tokenadapt.cli.heal_after import healing_stage
+from mergekit_tokenadapt.cli.heal_after import healing_stage, untied_maker
 from mergekit_tokenadapt.cli.options import adapt_flags
 from mergekit_tokenadapt.cli.pair_options import report_printer, say_what_next
 from mergekit_tokenadapt.errors import TokenAdaptError
@@ -85,12 +85,19 @@ def check_outputs(
 
 
 def check_onto(
-    onto: tuple[str, str] | None, adapt: dict[str, Any], healing: HealAfterOptions, corpus: Corpus, *, quiet: bool
+    onto: tuple[str, str] | None,
+    tokenizer: str,
+    adapt: dict[str, Any],
+    healing: HealAfterOptions,
+    corpus: Corpus,
+    *,
+    quiet: bool,
 ) -> Callable[[Path], None] | None:
     """Check before the learning that the transplant after it can work.
 
     Args:
         onto: MODEL and OUT_MODEL.
+        tokenizer: the folder that the learned tokenizer will be in.
         adapt: options of the transplant.
         healing: minutes and texts.
         corpus: the text to learn from, and to heal on where `healing` names none.
@@ -108,13 +115,19 @@ def check_onto(
             raise TokenAdaptError("--heal goes with --onto: it trains OUT_MODEL")
         return None
     from mergekit_tokenadapt.models.folder import open_model
+    from mergekit_tokenadapt.plugin.merge_options import merge_options
+    from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
     from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
     config = AdaptConfig.read(adapt)
     model = open_model(onto[0])
     _ = model.tensors.names
     config.make_method().check(len(model.tokenizer.vocabulary))
-    return healing_stage(healing, onto[0], quiet=quiet, learned_from=corpus)
+
+    def make(folder: str, block: Mapping[str, Any]) -> Path:
+        return run_recipe(make_recipe(onto[0], tokenizer, block), folder, merge_options(quiet=quiet))
+
+    return healing_stage(healing, onto[0], quiet=quiet, learned_from=corpus, make_untied=untied_maker(adapt, make))
 
 
 def go_onto(

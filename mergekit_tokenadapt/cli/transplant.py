@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
 from mergekit_tokenadapt.cli.generated_options import flags_of
-from mergekit_tokenadapt.cli.heal_after import healing_stage
+from mergekit_tokenadapt.cli.heal_after import healing_stage, untied_maker
 from mergekit_tokenadapt.cli.options import CommandT, Positional, adapt_flags, folder_options, output_argument
 from mergekit_tokenadapt.cli.pair_options import report_printer, say_what_next
 from mergekit_tokenadapt.healing.options import HealAfterOptions
@@ -65,17 +64,11 @@ def transplant_command(
     BASE is a model folder or hub id, with a LoRA adapter as BASE+ADAPTER. TARGET is a folder or hub id with a
     tokenizer; it needs no weights. OUT appears only when it is complete. A report shows how many rows were copied or
     composed, and what else changed.
-
-    With --heal and a model whose input and output share one matrix, the swap is made with one and with two matrices;
-    OUT gets two if held-out text then costs at least 0.5% fewer bits per byte. --untie and --no-untie settle it.
     """
     from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 
     def recipe_of(block: Mapping[str, Any]) -> dict[str, Any]:
         return make_recipe(base, target, block, dtype=dtype, pad_to_multiple_of=pad_to_multiple_of)
-
-    def make_untied(folder: Path) -> Path:
-        return run_recipe(recipe_of({**adapt, "untie": True}), str(folder), merge_options)
 
     merge_options.apply_global_options()
     recipe = recipe_of(adapt)
@@ -88,7 +81,7 @@ def transplant_command(
         quiet=merge_options.quiet,
         device=None if merge_options.device == "cpu" else merge_options.device,
         trust_remote_code=merge_options.trust_remote_code,
-        make_untied=None if "untie" in adapt else make_untied,
+        make_untied=untied_maker(adapt, lambda folder, block: run_recipe(recipe_of(block), folder, merge_options)),
     )
     folder = run_recipe(recipe, out, merge_options, force=force, finish=finish, listener=report_printer(base, target))
     if not merge_options.quiet:

@@ -1,8 +1,9 @@
-"""`transplant --heal` chooses between one matrix and two on held-out text."""
+"""Commands with `--heal` choose between one matrix and two on held-out text."""
 
 import json
 
 import pytest
+import tokenizers_zoo
 from click.testing import CliRunner
 
 from mergekit_tokenadapt.cli import heal_after
@@ -13,10 +14,15 @@ from mergekit_tokenadapt.models.folder import open_model
 
 
 @pytest.fixture
-def transplant(tied_pair, tmp_path, gemma_style_folder, text_file, monkeypatch):
-    """Runs `transplant --heal` with more flags; gives what it printed, and the folder."""
+def short(monkeypatch):
+    """Makes `--heal` short."""
     options = {"steps": 1, "looks": 1, "passages_per_step": 1, "passage_bytes": 400, "rank": 4, "probe_bytes": 0}
     monkeypatch.setattr(heal_after, "HealOptions", lambda **given: HealOptions(**options, **given))
+
+
+@pytest.fixture
+def transplant(tied_pair, tmp_path, gemma_style_folder, text_file, short):
+    """Runs `transplant --heal` with more flags; gives what it printed, and the folder."""
 
     def run(name, *flags, base=tied_pair[0]):
         out = tmp_path / name
@@ -51,6 +57,30 @@ def test_a_second_matrix_has_to_save_bits(transplant, monkeypatch, least, is_tie
     done, out = transplant("out")
     assert open_model(str(out)).checkpoint.tables.is_tied == is_tied
     assert ("--untie makes two" if is_tied else "--no-untie keeps one") in done.stderr
+
+
+@pytest.mark.parametrize("command", ["draft", "distill-prep", "supertokens extend"])
+def test_every_command_that_heals_chooses(
+    tied_pair, tmp_path, gemma_style_folder, text_file, short, monkeypatch, command
+):
+    monkeypatch.setattr(untying, "LEAST_GAIN", -1.0)
+    small, out = tied_pair[0], tmp_path / "out"
+    if command == "supertokens extend":
+        given = ("supertokens", "extend", small, tmp_path / "tokenizer", "--add", "12", "--text", text_file)
+        given, files = (*given, "--onto", small, out), set()
+    else:
+        other = tokenizers_zoo.tiny_model_folder(gemma_style_folder, tmp_path / "other", tied=True, seed=3)
+        given, files = (command, other, small, out), {"draft": {"draft.json"}}.get(command, {"distillation.json"})
+    given = (*map(str, given), "--heal", f"--heal-text=lines={text_file}")
+    done = CliRunner().invoke(main, given)
+    assert done.exit_code == 0, done.output
+    assert "--no-untie keeps one" in done.stderr
+    assert not open_model(str(out)).checkpoint.tables.is_tied
+    assert files <= {path.name for path in out.iterdir()}
+    settled = CliRunner().invoke(main, [*given, "--force", "--no-untie"])
+    assert settled.exit_code == 0, settled.output
+    assert "untie: " not in settled.stderr
+    assert open_model(str(out)).checkpoint.tables.is_tied
 
 
 def test_nothing_is_chosen_for_an_untied_model_or_where_the_user_has_chosen(transplant, untied_pair):
