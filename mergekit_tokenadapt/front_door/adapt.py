@@ -26,7 +26,9 @@ from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.transfer import CPU, Transfer
 
-OF_FOLDERS = ("calibration_text", "calibration_bytes", "chat_template", "extend", "missing_rows", "save_plan")
+OF_FOLDERS = (
+    "calibration_text", "calibration_bytes", "chat_template", "extend", "missing_rows", "save_plan", "start_token",
+)  # fmt: skip
 """Keys of the ``adapt`` block that need a model on disk, or that say what to write there."""
 
 
@@ -58,7 +60,7 @@ def adapt(
         quiet: show no progress bars.
         options: keys of the recipe's ``adapt`` block (see `AdaptConfig`), and options of the method. Keys that need a
             folder are refused: `calibration_text`, `calibration_bytes`, `chat_template`, `extend`, `missing_rows`,
-            `save_plan`.
+            `save_plan`, `start_token`.
 
     Returns:
         The plan, which explains each row.

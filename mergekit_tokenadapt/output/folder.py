@@ -22,7 +22,13 @@ from mergekit_tokenadapt.output.loading import minimal_config
 from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, contents_hash, input_record, manifest_of
 from mergekit_tokenadapt.output.requirements import check_needed, check_offsets, config_content
 from mergekit_tokenadapt.output.side_files import PROCESSOR_FILES, write_processors
-from mergekit_tokenadapt.output.start_tokens import warn_of_start_token
+from mergekit_tokenadapt.output.start_tokens import (
+    check_start_tokens,
+    lost_start_token,
+    start_tokens_of_base,
+    warn_of_start_token,
+    write_start_tokens,
+)
 from mergekit_tokenadapt.output.templates import (
     Templates,
     choose_templates,
@@ -101,7 +107,7 @@ class OutputFolder:
         self.templates()
         if mapping is not None:
             self._warn_of_templates(mapping)
-            warn_of_start_token(self.base, self.target, mapping)
+            self._check_start_token(mapping)
         if mapping is not None and self.config is not None:
             ids = SpecialIds(self.base.vocabulary, self.target.vocabulary, mapping)
             translation = self._translated(config_content(self.config), ids)
@@ -156,8 +162,11 @@ class OutputFolder:
             manifest["method_files"] = {option: contents_hash(path) for option, path in self.method_files.items()}
         if self.extension is not None:
             manifest["extension"] = dict(self.extension)
-        is_lost = bool(self.base.chat_templates) and not self.templates()
-        return {**manifest, "lost_chat_template": True} if is_lost else manifest
+        if self.base.chat_templates and not self.templates():
+            manifest["lost_chat_template"] = True
+        if self.adapt["start_token"] == "target" and (lost := lost_start_token(self.base, self.target)) is not None:
+            manifest["lost_start_token"] = lost.spelling
+        return manifest
 
     # --- configs
 
@@ -203,8 +212,17 @@ class OutputFolder:
         templates = self.templates()
         if templates != self.target.chat_templates:
             replace_templates(out, templates)
+        if self.adapt["start_token"] == "base":
+            write_start_tokens(out, start_tokens_of_base(self.base, self.target, self.plans[0].mapping))
         if self.chat_template is not None:  # `check` has already warned about the template of the ``adapt`` block
             self._warn_of_templates(self.plans[0].mapping)
+
+    def _check_start_token(self, mapping: VocabularyMap) -> None:
+        if self.adapt["start_token"] == "target":
+            warn_of_start_token(self.base, self.target, mapping)
+            return
+        tokens = start_tokens_of_base(self.base, self.target, mapping)
+        check_start_tokens(tokens, self.base, self.target, self.base_folder)
 
     def templates(self) -> Templates:
         """Return name -> Jinja source of the output's chat templates."""

@@ -38,10 +38,7 @@ def as_loaded(target: TokenizerFiles, base: TokenizerFiles, base_folder: Path) -
         return target
     with tempfile.TemporaryDirectory(prefix="tokenadapt-") as temporary:
         folder = Path(temporary)
-        target.copy_to(folder)
-        if not (folder / "tokenizer_config.json").is_file():
-            write_json(folder / "tokenizer_config.json", minimal_config(target, base))
-        (folder / "config.json").write_bytes((base_folder / "config.json").read_bytes())
+        write_beside_config(folder, target, base, base_folder)
         try:
             loaded = auto_tokenizer(folder)
         except TokenAdaptError as error:
@@ -61,6 +58,25 @@ def as_loaded(target: TokenizerFiles, base: TokenizerFiles, base_folder: Path) -
         )
     whole = sorted([*(target.definition.get("added_tokens") or ()), *added], key=lambda entry: entry["id"])
     return replace(target, definition={**target.definition, "added_tokens": whole}) if added else target
+
+
+def write_beside_config(folder: Path, target: TokenizerFiles, base: TokenizerFiles, base_folder: Path) -> None:
+    """Write into `folder` what the output's tokenizer is loaded from: the target's files beside the base's config.json.
+
+    Args:
+        folder: the folder to write into.
+        target: the target tokenizer.
+        base: the base model's tokenizer.
+        base_folder: the base model's folder.
+
+    Raises:
+        TokenAdaptError: a file of the target is a link that points out of its folder.
+    """
+    target.copy_to(folder)
+    if not (folder / "tokenizer_config.json").is_file():
+        write_json(folder / "tokenizer_config.json", minimal_config(target, base))
+    if (base_folder / "config.json").is_file():
+        (folder / "config.json").write_bytes((base_folder / "config.json").read_bytes())
 
 
 def minimal_config(target: TokenizerFiles, base: TokenizerFiles) -> dict[str, Any]:

@@ -1,17 +1,38 @@
-"""Warn where the base model reads a start token before each text, and the new tokenizer puts none there."""
+"""The start token: what a tokenizer puts before each text (Gemma's ``<bos>``), and what becomes of it in a swap.
+
+The target's tokenizer stays as it is unless the recipe says ``start_token: base``.
+"""
 
 from __future__ import annotations
 
 import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from mergekit_tokenadapt.errors import one_error
+from mergekit_tokenadapt.errors import TokenAdaptError, one_error
+from mergekit_tokenadapt.output.configs import write_json
+from mergekit_tokenadapt.output.loading import write_beside_config
+from mergekit_tokenadapt.tokenizer.auto_tokenizer import auto_tokenizer
 from mergekit_tokenadapt.tokenizer.encoded_text import leading_tokens
-from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer, read_json
+from mergekit_tokenadapt.tokenizer.post_processors import with_leading_tokens
+from mergekit_tokenadapt.tokenizer.vocabulary import Token
 from mergekit_tokenadapt.transfer.matching import VocabularyMap
 
 LOG = logging.getLogger(__name__)
+
+
+def lost_start_token(base: TokenizerFiles, target: TokenizerFiles) -> Token | None:
+    """Return the token that the base tokenizer puts before each text where the target tokenizer puts none; else None.
+
+    Raises:
+        TokenAdaptError: a tokenizer cannot encode a text.
+    """
+    before, after = _leading(base), _leading(target)
+    return before[0] if before and not after else None
 
 
 def warn_of_start_token(base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap) -> None:
@@ -24,25 +45,104 @@ def warn_of_start_token(base: TokenizerFiles, target: TokenizerFiles, mapping: V
         target: the target tokenizer.
         mapping: the base row of each target row.
     """
-    with one_error("a tokenizer cannot encode a text"):
-        before, after = leading_tokens(base), leading_tokens(target)
-    if not before or after or before[0] not in base.vocabulary.by_id:  # an id without a token has no row to be lost
+    lost = lost_start_token(base, target)
+    if lost is None:
         return
-    name = base.vocabulary.by_id[before[0]].spelling
+    found = _with_row_of(lost, target, mapping)
+    option = "start_token: base (--start-token base) lets the output's tokenizer put"
+    advice = (
+        f"{option} {found.spelling!r} there, which has its row" if found else f"{_no_token(lost)}; {option} it there"
+    )
     LOG.warning(
         "the base model reads %r before each text, and the target tokenizer %s puts nothing there. Some models become "
-        "much worse without it (Gemma). %s",
-        name,
+        "much worse without it (Gemma): %s",
+        lost.spelling,
         target.name,
-        _advice(before[0], name, target, mapping),
+        advice,
     )
 
 
-def _advice(start: int, name: str, target: TokenizerFiles, mapping: VocabularyMap) -> str:
-    vocabulary = target.vocabulary
-    same_row = np.flatnonzero(mapping.sources == start).tolist()
+def start_tokens_of_base(base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap) -> list[Token]:
+    """Return the target's tokens that have the rows of those that the base tokenizer puts before each text.
+
+    Raises:
+        TokenAdaptError: no token of the target has such a row, or a tokenizer cannot encode a text.
+    """
+    found = []
+    for token in _leading(base):
+        own = _with_row_of(token, target, mapping)
+        if own is None:
+            raise TokenAdaptError(f"start_token: base: {_no_token(token)}")
+        found.append(own)
+    return found
+
+
+def check_start_tokens(
+    tokens: Sequence[Token], base: TokenizerFiles, target: TokenizerFiles, base_folder: Path
+) -> None:
+    """Check that the output's tokenizer can put these tokens before each text, also as AutoTokenizer loads it.
+
+    Raises:
+        TokenAdaptError: it cannot.
+    """
+    with tempfile.TemporaryDirectory(prefix="tokenadapt-") as temporary:
+        folder = Path(temporary)
+        write_beside_config(folder, target, base, base_folder)
+        write_start_tokens(folder, tokens)
+        ids = [token.id for token in tokens]
+        written = load_tokenizer(temporary)
+        readings = {"tokenizer.json": [token.id for token in _leading(written)]}
+        loaded = auto_tokenizer(folder)
+        text = loaded("a", add_special_tokens=False).input_ids
+        with_tokens = loaded("a").input_ids
+        readings[type(loaded).__name__] = with_tokens[: _position(text, with_tokens)]
+    for name, found in readings.items():
+        if found != ids:
+            shown = [target.vocabulary.by_id[i].spelling for i in found if i in target.vocabulary.by_id]
+            raise TokenAdaptError(
+                f"start_token: base: {name} of the output would put {shown} before each text and not "
+                f"{[token.spelling for token in tokens]}"
+            )
+
+
+def write_start_tokens(folder: Path, tokens: Sequence[Token]) -> None:
+    """Let the tokenizer in a folder put these tokens before each text, and none of those that it put there.
+
+    Raises:
+        TokenAdaptError: the tokenizer's post-processor cannot be changed so.
+        OSError: a file cannot be written.
+    """
+    definition = read_json(folder / "tokenizer.json")
+    definition["post_processor"] = with_leading_tokens(definition.get("post_processor"), tokens)
+    write_json(folder / "tokenizer.json", definition)
+    config = read_json(folder / "tokenizer_config.json")
+    if "add_bos_token" in config:  # transformers 4 follows this key, and transformers 5 the file above
+        config["add_bos_token"] = bool(tokens)
+        write_json(folder / "tokenizer_config.json", config)
+
+
+def _leading(tokenizer: TokenizerFiles) -> list[Token]:
+    """Return the tokens before each text. An id without a token has no row, so it is left out."""
+    with one_error(f"{tokenizer.name} cannot encode a text"):
+        ids = leading_tokens(tokenizer)
+    return [tokenizer.vocabulary.by_id[i] for i in ids if i in tokenizer.vocabulary.by_id]
+
+
+def _with_row_of(token: Token, target: TokenizerFiles, mapping: VocabularyMap) -> Token | None:
+    same_row: list[int] = np.flatnonzero(mapping.sources == token.id).tolist()
     if not same_row:
-        return f"No token of the target has its row: token_map: {{{name!r}: TOKEN}} gives it to one"
-    bos = vocabulary.roles.get("bos")
-    chosen = bos if bos is not None and bos in same_row else same_row[0]
-    return f"Put {vocabulary.by_id[chosen].spelling!r}, which has its row, before each text"
+        return None
+    bos = target.vocabulary.roles.get("bos")
+    return target.vocabulary.by_id[bos if bos is not None and bos in same_row else same_row[0]]
+
+
+def _no_token(token: Token) -> str:
+    return (
+        f"no token of the target has the row of {token.spelling!r}: token_map: {{{token.spelling!r}: TOKEN}} gives it "
+        "to one"
+    )
+
+
+def _position(text: Sequence[int], whole: Sequence[int]) -> int:
+    """Return where a text begins within the same text with special tokens."""
+    return next(n for n in range(len(whole) + 1) if list(whole[n : n + len(text)]) == list(text))

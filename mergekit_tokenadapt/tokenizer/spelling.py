@@ -59,7 +59,8 @@ def speller(definition: Definition) -> Speller:
 
 
 def components(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """Yield a normalizer, pre-tokenizer or decoder, and the members of a ``Sequence``, in order and at any depth.
+    """Yield a part of a tokenizer.json, such as its normalizer, and the members of a ``Sequence``, in order and at any
+    depth.
 
     >>> [p["type"] for p in components({"type": "Sequence", "decoders": [{"type": "Fuse"}]})]
     ['Sequence', 'Fuse']
@@ -67,7 +68,7 @@ def components(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
     if part is None:
         return
     yield part
-    for key in ("normalizers", "pretokenizers", "decoders"):
+    for key in ("normalizers", "pretokenizers", "processors", "decoders"):
         for member in part.get(key) or ():
             yield from components(member)
 

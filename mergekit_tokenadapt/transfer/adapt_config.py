@@ -58,6 +58,11 @@ class AdaptConfig(BaseModel):
     chat_template: Annotated[str, Flag(metavar="target|base|FILE")] = Field(
         default="target", description="source of the chat template: target, base, or a file with Jinja source"
     )
+    start_token: Annotated[Literal["target", "base"], Flag(metavar="target|base")] = Field(
+        default="target",
+        description="what the output's tokenizer puts before each text, such as Gemma's <bos>: the same as TARGET's "
+        "(target), or tokens with the rows of those that BASE's puts there (base)",
+    )
     calibration_text: Annotated[str | None, Flag(metavar="default|[NAME=]PATH")] = Field(
         default=None,
         description="text that corrects the output rows: a file, a folder, jsonl, or 'default' for the "

@@ -149,7 +149,7 @@ def test_flags_are_the_recipe(tmp_path):
     flags = {
         "method": "hybrid", "auxiliary": "ngram:64", "rows": "700", "token-map": "<a>=<b>", "chat-template": "base",
         "calibration-text": str(tmp_path / "text.txt"), "calibration-bytes": "5000", "missing-rows": "base_model",
-        "glossary": str(tmp_path / "text.txt"),
+        "glossary": str(tmp_path / "text.txt"), "start-token": "base",
     }  # fmt: skip
     given = [part for flag, value in flags.items() for part in (f"--{flag}", value)]
     given += ["--extend", "tokens=9", "--extend", "text=words.txt", "--option", "top_k=5"]
@@ -160,7 +160,7 @@ def test_flags_are_the_recipe(tmp_path):
     assert AdaptConfig.read(block) == AdaptConfig(
         method="hybrid", auxiliary="ngram:64", rows=700, token_map={"<a>": "<b>"}, chat_template="base",
         calibration_text=str(tmp_path / "text.txt"), calibration_bytes=5000, missing_rows="base_model", untie=True,
-        save_plan=False, top_k=5, glossary=str(tmp_path / "text.txt"),
+        save_plan=False, top_k=5, glossary=str(tmp_path / "text.txt"), start_token="base",
         extend={"tokens": 9, "text": "words.txt"},
     )  # fmt: skip
     assert block["rows"] == 700

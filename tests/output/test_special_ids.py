@@ -260,7 +260,7 @@ def output(
     model = tiny_model_folder(zoo_folders["sentencepiece-bpe"], tmp_path / "base")
     base, target = load_tokenizer(str(model)), zoo["byte-level"]
     plan = make_transfer(base, target, num_rows=640).make_plan()
-    adapt = {"method": "mean", "chat_template": "target", "save_plan": True}
+    adapt = {"method": "mean", "chat_template": "target", "start_token": "target", "save_plan": True}
     return OutputFolder(base, model, target, 640, ("vocab_size",), adapt, (("base", model),), (plan,))
 
 

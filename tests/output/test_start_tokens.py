@@ -1,11 +1,19 @@
-"""The warning where the base model reads a start token before each text and the target's tokenizer puts none there."""
+"""The token that the base model reads before each text, and `start_token: base`, which keeps it."""
 
 import json
+import logging
+import re
 import shutil
 
 import pytest
+from transformers import AutoTokenizer
+from transplanting import transplant
 
-from mergekit_tokenadapt.output.start_tokens import warn_of_start_token
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.evaluation.checks import Status
+from mergekit_tokenadapt.evaluation.checks.tokens import check_start_token
+from mergekit_tokenadapt.models.folder import open_model
+from mergekit_tokenadapt.output.start_tokens import start_tokens_of_base, warn_of_start_token
 from mergekit_tokenadapt.tokenizer.encoded_text import leading_tokens
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 from mergekit_tokenadapt.transfer.matching import match
@@ -47,14 +55,18 @@ def test_a_start_token_that_is_lost_is_named_with_the_token_that_has_its_row(pla
     warn_of_start_token(with_start, plain, _mapping(with_start, plain))
     spelling = plain.vocabulary.by_id[plain.vocabulary.roles["bos"]].spelling
     assert f"the base model reads {spelling!r} before each text" in caplog.text
-    assert f"Put {spelling!r}, which has its row, before each text" in caplog.text
+    assert f"start_token: base (--start-token base) lets the output's tokenizer put {spelling!r} there" in caplog.text
 
 
 def test_where_no_token_has_its_row_the_option_is_named(with_start, plain, caplog):
     mapping = _mapping(with_start, plain)
     mapping.sources[mapping.sources == with_start.vocabulary.roles["bos"]] = -1
     warn_of_start_token(with_start, plain, mapping)
-    assert "No token of the target has its row: token_map: {" in caplog.text
+    spelling = plain.vocabulary.by_id[plain.vocabulary.roles["bos"]].spelling
+    advice = f"no token of the target has the row of {spelling!r}: token_map: {{{spelling!r}: TOKEN}}"
+    assert advice in caplog.text
+    with pytest.raises(TokenAdaptError, match=f"^start_token: base: {re.escape(advice)}"):
+        start_tokens_of_base(with_start, plain, mapping)
 
 
 @pytest.mark.parametrize("names", [("plain", "plain"), ("plain", "with_start"), ("with_start", "with_start")])
@@ -79,3 +91,68 @@ def test_a_tokenizer_that_adds_nothing_need_not_be_able_to_read_a_text(tmp_path)
     model = {"type": "WordLevel", "vocab": {"the": 0}, "unk_token": "[UNK]"}  # it cannot encode "a"
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
     assert leading_tokens(load_tokenizer(str(tmp_path))) == ()
+
+
+def _readings(folder):
+    """The ids of a text as AutoTokenizer reads the folder, and as its tokenizer.json says."""
+    return [
+        AutoTokenizer.from_pretrained(str(folder))("a b").input_ids,
+        load_tokenizer(str(folder)).fast_tokenizer().encode("a b").ids,
+    ]
+
+
+@pytest.mark.parametrize("choice", ["target", "base"])
+def test_the_output_puts_the_start_token_there_if_told(
+    with_start, gemma_style_folder, tiny_model_folder, tmp_path, choice, caplog
+):
+    base = tiny_model_folder(with_start.folder, tmp_path / "base")
+    with caplog.at_level(logging.WARNING):
+        out = transplant(base, gemma_style_folder, tmp_path / "out", start_token=choice)
+    target = load_tokenizer(str(gemma_style_folder))
+    text = target.fast_tokenizer().encode("a b").ids
+    start = [target.vocabulary.roles["bos"]] if choice == "base" else []
+    assert _readings(out) == [start + text] * 2
+    assert ("the base model reads" in caplog.text) == (choice == "target")
+    manifest = json.loads((out / "tokenadapt.json").read_text())
+    spelling = with_start.vocabulary.by_id[with_start.vocabulary.roles["bos"]].spelling
+    assert manifest.get("lost_start_token") == (spelling if choice == "target" else None)
+    for given in (None, open_model(str(base))):
+        found = check_start_token(open_model(str(out)), given)
+        assert found.status == (Status.NOTED if choice == "target" else Status.PASSED)
+        assert ("--start-token base" in found.message) == (choice == "target")
+    same = [
+        name for name in ("tokenizer.json", "tokenizer_config.json") if _bytes(out, name) == _bytes(target.folder, name)
+    ]
+    assert ("tokenizer.json" in same) == (choice == "target")
+
+
+def _bytes(folder, name):
+    return (folder / name).read_bytes() if (folder / name).is_file() else None
+
+
+def test_a_start_token_that_the_base_does_not_have_goes(with_start, gemma_style_folder, tiny_model_folder, tmp_path):
+    base = tiny_model_folder(gemma_style_folder, tmp_path / "base")
+    assert (
+        _readings(transplant(base, with_start.folder, tmp_path / "as-target"))[0][0]
+        == with_start.vocabulary.roles["bos"]
+    )
+    out = transplant(base, with_start.folder, tmp_path / "out", start_token="base")
+    assert _readings(out) == [with_start.fast_tokenizer().encode("a b", add_special_tokens=False).ids] * 2
+
+
+def test_a_post_processor_that_cannot_be_changed_is_refused_before_the_swap(
+    gemma_style_folder, byte_level_folder, tiny_model_folder, tmp_path
+):
+    base = tiny_model_folder(gemma_style_folder, tmp_path / "base")
+    target = shutil.copytree(byte_level_folder, tmp_path / "target")
+    definition = json.loads((target / "tokenizer.json").read_text())
+    bos = load_tokenizer(str(target)).vocabulary.by_id[load_tokenizer(str(target)).vocabulary.roles["bos"]]
+    definition["post_processor"] = {
+        "type": "BertProcessing",
+        "sep": [bos.spelling, bos.id],
+        "cls": [bos.spelling, bos.id],
+    }
+    (target / "tokenizer.json").write_text(json.dumps(definition))
+    with pytest.raises(TokenAdaptError, match="cannot be changed in a post-processor BertProcessing"):
+        transplant(base, target, tmp_path / "out", start_token="base")
+    assert not (tmp_path / "out").exists()

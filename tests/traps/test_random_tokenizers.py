@@ -207,7 +207,7 @@ def check_saving(plan: TransferPlan, base: TokenizerFiles, target: TokenizerFile
     eos = [t.id for t in base.vocabulary][-3:]
     (model / "generation_config.json").write_text(json.dumps({**ids, "eos_token_id": eos}), encoding="utf-8")
     (out / "config.json").write_text(json.dumps({**ids, "vocab_size": base.vocabulary.num_ids}), encoding="utf-8")
-    adapt = {"method": "mean", "chat_template": "target", "save_plan": True}
+    adapt = {"method": "mean", "chat_template": "target", "start_token": "target", "save_plan": True}
     folder = OutputFolder(base, model, target, plan.num_rows, "vocab_size", adapt, (("base", model),), (plan,))
     folder.with_plans([plan]).save_pretrained(str(out))
     again = load_plan(out / "tokenadapt.plan")

@@ -9,6 +9,7 @@ from mergekit_tokenadapt.evaluation.checks.sizes import check_sizes, check_speci
 from mergekit_tokenadapt.evaluation.checks.tokens import (
     check_chat_template,
     check_round_trip,
+    check_start_token,
     check_transformers_agrees,
     check_unreachable,
 )
@@ -37,6 +38,7 @@ def run_checks(model: ModelFolder, base: ModelFolder | None = None, *, run: bool
         check_config_ids(model, origins),
         check_tied(model),
         check_chat_template(model, base),
+        check_start_token(model, base),
         check_length(model, base),
         check_transformers_agrees(model),
         check_round_trip(model.tokenizer),

@@ -12,8 +12,10 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status, passed_unless
 from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.output import MANIFEST, markers, stray_markers
+from mergekit_tokenadapt.output.start_tokens import lost_start_token
 from mergekit_tokenadapt.texts import builtin_text
 from mergekit_tokenadapt.tokenizer.auto_tokenizer import auto_tokenizer
+from mergekit_tokenadapt.tokenizer.encoded_text import leading_tokens
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, read_json
 from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
 from mergekit_tokenadapt.tokenizer.vocabulary import Definition, Token, TokenKind, components
@@ -43,6 +45,20 @@ def _no_template(model: ModelFolder, base: ModelFolder | None) -> Finding:
         # This may be intended: the model is sound, only without a chat template.
         return Finding("chat template", Status.NOTED, message)
     return Finding("chat template", Status.PASSED, "none")
+
+
+def check_start_token(model: ModelFolder, base: ModelFolder | None = None) -> Finding:
+    """Check that the tokenizer puts a token before each text where that of the base model does."""
+    found = [model.tokenizer.vocabulary.by_id[i].spelling for i in leading_tokens(model.tokenizer)]
+    if found:
+        return Finding("start token", Status.PASSED, f"{' '.join(found)} before each text")
+    lost = read_json(model.folder / MANIFEST).get("lost_start_token")
+    if base is not None and (token := lost_start_token(base.tokenizer, model.tokenizer)) is not None:
+        lost = token.spelling
+    if lost is None:
+        return Finding("start token", Status.PASSED, "none")
+    message = f"none, and the base model reads {lost!r} before each text: --start-token base (start_token: base) puts "
+    return Finding("start token", Status.NOTED, message + "a token with its row there")
 
 
 # --- round trips ---------------------------------------------------------------------------------
