@@ -35,7 +35,7 @@ def draft_command(
     trust_remote_code: bool,
     quiet: bool,
 ) -> None:
-    """Measure how many tokens that DRAFT proposes TARGET accepts in speculative decoding.
+    """Measure how many of the tokens proposed by DRAFT are accepted by TARGET in speculative decoding.
 
     The starts of documents are the prompts. The default texts are English prose and code.
     """

@@ -104,10 +104,10 @@ def option_of(model: type[pydantic.BaseModel], key: str, *, is_checked: bool = T
     )
 
 
-def read_pairs(pairs: Sequence[str], option: str, *, typed: bool) -> dict[str, Any]:
+def read_pairs(pairs: Sequence[str], option: str, *, typed: bool, form: str = "KEY=VALUE") -> dict[str, Any]:
     """Return ``KEY=VALUE`` options as a dictionary. With `typed`, values are read as YAML (``3``, ``0.5``, ``true``).
 
-    The first ``=`` separates key and value. A ``=`` at the very start belongs to the key.
+    The first ``=`` separates key and value. A ``=`` at the very start belongs to the key. An error states `form`.
 
     >>> read_pairs(("top_k=5",), "--option", typed=True)
     {'top_k': 5}
@@ -119,7 +119,7 @@ def read_pairs(pairs: Sequence[str], option: str, *, typed: bool) -> dict[str, A
     for pair in pairs:
         key, equals, value = pair[1:].partition("=")
         if not equals:
-            raise click.UsageError(f"{option} takes KEY=VALUE, not {pair!r}")
+            raise click.UsageError(f"{option} takes {form}, not {pair!r}")
         found[pair[:1] + key] = yaml.safe_load(value) if typed else value
     return found
 
@@ -147,7 +147,9 @@ def _given_to(options: type[Options], given: dict[str, Any], but: Collection[str
         if value is None or value == ():
             continue
         if _takes_pairs(field):
-            value = read_pairs(value, f"--{_flag_of(field).name or key.replace('_', '-')}", typed=False)
+            flag = _flag_of(field)
+            name, form = f"--{flag.name or key.replace('_', '-')}", flag.metavar or "KEY=VALUE"
+            value = read_pairs(value, name, typed=False, form=form)
         values[key] = value
     return values
 

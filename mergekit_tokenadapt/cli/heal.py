@@ -26,8 +26,8 @@ Examples:
     "texts",
     multiple=True,
     metavar="[NAME=]PATH",
-    help="A file, a folder, .jsonl (,field=NAME; lines with messages are conversations), or hf:ID. Repeatable.  "
-    "[default: Python's own library, and sums]",
+    help="A file, a folder, .jsonl (,field=NAME; lines with messages are conversations), or hf:ID (,config= "
+    ",split= ,field=). Repeatable.  [default: Python's own library, and sums]",
 )
 @flags_of(HealOptions, "options")
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")

@@ -86,7 +86,7 @@ def healing_stage(
     if learned_from is not None and not options.heal_texts:
         texts = [TextSet.of("text", learned_from.pieces(chosen.max_bytes), ", ".join(learned_from.sources))]
     else:
-        texts = read_healing_texts(options.heal_texts)
+        texts = read_healing_texts(options.heal_texts, "--heal-text")
     check_heal(texts, chosen)
     writer = None if target is None else _writer(target, texts, chosen.seed, trust_remote_code=trust_remote_code)
 

@@ -105,7 +105,7 @@ def adapt_block(
     block: dict[str, Any] = {key: AdaptConfig.model_fields[key].default for key in ALWAYS}
     block |= {key: value for key, value in keys.items() if value is not None}
     if token_map:
-        block["token_map"] = read_pairs(token_map, "--token-map", typed=False)
+        block["token_map"] = read_pairs(token_map, "--token-map", typed=False, form="OLD=NEW")
     if extend:
         block["extend"] = read_pairs(extend, "--extend", typed=True)
     block |= read_pairs(options, "--option", typed=True)

@@ -69,6 +69,7 @@ def _tokens(transfer: Transfer) -> dict[str, Any]:
         ids = mapping.ids(reason)
         spread = ids[:: max(1, len(ids) // SAMPLES)][:SAMPLES].tolist()
         samples[reason.name.lower()] = [target.by_id[i].label for i in spread if i in target.by_id]
+    has_twins = transfer.method.unreachable_as_mean and not mapping.is_identity
     special = sum(counts.values()) - counts["copied"] - counts["special"] - counts["padding"] - len(transfer.new_tokens)
     return {
         "base_tokens": len(base),
@@ -78,6 +79,7 @@ def _tokens(transfer: Transfer) -> dict[str, Any]:
         "new_special_tokens": special,
         "pieces_per_new_token": round(float(pieces.mean()), 2) if len(pieces) else None,
         "new_tokens_without_pieces": int((pieces == 0).sum()),
+        "byte_twins_as_mean": len(target.byte_twins) if has_twins else 0,
     }
 
 
@@ -119,6 +121,8 @@ def _print(report: dict[str, Any], base: str, target: str) -> None:
         "new tokens without pieces": f"{report['new_tokens_without_pieces']:,} (they become the mean row)",
         "special tokens without counterpart": f"{report['new_special_tokens']:,} (they become the mean row)",
     }
+    if report["byte_twins_as_mean"]:
+        lines["byte twins, never produced"] = f"{report['byte_twins_as_mean']:,} (they become the mean row)"
     if "bytes_after" in report:
         before, after = report["vocabulary_parameters_before"], report["vocabulary_parameters_after"]
         lines["vocabulary parameters"] = f"{before / 1e6:,.1f} M -> {after / 1e6:,.1f} M"

@@ -27,7 +27,7 @@ def report_command(
     texts: TextOptions,
     as_json: bool,
 ) -> None:
-    """Measure how many tokens TOKENIZER needs, and whether its tokens are safe.
+    """Measure how many tokens TOKENIZER needs, and whether its tokens obey the rules of `train`.
 
     --text should name text that TOKENIZER was not learned from. Without it, the built-in texts are used.
     """

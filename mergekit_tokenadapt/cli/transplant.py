@@ -32,7 +32,8 @@ def _merge_options(command: CommandT) -> CommandT:
         if option.name == "out_shard_size":
             option.default, option.help = (
                 OUT_SHARD_SIZE,
-                "Size of an output shard in bytes; memory has to hold one.  [default: 1B]",
+                "Largest size of an output shard, such as 500M or 1B (a billion bytes); memory has to hold one.  "
+                "[default: 1B]",
             )
     return command
 

@@ -60,8 +60,8 @@ class HealOptions(Options):
     rank: PositiveInt = Field(default=64, description="rank of the adapters")
     rate: PositiveFloat = Field(
         default=5e-3,
-        description="learning rate of the adapters or of the body's weights, relative to the root mean square of the "
-        "body's weights",
+        description="learning rate of the adapters (with --train all: of the weights outside the vocabulary matrices), "
+        "relative to the root mean square of those weights",
     )
     row_rate: PositiveFloat = Field(
         default=8e-3,
@@ -69,8 +69,8 @@ class HealOptions(Options):
     )
     interpolate: Annotated[float, Gt(0), Le(1)] = Field(
         default=0.75,
-        description="the weights that are written lie so far on the way from MODEL's to the trained ones. Below 1, "
-        "kinds of text that were not trained on lose less",
+        description="share of the change that is kept: OUT's weights are MODEL's plus this share of the change. "
+        "Below 1, kinds of text that were not trained on lose less",
     )
     passages_per_step: PositiveInt = Field(default=4, description="passages in a step")
     passage_bytes: Annotated[int, Ge(16)] = Field(default=1000, description="largest passage, in bytes")
@@ -97,10 +97,11 @@ class HealAfterOptions(Options):
     heal: bool = Field(
         default=False,
         description="train the new model for some minutes, as the command `heal` does. One matrix for input and output "
-        "becomes two if held-out text then costs at least 0.5% fewer bits per byte; --untie and --no-untie settle it",
+        "becomes two if held-out text then costs at least 0.5% fewer bits per byte; --untie or --no-untie "
+        "decides it instead",
     )
     heal_minutes: Annotated[Annotated[float, Gt(0)] | None, Flag(default=str(HealOptions().minutes))] = Field(
-        default=None, description="time for --heal, beside that of the swap"
+        default=None, description="minutes of healing, in addition to the swap"
     )
     heal_texts: Annotated[
         tuple[str, ...],
@@ -114,5 +115,5 @@ class HealAfterOptions(Options):
     @model_validator(mode="after")
     def _check_heal(self) -> HealAfterOptions:
         if not self.heal and (self.heal_texts or self.heal_minutes is not None):
-            raise TokenAdaptError("--heal-minutes and --heal-text go with --heal")
+            raise TokenAdaptError("--heal-minutes and --heal-text do nothing without --heal: add --heal")
         return self

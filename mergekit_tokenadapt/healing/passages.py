@@ -29,24 +29,28 @@ DEFAULT = "default"
 """The source of the text that every machine has."""
 
 
-def read_healing_texts(texts: Sequence[str]) -> list[TextSet]:
+def read_healing_texts(texts: Sequence[str], option: str = "--text") -> list[TextSet]:
     """The texts that the options name; Python's own library, and sums, where they name none.
 
     A jsonl file with ``messages`` in its lines becomes a `ChatSet`.
 
     Args:
         texts: ``[NAME=]PATH`` each, as ``--text`` takes them.
+        option: the option that gave them, for error messages.
 
     Raises:
         TokenAdaptError: two have one name, one is not there, or holds no text.
     """
     if not texts:
         return [TextSet.of("python", default_sample(), DEFAULT)]
-    places = [parse_text(argument) for argument in texts]
+    places = [parse_text(argument, option=option) for argument in texts]
     check_names([place.name for place in places])
     for place in places:
-        place.check("--text")
-    return [read_conversations(place) or read_text(argument) for place, argument in zip(places, texts, strict=True)]
+        place.check(option)
+    return [
+        read_conversations(place) or read_text(argument, option=option)
+        for place, argument in zip(places, texts, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,9 @@ class Parallel(Method):
         default=None, description="the translations of the lines of base_text, for the new tokenizer: a file"
     )
     prior: float = Field(
-        default=1.0, gt=0, le=1e6, description="occurrences that are added in which a token stands for its pieces"
+        default=1.0, gt=0, le=1e6, description="number of occurrences that are added to the counts of a token's pieces"
     )
-    least: float = Field(default=0.01, ge=0, lt=1, description="least weight of an old token")
+    least: float = Field(default=0.01, ge=0, lt=1, description="old tokens with a smaller weight are left out")
     least_count: PositiveInt = Field(
         default=10, description="occurrences that a pair of words needs to count, for two texts"
     )

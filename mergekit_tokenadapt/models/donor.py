@@ -77,5 +77,5 @@ class Donor:
             folder = open_model(self.name, trust_remote_code=self.trust_remote_code)
             _ = folder.num_rows
         except TokenAdaptError as error:
-            raise TokenAdaptError(f"a donor method needs a target with weights: {error}") from error
+            raise TokenAdaptError(f"this method needs a target with weights: {error}") from error
         return folder

@@ -21,7 +21,8 @@ def check_same_vocabulary(target: ModelFolder, draft: ModelFolder) -> None:
         i = different[0]
         raise TokenAdaptError(
             f"{draft.name} cannot draft for {target.name}: {len(different):,} ids are different tokens; "
-            f"id {i} is {_say(theirs, i)} in the draft and {_say(ours, i)} in the target"
+            f"id {i} is {_say(theirs, i)} in the draft and {_say(ours, i)} in the target. "
+            "`mergekit-tokenadapt draft` gives a model the target's ids"
         )
 
 

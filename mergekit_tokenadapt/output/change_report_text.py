@@ -18,7 +18,7 @@ MEANING = {
     "special": "the old row of their counterpart",
     "composed": "computed from old rows",
     "drawn": "not made from their text: drawn at random, or zero",
-    "mean": "the mean row, because nothing was found for them",
+    "mean": "the mean row: special tokens without a counterpart, tokens without pieces, byte twins",
     "padding": "the mean row; they have no token and are never the most likely",
 }
 """Kind of row -> its explanation in the printed table."""

@@ -21,7 +21,7 @@ class TextOptions(Options):
 
     texts: Annotated[tuple[str, ...], Flag("text", metavar="[NAME=]PATH")] = Field(
         default=(),
-        description="a file, a folder, .jsonl (,field=NAME), or hf:ID (,config=NAME ,split=NAME)",
+        description="a file, a folder, .jsonl (,field=NAME), or hf:ID (,config= ,split= ,field=)",
     )
     builtin: Annotated[tuple[str, ...], Flag(metavar="NAME")] = Field(
         default=(), description="a built-in text: en, code, ..."

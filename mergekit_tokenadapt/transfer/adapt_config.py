@@ -61,7 +61,7 @@ class AdaptConfig(BaseModel):
     start_token: Annotated[Literal["target", "base"], Flag(metavar="target|base")] = Field(
         default="target",
         description="what the output's tokenizer puts before each text, such as Gemma's <bos>: the same as TARGET's "
-        "(target), or tokens with the rows of those that BASE's puts there (base)",
+        "(target), or the tokens of TARGET that have the rows of BASE's start tokens (base)",
     )
     calibration_text: Annotated[str | None, Flag(metavar="default|[NAME=]PATH")] = Field(
         default=None,

@@ -137,8 +137,11 @@ def read_token_map(
         elif left in control and right:
             texts[control[left].id] = right
         else:
+            unknown = f"the base has no token {left!r}"
+            if left in base.by_spelling:
+                unknown = f"the target has no special or added token {right!r}"
             raise TokenAdaptError(
-                f"token_map: {left!r}: {right!r} fits neither form. Write OLD: NEW with a token of the base "
+                f"token_map: {left!r}: {right!r} fits neither form: {unknown}. Write OLD: NEW with a token of the base "
                 "tokenizer and a special or added token of the target, or NEW: text to make one from a text"
             )
     return mapped, texts

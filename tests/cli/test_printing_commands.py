@@ -111,6 +111,14 @@ def test_plan_counts_every_row(base, gemma_style_folder):
     assert "pieces per new token" in text
 
 
+def test_plan_tells_the_byte_twins_that_a_transplant_makes_mean_rows(base, gemma_style_folder, tmp_path):
+    run("transplant", base, gemma_style_folder, tmp_path / "out")
+    made = json.loads((tmp_path / "out" / "tokenadapt.json").read_text())["inputs"][0]["rows_by_reason"]["unreachable"]
+    assert json.loads(run("plan", base, gemma_style_folder, "--json"))["byte_twins_as_mean"] == made > 0
+    assert f"{made:,} (they become the mean row)" in run("plan", base, gemma_style_folder)
+    assert "byte twins" not in run("plan", base, gemma_style_folder, "--method", "mean")
+
+
 def test_plan_needs_no_weights(base, gemma_style_folder, tmp_path):
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((base / name).read_bytes())

@@ -109,8 +109,10 @@ def test_what_would_be_refused_later_is_refused_before_the_swap(tied_pair, tmp_p
     result = run(*given, "--heal", "--heal-text", tmp_path / "short.txt")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "too short to learn from" in result.stderr
+    result = run(*given, "--heal", "--heal-text", tmp_path / "none.txt")
+    assert "--heal-text takes NAME=PATH or PATH, and there is no file or folder" in result.stderr
     result = run(*given, "--heal-minutes", "3")
-    assert "--heal-minutes and --heal-text go with --heal" in result.stderr
+    assert "--heal-minutes and --heal-text do nothing without --heal" in result.stderr
 
 
 @pytest.fixture

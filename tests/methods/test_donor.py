@@ -89,7 +89,7 @@ def test_a_target_without_weights_is_refused(planted, tmp_path, gemma_style_fold
     out = tmp_path / "out"
     result = CliRunner().invoke(main, ["transplant", str(planted[0]), str(gemma_style_folder), str(out), *option])
     assert result.exit_code == 2
-    assert "a donor method needs a target with weights" in result.output
+    assert "this method needs a target with weights" in result.output
     assert "Traceback" not in result.output
     assert not out.exists()
 

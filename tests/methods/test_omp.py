@@ -213,7 +213,7 @@ def test_without_shared_tokens_there_is_an_error(pair, tmp_path, monkeypatch):
 
 
 def test_a_target_without_weights_is_refused(pair, tmp_path, gemma_style_folder):
-    with pytest.raises(TokenAdaptError, match="a donor method needs a target with weights"):
+    with pytest.raises(TokenAdaptError, match="this method needs a target with weights"):
         transplant(pair[0], gemma_style_folder, tmp_path / "out")
 
 

@@ -51,8 +51,8 @@ def check_zero_rows(model: ModelFolder) -> Finding:
 def check_norms(model: ModelFolder, origins: RowOrigins | None) -> Finding:
     """Check that new rows are about as long as old rows.
 
-    The check fails if a new row is more than `NORM_MARGIN` times shorter or longer than every old row. New rows outside
-    the range of old norms, but within the margin, are only counted.
+    The check fails if a new norm is less than 1/`NORM_MARGIN` of the smallest old norm, or more than `NORM_MARGIN`
+    times the largest. New rows outside the range of old norms, but within the margin, are only counted.
     """
     if origins is None:
         return Finding("norms", Status.SKIPPED, "which rows are new is not known: give --base")
@@ -67,13 +67,13 @@ def check_norms(model: ModelFolder, origins: RowOrigins | None) -> Finding:
         words.append(f"{name}: new {_range(new)}, old {_range(old)}, {outside:,} of {len(new):,} outside")
         details[name] = {"new": [float(new.min()), float(new.max())], "old": [low, high], "outside": outside}
         for ids, what in (
-            (new_ids[new * NORM_MARGIN < low], "shorter"),
-            (new_ids[new > high * NORM_MARGIN], "longer"),
+            (new_ids[new * NORM_MARGIN < low], f"less than 1/{NORM_MARGIN:g} of the smallest"),
+            (new_ids[new > high * NORM_MARGIN], f"more than {NORM_MARGIN:g} times the largest"),
         ):
             if len(ids):
                 problems.append(
-                    f"{name}: {len(ids):,} new rows are more than {NORM_MARGIN:g} times {what} than any old row "
-                    f"({low:.3g} to {high:.3g}), the first at id {int(ids[0])}"
+                    f"{name}: the norms of {len(ids):,} new rows are {what} old norm ({low:.3g} to {high:.3g}), "
+                    f"the first at id {int(ids[0])}"
                 )
     return passed_unless(problems, "norms", "; ".join(words), margin=NORM_MARGIN, matrices=details)
 
