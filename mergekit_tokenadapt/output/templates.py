@@ -100,7 +100,7 @@ def warn_of_templates(
         stray = [m for m in stray if m not in stray_markers(m, base)]
     if stray:
         LOG.warning(
-            "the chat template uses %s, which is not one token of the target tokenizer%s",
+            "markers of the chat template that are not one token of the target tokenizer: %s%s",
             ", ".join(map(repr, stray)),
             _advice(stray, base, target, mapping),
         )
@@ -111,7 +111,7 @@ def _lost_template(base: TokenizerFiles, target: TokenizerFiles, mapping: Vocabu
     stray = [m for m in stray if m not in stray_markers(m, base)]
     return (
         f"the base model has a chat template, and the target tokenizer {target.name} has none: the output gets none. "
-        f"chat_template: base (--chat-template base) keeps the base's{_advice(stray, base, target, mapping)}"
+        f"To keep the base's, set chat_template: base (--chat-template base){_advice(stray, base, target, mapping)}"
     )
 
 
@@ -124,11 +124,11 @@ def _advice(stray: Iterable[str], base: TokenizerFiles, target: TokenizerFiles, 
     pairs = suggest_tokens([marker for marker in known if marker not in counterparts], target, mapping)
     if pairs is None:
         return (
-            f"; the target has too few unused special tokens to stand for {', '.join(map(repr, known))}: "
+            f". The target has too few unused special tokens to replace {', '.join(map(repr, known))}: "
             "add tokens of these spellings to its tokenizer.json"
         )
     advice = as_token_map(counterparts | pairs)
-    return f"; to let tokens of the target stand for markers, in the template as well: {advice}"
+    return f". To replace the markers by tokens of the target, in the template as well, set {advice}"
 
 
 def _counterparts(
