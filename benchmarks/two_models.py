@@ -1,6 +1,7 @@
 """Two models, one vocabulary: drafts and ensembles of SmolLM2-135M and Gemma 3 270M, measured.
 
     python -m benchmarks.two_models draft
+    python -m benchmarks.two_models acceptance
     python -m benchmarks.two_models lockstep
     python -m benchmarks.two_models byte-by-byte
     python -m benchmarks.two_models token-healing
@@ -18,7 +19,7 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.common import models
+from benchmarks.common import models, texts
 from benchmarks.common.results import ROOT, Results, versions
 
 RESULTS = Results("two_models")
@@ -101,9 +102,9 @@ def draft(method: str, new_tokens: int) -> None:
     runs = [0]
     target.register_forward_hook(lambda *_: runs.__setitem__(0, runs[0] + 1))
     result: dict[str, Any] = {}
-    texts: dict[str, list[str]] = {}
+    written: dict[str, list[str]] = {}
     for name, options in ways.items():
-        runs[0], tokens, seconds, texts[name] = 0, 0, 0.0, []
+        runs[0], tokens, seconds, written[name] = 0, 0, 0.0, []
         for prompt in PROMPTS:
             inputs = tokenizer(prompt, return_tensors="pt")
             started = time.process_time()
@@ -112,15 +113,66 @@ def draft(method: str, new_tokens: int) -> None:
             )
             seconds += time.process_time() - started
             tokens += out.shape[1] - inputs.input_ids.shape[1]
-            texts[name].append(tokenizer.decode(out[0]))
+            written[name].append(tokenizer.decode(out[0]))
         result[name] = {
             "tokens": tokens,
             "runs_of_the_target": runs[0],
             "tokens_per_run": round(tokens / runs[0], 3),
             "tokens_per_cpu_second": round(tokens / seconds, 2),
-            "same_text_as_without": sum(a == b for a, b in zip(texts[name], texts["no draft"], strict=True)),
+            "same_text_as_without": sum(a == b for a, b in zip(written[name], written["no draft"], strict=True)),
         }
     save("draft", {"target": "gemma-3-270m", "small": "SmolLM2-135M-Instruct", "prompts": len(PROMPTS), "ways": result})
+
+
+@main.command()
+@click.option("--method", default="calibrated", show_default=True)
+@click.option("--minutes", default=30.0, show_default=True, help="Time of each healing.")
+@click.option("--prompts", default=40, show_default=True, help="Prompts of 32 tokens: starts of built-in texts.")
+def acceptance(method: str, minutes: float, prompts: int) -> None:
+    """Measure how many tokens of SmolLM2 as a draft Gemma accepts, before and after `draft --heal`; one thread."""
+    from mergekit_tokenadapt.evaluation.draft import measure_draft
+    from mergekit_tokenadapt.evaluation.options import DraftOptions
+    from mergekit_tokenadapt.models.folder import open_model
+    from mergekit_tokenadapt.texts import builtin_text
+
+    torch.set_num_threads(1)
+    target = open_model(str(gemma())).with_own_rows()
+    found: dict[str, Any] = {}
+    for name, folder in {
+        "swapped": smollm2_on_gemma(method),
+        "healed": healed_on_gemma(method, minutes),
+    }.items():
+        draft = open_model(str(folder)).with_own_rows(tell=False)
+        for kind in ("prose", "code"):
+            options = DraftOptions(prompts=prompts // 2)
+            found[f"{name}, {kind}"] = measure_draft(target, draft, [builtin_text(kind)], options)["modes"]
+    record = json.loads((healed_on_gemma(method, minutes) / "tokenadapt.json").read_text())["healing"]
+    save(
+        "acceptance",
+        {
+            "target": "gemma-3-270m",
+            "small": "SmolLM2-135M-Instruct",
+            "method": method,
+            "minutes": minutes,
+            "healing": {key: record[key] for key in ("steps", "tokens", "texts", "held_out")},
+            "modes": found,
+        },
+    )
+
+
+def healed_on_gemma(method: str, minutes: float) -> Path:
+    """Return SmolLM2 with Gemma's vocabulary, healed on what Gemma writes after English and code."""
+    from mergekit_tokenadapt.cli.heal_after import healing_stage
+    from mergekit_tokenadapt.healing.options import HealAfterOptions
+    from mergekit_tokenadapt.two_models.draft_model import make_draft
+
+    out = models.KEPT / f"SmolLM2-gemma-{method}-healed-{minutes:g}-minutes"
+    if not out.is_dir():
+        prompts = tuple(f"{name}={texts.mixed() / name}.txt" for name in ("prose", "code"))
+        options = HealAfterOptions(heal=True, heal_minutes=minutes, heal_texts=prompts)
+        heal = healing_stage(options, str(smollm2()), quiet=False, target=str(gemma()))
+        make_draft(str(gemma()), str(smollm2()), str(out), {"method": method, "chat_template": "base"}, heal=heal)
+    return out
 
 
 @main.command()
