@@ -213,7 +213,8 @@ class OutputFolder:
         if templates != self.target.chat_templates:
             replace_templates(out, templates)
         if self.adapt["start_token"] == "base":
-            write_start_tokens(out, start_tokens_of_base(self.base, self.target, self.plans[0].mapping))
+            tokens = start_tokens_of_base(self.base, self.target, self.plans[0].mapping)
+            write_start_tokens(out, tokens, has_bos="bos" in self.target.vocabulary.roles)
         if self.chat_template is not None:  # `check` has already warned about the template of the ``adapt`` block
             self._warn_of_templates(self.plans[0].mapping)
 

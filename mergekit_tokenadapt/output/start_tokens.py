@@ -15,6 +15,7 @@ import numpy as np
 from mergekit_tokenadapt.errors import TokenAdaptError, one_error
 from mergekit_tokenadapt.output.configs import write_json
 from mergekit_tokenadapt.output.loading import write_beside_config
+from mergekit_tokenadapt.output.requirements import as_token_map, suggest_tokens
 from mergekit_tokenadapt.tokenizer.auto_tokenizer import auto_tokenizer
 from mergekit_tokenadapt.tokenizer.encoded_text import leading_tokens
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer, read_json
@@ -51,7 +52,9 @@ def warn_of_start_token(base: TokenizerFiles, target: TokenizerFiles, mapping: V
     found = _with_row_of(lost, target, mapping)
     option = "start_token: base (--start-token base) lets the output's tokenizer put"
     advice = (
-        f"{option} {found.spelling!r} there, which has its row" if found else f"{_no_token(lost)}; {option} it there"
+        f"{option} {found.spelling!r} there, which has its row"
+        if found
+        else f"{_no_token(lost, target, mapping)}; {option} it there"
     )
     LOG.warning(
         "the base model reads %r before each text, and the target tokenizer %s puts nothing there. Some models become "
@@ -72,7 +75,7 @@ def start_tokens_of_base(base: TokenizerFiles, target: TokenizerFiles, mapping: 
     for token in _leading(base):
         own = _with_row_of(token, target, mapping)
         if own is None:
-            raise TokenAdaptError(f"start_token: base: {_no_token(token)}")
+            raise TokenAdaptError(f"start_token: base: {_no_token(token, target, mapping)}")
         found.append(own)
     return found
 
@@ -88,7 +91,7 @@ def check_start_tokens(
     with tempfile.TemporaryDirectory(prefix="tokenadapt-") as temporary:
         folder = Path(temporary)
         write_beside_config(folder, target, base, base_folder)
-        write_start_tokens(folder, tokens)
+        write_start_tokens(folder, tokens, has_bos="bos" in target.vocabulary.roles)
         ids = [token.id for token in tokens]
         written = load_tokenizer(temporary)
         readings = {"tokenizer.json": [token.id for token in _leading(written)]}
@@ -105,8 +108,14 @@ def check_start_tokens(
             )
 
 
-def write_start_tokens(folder: Path, tokens: Sequence[Token]) -> None:
+def write_start_tokens(folder: Path, tokens: Sequence[Token], *, has_bos: bool) -> None:
     """Let the tokenizer in a folder put these tokens before each text, and none of those that it put there.
+
+    Args:
+        folder: has a tokenizer.json and a tokenizer_config.json.
+        tokens: the tokens.
+        has_bos: whether the tokenizer has a bos token. Otherwise the first token becomes that, because programs take
+            it where they start a text themselves.
 
     Raises:
         TokenAdaptError: the tokenizer's post-processor cannot be changed so.
@@ -116,9 +125,11 @@ def write_start_tokens(folder: Path, tokens: Sequence[Token]) -> None:
     definition["post_processor"] = with_leading_tokens(definition.get("post_processor"), tokens)
     write_json(folder / "tokenizer.json", definition)
     config = read_json(folder / "tokenizer_config.json")
+    if tokens and not has_bos:
+        config["bos_token"] = tokens[0].spelling
     if "add_bos_token" in config:  # transformers 4 follows this key, and transformers 5 the file above
         config["add_bos_token"] = bool(tokens)
-        write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def _leading(tokenizer: TokenizerFiles) -> list[Token]:
@@ -136,11 +147,14 @@ def _with_row_of(token: Token, target: TokenizerFiles, mapping: VocabularyMap) -
     return target.vocabulary.by_id[bos if bos is not None and bos in same_row else same_row[0]]
 
 
-def _no_token(token: Token) -> str:
-    return (
-        f"no token of the target has the row of {token.spelling!r}: token_map: {{{token.spelling!r}: TOKEN}} gives it "
-        "to one"
+def _no_token(token: Token, target: TokenizerFiles, mapping: VocabularyMap) -> str:
+    pairs = suggest_tokens([token.spelling], target, mapping)
+    remedy = (
+        "its tokenizer.json has no unused special token; add one"
+        if pairs is None
+        else f"{as_token_map(pairs)} gives it to one"
     )
+    return f"no token of the target has the row of {token.spelling!r}: {remedy}"
 
 
 def _position(text: Sequence[int], whole: Sequence[int]) -> int:

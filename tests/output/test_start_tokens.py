@@ -6,6 +6,7 @@ import re
 import shutil
 
 import pytest
+import tokenizers_zoo
 from transformers import AutoTokenizer
 from transplanting import transplant
 
@@ -63,7 +64,7 @@ def test_where_no_token_has_its_row_the_option_is_named(with_start, plain, caplo
     mapping.sources[mapping.sources == with_start.vocabulary.roles["bos"]] = -1
     warn_of_start_token(with_start, plain, mapping)
     spelling = plain.vocabulary.by_id[plain.vocabulary.roles["bos"]].spelling
-    advice = f"no token of the target has the row of {spelling!r}: token_map: {{{spelling!r}: TOKEN}}"
+    advice = f"no token of the target has the row of {spelling!r}: its tokenizer.json has no unused special token"
     assert advice in caplog.text
     with pytest.raises(TokenAdaptError, match=f"^start_token: base: {re.escape(advice)}"):
         start_tokens_of_base(with_start, plain, mapping)
@@ -156,3 +157,23 @@ def test_a_post_processor_that_cannot_be_changed_is_refused_before_the_swap(
     with pytest.raises(TokenAdaptError, match="cannot be changed in a post-processor BertProcessing"):
         transplant(base, target, tmp_path / "out", start_token="base")
     assert not (tmp_path / "out").exists()
+
+
+def test_where_the_target_has_no_bos_token_the_mapped_one_becomes_it(
+    gemma_style_folder, with_start, tiny_model_folder, tmp_path
+):
+    """Programs that start a text themselves take bos, or else eos, and eos has another row."""
+    base = tiny_model_folder(with_start.folder, tmp_path / "base")
+    bos = with_start.vocabulary.by_id[with_start.vocabulary.roles["bos"]].spelling
+    target = load_tokenizer(str(gemma_style_folder))
+    definition = json.loads((gemma_style_folder / "tokenizer.json").read_text())
+    spare = tokenizers_zoo.added("<spare>", target.vocabulary.num_ids)
+    definition["added_tokens"] = [*definition["added_tokens"], spare]
+    config = {key: value for key, value in target.config.items() if key != "bos_token"}
+    folder = tokenizers_zoo.write_tokenizer(tmp_path / "target", definition, config)
+    with pytest.raises(TokenAdaptError, match=rf"{re.escape(bos)}.*--token-map '.*=<spare>'\) gives it to one"):
+        transplant(base, folder, tmp_path / "out", start_token="base")
+    out = transplant(base, folder, tmp_path / "out", start_token="base", token_map={bos: "<spare>"})
+    assert [ids[0] for ids in _readings(out)] == [spare["id"]] * 2
+    assert load_tokenizer(str(out)).vocabulary.roles["bos"] == spare["id"]
+    assert json.loads((out / "config.json").read_text())["bos_token_id"] == spare["id"]
