@@ -31,13 +31,13 @@ Tekken, and on other parts of the built-in texts; the default of `--interpolate`
 A text got worse where it costs more than 0.5% more bits per byte than before healing; 200 bytes of each of 18 built-in
 texts are measured, so that a change of 1% may be chance.
 
-Runs of 15 and 60 minutes of SmolLM2 with DeepSeek's tokenizer were made with the learning rates 1e-3, before rates became
-relative to the size of the weights. Today's defaults give rates there that differ from these by less than a tenth. For
-Gemma, 1e-3 is six times the default: that run was made before, too.
+Runs of 15 and 60 minutes of SmolLM2 with DeepSeek's tokenizer were made with the learning rates 1e-3, before rates
+became relative to the size of the weights. Today's defaults give rates there that differ from these by less than a
+tenth. For Gemma, 1e-3 is six times the default: that run was made before, too.
 
-The run of 120 minutes, and the runs with Tekken's tokenizer, had a processor with AVX2 only. A token takes about twice as
-long there as on the processor of the other runs (AVX-512 with bfloat16). The run of 120 minutes read the whole text once
-and ended after 93 minutes.
+The run of 120 minutes, and the runs with Tekken's tokenizer, had a processor with AVX2 only. A token takes about twice
+as long there as on the processor of the other runs (AVX-512 with bfloat16). The run of 120 minutes read the whole text
+once and ended after 93 minutes.
 """
 
 DRAWN = "smollm2-deepseek"
