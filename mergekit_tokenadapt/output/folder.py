@@ -25,7 +25,9 @@ from mergekit_tokenadapt.output.side_files import PROCESSOR_FILES, write_process
 from mergekit_tokenadapt.output.start_tokens import (
     check_start_tokens,
     lost_start_token,
+    new_bos,
     start_tokens_of_base,
+    warn_of_chats,
     warn_of_start_token,
     write_start_tokens,
 )
@@ -75,6 +77,8 @@ class OutputFolder:
     """Tensor name -> quality of the plan's regression, for each input model."""
     chat_template: str | None = None
     """The chat template of mergekit's own key ``chat_template``. It takes precedence over the ``adapt`` block's."""
+    stated: frozenset[str] = frozenset()
+    """The keys of the ``adapt`` block that the recipe states."""
     glossary: Mapping[str, Any] | None = None
     """What the manifest states about the user's glossary; None if there is none."""
     method_files: Mapping[str, str] = field(default_factory=dict)
@@ -109,7 +113,7 @@ class OutputFolder:
             self._warn_of_templates(mapping)
             self._check_start_token(mapping)
         if mapping is not None and self.config is not None:
-            ids = SpecialIds(self.base.vocabulary, self.target.vocabulary, mapping)
+            ids = self._special_ids(mapping)
             translation = self._translated(config_content(self.config), ids)
             check_offsets(config_content(self.config), mapping)
             check_needed(self.config, translation, self.target, mapping)
@@ -170,6 +174,20 @@ class OutputFolder:
 
     # --- configs
 
+    def _special_ids(self, mapping: VocabularyMap) -> SpecialIds:
+        return SpecialIds(self.base.vocabulary, self.target.vocabulary, mapping, new_bos=self._new_bos(mapping))
+
+    def _new_bos(self, mapping: VocabularyMap) -> int | None:
+        """Return the id of the token that only the output's tokenizer_config.json names as bos; None if none is."""
+        spelling = None
+        if not (self.target.folder / "tokenizer_config.json").is_file():
+            spelling = minimal_config(self.target, self.base).get("bos_token")
+        if self.adapt["start_token"] == "base":
+            token = new_bos(start_tokens_of_base(self.base, self.target, mapping), self.target)
+            spelling = spelling if token is None else token.spelling
+        found = self.target.vocabulary.by_spelling.get(spelling or "")
+        return None if found is None else found.id
+
     def _translated(self, config: dict[str, Any], ids: SpecialIds) -> Translation:
         """Translate the model's config to the target's token ids, number of rows, and pad position."""
         sizes = [tuple(key.split(".")) for key in self.vocab_size_keys]
@@ -179,7 +197,7 @@ class OutputFolder:
         return translation
 
     def _write_configs(self, out: Path) -> None:
-        ids = SpecialIds(self.base.vocabulary, self.target.vocabulary, self.plans[0].mapping)
+        ids = self._special_ids(self.plans[0].mapping)
         model = self._translated(read_json(out / "config.json"), ids)
         generation = translate(read_json(self.base_folder / "generation_config.json"), ids)
         warn_of(model, generation, *write_processors(self.base_folder, out, ids))
@@ -214,16 +232,17 @@ class OutputFolder:
             replace_templates(out, templates)
         if self.adapt["start_token"] == "base":
             tokens = start_tokens_of_base(self.base, self.target, self.plans[0].mapping)
-            write_start_tokens(out, tokens, has_bos="bos" in self.target.vocabulary.roles)
+            write_start_tokens(out, tokens, self.target)
         if self.chat_template is not None:  # `check` has already warned about the template of the ``adapt`` block
             self._warn_of_templates(self.plans[0].mapping)
 
     def _check_start_token(self, mapping: VocabularyMap) -> None:
         if self.adapt["start_token"] == "target":
-            warn_of_start_token(self.base, self.target, mapping)
+            warn_of_start_token(self.base, self.target, mapping, is_open="start_token" not in self.stated)
             return
         tokens = start_tokens_of_base(self.base, self.target, mapping)
         check_start_tokens(tokens, self.base, self.target, self.base_folder)
+        warn_of_chats(tokens, self.templates(), self.base, self.target)
 
     def templates(self) -> Templates:
         """Return name -> Jinja source of the output's chat templates."""

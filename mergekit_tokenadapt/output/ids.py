@@ -18,10 +18,13 @@ class SpecialIds:
         base: the base vocabulary.
         target: the target vocabulary.
         mapping: the base row of each target row.
+        new_bos: id of the token that becomes bos where the target has none; None if no token does.
     """
 
-    def __init__(self, base: Vocabulary, target: Vocabulary, mapping: VocabularyMap) -> None:
-        self.base, self.target = base, target
+    def __init__(
+        self, base: Vocabulary, target: Vocabulary, mapping: VocabularyMap, *, new_bos: int | None = None
+    ) -> None:
+        self.base, self.target, self._new_bos = base, target, new_bos
         self._by_source: dict[int, int] = {}
         self._sources = {row: int(mapping.sources[row]) for row in mapping.ids(Reason.SPECIAL).tolist()}
         # A special counterpart takes precedence over a token with the same bytes.
@@ -76,7 +79,7 @@ class SpecialIds:
         Returns:
             The new id; None if the new config shall name no token.
         """
-        own = self.target.roles.get(role)
+        own = self.target.roles.get(role, self._new_bos if role == "bos" else None)
         if own is not None and (old is not None or role in ("bos", "eos", "pad")):
             return own
         if old is None or role in NO_FALLBACK:

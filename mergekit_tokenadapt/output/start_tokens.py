@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,9 @@ def lost_start_token(base: TokenizerFiles, target: TokenizerFiles) -> Token | No
     return before[0] if before and not after else None
 
 
-def warn_of_start_token(base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap) -> None:
+def warn_of_start_token(
+    base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap, *, is_open: bool = True
+) -> None:
     """Warn if the base tokenizer puts a token before each text and the target tokenizer puts none.
 
     Some models become much worse without this token, Gemma for one.
@@ -45,24 +47,54 @@ def warn_of_start_token(base: TokenizerFiles, target: TokenizerFiles, mapping: V
         base: the base tokenizer.
         target: the target tokenizer.
         mapping: the base row of each target row.
+        is_open: whether the warning names the option that helps. It does not where the option was chosen.
     """
     lost = lost_start_token(base, target)
     if lost is None:
         return
+    message = (
+        f"the base model reads {lost.spelling!r} before each text, and the target tokenizer {target.name} puts nothing "
+        "there. Some models become much worse without it (Gemma)"
+    )
+    LOG.warning("%s", f"{message}: {_start_token_advice(lost, target, mapping)}" if is_open else message)
+
+
+def _start_token_advice(lost: Token, target: TokenizerFiles, mapping: VocabularyMap) -> str:
     found = _with_row_of(lost, target, mapping)
     option = "start_token: base (--start-token base) lets the output's tokenizer put"
-    advice = (
-        f"{option} {found.spelling!r} there, which has its row"
-        if found
-        else f"{_no_token(lost, target, mapping)}; {option} it there"
-    )
-    LOG.warning(
-        "the base model reads %r before each text, and the target tokenizer %s puts nothing there. Some models become "
-        "much worse without it (Gemma): %s",
-        lost.spelling,
-        target.name,
-        advice,
-    )
+    if found:
+        return f"{option} {found.spelling!r} there, which has its row"
+    return f"{_no_token(lost, target, mapping)}; {option} it there"
+
+
+def warn_of_chats(
+    tokens: Sequence[Token], templates: Mapping[str, str], base: TokenizerFiles, target: TokenizerFiles
+) -> None:
+    """Warn if chats lose the start token: programs put none before a rendered chat, so the template has to write it.
+
+    Args:
+        tokens: those of `start_tokens_of_base`.
+        templates: name -> Jinja source of the output's chat templates.
+        base: the base tokenizer.
+        target: the target tokenizer.
+    """
+    old = _leading(base)
+    if not tokens or not all(_is_written(old[0], template, base) for template in base.chat_templates.values()):
+        return  # chats of the base begin without it, too
+    is_bos = tokens[0] == new_bos(tokens, target)
+    if not all((is_bos and "bos_token" in t) or _is_written(tokens[0], t, target) for t in templates.values()):
+        LOG.warning(
+            "start_token: base: the output's tokenizer puts %r before each text, but chats begin without it, because "
+            "the chat template does not write it. Write {{ bos_token }} at the beginning of a copy of the template, "
+            "and give that as chat_template: FILE (--chat-template FILE)",
+            tokens[0].spelling,
+        )
+
+
+def _is_written(token: Token, template: str, tokenizer: TokenizerFiles) -> bool:
+    """Return whether a chat template writes a token, by its spelling or by a role such as ``bos_token``."""
+    roles = [f"{role}_token" for role, token_id in tokenizer.vocabulary.roles.items() if token_id == token.id]
+    return any(name in template for name in (token.spelling, *roles))
 
 
 def start_tokens_of_base(base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap) -> list[Token]:
@@ -91,14 +123,9 @@ def check_start_tokens(
     with tempfile.TemporaryDirectory(prefix="tokenadapt-") as temporary:
         folder = Path(temporary)
         write_beside_config(folder, target, base, base_folder)
-        write_start_tokens(folder, tokens, has_bos="bos" in target.vocabulary.roles)
+        write_start_tokens(folder, tokens, target)
         ids = [token.id for token in tokens]
-        written = load_tokenizer(temporary)
-        readings = {"tokenizer.json": [token.id for token in _leading(written)]}
-        loaded = auto_tokenizer(folder)
-        text = loaded("a", add_special_tokens=False).input_ids
-        with_tokens = loaded("a").input_ids
-        readings[type(loaded).__name__] = with_tokens[: _position(text, with_tokens)]
+        readings = dict(_readings(folder))
     for name, found in readings.items():
         if found != ids:
             shown = [target.vocabulary.by_id[i].spelling for i in found if i in target.vocabulary.by_id]
@@ -108,28 +135,57 @@ def check_start_tokens(
             )
 
 
-def write_start_tokens(folder: Path, tokens: Sequence[Token], *, has_bos: bool) -> None:
+def new_bos(tokens: Sequence[Token], target: TokenizerFiles) -> Token | None:
+    """Return the token that becomes bos where the target has none, because programs start texts with bos themselves.
+
+    Args:
+        tokens: those of `start_tokens_of_base`.
+        target: the target tokenizer.
+
+    Returns:
+        The first of the tokens; None if the target has a bos token, or puts these tokens there already.
+    """
+    is_bos_missing = "bos" not in target.vocabulary.roles and tokens and list(tokens) != _leading(target)
+    return tokens[0] if is_bos_missing else None
+
+
+def write_start_tokens(folder: Path, tokens: Sequence[Token], target: TokenizerFiles) -> None:
     """Let the tokenizer in a folder put these tokens before each text, and none of those that it put there.
+
+    Where the target puts these tokens there already, its files stay as they are.
 
     Args:
         folder: has a tokenizer.json and a tokenizer_config.json.
         tokens: the tokens.
-        has_bos: whether the tokenizer has a bos token. Otherwise the first token becomes that, because programs take
-            it where they start a text themselves.
+        target: the target tokenizer, whose files are in the folder.
 
     Raises:
         TokenAdaptError: the tokenizer's post-processor cannot be changed so.
         OSError: a file cannot be written.
     """
+    if list(tokens) == _leading(target):
+        return
     definition = read_json(folder / "tokenizer.json")
     definition["post_processor"] = with_leading_tokens(definition.get("post_processor"), tokens)
     write_json(folder / "tokenizer.json", definition)
     config = read_json(folder / "tokenizer_config.json")
-    if tokens and not has_bos:
-        config["bos_token"] = tokens[0].spelling
-    if "add_bos_token" in config:  # transformers 4 follows this key, and transformers 5 the file above
-        config["add_bos_token"] = bool(tokens)
+    if bos := new_bos(tokens, target):
+        config["bos_token"] = bos.spelling
+    # transformers 5 follows the file above. Some classes of transformers 4 follow this key, which is true by default.
+    config["add_bos_token"] = bool(tokens)
     write_json(folder / "tokenizer_config.json", config)
+
+
+def _readings(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    """Yield who reads a folder, and the ids that are before each text then."""
+    yield "tokenizer.json", [token.id for token in _leading(load_tokenizer(str(folder)))]
+    try:
+        loaded = auto_tokenizer(folder)
+    except TokenAdaptError:  # `as_loaded` has warned of this
+        return
+    text = loaded("a", add_special_tokens=False).input_ids
+    with_tokens = loaded("a").input_ids
+    yield type(loaded).__name__, with_tokens[: _position(text, with_tokens)]
 
 
 def _leading(tokenizer: TokenizerFiles) -> list[Token]:
@@ -143,12 +199,21 @@ def _with_row_of(token: Token, target: TokenizerFiles, mapping: VocabularyMap) -
     same_row: list[int] = np.flatnonzero(mapping.sources == token.id).tolist()
     if not same_row:
         return None
-    bos = target.vocabulary.roles.get("bos")
-    return target.vocabulary.by_id[bos if bos is not None and bos in same_row else same_row[0]]
+    roles = target.vocabulary.roles
+    no_start = {roles.get(role) for role in ("unk", "pad", "mask")}
+
+    def order(found: Token) -> tuple[bool, bool, bool, int]:
+        return found.id != roles.get("bos"), found.spelling != token.spelling, found.id in no_start, found.id
+
+    return min((target.vocabulary.by_id[i] for i in same_row), key=order)
 
 
 def _no_token(token: Token, target: TokenizerFiles, mapping: VocabularyMap) -> str:
-    pairs = suggest_tokens([token.spelling], target, mapping)
+    bos = target.vocabulary.roles.get("bos")
+    if bos is not None and mapping.sources[bos] < 0:
+        pairs: dict[str, str] | None = {token.spelling: target.vocabulary.by_id[bos].spelling}
+    else:
+        pairs = suggest_tokens([token.spelling], target, mapping)
     remedy = (
         "its tokenizer.json has no unused special token; add one"
         if pairs is None

@@ -249,6 +249,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             num_rows=num_rows,
             vocab_size_keys=self._vocab_size_keys(models[0]),
             adapt=adapt.model_dump(mode="json"),
+            stated=frozenset(adapt.model_fields_set),
             inputs=tuple((str(m.reference), m.folder) for m in models),
             glossary=None if (g := plans[models[0].reference].transfer.glossary) is None else g.describe(),
             method_files=plans[models[0].reference].transfer.method.files,

@@ -4,11 +4,12 @@ import json
 import logging
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import tokenizers_zoo
 from transformers import AutoTokenizer
-from transplanting import transplant
+from transplanting import edit_json, transplant
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.checks import Status
@@ -61,13 +62,34 @@ def test_a_start_token_that_is_lost_is_named_with_the_token_that_has_its_row(pla
 
 def test_where_no_token_has_its_row_the_option_is_named(with_start, plain, caplog):
     mapping = _mapping(with_start, plain)
-    mapping.sources[mapping.sources == with_start.vocabulary.roles["bos"]] = -1
+    mapping.sources[plain.vocabulary.roles["bos"]] = with_start.vocabulary.roles["eos"]
     warn_of_start_token(with_start, plain, mapping)
     spelling = plain.vocabulary.by_id[plain.vocabulary.roles["bos"]].spelling
     advice = f"no token of the target has the row of {spelling!r}: its tokenizer.json has no unused special token"
     assert advice in caplog.text
     with pytest.raises(TokenAdaptError, match=f"^start_token: base: {re.escape(advice)}"):
         start_tokens_of_base(with_start, plain, mapping)
+
+
+def test_the_bos_token_of_the_target_is_named_where_it_has_no_counterpart(with_start, plain):
+    mapping = _mapping(with_start, plain)
+    mapping.sources[plain.vocabulary.roles["bos"]] = -1
+    spelling = re.escape(plain.vocabulary.by_id[plain.vocabulary.roles["bos"]].spelling)
+    with pytest.raises(TokenAdaptError, match=rf"--token-map '{spelling}={spelling}'\) gives it to one"):
+        start_tokens_of_base(with_start, plain, mapping)
+
+
+def test_of_several_tokens_with_its_row_none_is_taken_that_is_pad(with_start, plain):
+    """Qwen's tokenizer has no bos; its pad token gets the row of the start token where that is the base's pad, too."""
+    base = with_start.vocabulary.roles["bos"]
+    roles = {role: token_id for role, token_id in plain.vocabulary.roles.items() if role != "bos"}
+    target = tokenizers_zoo.files_of(plain.definition, replace(plain.vocabulary, roles=roles))
+    mapping = _mapping(with_start, plain)
+    pad, other = roles["pad"], plain.vocabulary.num_ids - 1
+    mapping.sources[:] = -1
+    mapping.sources[[pad, other]] = base
+    assert pad < other
+    assert [token.id for token in start_tokens_of_base(with_start, target, mapping)] == [other]
 
 
 @pytest.mark.parametrize("names", [("plain", "plain"), ("plain", "with_start"), ("with_start", "with_start")])
@@ -139,6 +161,105 @@ def test_a_start_token_that_the_base_does_not_have_goes(with_start, gemma_style_
     )
     out = transplant(base, with_start.folder, tmp_path / "out", start_token="base")
     assert _readings(out) == [with_start.fast_tokenizer().encode("a b", add_special_tokens=False).ids] * 2
+
+
+def _without_bos(folder, copy, *, has_config=True):
+    """A copy of a tokenizer that names no bos token, although it has one of that spelling."""
+    files = load_tokenizer(str(folder))
+    config = {key: value for key, value in files.config.items() if key != "bos_token"}
+    definition = json.loads((folder / "tokenizer.json").read_text())
+    return tokenizers_zoo.write_tokenizer(copy, definition, config if has_config else None)
+
+
+@pytest.mark.parametrize("has_config", [True, False])
+def test_the_models_config_names_the_token_that_becomes_bos(
+    with_start, byte_level_folder, tiny_model_folder, tmp_path, has_config
+):
+    base = tiny_model_folder(with_start.folder, tmp_path / "base")
+    target = _without_bos(byte_level_folder, tmp_path / "target", has_config=has_config)
+    out = transplant(base, target, tmp_path / "out", start_token="base")
+    bos = with_start.vocabulary.roles["bos"]
+    assert AutoTokenizer.from_pretrained(str(out)).bos_token_id == bos
+    assert json.loads((out / "config.json").read_text())["bos_token_id"] == bos
+    assert json.loads((out / "generation_config.json").read_text())["bos_token_id"] == bos
+
+
+def test_transformers_4_puts_no_token_there_either(byte_level_folder, with_start, tiny_model_folder, tmp_path):
+    """Its class for Llama's tokenizers has a key of its own, which is true by default."""
+    base = tiny_model_folder(byte_level_folder, tmp_path / "base")
+    out = transplant(base, with_start.folder, tmp_path / "out", start_token="base")
+    assert json.loads((out / "tokenizer_config.json").read_text())["add_bos_token"] is False
+
+
+def _refused_post_processor(folder, copy):
+    """A copy of a tokenizer with a post-processor that `start_token: base` cannot change."""
+    copy = shutil.copytree(folder, copy)
+    definition = json.loads((copy / "tokenizer.json").read_text())
+    roles, by_id = (getattr(load_tokenizer(str(copy)).vocabulary, name) for name in ("roles", "by_id"))
+    bos, eos = (by_id[roles[role]] for role in ("bos", "eos"))
+    definition["post_processor"] = {
+        "type": "RobertaProcessing",
+        "cls": [bos.spelling, bos.id],
+        "sep": [eos.spelling, eos.id],
+        "trim_offsets": True,
+        "add_prefix_space": False,
+    }
+    (copy / "tokenizer.json").write_text(json.dumps(definition))
+    return copy
+
+
+def test_nothing_is_changed_where_the_target_puts_these_tokens_there(
+    with_start, byte_level_folder, tiny_model_folder, tmp_path
+):
+    base = tiny_model_folder(with_start.folder, tmp_path / "base")
+    target = _refused_post_processor(byte_level_folder, tmp_path / "target")
+    out = transplant(base, target, tmp_path / "out", start_token="base")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert _bytes(out, name) == _bytes(target, name)
+
+
+def test_a_class_that_is_code_of_the_target_is_not_asked(
+    with_start, gemma_style_folder, tiny_model_folder, tmp_path, caplog
+):
+    base = tiny_model_folder(with_start.folder, tmp_path / "base")
+    target = shutil.copytree(gemma_style_folder, tmp_path / "target")
+    edit_json(
+        target / "tokenizer_config.json",
+        tokenizer_class="OwnTokenizer",
+        auto_map={"AutoTokenizer": ["own.OwnTokenizer", None]},
+    )
+    out = transplant(base, target, tmp_path / "out", start_token="base")
+    assert "contains custom code" in caplog.text
+    found = json.loads((out / "tokenizer.json").read_text())["post_processor"]["single"][0]
+    assert found["SpecialToken"]["id"] == load_tokenizer(str(gemma_style_folder)).config["bos_token"]
+
+
+@pytest.mark.parametrize(
+    ("of_base", "of_target", "is_lost"),
+    [
+        ("{{ bos_token }}{{ messages[0].content }}", "{{ messages[0].content }}", True),
+        (None, "{{ messages[0].content }}", True),
+        ("{{ messages[0].content }}", "{{ messages[0].content }}", False),
+        (None, "{{ bos_token }}{{ messages[0].content }}", False),
+        (None, "<bos>{{ messages[0].content }}", False),
+    ],
+)
+@pytest.mark.parametrize("has_bos", [True, False])
+def test_a_chat_template_that_does_not_write_the_start_token_gives_a_warning(
+    with_start, gemma_style_folder, tiny_model_folder, tmp_path, caplog, of_base, of_target, is_lost, has_bos
+):
+    base = tiny_model_folder(with_start.folder, tmp_path / "base")
+    edit_json(base / "tokenizer_config.json", chat_template=of_base)
+    target = shutil.copytree(gemma_style_folder, tmp_path / "target")
+    edit_json(target / "tokenizer_config.json", chat_template=of_target, **({} if has_bos else {"bos_token": None}))
+    mapped = {with_start.vocabulary.by_id[with_start.vocabulary.roles["bos"]].spelling: "<bos>"}
+    out = transplant(base, target, tmp_path / "out", start_token="base", token_map=mapped)
+    assert ("chats begin without it" in caplog.text) == is_lost
+    chat = AutoTokenizer.from_pretrained(str(out)).apply_chat_template(
+        [{"role": "user", "content": "a"}], return_dict=False
+    )
+    start = load_tokenizer(str(out)).vocabulary.roles["bos"]
+    assert (chat[0] != start) == ("bos" not in of_target)
 
 
 def test_a_post_processor_that_cannot_be_changed_is_refused_before_the_swap(
