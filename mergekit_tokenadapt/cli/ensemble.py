@@ -30,7 +30,7 @@ Examples:
 @click.option("--prompt", help="Byte by byte: continue this text, which may end inside a word.")
 @click.option("--text", metavar="[NAME=]PATH", help="Byte by byte: score this text.")
 @flags_of(EnsembleOptions, "averaging")
-@adapt_flags(but=(*SET_BY_PAIR, "chat_template", "start_token"))  # these two are those of the vocabulary's model
+@adapt_flags(but=(*SET_BY_PAIR, "chat_template"))  # this is that of the vocabulary's model
 @flags_of(ByteOptions, "by_byte")
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")

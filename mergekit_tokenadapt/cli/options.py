@@ -17,10 +17,10 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 ALWAYS = ("method", "auxiliary")
 """Keys that every recipe made from flags contains, so that the recipe shows what it does."""
-SET_BY_PAIR = ("rows", "save_plan", "missing_rows", "extend")
+SET_BY_PAIR = ("rows", "save_plan", "missing_rows", "extend", "start_token")
 """Keys of the ``adapt`` block without a flag where a model gets the vocabulary of another model. The other
-model sets the tokens and the number of rows, `restore` needs the plan, and there is no base_model to take missing rows
-from."""
+model sets the tokens, the number of rows and what is before each text, `restore` needs the plan, and there is no
+base_model to take missing rows from."""
 METHOD_OPTION = click.option(
     "-O",
     "--option",

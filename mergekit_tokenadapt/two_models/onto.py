@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
 from mergekit_tokenadapt.models.same_vocabulary import check_same_vocabulary
 from mergekit_tokenadapt.plugin.merge_options import MergeOptions, merge_options
@@ -35,7 +36,7 @@ def put_onto(
         target: folder or hub id of the other model. A tokenizer alone does not do, because the weights tell the number
             of rows.
         out: the folder to write. It appears only when it is complete.
-        adapt: the ``adapt`` block of a recipe; this function sets `rows` and `save_plan`.
+        adapt: the ``adapt`` block of a recipe; this function sets `rows`, `save_plan` and `start_token`.
         rows: number of rows of the output, or None for the target's.
         dtype: dtype of the output, or None for the model's.
         options: options of mergekit.
@@ -45,11 +46,17 @@ def put_onto(
         heal: is called last with the folder of the output, and may change its weights.
 
     Raises:
-        TokenAdaptError: a folder is not a model, a model has too few rows for its tokenizer, or `out` exists.
+        TokenAdaptError: a folder is not a model, a model has too few rows for its tokenizer, `out` exists, or `adapt`
+            has ``start_token: base``.
     """
     options = options or merge_options(quiet=True)
     target_folder = open_model(target, trust_remote_code=options.trust_remote_code).with_own_rows()
-    adapt = {**adapt, "rows": rows or target_folder.num_rows, "save_plan": True}
+    if adapt.get("start_token", "target") != "target":
+        raise TokenAdaptError(
+            "start_token: base: programs encode the text for both models with the other model's tokenizer, so "
+            f"{target} sets what is before each text"
+        )
+    adapt = {**adapt, "rows": rows or target_folder.num_rows, "save_plan": True, "start_token": "target"}
 
     def check_and_finish(staged: Path) -> None:
         made = open_model(str(staged), trust_remote_code=options.trust_remote_code)

@@ -46,7 +46,7 @@ IN_NO_FLAG = {
 KEYS_IN_NO_FLAG = {
     "draft": set(SET_BY_PAIR),
     "distill-prep": set(SET_BY_PAIR),
-    "ensemble": {*SET_BY_PAIR, "chat_template", "start_token"},  # those of the model whose vocabulary is used
+    "ensemble": {*SET_BY_PAIR, "chat_template"},  # that of the model whose vocabulary is used
     "train": {"missing_rows", "extend"},  # one model, and its tokenizer is made already
     "extend": {"missing_rows", "extend"},
 }

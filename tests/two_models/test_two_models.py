@@ -16,6 +16,7 @@ from mergekit_tokenadapt.models.folder import open_model
 from mergekit_tokenadapt.models.identity import HASHES
 from mergekit_tokenadapt.models.same_vocabulary import check_same_vocabulary
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
+from mergekit_tokenadapt.tokenizer.post_processors import with_leading_tokens
 from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.transfer.plan import TransferPlan
 from mergekit_tokenadapt.transfer.plan_files import load_plan
@@ -285,6 +286,24 @@ def test_a_draft_takes_the_keys_of_a_recipe(folders, tmp_path):
     tensors = load_file(tmp_path / "draft" / "model.safetensors")
     assert tensors["lm_head.weight"].shape == tensors[INPUT].shape
     assert not torch.equal(tensors["lm_head.weight"], tensors[INPUT])
+
+
+def test_the_other_model_sets_what_is_before_each_text(folders, zoo_folders, tiny_model_folder, tmp_path, caplog):
+    """Engines give a draft the ids of its target's tokenizer, so a start token in its own files would never be read."""
+    small = tiny_model_folder(zoo_folders["byte-level"], tmp_path / "small")
+    definition = json.loads((small / "tokenizer.json").read_text())
+    bos = next(token for token in definition["added_tokens"] if token["content"] == "<|im_start|>")
+    definition["post_processor"] = with_leading_tokens(
+        None, [open_model(str(small)).tokenizer.vocabulary.by_id[bos["id"]]]
+    )
+    (small / "tokenizer.json").write_text(json.dumps(definition))
+    pair = (str(folders["teacher"]), str(small))
+    make_draft(*pair, str(tmp_path / "draft"), {"method": "mean"})
+    assert "the base model reads '<|im_start|>' before each text" in caplog.text
+    assert "--start-token" not in caplog.text
+    with pytest.raises(TokenAdaptError, match=r"^start_token: base: .*teacher sets what is before each text"):
+        make_draft(*pair, str(tmp_path / "other"), {"method": "mean", "start_token": "base"})
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_draft_speaks_the_targets_ids(folders, tmp_path):
