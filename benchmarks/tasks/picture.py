@@ -15,7 +15,7 @@ from mergekit_tokenadapt.evaluation.report.svg import FONT, Drawing, Scale, numb
 WIDE, TOP, HIGH, MARGIN, ROW = 640.0, 40.0, 320.0, 44.0, 18.0
 NEAR = 12.0
 """Distance of two dots at which their numbers would overlap."""
-MINUTES = (0.1, 0.3, 1, 3, 10, 30, 100)
+MINUTES = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
 """Marks of the axis, which is logarithmic."""
 KINDS = {"ours, without training": 1, "ours, healed": 2, "others": 3}
 """What a dot stands for, and its colour."""
