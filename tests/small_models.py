@@ -11,6 +11,8 @@ import torch
 import transformers
 from torch import Tensor
 
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+
 LAYERS, WIDTH, HEADS = 2, 32, 2
 SIZES: Mapping[str, Any] = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers"), LAYERS),
@@ -99,3 +101,12 @@ def logits_of(folder: Path, model_class: Any, ids: Tensor) -> tuple[Tensor, Mapp
         output = model.eval()(**arguments)
     logits: Tensor | None = getattr(output, "logits", getattr(output, "prediction_logits", None))
     return output[0] if logits is None else logits, loading
+
+
+def with_position_table(tokenizer_folder: Path, path: Path, positions: int) -> Path:
+    """The folder of a GPT-2 with so few positions, and a tokenizer of the zoo."""
+    tokenizer = load_tokenizer(str(tokenizer_folder))
+    config = small_config(transformers.GPT2Config, tokenizer.vocabulary.num_ids, n_positions=positions)
+    small_model(transformers.GPT2LMHeadModel, config).save_pretrained(path)
+    tokenizer.copy_to(path)
+    return path

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.texts import TextSet, read_text, split_passages
+from mergekit_tokenadapt.texts import TextSet, halved_to_fit, read_text, split_passages
 
 DEFAULT = "default"
 """The source that names the built-in sample, see `default_sample`."""
 PASSAGE = 2000
-"""Approximate size of a passage in bytes. Even with one token per byte, it fits into the context of usual models."""
+"""Approximate size of a passage in bytes."""
 MANY_PASSAGES = 50
 """A short text is split into shorter passages, so that it has about this many."""
 HELD_OUT_EVERY = 10
@@ -31,13 +31,14 @@ class CalibrationText:
     passages: tuple[str, ...]
 
     @classmethod
-    def read(cls, source: str, max_bytes: int) -> CalibrationText:
+    def read(cls, source: str, max_bytes: int, most: int | None = None) -> CalibrationText:
         """Split a text into passages. If it has more than `max_bytes`, keep evenly spaced passages.
 
         Args:
             source: ``default``, or a file, a folder or a jsonl file as the evaluation takes them
                 (``FILE.jsonl,field=NAME`` for a field other than ``text``).
             max_bytes: approximate size of the passages together, in UTF-8 bytes; 0 keeps all of the text.
+            most: the most bytes of a passage that the models can read; None for any number.
 
         Raises:
             TokenAdaptError: the source does not exist, holds no text, or is too short.
@@ -48,7 +49,7 @@ class CalibrationText:
             documents = read_text(source, option="calibration_text", name="text").documents
         num_bytes = sum(len(d.encode("utf-8")) for d in documents)
         longest = min(PASSAGE, 1 + num_bytes // MANY_PASSAGES)
-        passages = [passage for document in documents for passage in split_passages(document, longest)]
+        passages = [p for document in documents for p in halved_to_fit(split_passages(document, longest), most)]
         if len(passages) < HELD_OUT_EVERY:
             raise TokenAdaptError(f"calibration_text: {source!r} is too short: there are {len(passages)} passages")
         kept = _thinned(len(passages), sum(len(p.encode("utf-8")) for p in passages), max_bytes)

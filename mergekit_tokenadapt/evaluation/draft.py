@@ -30,6 +30,7 @@ from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.generation import continue_prompts
 from mergekit_tokenadapt.models.loading import choose_device, choose_dtype, load_model
 from mergekit_tokenadapt.models.same_vocabulary import check_same_vocabulary
+from mergekit_tokenadapt.output.limits import passage_limit
 from mergekit_tokenadapt.texts import TextSet
 from mergekit_tokenadapt.tokenizer.encoded_text import start_token
 
@@ -62,6 +63,7 @@ def measure_draft(
     """
     options = options or DraftOptions()
     check_same_vocabulary(target, draft)
+    _check_positions((target, draft), options)
     prompts = make_prompts(target, texts, options)
     vocabulary = target.tokenizer.vocabulary
     token_ids = torch.from_numpy(vocabulary.ids())
@@ -86,6 +88,21 @@ def measure_draft(
         "settings": _settings(options, num_prompts=len(prompts)),
         "modes": modes,
     }
+
+
+def _check_positions(models: Sequence[ModelFolder], options: DraftOptions) -> None:
+    """Refuse texts that are longer than a model's position table.
+
+    Raises:
+        TokenAdaptError: they are.
+    """
+    for model in models:
+        most = passage_limit(model.config)
+        if most is not None and options.prompt_tokens + options.new_tokens > most:
+            raise TokenAdaptError(
+                f"{model.name} reads {most} tokens at most: {options.prompt_tokens} of a prompt and "
+                f"{options.new_tokens} new ones are too many (--prompt-tokens, --new-tokens)"
+            )
 
 
 def _settings(options: DraftOptions, *, num_prompts: int) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from mergekit_tokenadapt.models.documents import score_documents
-from mergekit_tokenadapt.models.losses import Scorer
+from mergekit_tokenadapt.models.losses import STRIDE, WINDOW, Scorer
+from mergekit_tokenadapt.output.limits import passage_limit
+from mergekit_tokenadapt.output.requirements import config_content
 from mergekit_tokenadapt.texts import BUILTIN, TextSet, builtin_text, split_passages
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 
@@ -38,7 +40,8 @@ def bits_per_byte(
         texts: what to score.
         fast: compute in bfloat16 (autocast).
     """
-    scorer = Scorer(model)
+    window = min(WINDOW, passage_limit(config_content(model.config)) or WINDOW)
+    scorer = Scorer(model, window, min(STRIDE, window))
     results = {}
     with torch.autocast(model.device.type, torch.bfloat16) if fast else nullcontext():
         for text in texts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -15,7 +15,9 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.healing.conversations import ChatSet, Conversation, read_conversations
 from mergekit_tokenadapt.healing.options import HealOptions
 from mergekit_tokenadapt.healing.rendering import Renderer, base_text
-from mergekit_tokenadapt.texts import TextSet, check_names, parse_text, read_text, split_passages
+from mergekit_tokenadapt.models.folder import ModelFolder
+from mergekit_tokenadapt.output.limits import passage_limit
+from mergekit_tokenadapt.texts import TextSet, check_names, halved_to_fit, parse_text, read_text, split_passages
 
 LOG = logging.getLogger(__name__)
 
@@ -69,13 +71,20 @@ class HealingText:
     """Whether a text holds conversations."""
 
     @classmethod
-    def of(cls, texts: Sequence[TextSet], options: HealOptions, renderer: Renderer | None = None) -> HealingText:
+    def of(
+        cls,
+        texts: Sequence[TextSet],
+        options: HealOptions,
+        renderer: Renderer | None = None,
+        most: int | None = None,
+    ) -> HealingText:
         """Split the texts, hold passages out, and keep as many of the others as the options allow.
 
         Args:
             texts: to be split.
             options: see there.
             renderer: renders conversations. None: only to find out whether the texts are long enough.
+            most: see `most_bytes`.
 
         Raises:
             TokenAdaptError: a text is too short to hold passages out, or conversations cannot be rendered.
@@ -83,7 +92,7 @@ class HealingText:
         training: list[str] = []
         held_out, held_out_of_base = [], []
         for text in texts:
-            passages = _split(text, options.passage_bytes, renderer)
+            passages = _split(text, options.passage_bytes, renderer, most)
             chosen = _held_out(passages, options.held_out_bytes)
             held_out.append(TextSet(text.name, tuple(map(str, chosen)), text.source))
             held_out_of_base.append(TextSet(text.name, tuple(map(base_text, chosen)), text.source))
@@ -112,12 +121,20 @@ class HealingText:
         return digest.hexdigest()
 
 
-def _split(text: TextSet, longest: int, renderer: Renderer | None) -> list[str]:
+def most_bytes(models: Iterable[ModelFolder]) -> int | None:
+    """Return the most bytes of a passage that the position tables of all models can hold; None for any number."""
+    limits = (passage_limit(model.config) for model in models)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _split(text: TextSet, longest: int, renderer: Renderer | None, most: int | None) -> list[str]:
     if isinstance(text, ChatSet):
-        passages = _rendered(text, longest, renderer)
+        rendered = _rendered(text, longest, renderer)
+        passages = [p for p in rendered if most is None or len(p.encode("utf-8")) <= most]
     else:
         longest = min(longest, 1 + text.num_bytes // MANY_PASSAGES)
-        passages = [p for document in text.documents for p in split_passages(document, longest) if p.strip()]
+        split = (p for document in text.documents for p in split_passages(document, longest))
+        passages = [p for p in halved_to_fit(split, most) if p.strip()]
     if len(passages) < HELD_OUT_EVERY:
         raise TokenAdaptError(
             f"--text {text.name}: {text.source!r} is too short to learn from and to measure on: it has "

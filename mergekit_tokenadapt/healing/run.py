@@ -26,7 +26,7 @@ from mergekit_tokenadapt.healing.model import HealingModel
 from mergekit_tokenadapt.healing.objectives import collator_for, lesson_for
 from mergekit_tokenadapt.healing.options import HealOptions
 from mergekit_tokenadapt.healing.own_text import own_passages, spread
-from mergekit_tokenadapt.healing.passages import HealingText
+from mergekit_tokenadapt.healing.passages import HealingText, most_bytes
 from mergekit_tokenadapt.healing.rendering import Renderer
 from mergekit_tokenadapt.healing.targets import WANTED_BY, Lesson, first_token
 from mergekit_tokenadapt.healing.writing import interpolated, rounded, write_healed
@@ -102,7 +102,7 @@ def heal(
     opened = opened.with_own_rows()
     teacher = open_base(opened, base)
     destination = check_output(out, force=force, inputs=[model, teacher.folder], texts=[t.source for t in texts])
-    text = HealingText.of(texts, options, Renderer(teacher.tokenizer, opened.tokenizer))
+    text = HealingText.of(texts, options, Renderer(teacher.tokenizer, opened.tokenizer), most_bytes([teacher, opened]))
     if opened.tokenizer.chat_template is not None and not text.has_conversations:
         say("the model has a chat template, and no text holds conversations: tokens of roles are not trained")
     _check_disk(opened, text, options)

@@ -16,7 +16,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.healing.belonging import open_base
 from mergekit_tokenadapt.healing.judging import bits_per_byte, relative
 from mergekit_tokenadapt.healing.options import HealOptions
-from mergekit_tokenadapt.healing.passages import HealingText
+from mergekit_tokenadapt.healing.passages import HealingText, most_bytes
 from mergekit_tokenadapt.healing.rendering import Renderer
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
 from mergekit_tokenadapt.models.loading import choose_device, fast_dtype, load_model
@@ -64,7 +64,9 @@ def choose_matrices(
         other = open_model(str(untied), trust_remote_code=trust_remote_code)
         models = [model.with_own_rows(), other.with_own_rows(tell=False)]
         teacher = open_base(models[0], base)
-        held_out = HealingText.of(texts, options, Renderer(teacher.tokenizer, models[0].tokenizer)).held_out
+        held_out = HealingText.of(
+            texts, options, Renderer(teacher.tokenizer, models[0].tokenizer), most_bytes([teacher, *models])
+        ).held_out
         before, after = (_bits(model, held_out, choose_device(options.device)) for model in models)
         change = relative(after, before) - 1
         added = math.prod(models[0].tensors.shape(models[0].input_matrix))

@@ -13,6 +13,8 @@ POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length"
 TURNING = ("rope_parameters", "rope_scaling", "rope_theta", "rotary_pct", "rotary_dim", "rotary_emb_base")
 """Config keys of models with rotary position embeddings, which have no position table and can read longer texts."""
 KEY = "model_max_length"
+SPECIAL_TOKENS = 4
+"""Positions that are kept for special tokens and a dummy space at the beginning of a passage."""
 NO_LIMIT = 10**9
 """Values from here on mean that there is no limit. transformers writes 10^30 in that case."""
 
@@ -35,6 +37,20 @@ def positions_of(config: Mapping[str, Any], *, first: int = 0) -> int | None:
     return None if found is None else found - first
 
 
+def passage_limit(config: Mapping[str, Any]) -> int | None:
+    """Return the most bytes of a passage whose tokens all fit into a model's position table, one token per byte.
+
+    Args:
+        config: content of the model's config.json.
+
+    Returns:
+        The number of bytes; None for models with rotary position embeddings, and where the config states no number of
+        positions.
+    """
+    positions = None if _is_turning(config) else positions_of(config)
+    return None if positions is None else max(1, positions - SPECIAL_TOKENS)
+
+
 def model_max_length(
     config: Mapping[str, Any], base: Mapping[str, Any], target: Mapping[str, Any], *, first: int = 0
 ) -> int | None:
@@ -47,10 +63,13 @@ def model_max_length(
         first: the first position that is used; see `positions_of`.
     """
     own, before = limit_of(target), limit_of(base)
-    is_turning = any(config.get(key) or (config.get("text_config") or {}).get(key) for key in TURNING)
     # Without a new limit, users of the base see no change. A position table, however, must never be exceeded.
-    if (own == before or own is None) and (is_turning or before is None):
+    if (own == before or own is None) and (_is_turning(config) or before is None):
         return None
     known = [limit for limit in (before, positions_of(config, first=first)) if limit is not None]
     lowest = min(known, default=None)
     return lowest if lowest is not None and (own is None or lowest < own) else None
+
+
+def _is_turning(config: Mapping[str, Any]) -> bool:
+    return any(config.get(key) or (config.get("text_config") or {}).get(key) for key in TURNING)

@@ -25,6 +25,8 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.pad_positions import PadMove
 from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import MANIFEST, OutputFolder
+from mergekit_tokenadapt.output.limits import passage_limit
+from mergekit_tokenadapt.output.requirements import config_content
 from mergekit_tokenadapt.plugin.inputs import InputModel, check_hashes, check_together, look_at, references_of
 from mergekit_tokenadapt.plugin.positions import GatherMoved, move_of
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
@@ -217,10 +219,9 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
                 raise TokenAdaptError("missing_rows: base_model needs a base_model in the recipe")
             self._fill_from = self.config.base_model
         check_values(adapt, self.config, self.options)
-        given = adapt.calibration_text
-        text = None if given is None else CalibrationText.read(given, adapt.calibration_bytes)
         auxiliary = adapt.make_auxiliary()
         models = [look_at(reference, self.arch_info, self.options) for reference in references_of(self.config)]
+        text = self._calibration_text(adapt, models)
         self._models = {model.reference: model for model in models}
         check_together(models)
         found = self._target(adapt, models[0])
@@ -266,6 +267,18 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             corrections=tuple(self._corrections[model] for model in plans) if self._corrections else (),
             folder=folder,
         )
+
+    def _calibration_text(self, adapt: AdaptConfig, models: list[InputModel]) -> CalibrationText | None:
+        """Read the calibration text in passages that every input model can read; return None if there is no text.
+
+        Raises:
+            TokenAdaptError: the text does not exist, or is too short.
+        """
+        if adapt.calibration_text is None:
+            return None
+        configs = [m.reference.config(trust_remote_code=self.options.trust_remote_code) for m in models]
+        limits = [n for config in configs if (n := passage_limit(config_content(config))) is not None]
+        return CalibrationText.read(adapt.calibration_text, adapt.calibration_bytes, min(limits, default=None))
 
     def _move_positions(self, weight: WeightInfo) -> None:
         """If the tensor that was planned last is a position table, move its rows with the models' pad token ids.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 def split_passages(document: str, longest: int) -> Iterator[str]:
@@ -26,3 +26,17 @@ def split_passages(document: str, longest: int) -> Iterator[str]:
             end = next((half + b for b in breaks if b > 0), end)
         yield document[start:end]
         start = end
+
+
+def halved_to_fit(passages: Iterable[str], most: int | None) -> Iterator[str]:
+    """Yield the passages, those of more than `most` bytes in halves, as often as needed; None splits none.
+
+    >>> list(halved_to_fit(["abcde", "字字"], 4))
+    ['ab', 'cde', '字', '字']
+    """
+    for passage in passages:
+        if most is None or len(passage.encode("utf-8")) <= most or len(passage) < 2:
+            yield passage
+        else:
+            half = len(passage) // 2
+            yield from halved_to_fit((passage[:half], passage[half:]), most)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from mergekit.options import MergeOptions
+from small_models import with_position_table
 from transplanting import EMBEDDINGS, HEAD, tensors_of, transplant
 
 from mergekit_tokenadapt.correction import CalibrationText
@@ -66,6 +67,12 @@ def test_the_report_says_what_the_output_scores(
     assert report["base"] == pytest.approx(bits_per_byte(base), rel=1e-3)
     assert report["before"] == pytest.approx(bits_per_byte(plain), rel=1e-3)
     assert report["after"] == pytest.approx(bits_per_byte(out), rel=1e-3)
+
+
+def test_passages_fit_into_a_position_table(tmp_path, byte_level_folder, gemma_style_folder, text_file):
+    base = with_position_table(byte_level_folder, tmp_path / "base", positions=64)
+    out = transplant(base, gemma_style_folder, tmp_path / "out", calibration_text=str(text_file))
+    assert correction_in(out)["text"]["bytes"] == text_file.stat().st_size
 
 
 def test_fits_are_reported_by_tensor(tmp_path, byte_level_folder, gemma_style_folder, tiny_model_folder, text_file):

@@ -12,6 +12,7 @@ import pytest
 import tiny_models
 import torch
 from click.testing import Result
+from small_models import with_position_table
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -48,6 +49,12 @@ def draft(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     tiny_models.edit_tensors(folder, add_noise)
     return folder
+
+
+def test_more_tokens_than_positions_are_refused(tmp_path: Path, byte_level_folder: Path) -> None:
+    folder = open_model(str(with_position_table(byte_level_folder, tmp_path / "short", positions=32)))
+    with pytest.raises(TokenAdaptError, match=r"reads 28 tokens at most: 8 of a prompt and 24 new ones are too many"):
+        measure_draft(folder, folder, [builtin_text("prose")], FEW)
 
 
 def test_a_model_drafts_perfectly_for_itself(base: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from quick_healing import healed
+from small_models import with_position_table
 from transplanting import EMBEDDINGS, tensors_of, transplant
 
 from mergekit_tokenadapt.healing import run as run_module
@@ -37,6 +38,15 @@ def test_the_model_gets_better(pair, tmp_path, text_file, train):
     assert "### Healing" in (out / "README.md").read_text()
     _, loading = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert not any(loading.values())
+
+
+def test_passages_fit_into_a_position_table(tmp_path, byte_level_folder, gemma_style_folder, text_file):
+    base = with_position_table(byte_level_folder, tmp_path / "base", positions=100)
+    moved = transplant(base, gemma_style_folder, tmp_path / "moved")
+    settings = {"objective": "next_token", "passage_bytes": 1000, "probe_bytes": 500, "steps": 2, "looks": 1}
+    record = healed((base, moved), tmp_path / "out", text_file, **settings).record
+    assert record["steps"] == 2
+    assert record["options"]["passage_bytes"] == 1000
 
 
 def test_next_token_training_does_not_ask_the_base_model(pair, tmp_path, text_file, monkeypatch):
