@@ -83,27 +83,20 @@ def byte_level(folder: Path) -> Real:
 
 
 def wordpiece(folder: Path) -> Real:
-    """Its decoder puts a space before lone punctuation and ideographs, which in the text have none: left out.
-
-    It also takes the space out of `` n't``, by rules about English: these are switched off.
-    """
+    """Its decoder takes the space out of `` n't``, by rules about English: these are switched off."""
     files = load_tokenizer(str(folder))
     decoder = {**files.definition["decoder"], "cleanup": False}
-    files = dataclasses.replace(files, definition={**files.definition, "decoder": decoder})
+    return words(dataclasses.replace(files, definition={**files.definition, "decoder": decoder}))
+
+
+def words(files: TokenizerFiles) -> Real:
+    """Splits at white space without a marker. Decoding puts a space before each entry that does not continue a word.
+
+    It does so before lone punctuation and ideographs, too, which in the text have none: left out.
+    """
     real = decoded(files, lambda spelling: None)
     lone = {t.id for t in real.vocabulary if len(t.spelling) == 1}
     return Real(real.vocabulary, {i: content for i, content in real.truth.items() if i not in lone})
-
-
-def plain(folder: Path) -> Real:
-    """Splits at white space and has neither marker nor decoder: a token stands for the text that becomes it."""
-    files = load_tokenizer(str(folder))
-    fast = files.fast_tokenizer()
-    special = {t.id for t in files.vocabulary if t.kind is TokenKind.SPECIAL}
-    entries = [(spelling, i) for spelling, i in sorted(fast.get_vocab().items()) if i not in special]
-    encodings = fast.encode_batch([spelling for spelling, _ in entries], add_special_tokens=False)
-    truth = {i: s.encode() for (s, i), encoding in zip(entries, encodings, strict=True) if encoding.ids == [i]}
-    return Real(files.vocabulary, truth)
 
 
 def sentencepiece(folder: Path) -> Real:
@@ -146,7 +139,7 @@ def real() -> Mapping[str, Real]:
         "Mistral v3": sentencepiece(mistral_tokenizer("v3")),
         "tekken": base_64(tekken()),
         "Gemma 3": decoded(load_tokenizer(str(gemma3())), by_hexadecimal),
-        "Unigram": plain(unigram_tokenizer()),
+        "Unigram": words(load_tokenizer(str(unigram_tokenizer()))),
         "WordPiece": wordpiece(minilm()),
     }
 
