@@ -74,7 +74,10 @@ def choose_matrices(
         if change > -LEAST_GAIN:
             say(f"untie: {figures}, so input and output keep one matrix; --untie makes two")
             return
-        say(f"untie: {figures}, so input and output get two matrices; --no-untie keeps one")
+        say(
+            f"untie: {figures}, so input and output get two matrices, and `restore` cannot undo the swap; "
+            "--no-untie keeps one"
+        )
         shutil.rmtree(tied)
         untied.rename(tied)
 
