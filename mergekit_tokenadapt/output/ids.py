@@ -18,7 +18,7 @@ class SpecialIds:
         base: the base vocabulary.
         target: the target vocabulary.
         mapping: the base row of each target row.
-        new_bos: id of the token that becomes bos where the target has none; None if no token does.
+        new_bos: id of the token that becomes bos in the output's tokenizer; None if the target's bos stays.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class SpecialIds:
         Returns:
             The new id; None if the new config shall name no token.
         """
-        own = self.target.roles.get(role, self._new_bos if role == "bos" else None)
+        own = self._new_bos if role == "bos" and self._new_bos is not None else self.target.roles.get(role)
         if own is not None and (old is not None or role in ("bos", "eos", "pad")):
             return own
         if old is None or role in NO_FALLBACK:

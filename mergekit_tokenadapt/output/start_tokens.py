@@ -68,12 +68,17 @@ def _start_token_advice(lost: Token, target: TokenizerFiles, mapping: Vocabulary
 
 
 def warn_of_chats(
-    tokens: Sequence[Token], templates: Mapping[str, str], base: TokenizerFiles, target: TokenizerFiles
+    tokens: Sequence[Token],
+    bos: Token | None,
+    templates: Mapping[str, str],
+    base: TokenizerFiles,
+    target: TokenizerFiles,
 ) -> None:
     """Warn if chats lose the start token: programs put none before a rendered chat, so the template has to write it.
 
     Args:
         tokens: those of `start_tokens_of_base`.
+        bos: see `new_bos`.
         templates: name -> Jinja source of the output's chat templates.
         base: the base tokenizer.
         target: the target tokenizer.
@@ -81,8 +86,9 @@ def warn_of_chats(
     old = _leading(base)
     if not tokens or not all(_is_written(old[0], template, base) for template in base.chat_templates.values()):
         return  # chats of the base begin without it, too
-    is_bos = tokens[0] == new_bos(tokens, target)
-    if not all((is_bos and "bos_token" in t) or _is_written(tokens[0], t, target) for t in templates.values()):
+    if not all(
+        (tokens[0] == bos and "bos_token" in t) or _is_written(tokens[0], t, target) for t in templates.values()
+    ):
         LOG.warning(
             "start_token: base: the output's tokenizer puts %r before each text, but chats begin without it, because "
             "the chat template does not write it. Write {{ bos_token }} at the beginning of a copy of the template, "
@@ -97,15 +103,23 @@ def _is_written(token: Token, template: str, tokenizer: TokenizerFiles) -> bool:
     return any(name in template for name in (token.spelling, *roles))
 
 
-def start_tokens_of_base(base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap) -> list[Token]:
+def start_tokens_of_base(
+    base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap, token_map: Mapping[str, str]
+) -> list[Token]:
     """Return the target's tokens that have the rows of those that the base tokenizer puts before each text.
+
+    Args:
+        base: the base tokenizer.
+        target: the target tokenizer.
+        mapping: the base row of each target row.
+        token_map: of the recipe. Where several tokens have such a row, the one that it names comes first.
 
     Raises:
         TokenAdaptError: no token of the target has such a row, or a tokenizer cannot encode a text.
     """
     found = []
     for token in _leading(base):
-        own = _with_row_of(token, target, mapping)
+        own = _with_row_of(token, target, mapping, token_map.get(token.spelling))
         if own is None:
             raise TokenAdaptError(f"start_token: base: {_no_token(token, target, mapping)}")
         found.append(own)
@@ -113,7 +127,7 @@ def start_tokens_of_base(base: TokenizerFiles, target: TokenizerFiles, mapping: 
 
 
 def check_start_tokens(
-    tokens: Sequence[Token], base: TokenizerFiles, target: TokenizerFiles, base_folder: Path
+    tokens: Sequence[Token], bos: Token | None, base: TokenizerFiles, target: TokenizerFiles, base_folder: Path
 ) -> None:
     """Check that the output's tokenizer can put these tokens before each text, also as AutoTokenizer loads it.
 
@@ -123,7 +137,7 @@ def check_start_tokens(
     with tempfile.TemporaryDirectory(prefix="tokenadapt-") as temporary:
         folder = Path(temporary)
         write_beside_config(folder, target, base, base_folder)
-        write_start_tokens(folder, tokens, target)
+        write_start_tokens(folder, tokens, bos, target)
         ids = [token.id for token in tokens]
         readings = dict(_readings(folder))
     for name, found in readings.items():
@@ -135,21 +149,29 @@ def check_start_tokens(
             )
 
 
-def new_bos(tokens: Sequence[Token], target: TokenizerFiles) -> Token | None:
-    """Return the token that becomes bos where the target has none, because programs start texts with bos themselves.
+def new_bos(
+    tokens: Sequence[Token], base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap
+) -> Token | None:
+    """Return the token that becomes bos, because programs start texts with bos themselves; None if bos stays.
+
+    The first start token becomes bos where the target has no bos, or one with the row of another token. In SmolLM2's
+    tokenizer, for instance, bos is ``<|im_start|>``, to which `token_map` may give the row of Gemma's
+    ``<start_of_turn>``.
 
     Args:
         tokens: those of `start_tokens_of_base`.
+        base: the base tokenizer.
         target: the target tokenizer.
-
-    Returns:
-        The first of the tokens; None if the target has a bos token, or puts these tokens there already.
+        mapping: the base row of each target row.
     """
-    is_bos_missing = "bos" not in target.vocabulary.roles and tokens and list(tokens) != _leading(target)
-    return tokens[0] if is_bos_missing else None
+    if not tokens or list(tokens) == _leading(target):
+        return None
+    own = target.vocabulary.roles.get("bos")
+    starts = (_leading(base)[0].id, base.vocabulary.roles.get("bos"))
+    return tokens[0] if own is None or int(mapping.sources[own]) not in starts else None
 
 
-def write_start_tokens(folder: Path, tokens: Sequence[Token], target: TokenizerFiles) -> None:
+def write_start_tokens(folder: Path, tokens: Sequence[Token], bos: Token | None, target: TokenizerFiles) -> None:
     """Let the tokenizer in a folder put these tokens before each text, and none of those that it put there.
 
     Where the target puts these tokens there already, its files stay as they are.
@@ -157,6 +179,7 @@ def write_start_tokens(folder: Path, tokens: Sequence[Token], target: TokenizerF
     Args:
         folder: has a tokenizer.json and a tokenizer_config.json.
         tokens: the tokens.
+        bos: see `new_bos`.
         target: the target tokenizer, whose files are in the folder.
 
     Raises:
@@ -169,8 +192,11 @@ def write_start_tokens(folder: Path, tokens: Sequence[Token], target: TokenizerF
     definition["post_processor"] = with_leading_tokens(definition.get("post_processor"), tokens)
     write_json(folder / "tokenizer.json", definition)
     config = read_json(folder / "tokenizer_config.json")
-    if bos := new_bos(tokens, target):
+    if bos is not None:
         config["bos_token"] = bos.spelling
+        roles = read_json(folder / "special_tokens_map.json")
+        if "bos_token" in roles:
+            write_json(folder / "special_tokens_map.json", {**roles, "bos_token": bos.spelling})
     # transformers 5 follows the file above. Some classes of transformers 4 follow this key, which is true by default.
     config["add_bos_token"] = bool(tokens)
     write_json(folder / "tokenizer_config.json", config)
@@ -195,17 +221,20 @@ def _leading(tokenizer: TokenizerFiles) -> list[Token]:
     return [tokenizer.vocabulary.by_id[i] for i in ids if i in tokenizer.vocabulary.by_id]
 
 
-def _with_row_of(token: Token, target: TokenizerFiles, mapping: VocabularyMap) -> Token | None:
+def _with_row_of(
+    token: Token, target: TokenizerFiles, mapping: VocabularyMap, chosen: str | None = None
+) -> Token | None:
     same_row: list[int] = np.flatnonzero(mapping.sources == token.id).tolist()
     if not same_row:
         return None
     roles = target.vocabulary.roles
     no_start = {roles.get(role) for role in ("unk", "pad", "mask")}
 
-    def order(found: Token) -> tuple[bool, bool, bool, int]:
-        return found.id != roles.get("bos"), found.spelling != token.spelling, found.id in no_start, found.id
+    def order(found: Token) -> tuple[bool, ...]:
+        is_bos, is_same = found.id == roles.get("bos"), found.spelling == token.spelling
+        return found.spelling != chosen, not is_bos, not is_same, found.id in no_start
 
-    return min((target.vocabulary.by_id[i] for i in same_row), key=order)
+    return min((target.vocabulary.by_id[i] for i in same_row), key=order)  # the first of equals has the lowest id
 
 
 def _no_token(token: Token, target: TokenizerFiles, mapping: VocabularyMap) -> str:

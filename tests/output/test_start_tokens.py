@@ -18,6 +18,7 @@ from mergekit_tokenadapt.models.folder import open_model
 from mergekit_tokenadapt.output.start_tokens import start_tokens_of_base, warn_of_start_token
 from mergekit_tokenadapt.tokenizer.encoded_text import leading_tokens
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.post_processors import with_leading_tokens
 from mergekit_tokenadapt.transfer.matching import match
 
 
@@ -68,7 +69,7 @@ def test_where_no_token_has_its_row_the_option_is_named(with_start, plain, caplo
     advice = f"no token of the target has the row of {spelling!r}: its tokenizer.json has no unused special token"
     assert advice in caplog.text
     with pytest.raises(TokenAdaptError, match=f"^start_token: base: {re.escape(advice)}"):
-        start_tokens_of_base(with_start, plain, mapping)
+        start_tokens_of_base(with_start, plain, mapping, {})
 
 
 def test_the_bos_token_of_the_target_is_named_where_it_has_no_counterpart(with_start, plain):
@@ -76,7 +77,7 @@ def test_the_bos_token_of_the_target_is_named_where_it_has_no_counterpart(with_s
     mapping.sources[plain.vocabulary.roles["bos"]] = -1
     spelling = re.escape(plain.vocabulary.by_id[plain.vocabulary.roles["bos"]].spelling)
     with pytest.raises(TokenAdaptError, match=rf"--token-map '{spelling}={spelling}'\) gives it to one"):
-        start_tokens_of_base(with_start, plain, mapping)
+        start_tokens_of_base(with_start, plain, mapping, {})
 
 
 def test_of_several_tokens_with_its_row_none_is_taken_that_is_pad(with_start, plain):
@@ -89,7 +90,7 @@ def test_of_several_tokens_with_its_row_none_is_taken_that_is_pad(with_start, pl
     mapping.sources[:] = -1
     mapping.sources[[pad, other]] = base
     assert pad < other
-    assert [token.id for token in start_tokens_of_base(with_start, target, mapping)] == [other]
+    assert [token.id for token in start_tokens_of_base(with_start, target, mapping, {})] == [other]
 
 
 @pytest.mark.parametrize("names", [("plain", "plain"), ("plain", "with_start"), ("with_start", "with_start")])
@@ -169,6 +170,30 @@ def _without_bos(folder, copy, *, has_config=True):
     config = {key: value for key, value in files.config.items() if key != "bos_token"}
     definition = json.loads((folder / "tokenizer.json").read_text())
     return tokenizers_zoo.write_tokenizer(copy, definition, config if has_config else None)
+
+
+@pytest.mark.parametrize("bos_stays", [True, False])
+def test_token_map_chooses_the_start_token_and_bos_has_its_row(
+    gemma_style_folder, byte_level_folder, tiny_model_folder, tmp_path, bos_stays
+):
+    """In SmolLM2's tokenizer, <|im_start|> is bos, and begins the turns of a chat, too."""
+    files = load_tokenizer(str(gemma_style_folder))
+    definition = {
+        **json.loads((gemma_style_folder / "tokenizer.json").read_text()),
+        "post_processor": with_leading_tokens(None, [files.vocabulary.by_spelling["<bos>"]]),
+    }
+    folder = tokenizers_zoo.write_tokenizer(tmp_path / "gemma", definition, files.config)
+    base = tiny_model_folder(folder, tmp_path / "base")
+    target = shutil.copytree(byte_level_folder, tmp_path / "target")
+    (target / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<|im_start|>"}))
+    token_map = {"<bos>": "<|endoftext|>", **({} if bos_stays else {"<start_of_turn>": "<|im_start|>"})}
+    out = transplant(base, target, tmp_path / "out", start_token="base", token_map=token_map)
+    tokens = load_tokenizer(str(out)).vocabulary.by_spelling
+    assert [ids[0] for ids in _readings(out)] == [tokens["<|endoftext|>"].id] * 2
+    bos = tokens["<|im_start|>" if bos_stays else "<|endoftext|>"]
+    assert AutoTokenizer.from_pretrained(str(out)).bos_token == bos.spelling
+    assert json.loads((out / "special_tokens_map.json").read_text())["bos_token"] == bos.spelling
+    assert json.loads((out / "config.json").read_text())["bos_token_id"] == bos.id
 
 
 @pytest.mark.parametrize("has_config", [True, False])
