@@ -57,8 +57,8 @@ def check_start_token(model: ModelFolder, base: ModelFolder | None = None) -> Fi
         lost = token.spelling
     if lost is None:
         return Finding("start token", Status.PASSED, "none")
-    message = f"none, and the base model reads {lost!r} before each text: --start-token base (start_token: base) puts "
-    return Finding("start token", Status.NOTED, message + "a token with its row there")
+    message = f"none, and the base model reads {lost!r} before each text: transplant --start-token base "
+    return Finding("start token", Status.NOTED, message + "(start_token: base) puts a token with its row there")
 
 
 # --- round trips ---------------------------------------------------------------------------------
