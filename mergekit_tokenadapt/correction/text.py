@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sysconfig
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,13 @@ class CalibrationText:
     passages: tuple[str, ...]
 
     @classmethod
-    def read(cls, source: str, max_bytes: int, most: int | None = None) -> CalibrationText:
+    def read(cls, source: str, max_bytes: int) -> CalibrationText:
         """Split a text into passages. If it has more than `max_bytes`, keep evenly spaced passages.
 
         Args:
             source: ``default``, or a file, a folder or a jsonl file as the evaluation takes them
                 (``FILE.jsonl,field=NAME`` for a field other than ``text``).
             max_bytes: approximate size of the passages together, in UTF-8 bytes; 0 keeps all of the text.
-            most: the most bytes of a passage that the models can read; None for any number.
 
         Raises:
             TokenAdaptError: the source does not exist, holds no text, or is too short.
@@ -49,11 +48,15 @@ class CalibrationText:
             documents = read_text(source, option="calibration_text", name="text").documents
         num_bytes = sum(len(d.encode("utf-8")) for d in documents)
         longest = min(PASSAGE, 1 + num_bytes // MANY_PASSAGES)
-        passages = [p for document in documents for p in halved_to_fit(split_passages(document, longest), most)]
+        passages = [passage for document in documents for passage in split_passages(document, longest)]
         if len(passages) < HELD_OUT_EVERY:
             raise TokenAdaptError(f"calibration_text: {source!r} is too short: there are {len(passages)} passages")
         kept = _thinned(len(passages), sum(len(p.encode("utf-8")) for p in passages), max_bytes)
         return cls(source, tuple(passages[n] for n in kept))
+
+    def fitting(self, most: int | None) -> CalibrationText:
+        """Return the text with passages of at most `most` bytes; None for any number. Longer ones are halved."""
+        return replace(self, passages=tuple(halved_to_fit(self.passages, most)))
 
     def is_held_out(self, place: int) -> bool:
         """Return whether the passage with this number is held out. One in `HELD_OUT_EVERY` is."""

@@ -219,9 +219,11 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
                 raise TokenAdaptError("missing_rows: base_model needs a base_model in the recipe")
             self._fill_from = self.config.base_model
         check_values(adapt, self.config, self.options)
+        given = adapt.calibration_text
+        text = None if given is None else CalibrationText.read(given, adapt.calibration_bytes)
         auxiliary = adapt.make_auxiliary()
         models = [look_at(reference, self.arch_info, self.options) for reference in references_of(self.config)]
-        text = self._calibration_text(adapt, models)
+        text = None if text is None else text.fitting(self._passage_limit(models))
         self._models = {model.reference: model for model in models}
         check_together(models)
         found = self._target(adapt, models[0])
@@ -268,17 +270,11 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             folder=folder,
         )
 
-    def _calibration_text(self, adapt: AdaptConfig, models: list[InputModel]) -> CalibrationText | None:
-        """Read the calibration text in passages that every input model can read; return None if there is no text.
-
-        Raises:
-            TokenAdaptError: the text does not exist, or is too short.
-        """
-        if adapt.calibration_text is None:
-            return None
+    def _passage_limit(self, models: list[InputModel]) -> int | None:
+        """Return the most bytes of a passage that every input model can read; None for any number."""
         configs = [m.reference.config(trust_remote_code=self.options.trust_remote_code) for m in models]
         limits = [n for config in configs if (n := passage_limit(config_content(config))) is not None]
-        return CalibrationText.read(adapt.calibration_text, adapt.calibration_bytes, min(limits, default=None))
+        return min(limits, default=None)
 
     def _move_positions(self, weight: WeightInfo) -> None:
         """If the tensor that was planned last is a position table, move its rows with the models' pad token ids.
