@@ -60,6 +60,12 @@ def text_file(tmp_path):
     return file
 
 
+@pytest.fixture
+def other_model(tmp_path, gemma_style_folder):
+    """A model with another vocabulary: the target of a draft, the teacher of a student."""
+    return tokenizers_zoo.tiny_model_folder(gemma_style_folder, tmp_path / "other", tied=True, seed=3)
+
+
 def _train(folder, steps=120):
     """Plain next-token training of the folder's model, in place."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

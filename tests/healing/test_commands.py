@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import tokenizers_zoo
 from click.testing import CliRunner
 
 from mergekit_tokenadapt.cli import heal_after
@@ -113,12 +112,6 @@ def test_what_would_be_refused_later_is_refused_before_the_swap(tied_pair, tmp_p
     assert "--heal-text takes NAME=PATH or PATH, and there is no file or folder" in result.stderr
     result = run(*given, "--heal-minutes", "3")
     assert "--heal-minutes and --heal-text do nothing without --heal" in result.stderr
-
-
-@pytest.fixture
-def other_model(tmp_path, gemma_style_folder):
-    """A model with another vocabulary: the target of a draft, the teacher of a student."""
-    return tokenizers_zoo.tiny_model_folder(gemma_style_folder, tmp_path / "other", tied=True, seed=3)
 
 
 def test_a_draft_is_healed_on_what_the_target_writes(tied_pair, tmp_path, other_model, text_file, short, own_cache):

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import tokenizers_zoo
 from click.testing import CliRunner
 
 from mergekit_tokenadapt.cli import heal_after
@@ -60,17 +59,14 @@ def test_a_second_matrix_has_to_save_bits(transplant, monkeypatch, least, is_tie
 
 
 @pytest.mark.parametrize("command", ["draft", "distill-prep", "supertokens extend"])
-def test_every_command_that_heals_chooses(
-    tied_pair, tmp_path, gemma_style_folder, text_file, short, monkeypatch, command
-):
+def test_every_command_that_heals_chooses(tied_pair, tmp_path, other_model, text_file, short, monkeypatch, command):
     monkeypatch.setattr(untying, "LEAST_GAIN", -1.0)
     small, out = tied_pair[0], tmp_path / "out"
     if command == "supertokens extend":
         given = ("supertokens", "extend", small, tmp_path / "tokenizer", "--add", "12", "--text", text_file)
         given, files = (*given, "--onto", small, out), set()
     else:
-        other = tokenizers_zoo.tiny_model_folder(gemma_style_folder, tmp_path / "other", tied=True, seed=3)
-        given, files = (command, other, small, out), {"draft": {"draft.json"}}.get(command, {"distillation.json"})
+        given, files = (command, other_model, small, out), {"draft": {"draft.json"}}.get(command, {"distillation.json"})
     given = (*map(str, given), "--heal", f"--heal-text=lines={text_file}")
     done = CliRunner().invoke(main, given)
     assert done.exit_code == 0, done.output
