@@ -51,18 +51,25 @@ def gemma() -> Path:
     return models.fetched("gemma")
 
 
-def smollm2_on_gemma(method: str) -> Path:
-    """Return SmolLM2 with Gemma's token ids and number of rows; it is made on the first call."""
+def smollm2_on_gemma(method: str, minutes: float | None = None) -> Path:
+    """Return SmolLM2 with Gemma's token ids and number of rows; it is made on the first call.
+
+    Args:
+        method: makes the rows.
+        minutes: of healing on what Gemma writes after English and code; None for none.
+    """
+    from mergekit_tokenadapt.cli.heal_after import healing_stage
+    from mergekit_tokenadapt.healing.options import HealAfterOptions
     from mergekit_tokenadapt.two_models.draft_model import make_draft
 
-    out = models.KEPT / f"SmolLM2-gemma-{method}"
+    out = models.KEPT / (f"SmolLM2-gemma-{method}" + ("" if minutes is None else f"-healed-{minutes:g}-minutes"))
     if not out.is_dir():
-        make_draft(
-            str(gemma()),
-            str(smollm2()),
-            str(out),
-            {"method": method, "chat_template": "base"},
-        )
+        options = HealAfterOptions()
+        if minutes is not None:
+            prompts = tuple(f"{name}={texts.mixed() / name}.txt" for name in ("prose", "code"))
+            options = HealAfterOptions(heal=True, heal_minutes=minutes, heal_texts=prompts)
+        heal = healing_stage(options, str(smollm2()), quiet=False, target=str(gemma()))
+        make_draft(str(gemma()), str(smollm2()), str(out), {"method": method, "chat_template": "base"}, heal=heal)
     return out
 
 
@@ -138,15 +145,13 @@ def acceptance(method: str, minutes: float, prompts: int) -> None:
     torch.set_num_threads(1)
     target = open_model(str(gemma())).with_own_rows()
     found: dict[str, Any] = {}
-    for name, folder in {
-        "swapped": smollm2_on_gemma(method),
-        "healed": healed_on_gemma(method, minutes),
-    }.items():
+    folders = {"swapped": smollm2_on_gemma(method), "healed": smollm2_on_gemma(method, minutes)}
+    for name, folder in folders.items():
         draft = open_model(str(folder)).with_own_rows(tell=False)
         for kind in ("prose", "code"):
             options = DraftOptions(prompts=prompts // 2)
             found[f"{name}, {kind}"] = measure_draft(target, draft, [builtin_text(kind)], options)["modes"]
-    record = json.loads((healed_on_gemma(method, minutes) / "tokenadapt.json").read_text())["healing"]
+    record = json.loads((folders["healed"] / "tokenadapt.json").read_text())["healing"]
     save(
         "acceptance",
         {
@@ -158,21 +163,6 @@ def acceptance(method: str, minutes: float, prompts: int) -> None:
             "modes": found,
         },
     )
-
-
-def healed_on_gemma(method: str, minutes: float) -> Path:
-    """Return SmolLM2 with Gemma's vocabulary, healed on what Gemma writes after English and code."""
-    from mergekit_tokenadapt.cli.heal_after import healing_stage
-    from mergekit_tokenadapt.healing.options import HealAfterOptions
-    from mergekit_tokenadapt.two_models.draft_model import make_draft
-
-    out = models.KEPT / f"SmolLM2-gemma-{method}-healed-{minutes:g}-minutes"
-    if not out.is_dir():
-        prompts = tuple(f"{name}={texts.mixed() / name}.txt" for name in ("prose", "code"))
-        options = HealAfterOptions(heal=True, heal_minutes=minutes, heal_texts=prompts)
-        heal = healing_stage(options, str(smollm2()), quiet=False, target=str(gemma()))
-        make_draft(str(gemma()), str(smollm2()), str(out), {"method": method, "chat_template": "base"}, heal=heal)
-    return out
 
 
 @main.command()
