@@ -78,9 +78,8 @@ def main() -> None:
         sentences[name] = generate(model, tokenizer)
         return time.monotonic() - began
 
-    look_at("base", base)
+    seconds = look_at("base", base)
     swapped = {method: DEMO / f"SmolLM2-deepseek-{method}" for method in RECIPES}
-    seconds = 0.0
     for method, recipe in RECIPES.items():
         say(f"mergekit-yaml yaml_recipes/{recipe} {swapped[method].relative_to(ROOT)}")
         mergekit_yaml(ROOT / "yaml_recipes" / recipe, swapped[method])
