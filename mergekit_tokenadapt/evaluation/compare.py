@@ -21,7 +21,7 @@ from mergekit_tokenadapt.evaluation.row_views import view_rows
 from mergekit_tokenadapt.models.documents import ScoredDocument, score_documents
 from mergekit_tokenadapt.models.folder import ModelFolder, context_length
 from mergekit_tokenadapt.models.loading import choose_device, choose_dtype, load_model
-from mergekit_tokenadapt.models.losses import STRIDE, WINDOW, Scorer, check_stride
+from mergekit_tokenadapt.models.losses import WINDOW, Scorer, check_stride, stride_for
 from mergekit_tokenadapt.texts import TextSet, check_names
 from mergekit_tokenadapt.tokenizer.encoded_text import start_token
 
@@ -70,7 +70,7 @@ def compare(
     check_names([text.name for text in texts])
     folders = [folder.with_own_rows() for folder in folders]
     window = options.window or min([WINDOW, *[n for f in folders if (n := context_length(f)) is not None]])
-    stride = options.stride or max(1, window * STRIDE // WINDOW)
+    stride = options.stride or stride_for(window)
     check_stride(window, stride)
     scores = [_score(folder, texts, options, window=window, stride=stride, progress=progress) for folder in folders]
     progress("bootstrap")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mergekit_tokenadapt.models.documents import score_documents
-from mergekit_tokenadapt.models.losses import STRIDE, WINDOW, Scorer
+from mergekit_tokenadapt.models.losses import WINDOW, Scorer, stride_for
 from mergekit_tokenadapt.output.limits import passage_limit
 from mergekit_tokenadapt.output.requirements import config_content
 from mergekit_tokenadapt.texts import BUILTIN, TextSet, builtin_text, split_passages
@@ -41,7 +41,7 @@ def bits_per_byte(
         fast: compute in bfloat16 (autocast).
     """
     window = min(WINDOW, passage_limit(config_content(model.config)) or WINDOW)
-    scorer = Scorer(model, window, min(STRIDE, window))
+    scorer = Scorer(model, window, stride_for(window))
     results = {}
     with torch.autocast(model.device.type, torch.bfloat16) if fast else nullcontext():
         for text in texts:

@@ -60,6 +60,11 @@ def windows(sequence: int, length: int, window: int, stride: int) -> Iterator[Wi
         first = end
 
 
+def stride_for(window: int) -> int:
+    """Return the usual stride of a window: half of it, as `STRIDE` is of `WINDOW`."""
+    return max(1, window * STRIDE // WINDOW)
+
+
 def check_stride(window: int, stride: int) -> None:
     """Check that every token will be scored.
 
