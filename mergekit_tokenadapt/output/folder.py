@@ -23,10 +23,9 @@ from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, contents_hash, i
 from mergekit_tokenadapt.output.requirements import check_needed, check_offsets, config_content
 from mergekit_tokenadapt.output.side_files import PROCESSOR_FILES, write_processors
 from mergekit_tokenadapt.output.start_tokens import (
+    StartTokens,
     check_start_tokens,
     lost_start_token,
-    new_bos,
-    start_tokens_of_base,
     warn_of_chats,
     warn_of_start_token,
     write_start_tokens,
@@ -43,7 +42,6 @@ from mergekit_tokenadapt.storage.input_files import check_own
 from mergekit_tokenadapt.storage.permissions import like_new_files
 from mergekit_tokenadapt.tokenizer.chat_templates import DEFAULT
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, read_json
-from mergekit_tokenadapt.tokenizer.vocabulary import Token
 from mergekit_tokenadapt.transfer.matching import VocabularyMap
 from mergekit_tokenadapt.transfer.plan import TransferPlan
 from mergekit_tokenadapt.transfer.plan_files import save_plan
@@ -184,8 +182,8 @@ class OutputFolder:
         if not (self.target.folder / "tokenizer_config.json").is_file():
             spelling = minimal_config(self.target, self.base).get("bos_token")
         if self.adapt["start_token"] == "base":
-            token = self._start_tokens(mapping)[1]
-            spelling = spelling if token is None else token.spelling
+            bos = self._start_tokens(mapping).bos
+            spelling = spelling if bos is None else bos.spelling
         found = self.target.vocabulary.by_spelling.get(spelling or "")
         return None if found is None else found.id
 
@@ -232,7 +230,7 @@ class OutputFolder:
         if templates != self.target.chat_templates:
             replace_templates(out, templates)
         if self.adapt["start_token"] == "base":
-            write_start_tokens(out, *self._start_tokens(self.plans[0].mapping), self.target)
+            write_start_tokens(out, self._start_tokens(self.plans[0].mapping))
         if self.chat_template is not None:  # `check` has already warned about the template of the ``adapt`` block
             self._warn_of_templates(self.plans[0].mapping)
 
@@ -240,14 +238,12 @@ class OutputFolder:
         if self.adapt["start_token"] == "target":
             warn_of_start_token(self.base, self.target, mapping, is_open="start_token" not in self.stated)
             return
-        tokens, bos = self._start_tokens(mapping)
-        check_start_tokens(tokens, bos, self.base, self.target, self.base_folder)
-        warn_of_chats(tokens, bos, self.templates(), self.base, self.target)
+        start = self._start_tokens(mapping)
+        check_start_tokens(start, self.base, self.target, self.base_folder)
+        warn_of_chats(start, self.templates(), self.base, self.target)
 
-    def _start_tokens(self, mapping: VocabularyMap) -> tuple[list[Token], Token | None]:
-        """Return what the output's tokenizer puts before each text (`start_token: base`), and its new bos token."""
-        tokens = start_tokens_of_base(self.base, self.target, mapping, self.adapt.get("token_map") or {})
-        return tokens, new_bos(tokens, self.base, self.target, mapping)
+    def _start_tokens(self, mapping: VocabularyMap) -> StartTokens:
+        return StartTokens.of_base(self.base, self.target, mapping, self.adapt.get("token_map") or {})
 
     def templates(self) -> Templates:
         """Return name -> Jinja source of the output's chat templates."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -67,40 +68,37 @@ def _start_token_advice(lost: Token, target: TokenizerFiles, mapping: Vocabulary
     return f"{_no_token(lost, target, mapping)}; {option} it there"
 
 
-def warn_of_chats(
-    tokens: Sequence[Token],
-    bos: Token | None,
-    templates: Mapping[str, str],
-    base: TokenizerFiles,
-    target: TokenizerFiles,
-) -> None:
-    """Warn if chats lose the start token: programs put none before a rendered chat, so the template has to write it.
+@dataclass(frozen=True)
+class StartTokens:
+    """What the output's tokenizer puts before each text with ``start_token: base``."""
 
-    Args:
-        tokens: those of `start_tokens_of_base`.
-        bos: see `new_bos`.
-        templates: name -> Jinja source of the output's chat templates.
-        base: the base tokenizer.
-        target: the target tokenizer.
+    tokens: tuple[Token, ...]
+    """The target's tokens with the rows of those that the base tokenizer puts there."""
+    are_there: bool
+    """Whether the target's tokenizer puts them there already. Its files then stay as they are."""
+    bos: Token | None
+    """The token that becomes bos, because programs start texts with bos themselves; None if bos stays.
+
+    The first start token becomes bos where the target has no bos, or one with the row of another token. In SmolLM2's
+    tokenizer, for instance, bos is ``<|im_start|>``, to which `token_map` may give the row of Gemma's
+    ``<start_of_turn>``.
     """
-    old = _leading(base)
-    if not tokens or not all(_is_written(old[0], template, base) for template in base.chat_templates.values()):
-        return  # chats of the base begin without it, too
-    if not all(
-        (tokens[0] == bos and "bos_token" in t) or _is_written(tokens[0], t, target) for t in templates.values()
-    ):
-        LOG.warning(
-            "start_token: base: the output's tokenizer puts %r before each text, but chats begin without it, because "
-            "the chat template does not write it. Write {{ bos_token }} at the beginning of a copy of the template, "
-            "and give that as chat_template: FILE (--chat-template FILE)",
-            tokens[0].spelling,
-        )
 
+    @classmethod
+    def of_base(
+        cls, base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap, token_map: Mapping[str, str]
+    ) -> StartTokens:
+        """Find the tokens; see `start_tokens_of_base`.
 
-def _is_written(token: Token, template: str, tokenizer: TokenizerFiles) -> bool:
-    """Return whether a chat template writes a token, by its spelling or by a role such as ``bos_token``."""
-    roles = [f"{role}_token" for role, token_id in tokenizer.vocabulary.roles.items() if token_id == token.id]
-    return any(name in template for name in (token.spelling, *roles))
+        Raises:
+            TokenAdaptError: see there.
+        """
+        tokens = start_tokens_of_base(base, target, mapping, token_map)
+        are_there = tokens == _leading(target)
+        own = target.vocabulary.roles.get("bos")
+        starts = (*(token.id for token in _leading(base)[:1]), base.vocabulary.roles.get("bos"))
+        stays = are_there or not tokens or (own is not None and int(mapping.sources[own]) in starts)
+        return cls(tuple(tokens), are_there, None if stays else tokens[0])
 
 
 def start_tokens_of_base(
@@ -126,9 +124,7 @@ def start_tokens_of_base(
     return found
 
 
-def check_start_tokens(
-    tokens: Sequence[Token], bos: Token | None, base: TokenizerFiles, target: TokenizerFiles, base_folder: Path
-) -> None:
+def check_start_tokens(start: StartTokens, base: TokenizerFiles, target: TokenizerFiles, base_folder: Path) -> None:
     """Check that the output's tokenizer can put these tokens before each text, also as AutoTokenizer loads it.
 
     Raises:
@@ -137,68 +133,71 @@ def check_start_tokens(
     with tempfile.TemporaryDirectory(prefix="tokenadapt-") as temporary:
         folder = Path(temporary)
         write_beside_config(folder, target, base, base_folder)
-        write_start_tokens(folder, tokens, bos, target)
-        ids = [token.id for token in tokens]
+        write_start_tokens(folder, start)
         readings = dict(_readings(folder))
     for name, found in readings.items():
-        if found != ids:
+        if found != [token.id for token in start.tokens]:
             shown = [target.vocabulary.by_id[i].spelling for i in found if i in target.vocabulary.by_id]
             raise TokenAdaptError(
                 f"start_token: base: {name} of the output would put {shown} before each text and not "
-                f"{[token.spelling for token in tokens]}"
+                f"{[token.spelling for token in start.tokens]}"
             )
 
 
-def new_bos(
-    tokens: Sequence[Token], base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap
-) -> Token | None:
-    """Return the token that becomes bos, because programs start texts with bos themselves; None if bos stays.
-
-    The first start token becomes bos where the target has no bos, or one with the row of another token. In SmolLM2's
-    tokenizer, for instance, bos is ``<|im_start|>``, to which `token_map` may give the row of Gemma's
-    ``<start_of_turn>``.
+def warn_of_chats(
+    start: StartTokens, templates: Mapping[str, str], base: TokenizerFiles, target: TokenizerFiles
+) -> None:
+    """Warn if chats lose the start token: programs put none before a rendered chat, so the template has to write it.
 
     Args:
-        tokens: those of `start_tokens_of_base`.
+        start: the start tokens of the output.
+        templates: name -> Jinja source of the output's chat templates.
         base: the base tokenizer.
         target: the target tokenizer.
-        mapping: the base row of each target row.
     """
-    if not tokens or list(tokens) == _leading(target):
-        return None
-    own = target.vocabulary.roles.get("bos")
-    starts = (_leading(base)[0].id, base.vocabulary.roles.get("bos"))
-    return tokens[0] if own is None or int(mapping.sources[own]) not in starts else None
+    old = _leading(base)
+    if not start.tokens or not all(_is_written(old[0], template, base) for template in base.chat_templates.values()):
+        return  # chats of the base begin without it, too
+    first = start.tokens[0]
+    if not all((first == start.bos and "bos_token" in t) or _is_written(first, t, target) for t in templates.values()):
+        LOG.warning(
+            "start_token: base: the output's tokenizer puts %r before each text, but chats begin without it, because "
+            "the chat template does not write it. Write {{ bos_token }} at the beginning of a copy of the template, "
+            "and give that as chat_template: FILE (--chat-template FILE)",
+            first.spelling,
+        )
 
 
-def write_start_tokens(folder: Path, tokens: Sequence[Token], bos: Token | None, target: TokenizerFiles) -> None:
+def _is_written(token: Token, template: str, tokenizer: TokenizerFiles) -> bool:
+    """Return whether a chat template writes a token, by its spelling or by a role such as ``bos_token``."""
+    roles = [f"{role}_token" for role, token_id in tokenizer.vocabulary.roles.items() if token_id == token.id]
+    return any(name in template for name in (token.spelling, *roles))
+
+
+def write_start_tokens(folder: Path, start: StartTokens) -> None:
     """Let the tokenizer in a folder put these tokens before each text, and none of those that it put there.
 
-    Where the target puts these tokens there already, its files stay as they are.
-
     Args:
-        folder: has a tokenizer.json and a tokenizer_config.json.
-        tokens: the tokens.
-        bos: see `new_bos`.
-        target: the target tokenizer, whose files are in the folder.
+        folder: has the target's files, a tokenizer.json and a tokenizer_config.json among them.
+        start: the start tokens of the output.
 
     Raises:
         TokenAdaptError: the tokenizer's post-processor cannot be changed so.
         OSError: a file cannot be written.
     """
-    if list(tokens) == _leading(target):
+    if start.are_there:
         return
     definition = read_json(folder / "tokenizer.json")
-    definition["post_processor"] = with_leading_tokens(definition.get("post_processor"), tokens)
+    definition["post_processor"] = with_leading_tokens(definition.get("post_processor"), start.tokens)
     write_json(folder / "tokenizer.json", definition)
     config = read_json(folder / "tokenizer_config.json")
-    if bos is not None:
-        config["bos_token"] = bos.spelling
+    if start.bos is not None:
+        config["bos_token"] = start.bos.spelling
         roles = read_json(folder / "special_tokens_map.json")
         if "bos_token" in roles:
-            write_json(folder / "special_tokens_map.json", {**roles, "bos_token": bos.spelling})
+            write_json(folder / "special_tokens_map.json", {**roles, "bos_token": start.bos.spelling})
     # transformers 5 follows the file above. Some classes of transformers 4 follow this key, which is true by default.
-    config["add_bos_token"] = bool(tokens)
+    config["add_bos_token"] = bool(start.tokens)
     write_json(folder / "tokenizer_config.json", config)
 
 
