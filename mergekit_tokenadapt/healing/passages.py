@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -15,8 +15,6 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.healing.conversations import ChatSet, Conversation, read_conversations
 from mergekit_tokenadapt.healing.options import HealOptions
 from mergekit_tokenadapt.healing.rendering import Renderer, base_text
-from mergekit_tokenadapt.models.folder import ModelFolder
-from mergekit_tokenadapt.output.limits import passage_limit
 from mergekit_tokenadapt.texts import TextSet, check_names, halved_to_fit, parse_text, read_text, split_passages
 
 LOG = logging.getLogger(__name__)
@@ -84,7 +82,7 @@ class HealingText:
             texts: to be split.
             options: see there.
             renderer: renders conversations. None: only to find out whether the texts are long enough.
-            most: see `most_bytes`.
+            most: the most bytes of a passage that the models can read, see `passage_limit`; None for any number.
 
         Raises:
             TokenAdaptError: a text is too short to hold passages out, or conversations cannot be rendered.
@@ -121,16 +119,9 @@ class HealingText:
         return digest.hexdigest()
 
 
-def most_bytes(models: Iterable[ModelFolder]) -> int | None:
-    """Return the most bytes of a passage that the position tables of all models can hold; None for any number."""
-    limits = (passage_limit(model.config) for model in models)
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
 def _split(text: TextSet, longest: int, renderer: Renderer | None, most: int | None) -> list[str]:
     if isinstance(text, ChatSet):
-        rendered = _rendered(text, longest, renderer)
-        passages = [p for p in rendered if most is None or len(p.encode("utf-8")) <= most]
+        passages = _rendered(text, longest, renderer, most)
     else:
         longest = min(longest, 1 + text.num_bytes // MANY_PASSAGES)
         split = (p for document in text.documents for p in split_passages(document, longest))
@@ -143,11 +134,13 @@ def _split(text: TextSet, longest: int, renderer: Renderer | None, most: int | N
     return passages
 
 
-def _rendered(text: ChatSet, longest: int, renderer: Renderer | None) -> list[str]:
+def _rendered(text: ChatSet, longest: int, renderer: Renderer | None, most: int | None) -> list[str]:
     """A passage for each conversation: its first messages, of `longest` bytes at most.
 
-    Conversations without such messages, and those whose messages a chat template changes, are left out.
+    Conversations without such messages, those whose messages a chat template changes, and those of more than `most`
+    bytes with the template's own text are left out.
     """
+    longest = longest if most is None else min(longest, most)
     shortened = [_first_messages(conversation, longest) for conversation in text.conversations()]
     fitting = [conversation for conversation in shortened if conversation]
     if renderer is None:
@@ -166,7 +159,16 @@ def _rendered(text: ChatSet, longest: int, renderer: Renderer | None) -> list[st
             text.name,
             len(fitting) - len(rendered),
         )
-    return list(rendered)
+    passages: list[str] = [passage for passage in rendered if most is None or len(passage.encode("utf-8")) <= most]
+    if len(passages) < len(rendered):
+        LOG.warning(
+            "--text %s: %d conversations are left out, because the chat template makes them longer than the %d bytes "
+            "that the models can read",
+            text.name,
+            len(rendered) - len(passages),
+            most,
+        )
+    return passages
 
 
 def _first_messages(conversation: Conversation, longest: int) -> Conversation:

@@ -26,12 +26,13 @@ from mergekit_tokenadapt.healing.model import HealingModel
 from mergekit_tokenadapt.healing.objectives import collator_for, lesson_for
 from mergekit_tokenadapt.healing.options import HealOptions
 from mergekit_tokenadapt.healing.own_text import own_passages, spread
-from mergekit_tokenadapt.healing.passages import HealingText, most_bytes
+from mergekit_tokenadapt.healing.passages import HealingText
 from mergekit_tokenadapt.healing.rendering import Renderer
 from mergekit_tokenadapt.healing.targets import WANTED_BY, Lesson, first_token
 from mergekit_tokenadapt.healing.writing import interpolated, rounded, write_healed
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
 from mergekit_tokenadapt.models.loading import choose_device, fast_dtype, load_model
+from mergekit_tokenadapt.output.limits import passage_limit
 from mergekit_tokenadapt.storage.interruption import signals_noted
 from mergekit_tokenadapt.storage.model_state import state_of
 from mergekit_tokenadapt.storage.shards import CACHE_VARIABLE, cache_folder, shard_folder
@@ -102,7 +103,9 @@ def heal(
     opened = opened.with_own_rows()
     teacher = open_base(opened, base)
     destination = check_output(out, force=force, inputs=[model, teacher.folder], texts=[t.source for t in texts])
-    text = HealingText.of(texts, options, Renderer(teacher.tokenizer, opened.tokenizer), most_bytes([teacher, opened]))
+    text = HealingText.of(
+        texts, options, Renderer(teacher.tokenizer, opened.tokenizer), passage_limit(teacher.config, opened.config)
+    )
     if opened.tokenizer.chat_template is not None and not text.has_conversations:
         say("the model has a chat template, and no text holds conversations: tokens of roles are not trained")
     _check_disk(opened, text, options)

@@ -16,10 +16,11 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.healing.belonging import open_base
 from mergekit_tokenadapt.healing.judging import bits_per_byte, relative
 from mergekit_tokenadapt.healing.options import HealOptions
-from mergekit_tokenadapt.healing.passages import HealingText, most_bytes
+from mergekit_tokenadapt.healing.passages import HealingText
 from mergekit_tokenadapt.healing.rendering import Renderer
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
 from mergekit_tokenadapt.models.loading import choose_device, fast_dtype, load_model
+from mergekit_tokenadapt.output.limits import passage_limit
 from mergekit_tokenadapt.texts import TextSet
 
 LEAST_GAIN = 0.005
@@ -65,7 +66,10 @@ def choose_matrices(
         models = [model.with_own_rows(), other.with_own_rows(tell=False)]
         teacher = open_base(models[0], base)
         held_out = HealingText.of(
-            texts, options, Renderer(teacher.tokenizer, models[0].tokenizer), most_bytes([teacher, *models])
+            texts,
+            options,
+            Renderer(teacher.tokenizer, models[0].tokenizer),
+            passage_limit(teacher.config, model.config),
         ).held_out
         before, after = (_bits(model, held_out, choose_device(options.device)) for model in models)
         change = relative(after, before) - 1

@@ -37,18 +37,18 @@ def positions_of(config: Mapping[str, Any], *, first: int = 0) -> int | None:
     return None if found is None else found - first
 
 
-def passage_limit(config: Mapping[str, Any]) -> int | None:
-    """Return the most bytes of a passage whose tokens all fit into a model's position table, one token per byte.
+def passage_limit(*configs: Mapping[str, Any]) -> int | None:
+    """Return the most bytes of a passage whose tokens all fit into every model's position table, one token per byte.
 
     Args:
-        config: content of the model's config.json.
+        configs: content of the config.json of each model.
 
     Returns:
-        The number of bytes; None for models with rotary position embeddings, and where the config states no number of
-        positions.
+        The number of bytes; None if no model has a limit: models with rotary position embeddings have none, nor those
+        whose config states no number of positions.
     """
-    positions = None if _is_turning(config) else positions_of(config)
-    return None if positions is None else max(1, positions - SPECIAL_TOKENS)
+    tables = (positions_of(config) for config in configs if not _is_turning(config))
+    return min((max(1, positions - SPECIAL_TOKENS) for positions in tables if positions is not None), default=None)
 
 
 def model_max_length(

@@ -273,8 +273,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
     def _passage_limit(self, models: list[InputModel]) -> int | None:
         """Return the most bytes of a passage that every input model can read; None for any number."""
         configs = [m.reference.config(trust_remote_code=self.options.trust_remote_code) for m in models]
-        limits = [n for config in configs if (n := passage_limit(config_content(config))) is not None]
-        return min(limits, default=None)
+        return passage_limit(*map(config_content, configs))
 
     def _move_positions(self, weight: WeightInfo) -> None:
         """If the tensor that was planned last is a position table, move its rows with the models' pad token ids.

@@ -12,6 +12,7 @@ from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.healing.options import HealOptions
 from mergekit_tokenadapt.healing.passages import HealingText, read_healing_texts
+from mergekit_tokenadapt.healing.rendering import Renderer
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 TOKENS = {"<|im_start|>": "<bos>", "<|im_end|>": "<eos>"}
@@ -121,3 +122,15 @@ def test_long_conversations_lose_their_last_messages(chat_file):
     assert not any("The cat sat" in passage for passage in short.training)
     with pytest.raises(TokenAdaptError, match="too short to learn from"):
         HealingText.of(texts, HealOptions(passage_bytes=20))
+
+
+def test_conversations_fit_into_a_position_table(moved, tied_pair, chat_file, caplog):
+    texts = read_healing_texts([f"chat={chat_file}"])
+    renderer = Renderer(load_tokenizer(str(tied_pair[0])), load_tokenizer(str(moved)))
+    short = HealingText.of(texts, HealOptions(), renderer, most=110)
+    assert len(short.training) == 54
+    assert all(len(passage.encode()) <= 110 and "The cat sat" not in passage for passage in short.training)
+    assert "left out" not in caplog.text
+    with pytest.raises(TokenAdaptError, match="too short to learn from"):
+        HealingText.of(texts, HealOptions(), renderer, most=130)
+    assert "60 conversations are left out, because the chat template makes them longer than the 130" in caplog.text
