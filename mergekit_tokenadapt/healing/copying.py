@@ -29,7 +29,9 @@ def new_words(vocabulary: Vocabulary, mapping: VocabularyMap) -> list[str]:
     return words
 
 
-def with_copies(passages: Sequence[str], words: Sequence[str], share: float, seed: int) -> list[str]:
+def with_copies(
+    passages: Sequence[str], words: Sequence[str], share: float, seed: int, most: int | None = None
+) -> list[str]:
     """The passages, and between them so many passages that teach copying.
 
     Args:
@@ -37,25 +39,37 @@ def with_copies(passages: Sequence[str], words: Sequence[str], share: float, see
         words: what is copied; none: the passages are returned as they are.
         share: bytes of passages that teach copying, for each byte of the others.
         seed: of the choice of words.
+        most: the most bytes of a passage that the models can read; None for any number. Words that leave no room for
+            a passage are not copied.
     """
+    longest_line = None if most is None else most // 2 - 1  # a passage is a line and its copy, each with a line end
+    words = [word for word in words if longest_line is None or _size(word) <= longest_line]
     if not words or not share:
         return list(passages)
-    made = _made(words, random.Random(seed))
+    made = _made(words, random.Random(seed), longest_line)
     mixed: list[str] = []
     owed = 0.0
     for passage in passages:
         mixed.append(passage)
-        owed += share * len(passage.encode("utf-8"))
+        owed += share * _size(passage)
         while owed > 0:
             mixed.append(next(made))
-            owed -= len(mixed[-1].encode("utf-8"))
+            owed -= _size(mixed[-1])
     return mixed
 
 
-def _made(words: Sequence[str], chance: random.Random) -> Iterator[str]:
+def _made(words: Sequence[str], chance: random.Random, longest_line: int | None) -> Iterator[str]:
     while True:
-        line = chance.choice(BETWEEN).join(chance.choices(words, k=chance.randint(FEWEST, MOST)))
+        between = chance.choice(BETWEEN)
+        chosen = chance.choices(words, k=chance.randint(FEWEST, MOST))
+        while longest_line is not None and _size(between.join(chosen)) > longest_line:
+            chosen.pop()
+        line = between.join(chosen)
         yield f"{line}\n{line}\n"
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8"))
 
 
 def _text(content: bytes) -> str:

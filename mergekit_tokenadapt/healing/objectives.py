@@ -28,6 +28,7 @@ def lesson_for(
     device: torch.device,
     shards: Path | None,
     *,
+    longest: int | None,
     goes_on: Callable[[], bool],
     quiet: bool,
 ) -> Lesson:
@@ -40,6 +41,7 @@ def lesson_for(
         options: the objective, and how many steps are made, if that is settled.
         device: to compute on.
         shards: where results are kept; None where nothing can be.
+        longest: the most bytes of a passage that the models can read; None for any number.
         goes_on: asked before more is read.
         quiet: no progress.
 
@@ -53,7 +55,8 @@ def lesson_for(
     if options.objective == "chunks":
         teacher: Teacher = ChunkTeacher(base, model, mapping, passages[:most], device)
     else:
-        mixed = with_copies(passages, new_words(model.tokenizer.vocabulary, mapping), options.copies, options.seed)
+        words = new_words(model.tokenizer.vocabulary, mapping)
+        mixed = with_copies(passages, words, options.copies, options.seed, longest)
         teacher = Teacher(base, model, mapping, mixed[:most], device)
     return teacher.teach(shards, goes_on=goes_on, quiet=quiet)
 

@@ -37,7 +37,7 @@ from mergekit_tokenadapt.storage.interruption import signals_noted
 from mergekit_tokenadapt.storage.model_state import state_of
 from mergekit_tokenadapt.storage.shards import CACHE_VARIABLE, cache_folder, shard_folder
 from mergekit_tokenadapt.storage.staging import check_output, staged_folder
-from mergekit_tokenadapt.texts import TextSet
+from mergekit_tokenadapt.texts import TextSet, halved_to_fit
 
 LOG = logging.getLogger(__name__)
 
@@ -103,13 +103,12 @@ def heal(
     opened = opened.with_own_rows()
     teacher = open_base(opened, base)
     destination = check_output(out, force=force, inputs=[model, teacher.folder], texts=[t.source for t in texts])
-    text = HealingText.of(
-        texts, options, Renderer(teacher.tokenizer, opened.tokenizer), passage_limit(teacher.config, opened.config)
-    )
+    longest = passage_limit(teacher.config, opened.config)
+    text = HealingText.of(texts, options, Renderer(teacher.tokenizer, opened.tokenizer), longest)
     if opened.tokenizer.chat_template is not None and not text.has_conversations:
         say("the model has a chat template, and no text holds conversations: tokens of roles are not trained")
     _check_disk(opened, text, options)
-    work = _Work(opened, teacher, text, options, quiet, say, started)
+    work = _Work(opened, teacher, text, longest, options, quiet, say, started)
     states = [state_of(opened.folder, by_content=is_made_anew), state_of(teacher.folder)]
     with shard_folder(f"heal-{_key(states, text, options)}") as kept:
         trained, record = work.do(kept)
@@ -178,6 +177,8 @@ class _Work:
     model: ModelFolder
     base: ModelFolder
     text: HealingText
+    longest: int | None
+    """The most bytes of a passage that both models can read; None for any number."""
     options: HealOptions
     quiet: bool
     say: Callable[[str], None]
@@ -263,7 +264,7 @@ class _Work:
         passages = list(self.text.training)
         if options.own_passages:
             own = own_passages(self.base, options.own_passages, options.seed, self.place, kept, quiet=self.quiet)
-            passages = spread(own, passages)
+            passages = spread(list(halved_to_fit(own, self.longest)), passages)
         until = time.monotonic() + TEACHING_SHARE * (self.deadline - time.monotonic())
         lesson = lesson_for(
             self.model,
@@ -272,6 +273,7 @@ class _Work:
             options,
             self.place,
             kept,
+            longest=self.longest,
             goes_on=lambda: options.steps is not None or time.monotonic() < until,
             quiet=self.quiet,
         )

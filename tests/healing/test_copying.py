@@ -37,6 +37,17 @@ def test_each_line_is_there_twice():
     assert any(a != b for a, b in itertools.pairwise(made))
 
 
+@given(PASSAGES, st.integers(0, 60))
+def test_lines_are_shortened_to_what_the_models_can_read(passages, most):
+    mixed = with_copies(passages, WORDS, 1.0, 0, most)
+    made = list(mixed)
+    for passage in passages:
+        made.remove(passage)
+    assert all(len(one.encode()) <= most for one in made)
+    assert all(one[: len(one) // 2] == one[len(one) // 2 :] for one in made)
+    assert bool(made) == (bool(passages) and most >= 2 * len("def\n"))
+
+
 def test_nothing_is_added_without_words_or_without_a_share():
     assert with_copies(["one", "two"], [], 0.5, 0) == ["one", "two"]
     assert with_copies(["one", "two"], WORDS, 0, 0) == ["one", "two"]

@@ -40,10 +40,13 @@ def test_the_model_gets_better(pair, tmp_path, text_file, train):
     assert not any(loading.values())
 
 
-def test_passages_fit_into_a_position_table(tmp_path, byte_level_folder, gemma_style_folder, text_file):
-    base = with_position_table(byte_level_folder, tmp_path / "base", positions=100)
+@pytest.mark.parametrize(
+    "settings", [{"objective": "next_token"}, {"copies": 0.5}, {"own_passages": 4}, {"objective": "chunks"}], ids=str
+)
+def test_passages_fit_into_a_position_table(tmp_path, byte_level_folder, gemma_style_folder, text_file, settings):
+    base = with_position_table(byte_level_folder, tmp_path / "base", positions=64)
     moved = transplant(base, gemma_style_folder, tmp_path / "moved")
-    settings = {"objective": "next_token", "passage_bytes": 1000, "probe_bytes": 500, "steps": 2, "looks": 1}
+    settings = {**settings, "passage_bytes": 1000, "probe_bytes": 500, "steps": 2, "looks": 1}
     record = healed((base, moved), tmp_path / "out", text_file, **settings).record
     assert record["steps"] == 2
     assert record["options"]["passage_bytes"] == 1000
