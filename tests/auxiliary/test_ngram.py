@@ -152,6 +152,14 @@ def test_grams_do_not_depend_on_case_or_leading_space_but_for_a_mark() -> None:
     assert set(ngrams(" RIVER")) ^ set(ngrams("river")) == {"\x1e", "\x1f"}
 
 
+def test_grams_do_not_depend_on_other_white_space_around_a_text_but_for_a_mark() -> None:
+    assert set(ngrams("):\n")) ^ set(ngrams("):")) == {"\x1d"}
+    assert set(ngrams("\n\treturn")) ^ set(ngrams("return")) == {"\x1d"}
+    assert set(ngrams(" {\n\n")) ^ set(ngrams("{")) == {"\x1d", "\x1f"}
+    assert set(ngrams("a\nb")) - set(ngrams("a b")) >= {"\n", "a\nb"}
+    assert set(ngrams("\n\n")) > set(ngrams("\n"))
+
+
 def test_the_beginning_and_end_of_a_text_count() -> None:
     assert not {gram for gram in set(ngrams("ing")) & set(ngrams("singer")) if "\x02" in gram and len(gram) > 1}
 
