@@ -2,7 +2,7 @@
 
 The vector of a text holds the TF-IDF weights of its n-grams of 1 to 4 characters, reduced to a few hundred dimensions
 by a truncated singular value decomposition over the texts of both vocabularies. Texts that share rare n-grams are near
-each other. Texts that differ only in case or in the white space around them are nearest.
+each other. Texts that differ only in case or in the white space around them have the same vector.
 """
 
 from __future__ import annotations
@@ -105,23 +105,19 @@ def reduce(weights: csr_matrix, dimensions: int) -> np.ndarray:
 
 
 def ngrams(text: str) -> Iterator[str]:
-    """Yield the n-grams of a text without its case and the white space around it, then a mark for what was left out.
+    """Yield the n-grams of a text, without its case and the white space around it.
 
     The characters ``\\x02`` and ``\\x03`` mark start and end of the text, so that prefixes and suffixes differ from
-    the same characters inside a text. ``\\x1f`` stands for a leading space, ``\\x1d`` for other white space around the
-    text, such as a line end, ``\\x1e`` for a capital letter. A text of white space alone keeps all its characters.
+    the same characters inside a text. A text of white space alone keeps all its characters.
+
+    No n-gram stands for what is left out. It would be frequent, so it would have a large share in the few dimensions of
+    the space, and a short text such as ``:`` would be far from ``:`` with a line end.
 
     >>> sorted(ngrams(" On"))
-    ['\\x02', '\\x02o', '\\x02on', '\\x02on\\x03', '\\x03', '\\x1e', '\\x1f', 'n', 'n\\x03', 'o', 'on', 'on\\x03']
+    ['\\x02', '\\x02o', '\\x02on', '\\x02on\\x03', '\\x03', 'n', 'n\\x03', 'o', 'on', 'on\\x03']
     """
     core = text.casefold().strip()
     bounded = f"\x02{core}\x03" if core else text
     for length in range(1, LONGEST + 1):
         for start in range(len(bounded) - length + 1):
             yield bounded[start : start + length]
-    if core and text.startswith(" "):
-        yield "\x1f"
-    if core and text.strip(" ") != text.strip():
-        yield "\x1d"
-    if core and text.casefold() != text:
-        yield "\x1e"
