@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from benchmarks.common import models
+from benchmarks.common.earlier import COMMIT, EARLIER
 from benchmarks.common.gaps import bits_per_byte, gap_closed, gap_interval
 from benchmarks.common.results import in_words
 from benchmarks.quality.cases import BASE, DOMAINS, MAX_BYTES, METHODS, PAIRS, TEXT_SETS, key_of
@@ -39,9 +41,12 @@ The names in the tables say how the rows were made. [methods.md](methods.md) exp
 - `where the texts need it`: `omp` made the rows of the new tokens that occur in the texts, `calibrated` the other rows.
 - `one text`: the text of `calibration_text`, as both tokenizers segment it.
 - `tokensurgeon`: mergekit-tokensurgeon with that approximation method.
+- An asterisk marks rows with `ngram` that were made by commit {earlier}, when this space kept line ends around a token
+  and marked case and leading spaces.
 
-Seconds are the wall time of the whole swap, on one or two cores. The machine had other work at the same time. Versions:
-{versions}.
+Seconds are the wall time of the whole swap, on one or two cores. The machine had other work at the same time. Rows with
+`ngram` were measured on another processor than the other rows, with AVX2 and without 8-bit products, which is about
+half as fast. Versions: {versions}.
 """
 Runs = dict[str, dict[str, Any]]
 """Of one pair: method to what was measured. Of the results file: pair, method and bytes to that."""
@@ -50,7 +55,7 @@ Runs = dict[str, dict[str, Any]]
 def page(results: dict[str, Any]) -> str:
     """The Markdown page."""
     versions = in_words(results["setting"]["packages"])
-    lines = [INTRODUCTION.format(max_bytes=MAX_BYTES, versions=versions)]
+    lines = [INTRODUCTION.format(max_bytes=MAX_BYTES, versions=versions, earlier=COMMIT)]
     for text_set, heading in TEXT_SETS.items():
         found = {pair: runs_of_pair(results["runs"], pair, text_set) for pair in PAIRS}
         found = {pair: runs for pair, runs in found.items() if runs}
@@ -83,11 +88,18 @@ def summary_table(found: dict[str, Runs], text_set: str) -> list[str]:
         gaps = {pair: mean_gap(found[pair], method, text_set) for pair in measured}
         if gaps and method != "mean":
             cells = (
-                f"{np.mean([gaps[pair] for pair in pairs]):.0%}" if gaps.keys() >= set(pairs) else ""
+                f"{np.mean([gaps[pair] for pair in pairs]):.0%}{mark(*(found[pair][method] for pair in pairs))}"
+                if gaps.keys() >= set(pairs)
+                else ""
                 for pairs in groups.values()
             )
             lines.append(f"| {method} | {' | '.join(cells)} |")
     return lines
+
+
+def mark(*runs: Mapping[str, Any]) -> str:
+    """An asterisk where one of the runs was measured with the earlier n-grams."""
+    return "\\*" if any(run.get(EARLIER) for run in runs) else ""
 
 
 def mean_gap(runs: Runs, method: str, text_set: str) -> float:
@@ -112,7 +124,7 @@ def pair_table(runs: Runs, pair: str, text_set: str) -> list[str]:
         cells, average = {domain: f"{bits_per_byte(one[text_set][domain]):.3f}" for domain in DOMAINS}, ""
         if method not in (BASE, "mean"):
             cells = {domain: f"{cell} ({gap_shown(runs, method, text_set, domain)})" for domain, cell in cells.items()}
-            average = f"**{mean_gap(runs, method, text_set):.0%}**"
+            average = f"**{mean_gap(runs, method, text_set):.0%}**{mark(one)}"
         lines.append(f"| {method} | " + " | ".join(cells.values()) + f" | {average} | {one.get('seconds', '')} |")
     return lines
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks.common import models
+from benchmarks.common.earlier import SENTENCE
 from benchmarks.common.results import in_words
 from benchmarks.tasks.advice import advice
 from benchmarks.tasks.cases import ALL_ROWS, BASE, PAIRS, TASKS, key_of
@@ -24,7 +25,7 @@ PICTURE = """![Share of the base model's scores that is kept, against minutes](t
 In the picture, others are methods of other papers, mergekit-tokensurgeon, and other training than that of `heal`. A row
 is in it if it has all tasks that the picture is about.
 """
-HOW = """## How it was measured
+HOW = f"""## How it was measured
 
 Rows are without training where they do not say so. The names of rows are those of [quality.md](quality.md). Healed
 models are those of [healing-measured.md](healing-measured.md): trained for so many minutes of one core, on text of
@@ -34,11 +35,13 @@ float32 on one CPU thread. The results hold the figures of every document. If th
 start token before each text (Gemma's does), all of its copies get one, too (`--start-token`).
 The healing of 120 minutes ran on a processor with AVX2 only, which is half as fast, and ended after 93 minutes.
 
+{SENTENCE}
+
 Multiple choice: share of documents whose right choice has the fewest bits per byte (`acc_bytes`); higher is better.
 Gold answers (LAMBADA, HumanEval, MBPP, GSM8K): bits per byte of the answer; lower is better. In square brackets the
 95 % interval of a bootstrap over documents. In round brackets the share of the base model's score that is kept:
 score / base for accuracy, base / score for bits per byte. Guessing has a share above zero, too: it chooses right in
-{chance}.
+{{chance}}.
 An interval of accuracy from 40 documents reaches about 0.15 to each side, so smaller differences say nothing.
 
 A swap is one command in a process of its own: stock mergekit with a recipe, or mergekit-tokensurgeon. Its memory is
