@@ -6,6 +6,7 @@ has to learn to do so for tokens whose rows are new, and these passages have man
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 
@@ -42,8 +43,9 @@ def with_copies(
         most: the most bytes of a passage that the models can read; None for any number. Words that leave no room for
             a passage are not copied.
     """
-    longest_line = None if most is None else most // 2 - 1  # a passage is a line and its copy, each with a line end
-    words = [word for word in words if longest_line is None or _size(word) <= longest_line]
+    # A passage is a line and its copy, each with a line end.
+    longest_line = math.inf if most is None else most // 2 - 1
+    words = [word for word in words if _size(word) <= longest_line]
     if not words or not share:
         return list(passages)
     made = _made(words, random.Random(seed), longest_line)
@@ -58,11 +60,11 @@ def with_copies(
     return mixed
 
 
-def _made(words: Sequence[str], chance: random.Random, longest_line: int | None) -> Iterator[str]:
+def _made(words: Sequence[str], chance: random.Random, longest_line: float) -> Iterator[str]:
     while True:
         between = chance.choice(BETWEEN)
         chosen = chance.choices(words, k=chance.randint(FEWEST, MOST))
-        while longest_line is not None and _size(between.join(chosen)) > longest_line:
+        while _size(between.join(chosen)) > longest_line:
             chosen.pop()
         line = between.join(chosen)
         yield f"{line}\n{line}\n"
