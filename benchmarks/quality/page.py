@@ -45,8 +45,8 @@ The names in the tables say how the rows were made. [methods.md](methods.md) exp
   and marked case and leading spaces.
 
 Seconds are the wall time of the whole swap, on one or two cores. The machine had other work at the same time. Rows with
-`ngram` were measured on another processor than the other rows, with AVX2 and without 8-bit products, which is about
-half as fast. Versions: {versions}.
+`ngram` and without an asterisk were measured on another processor than all others, with AVX2 and without 8-bit
+products, which is about half as fast. Versions: {versions}.
 """
 Runs = dict[str, dict[str, Any]]
 """Of one pair: method to what was measured. Of the results file: pair, method and bytes to that."""
