@@ -23,9 +23,9 @@ def test_no_old_token_is_its_own_neighbour(space: str, block: int, zoo: Mapping[
     similarities, ids = transfer.candidate_neighbours(12, block=block)
     assert ids.shape == (len(transfer.candidates), 12)
     assert not (ids == transfer.candidate_ids[:, None]).any()
-    # The n-gram space has no vector for white space that is in no other text.
     knows = transfer.vectors_of(transfer.candidates).any(dim=1)
-    assert knows.float().mean() > 0.95
+    # A space may have no vector for white space that is in no other text. Other tokens have one.
+    assert all(known or not token.label.strip() for token, known in zip(transfer.candidates, knows, strict=True))
     assert torch.equal(similarities.isfinite(), knows[:, None].expand_as(similarities))
     assert (similarities[knows].diff(dim=1) <= 0).all()
 
