@@ -71,7 +71,8 @@ def healing_stage(
             choose between one and two; None: the choice was made. See `untied_maker`.
 
     Raises:
-        TokenAdaptError: a package is missing, a text cannot be read or is too short, or `base` names an adapter, too.
+        TokenAdaptError: a package is missing, a text cannot be read or is too short, or `base` is no model that can be
+            healed, or names an adapter, too.
     """
     if not options.heal:
         return None
@@ -79,6 +80,8 @@ def healing_stage(
         raise TokenAdaptError(f"--heal needs a base that is one model: merge the adapter of {base} into it first")
     from mergekit_tokenadapt.healing.passages import read_healing_texts
     from mergekit_tokenadapt.healing.run import check_heal
+    from mergekit_tokenadapt.healing.trainable import check_trainable
+    from mergekit_tokenadapt.models.folder import open_model
     from mergekit_tokenadapt.texts import TextSet
 
     minutes = {} if options.heal_minutes is None else {"minutes": options.heal_minutes}
@@ -88,6 +91,7 @@ def healing_stage(
     else:
         texts = read_healing_texts(options.heal_texts, "--heal-text")
     check_heal(texts, chosen)
+    check_trainable(open_model(base, trust_remote_code=trust_remote_code))
     writer = None if target is None else _writer(target, texts, chosen.seed, trust_remote_code=trust_remote_code)
 
     say = line_printer(quiet=quiet)

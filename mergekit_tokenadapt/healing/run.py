@@ -29,6 +29,7 @@ from mergekit_tokenadapt.healing.own_text import own_passages, spread
 from mergekit_tokenadapt.healing.passages import HealingText
 from mergekit_tokenadapt.healing.rendering import Renderer
 from mergekit_tokenadapt.healing.targets import WANTED_BY, Lesson, first_token
+from mergekit_tokenadapt.healing.trainable import check_trainable
 from mergekit_tokenadapt.healing.writing import interpolated, rounded, write_healed
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
 from mergekit_tokenadapt.models.loading import choose_device, fast_dtype, load_model
@@ -99,7 +100,7 @@ def heal(
     check_heal(texts, options)
     check_output(out, force=force, inputs=[model, *([base] if base else [])], texts=[text.source for text in texts])
     opened = open_model(model, trust_remote_code=trust_remote_code)
-    _check_not_quantised(opened)
+    check_trainable(opened)
     opened = opened.with_own_rows()
     teacher = open_base(opened, base)
     destination = check_output(out, force=force, inputs=[model, teacher.folder], texts=[t.source for t in texts])
@@ -148,11 +149,6 @@ def heal_in_place(folder: Path, texts: Sequence[TextSet], options: HealOptions, 
         shutil.rmtree(folder)
         healed.folder.rename(folder)
     return replace(healed, folder=folder)
-
-
-def _check_not_quantised(model: ModelFolder) -> None:
-    if model.config.get("quantization_config") or model.text_config.get("quantization_config"):
-        raise TokenAdaptError(f"{model.name} is quantised: heal the model first, and quantise what comes out")
 
 
 def _check_disk(model: ModelFolder, text: HealingText, options: HealOptions) -> None:

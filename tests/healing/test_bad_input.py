@@ -6,12 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 import tokenizers_zoo
+import transformers
 from click.testing import CliRunner
+from small_models import small_config, small_model
 from transplanting import edit_json
 
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.extensions import extras
 from mergekit_tokenadapt.healing import run as run_module
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 
 @pytest.fixture
@@ -89,6 +92,31 @@ def test_a_package_is_missing(moved, tmp_path, text_file, monkeypatch, package):
 def test_a_quantised_model(moved, tmp_path, text_file):
     edit_json(moved / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
     assert "is quantised" in refused(moved, tmp_path / "out", "--text", text_file)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("BertModel", "has no output matrix"),
+        ("PhiForCausalLM", "has a bias at its output matrix"),
+        ("Gemma2ForCausalLM", "caps its logits"),
+    ],
+)
+def test_a_base_that_cannot_be_healed_is_refused_before_the_swap(
+    tmp_path, text_file, byte_level_folder, gemma_style_folder, name, reason
+):
+    tokenizer, model_class = load_tokenizer(str(byte_level_folder)), getattr(transformers, name)
+    config = small_config(model_class.config_class, tokenizer.vocabulary.num_ids, pad_token_id=None)
+    small_model(model_class, config).save_pretrained(tmp_path / "base")
+    tokenizer.copy_to(tmp_path / "base")
+    flags = ("--method=mean", "--heal", "--heal-text", str(text_file))
+    result = CliRunner().invoke(
+        main, ["transplant", str(tmp_path / "base"), str(gemma_style_folder), str(tmp_path / "out"), *flags]
+    )
+    assert result.exit_code == 2, result.output
+    assert reason in result.stderr
+    assert "Wrote" not in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk(moved, tmp_path, text_file, monkeypatch):
