@@ -4,6 +4,8 @@ PYTHON ?= python3
 PIP_FLAGS ?= --constraint constraints.txt
 BIN := .venv/bin
 READY := .venv/ready
+# Each process makes its own fixtures, so more than four gain little.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test test-all matrix lint clean
 
@@ -11,10 +13,10 @@ demo: $(READY)       ## swap the tokenizer of a real model, and measure
 	$(BIN)/python -m examples.demo
 
 test: $(READY)       ## the fast tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(READY)   ## all tests, downloads and slow ones too
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 matrix:              ## the fast tests with the lowest and the newest versions of what we need, Python 3.10 to 3.13
 	.ci/matrix

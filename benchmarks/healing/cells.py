@@ -26,6 +26,8 @@ NO_LIMIT = 600.0
 """Minutes for a run whose steps are given."""
 SHARES = (0.5, 0.75)
 """How far the weights lie on the way to the trained ones, beside all the way: see `heal --interpolate`."""
+INTERPOLATE = 1.0
+"""The share of the change that the models of this benchmark keep: all of it."""
 RECORDED = ("steps", "tokens", "passages", "trained_rows", "held_out", "probes", "worse", "curve", "is_better")
 """What a result keeps of the record of `heal`."""
 STARTS: dict[str, dict[str, Any]] = {
@@ -48,6 +50,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "no share for the text": {"text_share": 0.0},
     "eight passages in a step": {"passages_per_step": 8},
     "rank 16": {"rank": 16},
+    "250 passages that the base model writes": {"own_passages": 250},
     SEVERAL_LANGUAGES: {},
 }
 """Options of `heal`, beside the time. `SEVERAL_LANGUAGES` has another text instead: see `text_of`."""
@@ -79,7 +82,7 @@ def healed(pair: str, start: str, recipe: str, amount: str) -> dict[str, Any]:
     number, unit = amount.split()
     time_or_steps = {"minutes": float(number)} if unit == "minutes" else {"minutes": NO_LIMIT, "steps": int(number)}
     options = HealOptions(
-        held_out_bytes=3000, probe_bytes=PROBE_BYTES, looks=6, interpolate=1.0, **time_or_steps, **RECIPES[recipe]
+        held_out_bytes=3000, probe_bytes=PROBE_BYTES, looks=6, interpolate=INTERPOLATE, **time_or_steps, **RECIPES[recipe]
     )
     sets = [read_text(f"{file.stem}={file}") for file in text_of(recipe)]
     with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:

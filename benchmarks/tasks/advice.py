@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.common import models
-from benchmarks.healing.cells import RECIPES, STARTS
+from benchmarks.healing.cells import INTERPOLATE, RECIPES, STARTS
 from benchmarks.tasks.cases import ALL_ROWS, BASE, HAVE_WEIGHTS, HEALED, NEEDS_DONOR, PAIRS, ROWS, TASKS, key_of
 from benchmarks.tasks.shares import Runs, mean_shares, tasks_and_rows
 from mergekit_tokenadapt.evaluation.bootstrap import interval
@@ -71,7 +71,7 @@ def command(row: str) -> str:
     if row in HEALED:
         start, recipe, amount = HEALED[row]
         number, unit = amount.split()
-        options = {unit: f"{float(number):g}", **RECIPES[recipe]}
+        options = {unit: f"{float(number):g}", "interpolate": f"{INTERPOLATE:g}", **RECIPES[recipe]}
         flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items())
         return f"`{_transplant(STARTS[start])}`, then `heal {flags}`"
     if "tokensurgeon" in ROWS[row]:

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from benchmarks.common import models
+from benchmarks.common.results import Results
 from benchmarks.common.timing import watched
 from benchmarks.healing import cells as healing
+from benchmarks.healing.page import key_of as healing_key
 from benchmarks.quality.swaps import with_places
 from benchmarks.tasks.cases import BASE, HAVE_WEIGHTS, HEALED, NEEDS_DONOR, PAIRS, ROWS
 
@@ -49,7 +51,8 @@ def swapped(pair: str, row: str) -> Swap:
     if row == BASE:
         return Swap(base, 0.0, None)
     if row in HEALED:
-        return Swap(healing.kept(pair, *HEALED[row]), 60 * float(HEALED[row][2].split()[0]), None)
+        run = Results("healing").read()["runs"][healing_key(pair, *HEALED[row])]
+        return Swap(healing.kept(pair, *HEALED[row]), round(run["seconds"]["wall"], 1), None)
     folder = models.KEPT / f"tasks-{pair}-{row}".replace(",", "").replace(" ", "-")
     if not folder.is_dir():
         models.KEPT.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ def main() -> None:
     mergekit-tokenadapt heal ./out ./out-healed --text ./texts --minutes 15
     mergekit-tokenadapt explain ./model ./tokenizer --token " example"
     mergekit-tokenadapt methods
-    mergekit-tokenadapt recipes tokenizer_swap
+    mergekit-tokenadapt recipes tokenizer_swap_calibrated
     mergekit-tokenadapt supertokens extend ./model --text ./texts --add 8000 ./tokenizer
 
     A recipe for stock mergekit does the same with a tokenizer.adapt block: see the README.

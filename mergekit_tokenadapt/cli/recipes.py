@@ -11,8 +11,8 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 EXAMPLES = """\b
 Examples:
   mergekit-tokenadapt recipes
-  mergekit-tokenadapt recipes tokenizer_swap
-  mergekit-tokenadapt recipes tokenizer_swap -o recipe.yml
+  mergekit-tokenadapt recipes tokenizer_swap_calibrated
+  mergekit-tokenadapt recipes tokenizer_swap_calibrated -o recipe.yml
   mergekit-yaml recipe.yml ./out
 """
 

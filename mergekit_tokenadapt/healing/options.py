@@ -108,7 +108,7 @@ class HealAfterOptions(Options):
         Flag(
             "heal-text",
             metavar="[NAME=]PATH",
-            default="the text of --text where the command has this option, otherwise Python's library",
+            default="the text of --text where the command has this option, otherwise Python's own library, and sums",
         ),
     ] = Field(default=(), description="text for --heal, as `heal --text` takes it")
 
