@@ -199,7 +199,7 @@ class _Regression:
     resting_weight: float
     """Logarithm of the number of tokens that each resting token stands for."""
     next_P: Tensor
-    """int64: place of the next token among the active ones; -1, outside held-out passages only, if it is not active."""
+    """int64: place of the next token among the active ones, or -1. In held-out passages -1 is a token of origin -1."""
     targets: SparseRows
     """P distributions over places among the active tokens."""
     is_held_out: Tensor
@@ -215,6 +215,7 @@ class _Regression:
         mass_R[~live] = -1
         # The held-out loss needs the logits of these tokens, so they are active even beyond MAX_ACTIVE.
         judged = positions.next_ids[positions.is_held_out].unique()  # type: ignore[no-untyped-call]
+        judged = judged[live[judged]]
         mass_R[judged] = torch.inf
         num_active = max(len(judged), min(MAX_ACTIVE, int((mass_R >= 0).sum())))
         chosen = mass_R.topk(num_active).indices.sort().values
@@ -275,25 +276,30 @@ class _Regression:
         trust_A1 = _trust(self.targets, ~self.is_held_out, len(self.active)).to(device)
         return maps_ODD, trust_A1 * free_AD
 
-    def _logits(self, places: Tensor, maps_ODD: Tensor, shifts_AD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits of the active tokens [B, A], and the logarithm of the sum over all tokens [B], both float32."""
+    def _logits(self, places: Tensor, maps_ODD: Tensor, shifts_AD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits of the active tokens [B, A], and of all tokens the logarithm of the sum of exponentials [B] and
+        the mean [B], all float32."""
         states_BD = self.states_PD[places].to(shifts_AD) / self.scale
         mapped_OBD = [states_BD + states_BD @ map_DD for map_DD in maps_ODD]
         active = [mapped @ rows.T for mapped, rows in zip(mapped_OBD, self.active_OAD, strict=True)]
         logits_BA = torch.cat(active, dim=1) + states_BD @ shifts_AD.T
-        total_B = logits_BA.logsumexp(dim=1)
+        total_B, sum_B, number = logits_BA.logsumexp(dim=1), logits_BA.sum(dim=1), float(logits_BA.shape[1])
         if any(len(rows) for rows in self.resting_OND):
             resting = [mapped @ rows.T for mapped, rows in zip(mapped_OBD, self.resting_OND, strict=True)]
-            total_B = torch.logaddexp(total_B, torch.cat(resting, dim=1).logsumexp(dim=1) + self.resting_weight)
-        return logits_BA, total_B
+            resting_BN, each = torch.cat(resting, dim=1), math.exp(self.resting_weight)
+            total_B = torch.logaddexp(total_B, resting_BN.logsumexp(dim=1) + self.resting_weight)
+            sum_B, number = sum_B + each * resting_BN.sum(dim=1), number + each * resting_BN.shape[1]
+        return logits_BA, total_B, sum_B / number
 
     @torch.no_grad()
     def held_out_bits(self, maps_ODD: Tensor, shifts_AD: Tensor) -> float:
         """Return the loss of the tokens that follow the held-out positions, in bits."""
         total = 0.0
         for places in self.is_held_out.nonzero().flatten().split(JUDGED_TOGETHER):  # type: ignore[no-untyped-call]
-            logits_BA, total_B = self._logits(places, maps_ODD, shifts_AD)
-            chosen_B = logits_BA.gather(1, self.next_P[places, None].to(logits_BA.device)).squeeze(1)
+            logits_BA, total_B, mean_B = self._logits(places, maps_ODD, shifts_AD)
+            next_B = self.next_P[places].to(logits_BA.device)
+            chosen_B = logits_BA.gather(1, next_B.clamp(min=0)[:, None]).squeeze(1)
+            chosen_B = torch.where(next_B < 0, mean_B, chosen_B)  # the logit of the mean row is the mean of the logits
             total += float((total_B - chosen_B).sum(dtype=torch.float64))
         return total / math.log(2)
 

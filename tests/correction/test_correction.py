@@ -75,6 +75,24 @@ def test_the_scale_of_hidden_states_does_not_matter(monkeypatch, max_active):
     torch.testing.assert_close(larger.change().shifts_AD, plain.change().shifts_AD / 8)
 
 
+@pytest.mark.parametrize("max_active", [40, 20], ids=["all active", "some rest"])
+def test_held_out_text_may_have_tokens_with_the_mean_row(monkeypatch, max_active):
+    """Special tokens of the target without a counterpart, for instance: their row is the mean of the others."""
+    monkeypatch.setattr(correction_module, "MAX_ACTIVE", max_active)
+    rows, _, positions = planted(20_000)
+    origins = MADE.clone()
+    origins[39] = -1
+    rows[39] = rows[:39].mean(dim=0)
+    held_out = positions.is_held_out
+    assert int((positions.next_ids[held_out] == 39).sum()) > 10
+    fitted = fit_change(rows, origins, positions, quiet=True)
+    for strength in (0.0, 1.0):
+        changed = fitted.change().scaled(strength).apply(rows, origins)
+        logits = positions.states_PD[held_out] @ changed.T
+        losses = logits[:, :39].logsumexp(dim=1) - logits.gather(1, positions.next_ids[held_out][:, None]).squeeze(1)
+        assert fitted.held_out_bits(strength) == pytest.approx(float(losses.sum()) / 0.6931472, rel=1e-4)
+
+
 def test_what_does_not_help_is_not_done():
     rows, _, positions = planted(opposite=True)
     strength, before, after = choose_strength(fit_change(rows, MADE, positions, quiet=True).held_out_bits)
