@@ -82,7 +82,12 @@ def healed(pair: str, start: str, recipe: str, amount: str) -> dict[str, Any]:
     number, unit = amount.split()
     time_or_steps = {"minutes": float(number)} if unit == "minutes" else {"minutes": NO_LIMIT, "steps": int(number)}
     options = HealOptions(
-        held_out_bytes=3000, probe_bytes=PROBE_BYTES, looks=6, interpolate=INTERPOLATE, **time_or_steps, **RECIPES[recipe]
+        held_out_bytes=3000,
+        probe_bytes=PROBE_BYTES,
+        looks=6,
+        interpolate=INTERPOLATE,
+        **time_or_steps,
+        **RECIPES[recipe],
     )
     sets = [read_text(f"{file.stem}={file}") for file in text_of(recipe)]
     with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:

@@ -5,7 +5,8 @@ Such text has the kinds and languages that the base model knows, also those that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,15 +15,27 @@ import torch
 
 from mergekit_tokenadapt.healing.sampled_text import BATCH, Sampler, start_of
 from mergekit_tokenadapt.models.folder import ModelFolder
-from mergekit_tokenadapt.storage.shards import resumed
+from mergekit_tokenadapt.storage.shards import resumed, settle, settled
 from mergekit_tokenadapt.terminal.progress import progress
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
 
+LOG = logging.getLogger(__name__)
+
+WRITTEN = "own"
+"""Name of the number of batches that were written; see `settled`."""
+
 
 def own_passages(
-    base: ModelFolder, number: int, seed: int, device: torch.device, shards: Path | None, *, quiet: bool
+    base: ModelFolder,
+    number: int,
+    seed: int,
+    device: torch.device,
+    shards: Path | None,
+    *,
+    goes_on: Callable[[], bool] = lambda: True,
+    quiet: bool,
 ) -> list[str]:
-    """Let the base model write so many passages. Those without text are left out.
+    """Let the base model write so many passages, or fewer where there is no time. Those without text are left out.
 
     Args:
         base: the base model.
@@ -30,6 +43,7 @@ def own_passages(
         seed: of the prompts and of sampling.
         device: to compute on.
         shards: where the passages are kept, so that a run that was stopped goes on; None where nothing can be.
+        goes_on: asked before each batch but the first.
         quiet: no progress.
 
     Raises:
@@ -40,11 +54,18 @@ def own_passages(
     prompts_BT = torch.tensor([[*start_of(base), token] for token in drawn.tolist()])
     sampler = Sampler(base, seed, device)
     passages: list[str] = []
+    batches = torch.split(prompts_BT, BATCH)
+    limit = settled(shards, WRITTEN)
     with progress(total=number, desc="The base model writes text", unit="passage", quiet=quiet) as bar:
-        for n, prompts in enumerate(torch.split(prompts_BT, BATCH)):
+        for n, prompts in enumerate(batches[:limit]):
+            if limit is None and n and not goes_on():
+                limit = n
+                LOG.warning("heal: there is time for %d of the %d passages of the base model's own", n * BATCH, number)
+                break
             made = resumed(shards, f"own-{n:06d}", partial(sampler.continued, prompts, n))
             passages += [sampler.text_of(ids) for ids in made["ids"].tolist()]
             bar.update(len(prompts))
+    settle(shards, WRITTEN, limit or len(batches))
     return [passage for passage in passages if passage.strip()]
 
 

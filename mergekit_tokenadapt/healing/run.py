@@ -44,7 +44,8 @@ LOG = logging.getLogger(__name__)
 
 TEACHING_SHARE = 0.3
 """The share of the time in which the base model may read; what it has not read is not trained on."""
-
+TEACHING_SHARE_OF_STEPS = 0.5
+"""The same where the number of steps is given: then it reads what these need, within this share."""
 
 TARGET_BYTES = 150
 """Bytes on disk for the targets of one byte of text, at most: 64 probabilities of 6 bytes for a token of 3."""
@@ -259,9 +260,19 @@ class _Work:
         options = self.options
         passages = list(self.text.training)
         if options.own_passages:
-            own = own_passages(self.base, options.own_passages, options.seed, self.place, kept, quiet=self.quiet)
+            written_by = time.monotonic() + TEACHING_SHARE * (self.deadline - time.monotonic())
+            own = own_passages(
+                self.base,
+                options.own_passages,
+                options.seed,
+                self.place,
+                kept,
+                goes_on=lambda: time.monotonic() < written_by,
+                quiet=self.quiet,
+            )
             passages = spread(list(halved_to_fit(own, self.longest)), passages)
-        until = time.monotonic() + TEACHING_SHARE * (self.deadline - time.monotonic())
+        share = TEACHING_SHARE if options.steps is None else TEACHING_SHARE_OF_STEPS
+        until = time.monotonic() + share * (self.deadline - time.monotonic())
         lesson = lesson_for(
             self.model,
             self.base,
@@ -270,7 +281,7 @@ class _Work:
             self.place,
             kept,
             longest=self.longest,
-            goes_on=lambda: options.steps is not None or time.monotonic() < until,
+            goes_on=lambda: time.monotonic() < until,
             quiet=self.quiet,
         )
         if (seconds := lesson.seconds_per_thousand) is not None:

@@ -24,20 +24,18 @@ from torch import Tensor
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.healing.sampled_text import BATCH, NEW_TOKENS, Sampler, start_of
 from mergekit_tokenadapt.models.folder import ModelFolder
-from mergekit_tokenadapt.output import write_json
 from mergekit_tokenadapt.storage.model_state import state_of
-from mergekit_tokenadapt.storage.shards import resumed, shard_folder
+from mergekit_tokenadapt.storage.shards import resumed, settle, settled, shard_folder
 from mergekit_tokenadapt.terminal.progress import progress
 from mergekit_tokenadapt.texts import TextSet, split_passages
-from mergekit_tokenadapt.tokenizer.files import read_json
 
 PROMPT_TOKENS = 16
 PROMPT_EVERY = 400
 """Bytes of text for which there is one prompt."""
 LEAST_PROMPTS = 10
 """Prompts of each text: with fewer passages `heal` refuses a text."""
-DONE = "done.json"
-"""Says how many batches were written, so that a run that goes on takes the same ones."""
+WRITTEN = "written"
+"""Name of the number of batches that were written; see `settled`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +77,7 @@ class TargetWriter:
 
     def _write(self, kept: Path | None, seconds: float, device: torch.device, *, quiet: bool) -> list[TextSet]:
         started = time.monotonic()
-        limit = read_json(kept / DONE).get("batches") if kept is not None else None
+        limit = settled(kept, WRITTEN)
         documents: list[list[str]] = [[] for _ in self.texts]
         sampler = Sampler(self.target, self.seed, device)
         with progress(
@@ -93,8 +91,7 @@ class TargetWriter:
                 made = resumed(kept, f"{number:06d}", partial(sampler.continued, prompts_BT, number))
                 documents[place] += [sampler.text_of(ids) for ids in made["ids"].tolist()]
                 bar.update(1)
-        if kept is not None:
-            write_json(kept / DONE, {"batches": limit or len(self._batches)})
+        settle(kept, WRITTEN, limit or len(self._batches))
         return [
             TextSet.of(text.name, written, f"written by {self.target.name}, prompts from {text.source}")
             for text, written in zip(self.texts, documents, strict=True)

@@ -25,7 +25,7 @@ from mergekit_tokenadapt.healing.rendering import encoded_pair
 from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.loading import fast_dtype, load_model
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
-from mergekit_tokenadapt.storage.shards import resumed
+from mergekit_tokenadapt.storage.shards import resumed, settle, settled
 from mergekit_tokenadapt.terminal.progress import progress
 from mergekit_tokenadapt.tokenizer.alignment import Encoded
 from mergekit_tokenadapt.tokenizer.encoded_text import start_token
@@ -34,6 +34,8 @@ from mergekit_tokenadapt.transfer.matching import VocabularyMap
 
 SHARD = 8
 """Passages in a file."""
+READ = "read"
+"""Name of the number of passages that were read; see `settled`. The trained rows depend on it."""
 WANTED_BY = "heal"
 
 
@@ -120,16 +122,17 @@ class Teacher:
             TokenAdaptError: the base model cannot be loaded, or changes its logits after the output matrix.
         """
         lesson = Lesson()
-        with progress(
-            total=len(self.passages), desc="The base model reads the text", unit="passage", quiet=quiet
-        ) as bar:
-            for first in range(0, len(self.passages), SHARD):
+        limit = settled(shards, READ)
+        most = len(self.passages) if limit is None else limit
+        with progress(total=most, desc="The base model reads the text", unit="passage", quiet=quiet) as bar:
+            for first in range(0, most, SHARD):
                 name = f"{first:06d}"
-                if lesson.passages and not _is_there(shards, name) and not goes_on():
+                if limit is None and lesson.passages and not _is_there(shards, name) and not goes_on():
                     break
                 places = range(first, min(first + SHARD, len(self.passages)))
                 lesson.passages += self._unpacked(resumed(shards, name, partial(self._read, places, lesson)), places)
                 bar.update(len(places))
+        settle(shards, READ, len(lesson.passages))
         return lesson
 
     def _read(self, places: range, lesson: Lesson) -> dict[str, Tensor]:

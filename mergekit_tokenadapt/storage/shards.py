@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mergekit_tokenadapt.storage.file_writing import write_file
 from mergekit_tokenadapt.storage.tensor_writing import sealed, unsealed
 
 LOG = logging.getLogger(__name__)
@@ -82,6 +84,29 @@ def resumed(folder: Path | None, name: str, make: Callable[[], dict[str, Tensor]
     except (OSError, SafetensorError) as error:
         LOG.warning("partial results cannot be kept, so a stopped run will start again: %s", error)
     return made
+
+
+def settled(folder: Path | None, name: str) -> int | None:
+    """Return the number that an earlier run in this folder settled under this name; None if there is none.
+
+    What an interrupted run had time for decides what it computes later. A run that resumes therefore takes the same
+    number, whatever time it has.
+    """
+    try:
+        number = json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) if folder is not None else None
+    except (OSError, ValueError):
+        return None
+    return number if isinstance(number, int) else None
+
+
+def settle(folder: Path | None, name: str, number: int) -> None:
+    """Keep a number for a run that resumes; see `settled`. Nothing is kept without a folder.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    if folder is not None:
+        write_file(folder / f"{name}.json", json.dumps(number))
 
 
 def read_sealed(file: Path) -> dict[str, Tensor] | None:

@@ -25,8 +25,16 @@ def test_passages_begin_with_single_tokens_and_are_kept(pair, tmp_path, monkeypa
     assert set(prompts) <= set(base.tokenizer.vocabulary.ids(TokenKind.ORDINARY).tolist())
     assert len(set(prompts)) > len(prompts) // 2
     assert len(set(first)) > len(first) // 2
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("own-*"))) == 2
     monkeypatch.setattr(sampled_text, "continue_prompts", lambda *_: pytest.fail("everything was written"))
+    assert own_passages(base, 20, 0, CPU, tmp_path, quiet=True) == first
+
+
+def test_the_same_passages_after_a_stop_however_many_there_is_time_for(pair, tmp_path, caplog):
+    base = open_model(str(pair[0]))
+    first = own_passages(base, 20, 0, CPU, tmp_path, goes_on=lambda: False, quiet=True)
+    assert 0 < len(first) <= sampled_text.BATCH
+    assert f"there is time for {sampled_text.BATCH} of the 20 passages" in caplog.text
     assert own_passages(base, 20, 0, CPU, tmp_path, quiet=True) == first
 
 

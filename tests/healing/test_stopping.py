@@ -11,7 +11,9 @@ from transplanting import tensors_of
 from mergekit_tokenadapt.healing import model as model_module
 from mergekit_tokenadapt.healing import run as run_module
 from mergekit_tokenadapt.healing.model import HealingModel
+from mergekit_tokenadapt.healing.targets import SHARD
 from mergekit_tokenadapt.healing.trainer import HealingTrainer
+from mergekit_tokenadapt.healing.training import Training
 
 
 @pytest.fixture
@@ -61,6 +63,21 @@ def test_a_killed_run_goes_on_and_gives_the_same(pair, tmp_path, text_file, monk
     assert list(own_cache.glob("heal-*/*")) == []
 
 
+def test_a_killed_run_has_the_same_passages_when_it_goes_on_with_more_time(
+    pair, tmp_path, text_file, monkeypatch, own_cache
+):
+    """Without `steps`, the time decides what the base model reads, and so which rows are trained."""
+    monkeypatch.setattr(run_module, "TEACHING_SHARE", 0.0)
+    at_step(monkeypatch, 3, raise_interrupt)
+    monkeypatch.setattr(Training, "affordable", lambda *_: (4, 2))
+    with pytest.raises(KeyboardInterrupt):
+        healed(pair, tmp_path / "out", text_file, steps=None)
+    monkeypatch.setattr(run_module, "TEACHING_SHARE", 0.9)
+    record = healed(pair, tmp_path / "out", text_file, steps=None).record
+    assert (record["passages"], record["steps"]) == (SHARD, 4)
+    assert list(own_cache.glob("heal-*/*")) == []
+
+
 def test_a_signal_ends_training_with_the_best_so_far(pair, tmp_path, text_file, monkeypatch):
     at_step(monkeypatch, 13, lambda: os.kill(os.getpid(), signal.SIGINT))
     monkeypatch.setattr(signal, "getsignal", lambda _number: signal.default_int_handler)
@@ -69,6 +86,13 @@ def test_a_signal_ends_training_with_the_best_so_far(pair, tmp_path, text_file, 
     assert [look["step"] for look in result.record["curve"]] == [8, 14]
     assert result.is_better
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_reading_ends_in_time_where_the_steps_are_given(pair, tmp_path, text_file):
+    """The text has more passages than the base model may read in no time: then it reads one file of them."""
+    record = healed(pair, tmp_path / "out", text_file, steps=10_000, minutes=0.001).record
+    assert record["passages"] == SHARD
+    assert record["ended_by"] == "the time limit"
 
 
 def test_the_end_comes_in_time(pair, tmp_path, text_file):
