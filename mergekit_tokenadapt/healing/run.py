@@ -30,7 +30,7 @@ from mergekit_tokenadapt.healing.passages import HealingText
 from mergekit_tokenadapt.healing.rendering import Renderer
 from mergekit_tokenadapt.healing.targets import WANTED_BY, Lesson, first_token
 from mergekit_tokenadapt.healing.trainable import check_trainable
-from mergekit_tokenadapt.healing.writing import interpolated, rounded, write_healed
+from mergekit_tokenadapt.healing.writing import check_writable, interpolated, rounded, write_healed
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
 from mergekit_tokenadapt.models.loading import choose_device, fast_dtype, load_model
 from mergekit_tokenadapt.output.limits import passage_limit
@@ -199,6 +199,7 @@ class _Work:
         base_bits = self._base_bits()
         lesson = self._teach(kept)
         loaded = load_model(self.model, device=str(self.place), dtype="float32")
+        check_writable(self.model, loaded, kept)
         with Reader(loaded, WANTED_BY) as reader:
             scale = reader.scale
         start = first_token(self.model)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.loading import load_model
 from mergekit_tokenadapt.models.tensor_files import TensorFiles
@@ -23,6 +24,12 @@ from mergekit_tokenadapt.tokenizer.files import read_json
 WEIGHTS = re.compile(r"(model|pytorch_model|consolidated).*\.(safetensors|bin)(\.index\.json)?")
 """Matches the names of files of weights. Others of the same format, such as a student's token map, are not weights."""
 CARD = "README.md"
+LEARNED = {
+    "base_model": "by cross-entropy to what the base model predicts",
+    "chunks": "so that parts of the text become as likely as they are to the base model (ALM, arXiv 2503.20083)",
+    "next_token": "by cross-entropy to the text itself",
+}
+"""What the card says of each objective."""
 
 
 def write_healed(model: ModelFolder, trained: Any, record: Mapping[str, Any], out: Path) -> None:
@@ -82,10 +89,13 @@ def rounded(model: ModelFolder, trained: Any) -> None:
 
 def _write_weights(model: ModelFolder, trained: Any, out: Path) -> None:
     """Every tensor under the name, in the file and in the dtype that it has in `model`."""
-    new = _by_stored_name(model, trained, out)
     files: dict[Path, dict[str, Tensor]] = {}
-    for name in model.tensors:
-        files.setdefault(model.tensors.file(name), {})[name] = _stored(model, name, new)
+    for name, new in _by_stored_name(model, trained, out).items():
+        old = model.tensors.read(name)
+        # What the class does not load, such as layers that predict several tokens ahead, stays as it is. Copies: tied
+        # matrices are one tensor of the class, and may be two in the file.
+        tensor = old.clone() if new is None else new.detach().to("cpu", old.dtype, copy=True).contiguous()
+        files.setdefault(model.tensors.file(name), {})[name] = tensor
     names: dict[str, str] = {}
     for file, tensors in files.items():
         written = out / file.with_suffix(".safetensors").name.replace("pytorch_model", "model")
@@ -97,34 +107,61 @@ def _write_weights(model: ModelFolder, trained: Any, out: Path) -> None:
         write_json(out / "model.safetensors.index.json", index)
 
 
-def _by_stored_name(model: ModelFolder, trained: Any, out: Path) -> Mapping[str, Tensor]:
-    """The weights by the names that they have in files; the class may call them otherwise."""
+def check_writable(model: ModelFolder, loaded: Any, beside: Path | None) -> None:
+    """Refuse, before it is trained, a model whose weights could not be written under the names of its files.
+
+    Args:
+        model: the transplanted model.
+        loaded: its model of transformers.
+        beside: a folder for temporary files; None for the system's.
+
+    Raises:
+        TokenAdaptError: it is one.
+    """
+    _by_stored_name(model, loaded, beside)
+
+
+def _by_stored_name(model: ModelFolder, trained: Any, beside: Path | None) -> Mapping[str, Tensor | None]:
+    """The weights by the names that they have in files; None for a tensor that the class does not load.
+
+    Raises:
+        TokenAdaptError: the class saves a tensor under a name that no stored tensor has.
+    """
     own = dict(trained.state_dict())
-    if all(name in own and tuple(own[name].shape) == model.tensors.shape(name) for name in model.tensors):
-        return own
-    stage = out / ".weights"
-    trained.save_pretrained(stage)
-    files = TensorFiles(stage)
-    found = {name: files.read(name).clone() for name in files}
-    shutil.rmtree(stage)
-    return found
+    if all(_fits(own, name, model, name) for name in model.tensors):
+        return {name: own[name] for name in model.tensors}
+    with tempfile.TemporaryDirectory(prefix=".weights-", dir=beside) as stage:
+        trained.save_pretrained(stage)
+        files = TensorFiles(Path(stage))
+        saved = {name: files.read(name).clone() for name in files}
+    # Files may hold `wte.weight` for GPT-2's `transformer.wte.weight`. A tied matrix is saved once.
+    known, prefix = own | saved, f"{trained.base_model_prefix}."
+    chosen = {
+        name: next((s for s in (name, prefix + name, name.removeprefix(prefix)) if _fits(known, s, model, name)), None)
+        for name in model.tensors
+    }
+    if lost := saved.keys() - set(chosen.values()):
+        raise TokenAdaptError(
+            f"{model.name} cannot be healed: transformers saves the tensor {min(lost)}, and no tensor in the model's "
+            "files has this name and shape"
+        )
+    return {name: None if one is None else known[one] for name, one in chosen.items()}
 
 
-def _stored(model: ModelFolder, name: str, new: Mapping[str, Tensor]) -> Tensor:
-    # What the class does not load, such as layers that predict several tokens ahead, stays as it is.
-    old = model.tensors.read(name)
-    return new[name].detach().cpu().to(old.dtype).contiguous() if name in new else old.clone()
+def _fits(tensors: Mapping[str, Tensor], name: str, model: ModelFolder, stored: str) -> bool:
+    """Whether there is a tensor of this name, with the shape of a stored one."""
+    return name in tensors and tuple(tensors[name].shape) == model.tensors.shape(stored)
 
 
 def card_text(record: Mapping[str, Any]) -> str:
     """A paragraph for the model card, with a table of bits per byte before and after."""
+    objective = LEARNED[record["options"]["objective"]]
     texts = ", ".join(str(text["name"]) for text in record["texts"])
     lines = [
         "### Healing",
         "",
         f"After the tokenizer was put in place, mergekit-tokenadapt {package_version('mergekit-tokenadapt')} trained "
-        f"the model for {record['steps']} steps on {record['tokens']:,} tokens ({texts}), by cross-entropy to what the "
-        "base model predicts.",
+        f"the model for {record['steps']} steps on {record['tokens']:,} tokens ({texts}), {objective}.",
         "",
         "| bits per byte | before | after |",
         "|---|---|---|",
@@ -137,8 +174,3 @@ def card_text(record: Mapping[str, Any]) -> str:
             )
         ]
     return "\n".join(lines)
-
-
-def as_json(record: Mapping[str, Any]) -> str:
-    """The record, for a program."""
-    return json.dumps(record, indent=2, ensure_ascii=False)

@@ -1,0 +1,67 @@
+"""Healed weights are written under the names that the model's files have, whatever transformers calls them."""
+
+import shutil
+
+import pytest
+import torch
+import transformers
+from quick_healing import healed
+from safetensors.torch import load_file, save_file
+from small_models import small_config, small_model
+from transplanting import tensors_of, transplant
+
+from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+
+
+def store(folder, tensors):
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.fixture
+def bare_pair(tmp_path, byte_level_folder, gemma_style_folder):
+    """GPT-2 with `wte.weight` for `transformer.wte.weight`, as its authors stored it, and a tensor of no layer."""
+    tokenizer = load_tokenizer(str(byte_level_folder))
+    config = small_config(transformers.GPT2Config, tokenizer.vocabulary.num_ids, n_positions=256)
+    base = tmp_path / "base"
+    small_model(transformers.GPT2LMHeadModel, config).save_pretrained(base)
+    tokenizer.copy_to(base)
+    tensors = {name.removeprefix("transformer."): tensor for name, tensor in tensors_of(base).items()}
+    store(base, {**tensors, "h.0.attn.masked_bias": torch.tensor(-1e4)})
+    return base, transplant(base, gemma_style_folder, tmp_path / "moved")
+
+
+def test_names_without_the_prefix_of_the_class(bare_pair, tmp_path, text_file):
+    result = healed(bare_pair, tmp_path / "out", text_file, passage_bytes=100, rate=0.05)
+    assert result.is_better
+    before, after = tensors_of(bare_pair[1]), tensors_of(tmp_path / "out")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {"wte.weight", "h.0.attn.c_attn.weight"} <= changed
+    assert "h.0.attn.masked_bias" not in changed
+
+
+def test_a_tied_matrix_that_is_stored_twice(tied_pair, tmp_path, text_file):
+    base, moved = tied_pair[0], shutil.copytree(tied_pair[1], tmp_path / "moved")
+    tensors = {name: tensor.float() for name, tensor in tensors_of(moved).items()}
+    before = tensors["model.embed_tokens.weight"]
+    store(moved, {**tensors, "lm_head.weight": before.clone()})
+    healed((base, moved), tmp_path / "out", text_file)
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(after["lm_head.weight"], after["model.embed_tokens.weight"])
+    assert not torch.equal(after["lm_head.weight"], before)
+
+
+def test_weights_that_cannot_be_written_are_refused_before_training(bare_pair, tmp_path, text_file, monkeypatch):
+    """A class whose names are other ones altogether."""
+    original = transformers.PreTrainedModel.save_pretrained
+
+    def renaming(model, folder, **options):
+        original(model, folder, **options)
+        file = folder + "/model.safetensors"
+        save_file({name.replace("wte", "other"): t for name, t in load_file(file).items()}, file, {"format": "pt"})
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "save_pretrained", renaming)
+    with pytest.raises(TokenAdaptError, match=r"cannot be healed: transformers saves the tensor transformer\.other\.w"):
+        healed(bare_pair, tmp_path / "out", text_file, passage_bytes=100)
+    assert not (tmp_path / "out").exists()
