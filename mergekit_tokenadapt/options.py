@@ -16,8 +16,8 @@ from annotated_types import Ge, Le
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.terminal.plain_words import describe_errors
 
-Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
-"""A seed that numpy and torch both take."""
+Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
+"""A seed that numpy, torch, scikit-learn and transformers' Trainer all take."""
 
 
 class Options(pydantic.BaseModel):

@@ -10,7 +10,7 @@ from typing import Any
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.texts import TextSet
-from mergekit_tokenadapt.texts.sources import TextPlace
+from mergekit_tokenadapt.texts.sources import TextPlace, parsed_line
 
 FIELD = "messages"
 """Key of the messages, unless the text's ``,field=`` says otherwise."""
@@ -51,7 +51,7 @@ def _has_messages(path: Path, field: str) -> bool:
         first = next((line for line in opened if line.strip()), b"")
     try:
         record = json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(record, dict) and isinstance(record.get(field), list)
 
@@ -60,10 +60,7 @@ def _read(path: Path, field: str) -> Iterator[Conversation]:
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise TokenAdaptError(f"{path}, line {number}, is not valid JSON: {error}") from error
+        record = parsed_line(line, path, number)
         messages: Any = record.get(field) if isinstance(record, dict) else None
         if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
             raise TokenAdaptError(

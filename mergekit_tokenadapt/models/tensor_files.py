@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -98,8 +99,9 @@ class TensorFiles:
                 if file.suffix == ".safetensors":
                     self._opened[file] = safe_open(str(file), framework="pt")
                 else:
-                    # `weights_only` keeps a pickle from running code.
-                    self._opened[file] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+                    # `weights_only` keeps a pickle from running code. Files from before torch 1.6 cannot be mapped.
+                    is_zip = zipfile.is_zipfile(file)
+                    self._opened[file] = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
             except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
                 raise TokenAdaptError(f"{file} cannot be read: {first_line(error)}") from error
         return self._opened[file]

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from mergekit_tokenadapt.storage.hashing import add_contents
 
+SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".txt", ".tiktoken", ".jinja")
+"""Endings of files of configs, weights, tokenizers and chat templates."""
+
 
 def state_of(folder: Path, *, by_content: bool = False) -> str:
     """Return a SHA-256 in hexadecimal that changes when a config, the tokenizer or the weights in a folder change.
@@ -17,9 +20,11 @@ def state_of(folder: Path, *, by_content: bool = False) -> str:
             because hashing gigabytes of weights would take long; a folder that is written anew then gets another hash.
     """
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin")):
+    # Templates may lie in a folder of their own.
+    files = [path for path in (*folder.iterdir(), *folder.glob("*/*.jinja")) if path.suffix in SUFFIXES]
+    for file in sorted(files):
         status = file.stat()
-        digest.update(f"{file.name} {status.st_size} ".encode())
+        digest.update(f"{file.relative_to(folder)} {status.st_size} ".encode())
         if by_content:
             add_contents(digest, file)
         else:

@@ -145,7 +145,7 @@ def _usage(definition: Definition, corpus: Corpus, limits: Limits, prepare: Prep
     """Count how often each token occurs in the text, int64 [ids]."""
     usage = np.zeros(max(definition["model"]["vocab"].values()) + 1, dtype=np.int64)
     for part in corpus.counted(_Counter(definition, prepare).tokens, watching(corpus, "usage", limits)):
-        usage[list(part)] += list(part.values())
+        usage[np.fromiter(part, np.int64)] += np.fromiter(part.values(), np.int64)
     return usage
 
 

@@ -5,7 +5,6 @@ Only one piece is in memory at a time. It has some ten thousand characters, and 
 
 from __future__ import annotations
 
-import gzip
 import io
 import logging
 import re
@@ -14,16 +13,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TypeVar, cast
+from typing import IO, TypeVar
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.supertokens.counting import REPLACED, Encode, TokenRuns, batches
 from mergekit_tokenadapt.supertokens.learning import spooled
 from mergekit_tokenadapt.texts.sources import (
     BINARY_PROBE,
+    UNREADABLE,
     dataset_texts,
     files_below,
     json_lines,
+    open_text,
     parse_text,
 )
 
@@ -192,7 +193,7 @@ class _Source:
 
     def _documents_of(self, file: Path, replaced: Counter[str]) -> Iterator[Iterator[str] | None]:
         try:
-            with _open(file) as opened:
+            with open_text(file) as opened:
                 # `is_binary` looked at the file as it is stored. The content of a compressed file is known only here.
                 if b"\0" in opened.read(BINARY_PROBE):
                     yield None
@@ -204,7 +205,7 @@ class _Source:
                     yield from (split_text(without_surrogates(document)) for document in texts)
                 else:
                     yield _stream_pieces(text)
-        except (OSError, EOFError) as error:
+        except UNREADABLE as error:
             raise TokenAdaptError(f"{file} cannot be read: {first_line(error)}") from error
 
 
@@ -232,11 +233,6 @@ class _Utf8:
         if number:
             self._replaced[self._file] += number
         return text
-
-
-def _open(file: Path) -> IO[bytes]:
-    """Open a file, decompressed if its name ends in ``.gz``."""
-    return cast("IO[bytes]", gzip.open(file)) if file.suffix == ".gz" else file.open("rb")
 
 
 def without_surrogates(text: str) -> str:

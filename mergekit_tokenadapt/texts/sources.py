@@ -6,16 +6,21 @@ A text is given as ``PATH`` or ``hf:ID``, or with a name as ``NAME=PATH`` or ``N
 
 from __future__ import annotations
 
+import gzip
 import json
+import logging
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.extensions.extras import importing
 from mergekit_tokenadapt.texts.text_set import TextSet
+
+LOG = logging.getLogger(__name__)
 
 _SETTING = re.compile(r",(field|config|split)=([^,]*)$")
 """Matches the last setting at the end of a source."""
@@ -23,6 +28,8 @@ BINARY_PROBE = 4096
 """A file with a zero byte among its first `BINARY_PROBE` bytes is binary."""
 ELSEWHERE = ("hf:", "ray:")
 """Prefixes of places that are not files of this machine."""
+UNREADABLE = (OSError, EOFError, zlib.error)
+"""What is raised where a file cannot be opened, read or unpacked."""
 MAX_DATASET_DOCUMENTS = 1000
 """Number of documents that are read of a hub dataset, which may be larger than any disk."""
 
@@ -102,11 +109,17 @@ def is_binary(file: Path) -> bool:
         return b"\0" in opened.read(BINARY_PROBE)
 
 
+def open_text(file: Path) -> IO[bytes]:
+    """Open a file, decompressed if its name ends in ``.gz``. See `UNREADABLE` for what that and reading may raise."""
+    return cast("IO[bytes]", gzip.open(file)) if file.suffix == ".gz" else file.open("rb")
+
+
 def read_text(argument: str, *, option: str = "--text", name: str | None = None) -> TextSet:
     """Read the text that an option such as ``--text`` names.
 
-    A file is one document. A folder has one document for each file below it, in the order of their paths. A ``.jsonl``
-    file has one document in each line; `field` names the key of its text (``text`` by default).
+    A file is one document. A folder has one document for each file below it, in the order of their paths, without
+    hidden and binary ones. A ``.jsonl`` file has one document in each line; `field` names the key of its text (``text``
+    by default). A file whose name ends in ``.gz`` is decompressed.
 
     Args:
         argument: see `parse_text`.
@@ -129,8 +142,12 @@ def read_text(argument: str, *, option: str = "--text", name: str | None = None)
             "give a file, a folder or jsonl"
         )
     path = Path(text.place)
-    files = files_below(path) if path.is_dir() else [path]
-    return TextSet.of(text.name, (d for file in files for d in _documents(file, field)), text.source)
+    if not path.is_dir():
+        content = _content(path)
+        if b"\0" in content[:BINARY_PROBE]:
+            raise TokenAdaptError(f"{option} {text.name}: {text.place!r} contains zero bytes, so it is not a text")
+        return TextSet.of(text.name, _documents(path, content, field), text.source)
+    return TextSet.of(text.name, _below(path, field, f"{option} {text.name}"), text.source)
 
 
 def split_settings(source: str) -> tuple[str, dict[str, str]]:
@@ -147,16 +164,58 @@ def split_settings(source: str) -> tuple[str, dict[str, str]]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return all files in a folder and its subfolders in the order of their paths, without hidden files."""
+    """Return all files in a folder and its subfolders in the order of their paths, without hidden files and folders."""
     # The order of a file system differs between machines; results should not.
-    return sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return sorted(
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    )
 
 
-def _documents(file: Path, field: str) -> Iterator[bytes | str]:
-    if file.suffix != ".jsonl":
-        yield file.read_bytes()
-        return
-    yield from json_lines(file.read_bytes().splitlines(), field, file)
+def _content(file: Path) -> bytes:
+    try:
+        with open_text(file) as opened:
+            return opened.read()
+    except UNREADABLE as error:
+        raise TokenAdaptError(f"{file} cannot be read: {first_line(error)}") from error
+
+
+def _below(folder: Path, field: str, name: str) -> Iterator[bytes | str]:
+    """Yield the documents of all files below a folder. A warning counts binary ones, which are left out."""
+    binary = []
+    for file in files_below(folder):
+        content = _content(file)
+        if b"\0" in content[:BINARY_PROBE]:
+            binary.append(file)
+        else:
+            yield from _documents(file, content, field)
+    if binary:
+        LOG.warning(
+            "%s: %d files are not read, because they contain zero bytes, so they are not text (%s, for one)",
+            name,
+            len(binary),
+            binary[0],
+        )
+
+
+def _documents(file: Path, content: bytes, field: str) -> Iterator[bytes | str]:
+    if ".jsonl" in file.suffixes:
+        yield from json_lines(content.splitlines(), field, file)
+    else:
+        yield content
+
+
+def parsed_line(line: bytes | str, file: Path, number: int) -> Any:
+    """Parse a line of a jsonl file.
+
+    Raises:
+        TokenAdaptError: it is not JSON; the message names file and line.
+    """
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise TokenAdaptError(f"{file}, line {number}, is not valid JSON: {first_line(error)}") from error
 
 
 def json_lines(lines: Iterable[bytes | str], field: str, file: Path) -> Iterator[str]:
@@ -168,11 +227,7 @@ def json_lines(lines: Iterable[bytes | str], field: str, file: Path) -> Iterator
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise TokenAdaptError(f"{file}, line {number}, is not valid JSON: {error}") from error
-        yield _field_text(record, field, f"{file}, line {number},")
+        yield _field_text(parsed_line(line, file, number), field, f"{file}, line {number},")
 
 
 def _field_text(record: Any, field: str, where: str) -> str:

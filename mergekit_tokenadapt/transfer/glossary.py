@@ -230,7 +230,7 @@ def _from_json(source: str, number: int, line: str) -> tuple[Any, ...]:
     wanted = 'write {"token": "...", "text": "..."}, and "weight": N if you like'
     try:
         entry = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TokenAdaptError(f"glossary: {source}, line {number} is not JSON ({error}); {wanted}") from error
     if not isinstance(entry, dict) or not {"token", "text"} <= entry.keys() <= {"token", "text", "weight"}:
         raise TokenAdaptError(f"glossary: {source}, line {number} has other keys than token, text and weight; {wanted}")

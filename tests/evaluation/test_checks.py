@@ -69,6 +69,18 @@ BROKEN = {
     "special ids: config": ("special ids", "config.json", lambda c: c.update(eos_token_id=0)),
     "special ids: generation": ("special ids", "generation_config.json", lambda c: c.update(eos_token_id=[2, 3])),
     "special ids: no token": ("special ids", "config.json", lambda c: c.update(pad_token_id=9999)),
+    "start token: no token": (
+        "start token",
+        "tokenizer.json",
+        lambda c: c.update(
+            post_processor={
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [9999], "tokens": ["<s>"]}},
+            }
+        ),
+    ),
     "tied": ("tied", "config.json", lambda c: c.update(tie_word_embeddings=False)),
     "chat template": (
         "chat template",

@@ -132,7 +132,9 @@ def test_out_is_the_model(moved, text_file):
     assert (moved / "model.safetensors").read_bytes() == before
 
 
-@pytest.mark.parametrize("flag", ["--minutes=0", "--rate=nan", "--steps=0", "--rank=-1", "--passage-bytes=3"])
+@pytest.mark.parametrize(
+    "flag", ["--minutes=0", "--rate=nan", "--steps=0", "--rank=-1", "--passage-bytes=3", "--seed=4294967296"]
+)
 def test_values_out_of_range(moved, tmp_path, text_file, flag):
     result = CliRunner().invoke(main, ["heal", str(moved), str(tmp_path / "out"), "--text", str(text_file), flag])
     assert result.exit_code == 2

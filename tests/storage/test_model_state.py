@@ -19,8 +19,11 @@ def test_only_files_of_the_model_count(folder):
     before = [state_of(folder, by_content=by_content) for by_content in (False, True)]
     (folder / "README.md").write_text("a card")
     assert [state_of(folder, by_content=by_content) for by_content in (False, True)] == before
-    (folder / "tokenizer.json").write_text("{}")
-    assert not set(before) & {state_of(folder), state_of(folder, by_content=True)}
+    (folder / "additional_chat_templates").mkdir()
+    for name in ("tokenizer.json", "tokenizer.model", "vocab.txt", "additional_chat_templates/tools.jinja"):
+        before += [state_of(folder), state_of(folder, by_content=True)]
+        (folder / name).write_text("{}")
+        assert not set(before) & {state_of(folder), state_of(folder, by_content=True)}
 
 
 def test_a_file_that_is_written_anew(folder):

@@ -14,6 +14,20 @@ from mergekit_tokenadapt.supertokens.texts import Corpus
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
 
 
+def test_a_part_of_the_corpus_may_have_no_text(zoo, corpus, monkeypatch):
+    """A block of a Ray dataset whose rows are all null, for instance."""
+    original = Corpus.counted
+
+    def with_empty_part(self, count, watch=iter):
+        yield count([])
+        yield from original(self, count, watch)
+
+    base = zoo["byte-level"]
+    plain_result = extend(base, corpus, 20, Rules(), QUIET, drop=True)
+    monkeypatch.setattr(Corpus, "counted", with_empty_part)
+    assert extend(base, corpus, 20, Rules(), QUIET, drop=True).definition == plain_result.definition
+
+
 def test_dropping_keeps_the_size_and_what_is_needed(zoo, corpus):
     for family in ("byte-level", "sentencepiece-bpe", "gemma-style"):
         base = zoo[family]

@@ -37,9 +37,10 @@ def test_sources_that_are_wrong(tmp_path):
     file.write_text("{")
     with pytest.raises(TokenAdaptError, match=r"x.jsonl, line 1, is not valid JSON"):
         list(Corpus([str(file)]).pieces())
-    (tmp_path / "x.gz").write_bytes(b"not compressed")
-    with pytest.raises(TokenAdaptError, match="cannot be read"):
-        list(Corpus([str(tmp_path / "x.gz")]).pieces())
+    for damaged in (b"not compressed", gzip.compress(b"some words " * 99)[:-9], b"\x1f\x8b\x08" + b"\xff" * 40):
+        (tmp_path / "x.gz").write_bytes(damaged)
+        with pytest.raises(TokenAdaptError, match="cannot be read"):
+            list(Corpus([str(tmp_path / "x.gz")]).pieces())
 
 
 @given(st.text(max_size=200), st.integers(1, 20))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import sys
@@ -71,7 +72,31 @@ def test_files_folders_and_jsonl(tmp_path: Path) -> None:
     assert read_text(f"own={lines},field=body").documents == ("uno", "dos")
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", '{"text": 3}'])
+def test_a_folder_is_read_without_what_is_no_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A checkout has packed files below `.git`, and pictures."""
+    (tmp_path / ".git" / "objects").mkdir(parents=True)
+    (tmp_path / ".git" / "objects" / "pack").write_text("no")
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\0\0")
+    (tmp_path / "a.py").write_text("code")
+    assert read_text(f"own={tmp_path}").documents == ("code",)
+    assert "own: 1 files are not read, because they contain zero bytes" in caplog.text
+    assert "image.png" in caplog.text
+
+
+def test_packed_files(tmp_path: Path) -> None:
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"one"))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "two"}\n{"text": "three"}\n'))
+    assert read_text(str(tmp_path)).documents == ("one", "two", "three")
+    assert read_text(str(tmp_path / "a.txt.gz")).documents == ("one",)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"one" * 99)[:-12])
+    with pytest.raises(TokenAdaptError, match=r"a\.txt\.gz cannot be read"):
+        read_text(str(tmp_path))
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"\0one"))
+    with pytest.raises(TokenAdaptError, match="contains zero bytes"):
+        read_text(str(tmp_path / "a.txt.gz"))
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"text": 3}', "[" * 100_000], ids=["open", "list", "number", "deep"])
 def test_bad_jsonl_names_the_line(tmp_path: Path, line: str) -> None:
     file = tmp_path / "lines.jsonl"
     file.write_text('{"text": "fine"}\n' + line + "\n")

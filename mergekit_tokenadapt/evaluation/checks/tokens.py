@@ -49,7 +49,12 @@ def _no_template(model: ModelFolder, base: ModelFolder | None) -> Finding:
 
 def check_start_token(model: ModelFolder, base: ModelFolder | None = None) -> Finding:
     """Check that the tokenizer puts a token before each text where that of the base model does."""
-    found = [model.tokenizer.vocabulary.by_id[i].spelling for i in leading_tokens(model.tokenizer)]
+    leading, by_id = leading_tokens(model.tokenizer), model.tokenizer.vocabulary.by_id
+    if unknown := [i for i in leading if i not in by_id]:
+        return Finding(
+            "start token", Status.FAILED, f"tokenizer.json puts ids before each text that no token has: {unknown}"
+        )
+    found = [by_id[i].spelling for i in leading]
     if found:
         return Finding("start token", Status.PASSED, f"{' '.join(found)} before each text")
     lost = read_json(model.folder / MANIFEST).get("lost_start_token")
