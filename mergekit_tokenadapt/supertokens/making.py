@@ -46,7 +46,7 @@ def train_folder(
         TokenAdaptError: an option is out of range, there is no text, or `out` exists.
     """
     if may_be_there:
-        check_same_command(Path(out), {"made": "train", **_described(options, corpus)})
+        check_same_command(Path(out), {"made": "train", **_described(options, corpus, like)})
     special = dict.fromkeys([*_special_tokens(like), *options.special_tokens])
     cutter = byte_level_split(word_pattern(options.digits))
     if like is not None and can_be_coarser(like.definition):
@@ -73,7 +73,7 @@ def train_folder(
             options.limits.min_frequency,
         )
     corpus.tell_unread()
-    manifest = {"made": "train", **_described(options, corpus)}
+    manifest = {"made": "train", **_described(options, corpus, like)}
     write_tokenizer(out, definition, manifest, like=like, force=force, may_be_there=may_be_there)
     return len(vocabulary)
 
@@ -110,6 +110,7 @@ def extend_folder(
         "made": "extend",
         "base": base.name,
         "add": num_tokens,
+        "drop": drop,
         "rules": _rules(rules),
         "limits": {"min_frequency": limits.min_frequency, "max_memory": limits.memory_bytes},
     }
@@ -143,11 +144,14 @@ def _special_tokens(like: TokenizerFiles | None) -> list[str]:
     return [t.spelling for t in like.vocabulary if t.kind is TokenKind.SPECIAL]
 
 
-def _described(options: TrainOptions, corpus: Corpus) -> dict[str, Any]:
+def _described(options: TrainOptions, corpus: Corpus, like: TokenizerFiles | None) -> dict[str, Any]:
     """Return the options and the text as the manifest records them."""
     described: dict[str, Any] = {
         "algorithm": options.algorithm,
         "vocab_size": options.vocab_size,
+        "like": None if like is None else like.name,
+        "special_tokens": list(options.special_tokens),
+        "digits": options.digits,
         "rules": _rules(options.rules),
         "limits": {
             "min_frequency": options.limits.min_frequency,

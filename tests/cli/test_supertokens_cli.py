@@ -136,8 +136,9 @@ def test_a_run_that_ended_between_its_two_outputs_can_be_run_again(text, base, t
         run(*arguments)
         before = [(f.name, f.stat().st_mtime_ns, f.read_bytes()) for f in sorted(out.iterdir())]
         shutil.rmtree(model)
-        other = ("--add", 6) if learning[0] == "extend" else ("--vocab-size", 401)
-        assert "exists already, with another tokenizer" in run(*arguments, *other, code=2).output
+        training = [("--vocab-size", 401), ("--digits", "1"), ("--special", "<x>")]
+        for other in [("--add", 6), ("--drop",)] if learning[0] == "extend" else training:
+            assert "exists already, with another tokenizer" in run(*arguments, *other, code=2).output
         run(*arguments)
         assert [(f.name, f.stat().st_mtime_ns, f.read_bytes()) for f in sorted(out.iterdir())] == before
         assert "exists already" in run(*arguments, code=2).output, "nothing is left to do"
