@@ -156,7 +156,10 @@ def _check_disk(model: ModelFolder, text: HealingText, options: HealOptions) -> 
     """Refuse a disk that cannot hold the targets and two checkpoints, which have AdamW's two moments beside weights."""
     names = model.tensors if options.train == "all" else model.matrices
     numbers = sum(math.prod(model.tensors.shape(name)) for name in names)
-    needed = TARGET_BYTES * text.num_bytes + 2 * 3 * 4 * numbers
+    num_bytes = text.num_bytes if options.objective != "next_token" else 0
+    if options.steps is not None:
+        num_bytes = min(num_bytes, options.steps * options.passages_per_step * options.passage_bytes)
+    needed = TARGET_BYTES * num_bytes + 2 * 3 * 4 * numbers
     folder = cache_folder()
     there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(there).free

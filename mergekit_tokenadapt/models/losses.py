@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 
 WINDOW = 1024
 """Default length of a window in tokens."""
@@ -105,7 +105,7 @@ class Scorer:
             Losses in nats for each sequence, float64 [len(sequence) - 1].
 
         Raises:
-            TokenAdaptError: a single window does not fit into memory.
+            TokenAdaptError: a single window does not fit into memory, or has more tokens than the model's positions.
         """
         losses = [np.zeros(max(0, len(ids) - 1)) for ids in sequences]
         waiting = [w for n, ids in enumerate(sequences) for w in windows(n, len(ids) - 1, self.window, self.stride)]
@@ -118,6 +118,11 @@ class Scorer:
             batch = waiting[: min(size, self.max_batch or size)]
             try:
                 scored = self._run(batch, sequences)
+            except IndexError as error:
+                raise TokenAdaptError(
+                    f"the model cannot read a window of {longest} tokens, because it has a table of fewer positions "
+                    f"({first_line(error)}): set a smaller --window"
+                ) from error
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise

@@ -126,6 +126,18 @@ def test_a_full_disk(moved, tmp_path, text_file, monkeypatch):
     assert "MERGEKIT_TOKENADAPT_CACHE" in line
 
 
+def test_a_disk_has_to_hold_what_is_written(moved, tmp_path, text_file, monkeypatch):
+    """Not the targets of text that is not read, nor any where the base model reads nothing."""
+    monkeypatch.setattr(run_module, "TARGET_BYTES", 10**9)
+    monkeypatch.setattr(run_module.shutil, "disk_usage", lambda _path: SimpleNamespace(free=10**12))
+    assert "for targets and checkpoints" in refused(moved, tmp_path / "out", "--text", text_file)
+    flags = ("--text", text_file, "--steps=1", "--passage-bytes=100", "--passages-per-step=1", "--probe-bytes=0")
+    for more in ((), ("--objective=next_token", "--steps=2", "--passages-per-step=64")):
+        arguments = ["heal", moved, tmp_path / "out", *flags, *more, "--quiet", "--force"]
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, result.output
+
+
 def test_out_is_the_model(moved, text_file):
     before = (moved / "model.safetensors").read_bytes()
     assert "which is read" in refused(moved, moved, "--text", text_file, "--force")

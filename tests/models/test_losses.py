@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_models import with_position_table
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.folder import open_model
@@ -78,6 +79,14 @@ def test_out_of_memory_with_one_window_is_an_error(base: Path) -> None:
 
     with pytest.raises(TokenAdaptError, match="try a smaller --window"):
         Scorer(Never(load_model(open_model(str(base))))).score([[0, 4, 5]])
+
+
+def test_a_window_longer_than_the_position_table_is_an_error(byte_level_folder: Path, tmp_path: Path) -> None:
+    folder = with_position_table(byte_level_folder, tmp_path / "model", 16)
+    model = load_model(open_model(str(folder)))
+    with pytest.raises(TokenAdaptError, match="cannot read a window of 20 tokens, because it has a table of fewer pos"):
+        Scorer(model, 32, 16).score([[4] * 21])
+    assert len(Scorer(model, 16, 8).score([[4] * 21])[0]) == 20
 
 
 def test_other_runtime_errors_are_not_swallowed(base: Path) -> None:
