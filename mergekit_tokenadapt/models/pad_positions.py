@@ -133,6 +133,24 @@ def find_pad_positions(config: Any, stored: Collection[str]) -> PadPositions | N
     return _compare(pad, sections, candidates, dict(other.named_modules()), stored)
 
 
+def move_between(config: Any, stored: Collection[str], new: int | None, *, model: str, target: str) -> PadMove | None:
+    """Return the change that takes a model to another pad id; None if nothing has to change.
+
+    Args:
+        config: the model's transformers config.
+        stored: names of the tensors in its checkpoint.
+        new: the other pad id; None for none.
+        model: name of the model, for messages.
+        target: name of what has the other pad id, for messages.
+
+    Raises:
+        TokenAdaptError: the model cannot use the other pad id.
+    """
+    old = pad_of(config)
+    found = None if old is None or old == new else find_pad_positions(config, stored)
+    return None if found is None else plan_move(found, new, model=model, target=target)
+
+
 def pad_of(config: Any) -> int | None:
     """Return the pad id of a config, or of its language model's config; None if neither states one."""
     values = (getattr(each, PAD, None) for each in (config, config.get_text_config()))

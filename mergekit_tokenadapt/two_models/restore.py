@@ -26,6 +26,7 @@ from torch import Tensor
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
 from mergekit_tokenadapt.models.identity import is_described_by
+from mergekit_tokenadapt.models.pad_positions import move_between, pad_of
 from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes, write_json
 from mergekit_tokenadapt.output.configs import set_nested
@@ -222,7 +223,14 @@ def _shares_rows(adapted: ModelFolder, original: ModelFolder, rows: np.ndarray) 
 def _write_weights(
     adapted: ModelFolder, original: ModelFolder, plan: TransferPlan, rows: np.ndarray, out: Path
 ) -> None:
-    """Write all tensors in files as the adapted model has them. Vocabulary tensors get the old rows."""
+    """Write all tensors in files as the adapted model has them.
+
+    Vocabulary tensors get the old rows, and position tables that follow the pad token's id move back.
+    """
+    pad = pad_of(original.transformers_config)
+    move = move_between(
+        adapted.transformers_config, adapted.tensors.names, pad, model=adapted.name, target=original.name
+    )
     if adapted.num_rows != plan.num_rows:
         raise TokenAdaptError(
             f"{adapted.name} has {adapted.num_rows} rows, but was made with {plan.num_rows}: its vocabulary was changed"
@@ -239,6 +247,8 @@ def _write_weights(
             tensor = tensors.read(name)
             if name in adapted.vocabulary_tensors:
                 tensor = _old_rows(name, adapted, original, rows).contiguous()
+            elif move is not None and move.moves(name):
+                tensor = move.shift(tensor)
             content[name] = tensor
             total += tensor.numel() * tensor.element_size()
         save_tensors(content, out / file, {"format": "pt"})

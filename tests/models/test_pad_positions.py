@@ -20,6 +20,7 @@ from mergekit_tokenadapt.evaluation.checks import Finding, Status, run_checks
 from mergekit_tokenadapt.models.folder import open_model
 from mergekit_tokenadapt.models.pad_positions import PadMove, PadPositions, find_pad_positions, plan_move
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.two_models.restore import restore
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 SPELLINGS = [*SPECIALS, *(chr(0x4E00 + n) for n in range(55))]
@@ -167,6 +168,18 @@ def test_the_config_states_the_new_number_of_positions(tmp_path: Path, caplog: p
     assert tensors_of(out)["roberta.embeddings.position_embeddings.weight"].shape == (76, 16)
     assert json.loads((out / "tokenizer_config.json").read_text())["model_max_length"] == 38
     assert "36 unused rows" in caplog.text
+
+
+@pytest.mark.parametrize("pad", [0, 37])
+def test_restore_moves_positions_back(pad: int, tmp_path: Path) -> None:
+    model_of("RobertaForMaskedLM", tmp_path / "base")
+    out = transplant(tmp_path / "base", tokenizer_with(with_pad_at(pad), tmp_path / "target"), tmp_path / "out")
+    restore(str(out), str(tmp_path / "back"))
+    before, after = tensors_of(tmp_path / "base"), tensors_of(tmp_path / "back")
+    table = "roberta.embeddings.position_embeddings.weight"
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before if name != table)
+    assert torch.equal(before[table][2:], after[table][2:])  # rows up to the pad id are not used
 
 
 @pytest.mark.parametrize("name", MODELS)

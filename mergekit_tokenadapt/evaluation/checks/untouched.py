@@ -12,7 +12,7 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.checks.finding import Finding, Status, passed_unless
 from mergekit_tokenadapt.evaluation.origins import RowOrigins
 from mergekit_tokenadapt.models.folder import ModelFolder
-from mergekit_tokenadapt.models.pad_positions import PadMove, find_pad_positions, pad_of, plan_move
+from mergekit_tokenadapt.models.pad_positions import PadMove, move_between, pad_of
 from mergekit_tokenadapt.numerics.row_math import difference_of
 from mergekit_tokenadapt.output import MANIFEST
 from mergekit_tokenadapt.tokenizer.files import read_json
@@ -59,12 +59,10 @@ def check_untouched(model: ModelFolder, origins: RowOrigins | None) -> Finding:
 
 def _pad_move(model: ModelFolder, base: ModelFolder) -> tuple[PadMove | None, list[str]]:
     """Return how position tables had to be shifted with the pad token's id, and the problem if they cannot be."""
-    old, new = pad_of(base.transformers_config), pad_of(model.transformers_config)
-    found = None if old is None or old == new else find_pad_positions(base.transformers_config, base.tensors.names)
-    if found is None:
-        return None, []
+    new = pad_of(model.transformers_config)
     try:
-        return plan_move(found, new, model=base.name, target=model.name), []
+        move = move_between(base.transformers_config, base.tensors.names, new, model=base.name, target=model.name)
+        return move, []
     except TokenAdaptError as error:
         return None, [str(error)]
 
