@@ -36,9 +36,8 @@ from mergekit_tokenadapt.storage.model_state import state_of
 from mergekit_tokenadapt.storage.shards import resumed, shard_folder
 from mergekit_tokenadapt.terminal.progress import progress
 from mergekit_tokenadapt.tokenizer.alignment import Encoded
-from mergekit_tokenadapt.tokenizer.encoded_text import start_token
+from mergekit_tokenadapt.tokenizer.encoded_text import first_token
 from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
-from mergekit_tokenadapt.tokenizer.vocabulary import Vocabulary
 from mergekit_tokenadapt.transfer.matching import VocabularyMap
 from mergekit_tokenadapt.transfer.matrix_use import MatrixUse
 from mergekit_tokenadapt.transfer.plan import TransferPlan
@@ -143,7 +142,7 @@ class _Reading:
         pairs = [(Encoded.of(p, old_encoder, base), Encoded.of(p, new_encoder, target)) for p in text.passages]
         segmenter = Segmenter(transfer.target.definition, target)
         targets = TargetMaker(base, transfer.base_rows, target, mapping, segmenter, pairs)
-        return cls(reader, pairs, targets, (_start(base), _start(target)), new_inputs, text)
+        return cls(reader, pairs, targets, (first_token(base), first_token(target)), new_inputs, text)
 
     def shard(self, places: range) -> dict[str, Tensor]:
         """Read some passages with both models.
@@ -195,12 +194,6 @@ def _join(parts: list[dict[str, Tensor]], text: CalibrationText) -> tuple[Positi
         is_held_out=held_out[passages],
     )
     return positions, float(sum(p["base_bits"] for p in parts))
-
-
-def _start(vocabulary: Vocabulary) -> int:
-    """Return the id of the start token. A vocabulary without one gives its first token."""
-    start = start_token(vocabulary)
-    return start if start is not None else vocabulary.tokens[0].id
 
 
 def _halved(states: Tensor) -> Tensor:

@@ -58,8 +58,7 @@ def measure_draft(
         The content of the report, see docs/evaluation.md.
 
     Raises:
-        TokenAdaptError: the vocabularies differ, no document is long enough, a continuation is too short for a round,
-            or a model cannot be loaded.
+        TokenAdaptError: the vocabularies differ, no document is long enough, or a model cannot be loaded.
     """
     options = options or DraftOptions()
     check_same_vocabulary(target, draft)

@@ -76,9 +76,10 @@ def _check_body(model: ModelFolder, base: ModelFolder) -> None:
     for name in names:
         shapes = [folder.tensors.shape(name) if name in folder.tensors else None for folder in (model, base)]
         if shapes[0] != shapes[1]:
+            here, there = ("is missing" if shape is None else f"has the shape {shape}" for shape in shapes)
             raise TokenAdaptError(
-                f"{base.name} is not the model that {model.name} was made from: the tensor {name} has the shape "
-                f"{shapes[1] or 'of none'} there, and {shapes[0] or 'none'} here"
+                f"{base.name} is not the model that {model.name} was made from: the tensor {name} {there} there, and "
+                f"{here} here"
             )
     if Path(base.folder).resolve() == Path(model.folder).resolve():
         raise TokenAdaptError(f"{base.name} is the model itself: name the model that it was made from with --base")

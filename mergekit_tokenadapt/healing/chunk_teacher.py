@@ -15,6 +15,9 @@ from mergekit_tokenadapt.tokenizer.alignment import Encoded
 class ChunkTeacher(Teacher):
     """A `Teacher` whose passages are `ChunkedPassage`."""
 
+    def _prepare(self) -> None:
+        """Nothing: chunks need no distributions."""
+
     def _made(self, pairs: Sequence[tuple[Encoded, Encoded]], states: Iterator[Tensor]) -> dict[str, Tensor]:
         boundary_V = begins_word(self.base.tokenizer.vocabulary, len(self._old_rows))
         found = [

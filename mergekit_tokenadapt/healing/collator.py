@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def with_text(passage: Passage, share: float) -> SparseRows:
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Collator:
     """Makes the input of a step; the same passages give the same input.
 
@@ -73,16 +74,17 @@ class Collator:
     """The share of each target that goes to the token that follows in the text."""
     sampled: int = SAMPLED
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def place_of(self) -> Tensor:
+        """int64 [rows]: place among the trained rows, or -1."""
         place_of = torch.full((self.num_rows,), -1)
         place_of[self.trained] = torch.arange(len(self.trained))
-        object.__setattr__(self, "place_of", place_of)
-        object.__setattr__(self, "others", (place_of < 0).nonzero().flatten())
+        return place_of
 
-    place_of: Tensor = None  # type: ignore[assignment]
-    """int64 [rows]: place among the trained rows, or -1."""
-    others: Tensor = None  # type: ignore[assignment]
-    """int64: the rows that are not trained."""
+    @cached_property
+    def others(self) -> Tensor:
+        """int64: the rows that are not trained."""
+        return (self.place_of < 0).nonzero().flatten()
 
     def __call__(self, passages: Sequence[Passage]) -> dict[str, Tensor]:
         """Input ids [B, T] as places among the trained rows, and the targets of all positions that have one."""
@@ -124,11 +126,11 @@ class Collator:
         return self.others[torch.from_numpy(np.sort(chosen))]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ChunkCollator(Collator):
     """Makes the input of a step for the objective `chunks`."""
 
-    begins_word: Tensor = None  # type: ignore[assignment]
+    begins_word: Tensor
     """bool [rows]: the tokens that begin a word."""
 
     def __call__(self, passages: Sequence[ChunkedPassage]) -> dict[str, Tensor]:  # type: ignore[override]

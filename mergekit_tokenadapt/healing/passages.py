@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from mergekit_tokenadapt.correction.text import default_sample
+from mergekit_tokenadapt.correction.text import DEFAULT, HELD_OUT_EVERY, MANY_PASSAGES, default_sample
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.healing.conversations import ChatSet, Conversation, read_conversations
 from mergekit_tokenadapt.healing.options import HealOptions
@@ -18,15 +18,6 @@ from mergekit_tokenadapt.healing.rendering import Renderer, base_text
 from mergekit_tokenadapt.texts import TextSet, check_names, halved_to_fit, parse_text, read_text, split_passages
 
 LOG = logging.getLogger(__name__)
-
-HELD_OUT_EVERY = 10
-"""One passage of each text in so many is held out."""
-MANY_PASSAGES = 50
-"""A short text is split into shorter passages, so that there are about so many."""
-
-
-DEFAULT = "default"
-"""The source of the text that every machine has."""
 
 
 def read_healing_texts(texts: Sequence[str], option: str = "--text") -> list[TextSet]:

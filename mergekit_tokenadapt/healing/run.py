@@ -28,7 +28,7 @@ from mergekit_tokenadapt.healing.options import HealOptions
 from mergekit_tokenadapt.healing.own_text import own_passages, spread
 from mergekit_tokenadapt.healing.passages import HealingText
 from mergekit_tokenadapt.healing.rendering import Renderer
-from mergekit_tokenadapt.healing.targets import WANTED_BY, Lesson, first_token
+from mergekit_tokenadapt.healing.targets import WANTED_BY, Lesson
 from mergekit_tokenadapt.healing.trainable import check_trainable
 from mergekit_tokenadapt.healing.writing import check_writable, interpolated, rounded, write_healed
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
@@ -39,6 +39,7 @@ from mergekit_tokenadapt.storage.model_state import state_of
 from mergekit_tokenadapt.storage.shards import CACHE_VARIABLE, cache_folder, shard_folder
 from mergekit_tokenadapt.storage.staging import check_output, staged_folder
 from mergekit_tokenadapt.texts import TextSet, halved_to_fit
+from mergekit_tokenadapt.tokenizer.encoded_text import first_token
 
 LOG = logging.getLogger(__name__)
 
@@ -205,7 +206,7 @@ class _Work:
         check_writable(self.model, loaded, kept)
         with Reader(loaded, WANTED_BY) as reader:
             scale = reader.scale
-        start = first_token(self.model)
+        start = first_token(self.model.tokenizer.vocabulary)
         trained = rows_to_train(lesson.passages, start, self.model.num_rows)
         collator = collator_for(self.model, trained, start, self.options)
         healing = HealingModel(loaded, trained, scale, self.options).to(self.place)

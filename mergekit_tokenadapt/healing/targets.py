@@ -28,7 +28,7 @@ from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.storage.shards import resumed, settle, settled
 from mergekit_tokenadapt.terminal.progress import progress
 from mergekit_tokenadapt.tokenizer.alignment import Encoded
-from mergekit_tokenadapt.tokenizer.encoded_text import start_token
+from mergekit_tokenadapt.tokenizer.encoded_text import first_token
 from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
 from mergekit_tokenadapt.transfer.matching import VocabularyMap
 
@@ -137,7 +137,7 @@ class Teacher:
 
     def _read(self, places: range, lesson: Lesson) -> dict[str, Tensor]:
         reader, pairs = self._reader, [self._pairs[n] for n in places]
-        _ = self._maker
+        self._prepare()
         started = time.monotonic()
         states = reader.read([old.ids.tolist() for old, _ in pairs], self._start, reader.input_rows)
         made = self._made(pairs, states)
@@ -148,6 +148,10 @@ class Teacher:
             "lengths": torch.tensor([len(new.ids) for _, new in pairs]),
             **made,
         }
+
+    def _prepare(self) -> None:
+        """Make what all passages share, so that its time does not count as that of the first ones."""
+        _ = self._maker
 
     def _made(self, pairs: Sequence[tuple[Encoded, Encoded]], states: Iterator[Tensor]) -> dict[str, Tensor]:
         """The targets of some passages, as they are kept in a file."""
@@ -195,13 +199,7 @@ class Teacher:
 
     @property
     def _start(self) -> int:
-        return first_token(self.base)
-
-
-def first_token(model: ModelFolder) -> int:
-    """The token before each passage: the start token; where there is none, the first token has to do."""
-    start = start_token(model.tokenizer.vocabulary)
-    return start if start is not None else model.tokenizer.vocabulary.tokens[0].id
+        return first_token(self.base.tokenizer.vocabulary)
 
 
 def _is_there(shards: Path | None, name: str) -> bool:

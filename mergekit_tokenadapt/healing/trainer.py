@@ -92,8 +92,7 @@ class HealingTrainer(Trainer):  # type: ignore[misc]
     Args:
         model: what is trained.
         options: the learning rates.
-        measure: gives bits per byte of each text's held-out passages, relative to those before training, and their
-            mean.
+        measure: gives bits per byte of the held-out passages, relative to those before training, after so many steps.
         pace: when to stop.
         curve: the measurements so far; a checkpoint holds them.
         bar: counts the steps.
@@ -192,7 +191,7 @@ def training_arguments(
         device: ``cpu``, or else the best that the library finds.
         fast: compute in bfloat16 where that is safe (autocast).
     """
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=together,
         gradient_accumulation_steps=options.passages_per_step // together,
@@ -221,3 +220,6 @@ def training_arguments(
         bf16=fast,
         disable_tqdm=True,
     )
+    # With several GPUs, Trainer would divide each input among them by its first axis (DataParallel). One is used.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments

@@ -35,7 +35,7 @@ class Donor:
         rows = self._folder.num_rows
         if rows < target.num_text_ids:
             raise TokenAdaptError(
-                f"the donor {self.name!r} has {rows} rows, but its tokenizer has {target.num_ids} ids"
+                f"the donor {self.name!r} has {rows} rows, but its tokenizer has {target.num_text_ids} ids"
             )
 
     def rows(self, num_ids: int) -> Tensor:

@@ -20,6 +20,12 @@ def start_token(vocabulary: Vocabulary) -> int | None:
     return vocabulary.roles.get("bos", vocabulary.roles.get("eos"))
 
 
+def first_token(vocabulary: Vocabulary) -> int:
+    """Return `start_token`, or the vocabulary's first token where there is none, for text that needs one before it."""
+    start = start_token(vocabulary)
+    return start if start is not None else vocabulary.tokens[0].id
+
+
 def leading_tokens(tokenizer: TokenizerFiles) -> tuple[int, ...]:
     """Return the ids of the special tokens that the tokenizer puts before each text, such as Gemma's bos."""
     encoder = tokenizer.fast_tokenizer()
