@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.common import models
 from benchmarks.common.curves import curves
-from benchmarks.common.earlier import SENTENCE
+from benchmarks.common.earlier import CHANGE
 from benchmarks.common.gaps import RESAMPLES, Scores, bits_per_byte, gap_closed
 from benchmarks.common.results import in_words
 from benchmarks.healing.causes import CAUSES
@@ -40,7 +40,7 @@ The run of 120 minutes, and the runs with Tekken's tokenizer, had a processor wi
 as long there as on the processor of the other runs (AVX-512 with bfloat16). The run of 120 minutes read the whole text
 once and ended after 93 minutes.
 
-{SENTENCE}
+Rows that use the space `ngram` (those of `calibrated` and others) {CHANGE}
 """
 
 DRAWN = "smollm2-deepseek"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.earlier import SENTENCE
+from benchmarks.common.earlier import CHANGE
 from benchmarks.common.gaps import Scores, bits_per_byte, change, counts_of
 from benchmarks.common.results import in_words
 from benchmarks.supertokens.healed import (
@@ -38,7 +38,7 @@ Square brackets hold 95% intervals of a bootstrap over documents or prompts, pai
 was done once, with one seed. Healing also trains the model on text of the same sources as the held-out text below.
 Part of what it gains there would be gained without new tokens, too.
 
-{SENTENCE}
+Rows that use the space `ngram` (those of `calibrated` and others) {CHANGE}
 
 One thread; the machine did other work at the same time. {{versions}}.
 """

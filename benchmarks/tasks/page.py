@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks.common import models
-from benchmarks.common.earlier import SENTENCE
+from benchmarks.common.earlier import CHANGE
 from benchmarks.common.results import in_words
 from benchmarks.tasks.advice import advice
 from benchmarks.tasks.cases import ALL_ROWS, BASE, PAIRS, TASKS, key_of
@@ -36,7 +36,8 @@ start token before each text (Gemma's does), all of its copies get one, too (`--
 The healing of 93 minutes ran on a processor with AVX2 only, which is half as fast. It was given 120 minutes, and had
 read the whole text by then.
 
-{SENTENCE}
+The rows that healing started from, and the row with 200 KB of text, {CHANGE}
+The other rows with `ngram` were made on the slower processor, too.
 
 Multiple choice: share of documents whose right choice has the fewest bits per byte (`acc_bytes`); higher is better.
 Gold answers (LAMBADA, HumanEval, MBPP, GSM8K): bits per byte of the answer; lower is better. In square brackets the
