@@ -160,7 +160,8 @@ def test_the_advice_is_the_row_that_keeps_most_and_names_those_that_are_not_clea
 
 def test_every_row_has_a_command() -> None:
     assert command("calibrated, ngram") == "`transplant`"
-    assert command("calibrated, untied, ALM's loss for 15 minutes").endswith("`heal --minutes 15 --interpolate 1 --objective chunks`")
+    healed = command("calibrated, untied, ALM's loss for 15 minutes")
+    assert healed.endswith("`heal --minutes 15 --interpolate 1 --objective chunks`")
     assert command("tokensurgeon, omp") == "`mergekit-tokensurgeon --approximation-method omp`"
     assert len({command(row) for row in ALL_ROWS if row != BASE}) == len(ALL_ROWS) - 1
 
