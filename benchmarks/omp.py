@@ -232,7 +232,7 @@ def page(results: dict[str, Any]) -> str:
         f"Threads: {about['threads']}; CPU with {about['cpu']}; search of `method: omp`: `{about['search']}`.",
         f"Versions: {in_words(about['packages'])}.",
         "",
-        "| | wall ms per token | processor ms per token | all new tokens, extrapolated | memory of a batch |",
+        "| | wall ms per token | processor ms per token | hours for all new tokens, extrapolated | memory of a batch |",
         "|---|---|---|---|---|",
     ]
     for side in SIDES:

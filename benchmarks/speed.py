@@ -289,7 +289,8 @@ def _steps(found: dict[str, Any]) -> list[str]:
         f"{found['loop_sample']:,} tokens if their vectors are given: {loop:.0f} s for all {found['new_tokens']:,}. "
         f"The same work here (segment, weigh, apply) takes {ours:.0f} s, **{loop / ours:.0f} times as fast**. "
         f"{found['loop_rows_that_differ']} of the loop's rows differ from ours by more than the rounding of bfloat16. "
-        f"{found['loop_rows_with_ties']} of its tokens have a third and a fourth neighbour that are equally near.",
+        f"{found['loop_rows_with_ties']} of its tokens have a third and a fourth neighbour that are equally near, so "
+        "that either is right.",
         "",
         f"The lower bound: comparing every new token with every old one is {products / 1e12:.1f} tera-operations. A "
         f"plain float32 product takes {products / found['products_per_second']:.0f} s here, without the search for the "

@@ -136,11 +136,10 @@ def _memory(runs: Runs, models: Runs) -> list[str]:
     for key, run in sorted(models.items(), key=lambda item: (item[1]["bytes"], item[0])):
         shard = 5.0 if "5 GB" in key.split(" | ")[2] else 1.0
         matrix = _matrix(run)
-        old = 49_152 * run["hidden"] * 2 / GB
-        figures = [run["bytes"] / GB, matrix, fixed + matrix + 2 * (matrix + old), _bound(fixed, matrix, shard)]
+        figures = [run["bytes"] / GB, matrix, _bound(fixed, matrix, shard)]
         figures += [run["memory"][name] / GB for name in ("RssAnon", "RssFile", "VmHWM")]
         rows.append([key.split(" | ")[2], *(f"{value:.2f}" for value in figures)])
-    head = ["run", "weights", "L", "coarse bound", "bound", "**held**", "mapped", "VmHWM"]
+    head = ["run", "weights", "L", "bound", "**held**", "mapped", "VmHWM"]
     return [
         "Synthetic Llamas with SmolLM2's tokenizer get DeepSeek's tokenizer by the method `mean`. Their weights are random bfloat16,",
         "untied, in shards of 1 GB. All figures are GB. `L` is one new vocabulary matrix, the largest tensor. In `float16` runs",
@@ -148,7 +147,7 @@ def _memory(runs: Runs, models: Runs) -> list[str]:
         "",
         *_table(head, rows),
         "",
-        "The **coarse bound** is F plus the largest tensor plus all vocabulary matrices, old and new. The **bound** for two matrices is",
+        "The **bound** is that for two matrices:",
         "",
         "    held <= F + C + max(S, L) + L",
         "",
