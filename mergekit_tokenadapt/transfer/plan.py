@@ -60,7 +60,8 @@ class TransferPlan:
     composed_ids: Tensor
     """int64 [M]: the new rows that are composed."""
     composition: SparseRows
-    """The old rows and weights that make each of the M composed rows. A row without weights is drawn (`drawn`)."""
+    """The old rows and weights that make each of the M composed rows. A row without weights is drawn, given or
+    predicted, or the mean row where it cannot be."""
     method: str
     """The name of the method."""
     options: Mapping[str, Any]
@@ -187,11 +188,27 @@ class TransferPlan:
         if self.regression is not None:
             used = self._predict(new_RD, clean_VD.float(), is_finite_V, use, fit)
         # After all copied and composed rows are there: the mean is taken over them.
-        made = torch.cat([copied, self.composed_ids]).to(device)
+        composed = self._composed_in(is_matrix=matrix.dim() > 1, is_predicted=used is not None)
+        made = torch.cat([copied, composed]).to(device)
         mean = mean_row(new_RD, made) if len(made) else mean_row(flat_VD, torch.arange(len(matrix), device=device))
-        new_RD[self.mean_ids.to(device)] = mean.to(matrix.dtype)
+        is_left = torch.ones(self.num_rows, dtype=torch.bool)
+        is_left[made.cpu()] = False
+        new_RD[is_left.to(device)] = mean.to(matrix.dtype)
         self.check_made(new_RD, name, clean_VD)
         return AppliedRows(new_RD.reshape(self.num_rows, *matrix.shape[1:]), used)
+
+    def _composed_in(self, *, is_matrix: bool, is_predicted: bool) -> Tensor:
+        """Return the composed rows that a tensor gets, int64. Those without pieces may have no other source.
+
+        Args:
+            is_matrix: whether the tensor has given rows; a vocabulary bias has none.
+            is_predicted: whether the regression could be fitted on it.
+        """
+        parts = [self.composed_ids[self.composition.counts > 0]]
+        parts += [self.drawn.new_ids] if self.drawn is not None else []
+        parts += [self.given.new_ids] if self.given is not None and is_matrix else []
+        parts += [self.regression.new_ids] if self.regression is not None and is_predicted else []
+        return self.composed_ids[torch.isin(self.composed_ids, torch.cat(parts))]
 
     def _check_applicable(self, matrix: Tensor) -> None:
         """Refuse a matrix that the plan cannot be applied to.
@@ -257,8 +274,13 @@ class TransferPlan:
         chunks = self.regression.predict(fit, matrix_VD)
         ids, share = self.regression.new_ids, self.regression.share_of_pieces(use)
         if share:
+            has_pieces = torch.isin(ids, self.composed_ids[self.composition.counts > 0])
+            share_N1 = (share * has_pieces.float())[:, None].to(new_RD.device)
             chunks = (
-                (places, share * new_RD[ids[places].to(new_RD.device)].float() + (1 - share) * rows)
+                (
+                    places,
+                    share_N1[places] * new_RD[ids[places].to(new_RD.device)].float() + (1 - share_N1[places]) * rows,
+                )
                 for places, rows in chunks
             )
         _put(new_RD, ids, chunks)

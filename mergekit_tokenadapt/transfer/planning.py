@@ -41,8 +41,16 @@ def plan_rows(transfer: Transfer) -> TransferPlan:
     has_twins = method.unreachable_as_mean and not mapping.is_identity
     twins = sorted(transfer.target.vocabulary.byte_twins) if has_twins else []
     unreachable = torch.tensor(twins, dtype=torch.int64)
-    is_drawn = torch.zeros(len(ids), dtype=torch.bool) if drawn is None else torch.isin(ids, drawn.new_ids)
-    found = ((compositions.counts > 0) | is_drawn) & ~torch.isin(ids, unreachable)
+    # The regression makes its examples as hard as the new tokens, so it needs all of them. For a few tokens only,
+    # as in `explain`, the compositions have to do.
+    regression = method.make_regression(transfer) if has_new and transfer.only is None else None
+    given = method.give(transfer) if has_new and transfer.only is None else None
+    # These rows need no pieces: another model's rows, or draws, make them.
+    without_pieces = [made.new_ids for made in (drawn, given) if made is not None]
+    if regression is not None and not regression.can_be_stored:
+        without_pieces.append(regression.new_ids)
+    is_made = torch.isin(ids, torch.cat([*without_pieces, ids[compositions.counts > 0]]))
+    found = is_made & ~torch.isin(ids, unreachable)
     places = found.nonzero().flatten()
     composition = compositions.select(places)
     _check_weights(composition, ids[found], transfer)
@@ -51,10 +59,6 @@ def plan_rows(transfer: Transfer) -> TransferPlan:
         output_composition = SparseRows.concatenate([for_output.cpu(), from_texts]).select(places)
         _check_weights(output_composition, ids[found], transfer)
     norms = method.input_norms(transfer) if has_new else None
-    # The regression makes its examples as hard as the new tokens, so it needs all of them. For a few tokens only,
-    # as in `explain`, the compositions have to do.
-    regression = method.make_regression(transfer) if len(transfer.new_ids) and transfer.only is None else None
-    given = method.give(transfer) if len(transfer.new_ids) and transfer.only is None else None
     options = method.model_dump(mode="json")
     return TransferPlan(
         mapping,

@@ -65,6 +65,24 @@ def test_a_planted_map_is_found(planted, tmp_path, adapt, share, tolerance):
     assert fits[EMBEDDINGS]["explained"] > 1 - 2 * tolerance
 
 
+@pytest.mark.parametrize("adapt", [{"method": "donor_linear"}, {"method": "calibrated", "donor": True}], ids=str)
+def test_the_donor_makes_rows_of_tokens_that_the_base_cannot_spell(tmp_path, zoo_folders, tiny_model_folder, adapt):
+    """WordPiece has no bytes, so tokens with other characters have no pieces."""
+    base = tiny_model_folder(zoo_folders["wordpiece"], tmp_path / "base", tied=False)
+    donor = tiny_model_folder(zoo_folders["gemma-style"], tmp_path / "donor", seed=5)
+    out = transplant(base, donor, tmp_path / "out", **adapt)
+    plan = load_plan(out / "tokenadapt.plan")
+    spelt = plan.composition.counts > 0
+    without = plan.composed_ids[~spelt]
+    assert len(without) > 20
+    tensors = tensors_of(out)
+    for name in (EMBEDDINGS, HEAD):
+        rows = tensors[name].float()
+        mean = rows[torch.cat([plan.copied_ids, plan.composed_ids])].mean(dim=0)
+        assert ((rows[without] - mean).norm(dim=1) > 1e-3).all()
+        assert rows[without].norm(dim=1).mean() > 0.3 * rows[plan.composed_ids[spelt]].norm(dim=1).mean()
+
+
 def test_runs_are_the_same(planted, tmp_path):
     base, donor, _ = planted
     outs = [transplant(base, donor, tmp_path / name, method="donor_linear") for name in ("a", "b")]
