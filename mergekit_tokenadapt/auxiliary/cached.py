@@ -22,7 +22,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
-from mergekit_tokenadapt.errors import TokenAdaptError, first_line
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
 from mergekit_tokenadapt.storage.input_files import check_plain
 from mergekit_tokenadapt.storage.shards import cache_folder, read_sealed, resumed, shard_folder
 from mergekit_tokenadapt.storage.tensor_writing import save_tensors, sealed
@@ -82,6 +82,10 @@ class CachedSpace(AuxiliarySpace):
         finally:
             lock.release()
 
+    def _computed(self, folder: Path, texts: Sequence[str], *, device: torch.device, quiet: bool) -> Tensor:
+        with one_error(f"auxiliary {self.name!r} cannot embed the texts"):
+            return self.compute(folder, texts, device=device, quiet=quiet)
+
     def _in_shards(
         self, folder: Path, texts: Sequence[str], shards: Path | None, *, device: torch.device, quiet: bool
     ) -> Tensor:
@@ -95,7 +99,7 @@ class CachedSpace(AuxiliarySpace):
             shard = [texts[n] for n in order[start : start + SHARD]]
 
             def make(shard: list[str] = shard) -> dict[str, Tensor]:
-                return {"vectors": self.compute(folder, shard, device=device, quiet=quiet).float().cpu().contiguous()}
+                return {"vectors": self._computed(folder, shard, device=device, quiet=quiet).float().cpu().contiguous()}
 
             parts.append(resumed(shards, f"{start:08d}", make)["vectors"])
         vectors = torch.cat(parts)
@@ -121,10 +125,14 @@ def find_model_folder(name: str) -> Path:
         raise TokenAdaptError(f"auxiliary {name!r} is not a folder, and could not be fetched: {reason}") from error
 
 
+SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".bin", ".pt", ".spm")
+"""Endings of the files of an embedding model that its vectors depend on."""
+
+
 def _key(kind: str, folder: Path, texts: Sequence[str]) -> str:
     # The size of a shard belongs to the key: it decides the batches, and these decide the last bits of a vector.
     digest = hashlib.sha256(f"{kind} in sealed shards of {SHARD}".encode())
-    for file in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".txt", ".model", ".safetensors")):
+    for file in sorted(p for p in folder.rglob("*") if p.suffix in SUFFIXES):
         digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())
     for text in texts:
         digest.update(b"\0" + text.encode("utf-8", "surrogatepass"))

@@ -26,6 +26,10 @@ class BaseSizes:
     bytes_per_number: int
 
 
+WIDTH_KEYS = ("hidden_size", "n_embd", "d_model", "dim")
+"""Config keys that state the width of the vocabulary matrices."""
+
+
 def sizes_of(base: TokenizerFiles) -> BaseSizes:
     """Read the sizes from config.json. Without one, the number of rows is the tokenizer's highest id + 1."""
     from mergekit_tokenadapt.tokenizer.files import read_json
@@ -34,7 +38,7 @@ def sizes_of(base: TokenizerFiles) -> BaseSizes:
     text: dict[str, Any] = config | (config.get("text_config") or {})
     return BaseSizes(
         rows=base.model_rows or base.vocabulary.num_ids,
-        hidden_size=text.get("hidden_size"),
+        hidden_size=next((text[key] for key in WIDTH_KEYS if text.get(key)), None),
         matrices=1 if text.get("tie_word_embeddings", True) else 2,
         bytes_per_number=BYTES.get(str(text.get("dtype") or text.get("torch_dtype")), 4),
     )

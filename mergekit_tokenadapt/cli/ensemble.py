@@ -88,7 +88,7 @@ def _byte_ensemble(models: tuple[str, ...], averaging: EnsembleOptions, by_byte:
     from mergekit_tokenadapt.models.folder import open_model
     from mergekit_tokenadapt.models.loading import load_model
 
-    folders = [open_model(model) for model in models]
+    folders = [open_model(model).with_own_rows() for model in models]
     for folder in folders:
         check_supported(folder.tokenizer)
     members = [ByteModel(load_model(folder), folder.tokenizer, tolerance=by_byte.tolerance) for folder in folders]

@@ -95,7 +95,7 @@ def _names_of(tasks: str | None, requests: tuple[Path, ...], options: TaskOption
         return []
     if options.start_token:
         raise TokenAdaptError("--start-token belongs to --requests: lm-evaluation-harness decides itself")
-    names = [name for name in tasks.split(",") if name.strip()]
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         raise TokenAdaptError("--tasks names no task; see lm-eval ls tasks")
     return names

@@ -113,14 +113,17 @@ def read_pairs(pairs: Sequence[str], option: str, *, typed: bool, form: str = "K
     {'top_k': 5}
 
     Raises:
-        UsageError: a pair has no ``=``.
+        UsageError: a pair has no ``=``, or a value is no YAML.
     """
     found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair[1:].partition("=")
         if not equals:
             raise click.UsageError(f"{option} takes {form}, not {pair!r}")
-        found[pair[:1] + key] = yaml.safe_load(value) if typed else value
+        try:
+            found[pair[:1] + key] = yaml.safe_load(value) if typed else value
+        except yaml.YAMLError as error:
+            raise click.UsageError(f"{option} {pair}: {value!r} is no YAML; put quotes around a text") from error
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mergekit_tokenadapt.healing.target_text import TargetWriter
     from mergekit_tokenadapt.supertokens.texts import Corpus
     from mergekit_tokenadapt.texts import TextSet
+
+LOG = logging.getLogger(__name__)
 
 WRITING_SHARE = 0.3
 """The share of --heal-minutes in which the target of a draft may write text."""
@@ -116,7 +119,10 @@ def healing_stage(
                 say=say,
             )
         if not quiet:
-            print_healed(Console(), healed.record)
+            try:
+                print_healed(Console(), healed.record)
+            except OSError as error:  # nobody reads the output, or its disk is full: the model does not depend on it
+                LOG.warning("the result of healing cannot be printed (%s): tokenadapt.json has it", error)
 
     return heal_folder
 

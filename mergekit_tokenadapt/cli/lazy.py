@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import sys
 import warnings
 from collections.abc import Mapping
@@ -53,6 +54,10 @@ class LazyGroup(click.Group):
         """Parse the arguments and run the command. SIGTERM and SIGHUP end it as Ctrl-C does: no half-written output
         remains.
         """
+        for stream in (sys.stdout, sys.stderr):
+            # Tokens have characters that not every terminal's encoding has (Windows, Latin-1).
+            if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+                stream.reconfigure(errors="backslashreplace")
         with signals_interrupt():
             return super().main(*args, **kwargs)
 

@@ -72,4 +72,4 @@ def _describe(name: str) -> dict[str, Any]:
 
 
 def _first_line(described: type) -> str:
-    return (described.__doc__ or "").strip().splitlines()[0].replace("``", "")
+    return next(iter((described.__doc__ or "").strip().splitlines()), "").replace("``", "")

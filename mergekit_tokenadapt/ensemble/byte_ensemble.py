@@ -11,6 +11,7 @@ import numpy as np
 from mergekit_tokenadapt.ensemble.build import normalised_weights
 from mergekit_tokenadapt.ensemble.byte_model import EOS, ByteModel
 from mergekit_tokenadapt.ensemble.options import ByteOptions, EnsembleOptions
+from mergekit_tokenadapt.errors import TokenAdaptError
 
 BY_BYTE = ByteOptions()
 """The defaults."""
@@ -64,7 +65,10 @@ class ByteEnsemble:
             members = np.stack([member.log_probabilities() for member in self.members])
             exact = np.array([member.log_probability(byte) for member in self.members])
             if self.mean == "arithmetic":
-                total -= math.log(float((np.array(self.weights) * np.exp(exact)).sum()))
+                probability = float((np.array(self.weights) * np.exp(exact)).sum())
+                if probability == 0:
+                    raise TokenAdaptError(f"no model of the ensemble can make the byte {byte:#04x} of the text")
+                total -= math.log(probability)
             else:
                 members[:, byte] = exact
                 total -= float(self._mean(members)[byte])

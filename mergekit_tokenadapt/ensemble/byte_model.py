@@ -27,7 +27,7 @@ from transformers import DynamicCache
 
 from mergekit_tokenadapt.ensemble.canonical import Canonical
 from mergekit_tokenadapt.ensemble.options import ByteOptions
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.models.cache_names import cache_argument
 from mergekit_tokenadapt.tokenizer.encoded_text import start_token
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
@@ -310,7 +310,13 @@ class _Runs:
         mask = torch.ones((1, len(ids)), dtype=torch.int64, device=device)
         inputs = torch.tensor([ids[same:]], device=device)
         cache = {cache_argument(self._model): self._cache}
-        out = self._model(inputs, attention_mask=mask, **cache, use_cache=True, logits_to_keep=1)
+        try:
+            out = self._model(inputs, attention_mask=mask, **cache, use_cache=True, logits_to_keep=1)
+        except IndexError as error:  # a position table ends, or a model with another kind of cache
+            raise TokenAdaptError(
+                f"{type(self._model).__name__} cannot read {len(ids)} tokens byte by byte: its position table is "
+                f"shorter, or it keeps no key-value cache ({first_line(error)})"
+            ) from error
         self._seen = ids
         self.count += 1
         probabilities: np.ndarray = out.logits[0, -1].float().softmax(dim=0).cpu().numpy()

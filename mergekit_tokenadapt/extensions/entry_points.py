@@ -6,7 +6,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.terminal.plain_words import did_you_mean
 
 METHODS = "mergekit_tokenadapt.methods"
@@ -46,8 +46,8 @@ def load(group: str, name: str, kind: type[KindT]) -> type[KindT]:
         )
     try:
         found = entry.load()
-    except ImportError as error:
-        raise TokenAdaptError(f"the {what} {name!r} ({entry.value}) cannot be imported: {error}") from error
+    except Exception as error:  # importing a module runs its code, which may raise anything
+        raise TokenAdaptError(f"the {what} {name!r} ({entry.value}) cannot be imported: {first_line(error)}") from error
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise TokenAdaptError(f"the {what} {name!r} ({entry.value}) is not a subclass of {kind.__name__}")
     return found

@@ -15,7 +15,7 @@ def heal(
     model: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    texts: Sequence[str] = (),
+    texts: str | Sequence[str] = (),
     base: str | os.PathLike[str] | None = None,
     force: bool = False,
     trust_remote_code: bool = False,
@@ -28,8 +28,8 @@ def heal(
         model: the folder of a transplanted model.
         out: the folder to be made. It holds the weights that are best on held-out passages, or those of `model` where
             none are better.
-        texts: a file, a folder or jsonl each, as the command's ``--text`` takes them (``[NAME=]PATH``). Without any,
-            the source of Python's own library, and sums.
+        texts: a file, a folder or jsonl, or several, as the command's ``--text`` takes them (``[NAME=]PATH``). Without
+            any, the source of Python's own library, and sums.
         base: the model that `model` was made from; None: the one that its manifest names.
         force: replace `out` where it exists.
         trust_remote_code: whether the models' own code may run.
@@ -52,7 +52,7 @@ def heal(
     return run.heal(
         os.fspath(model),
         os.fspath(out),
-        read_healing_texts(texts),
+        read_healing_texts([texts] if isinstance(texts, str) else texts),
         chosen,
         base=None if base is None else os.fspath(base),
         force=force,

@@ -13,7 +13,7 @@ from torch import Tensor
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
 from mergekit_tokenadapt.models import Checkpoint, find_class, read_checkpoint
 from mergekit_tokenadapt.models.tensor_files import TensorFiles
-from mergekit_tokenadapt.storage.input_files import check_plain
+from mergekit_tokenadapt.storage.input_files import check_plain, local_path
 from mergekit_tokenadapt.storage.whole_files import what_is_there
 from mergekit_tokenadapt.tokenizer.chat_templates import NAMED_FOLDER
 from mergekit_tokenadapt.tokenizer.files import TOKENIZER_FILES, TokenizerFiles, load_tokenizer, read_json
@@ -161,7 +161,7 @@ def open_model(name: str, *, trust_remote_code: bool = False) -> ModelFolder:
     Raises:
         TokenAdaptError: `name` is no model, or has no config.json or no readable tokenizer.
     """
-    folder = Path(name)
+    folder = local_path(name)
     if not folder.is_dir():
         if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
             raise TokenAdaptError(f"there is no model folder {name!r}")

@@ -48,6 +48,13 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if is_slow else torch.bfloat16
 
 
+def _reads_both_ways(config: Any) -> bool:
+    """Whether a model of a causal class attends to later tokens, as BERT and RoBERTa do unless the config says else."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as ENCODERS
+
+    return config.model_type in ENCODERS and getattr(config, "is_decoder", None) is False
+
+
 def load_model(folder: ModelFolder, *, device: str | None = None, dtype: str | torch.dtype | None = None) -> Any:
     """Load a causal language model in evaluation mode.
 
@@ -57,7 +64,8 @@ def load_model(folder: ModelFolder, *, device: str | None = None, dtype: str | t
         dtype: one of `DTYPES` or a torch dtype; see `choose_dtype`.
 
     Raises:
-        TokenAdaptError: transformers cannot load the model, or the folder lacks tensors that the model needs.
+        TokenAdaptError: transformers cannot load the model, it is an encoder, or the folder lacks tensors that the
+            model needs.
     """
     from transformers import AutoModelForCausalLM
 
@@ -76,6 +84,11 @@ def load_model(folder: ModelFolder, *, device: str | None = None, dtype: str | t
     except (OSError, ValueError, RuntimeError, KeyError, AssertionError, ImportError) as error:
         reason = first_line(error)[:300]
         raise TokenAdaptError(f"{folder.name} cannot be loaded as a causal language model: {reason}") from error
+    if _reads_both_ways(model.config):
+        raise TokenAdaptError(
+            f"{folder.name} is an encoder ({model.config.model_type} with is_decoder false): it also reads what comes "
+            "after a token, so that it cannot be used as a causal language model"
+        )
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise TokenAdaptError(

@@ -29,7 +29,7 @@ from mergekit_tokenadapt.plugin import activate
 from mergekit_tokenadapt.plugin.misplaced import check_recipe
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.reporting import Listener, reporting_to
-from mergekit_tokenadapt.storage.input_files import check_plain
+from mergekit_tokenadapt.storage.input_files import check_plain, local_path
 from mergekit_tokenadapt.storage.staging import check_output, staged_folder
 from mergekit_tokenadapt.storage.whole_files import check_adapter, check_model_folder
 from mergekit_tokenadapt.terminal.plain_words import describe_errors
@@ -81,7 +81,8 @@ def run_recipe(
         options: options of mergekit.
         force: replace `out` where it exists.
         finish: is called with the folder before it is renamed. If it raises an exception, `out` stays as it was.
-        listener: is called with the report of changes (`output.change_report`). With None, no report is made.
+        listener: is called with the report of changes (`output.change_report`), once `out` is there. With None, no
+            report is made.
 
     Returns:
         The absolute path of `out`.
@@ -90,6 +91,7 @@ def run_recipe(
         TokenAdaptError: `out` may not be written (see `check_output`), or the recipe or its input is wrong.
     """
     activate()
+    reports: list[Mapping[str, Any]] = []
     configuration = _read(recipe)
     inputs, texts = _read_by(configuration)
     destination = check_output(out, force=force, inputs=inputs, texts=texts)
@@ -103,7 +105,7 @@ def run_recipe(
         try:
             with (
                 _merging_adapters(configuration, options, staged.parent) as options,
-                reporting_to(listener),
+                reporting_to(None if listener is None else reports.append),
                 plain_bars(mergekit.graph, mergekit.merge, mergekit.multigpu_executor),
             ):
                 run_merge(configuration, str(staged), options, config_source=source)
@@ -117,6 +119,10 @@ def run_recipe(
             raise TokenAdaptError(f"mergekit could not run the recipe: {reason} (-vv shows where)") from error
         if finish is not None:
             finish(staged)
+    # After the rename: a report that cannot be printed, into a pipe that nobody reads for one, costs no model.
+    for report in reports:
+        assert listener is not None
+        listener(report)
     return destination
 
 
@@ -163,10 +169,19 @@ def _read_by(configuration: MergeConfiguration) -> tuple[list[str], list[str]]:
 
 
 def _as_reference(name: str) -> str | dict[str, Any]:
-    """Write a model's name for a recipe. mergekit takes what follows a ``+`` as an adapter, even within a path."""
-    if "+" in name and os.path.exists(os.path.expanduser(name)):
-        return {"model": {"path": _as_path(name)}}
-    return "+".join(map(_as_path, name.split("+")))
+    """Write a model's name for a recipe.
+
+    mergekit takes what follows a ``+`` as an adapter, and what follows an ``@`` as a revision, even within a path.
+    """
+    parts = [name] if local_path(name).exists() else name.split("+")
+    paths = [
+        {"path": _as_path(part)} if {"@", "+"} & set(part) and local_path(part).exists() else _as_path(part)
+        for part in parts
+    ]
+    as_text = [path for path in paths if isinstance(path, str)]
+    if len(as_text) == len(paths) or len(parts) > 2:
+        return "+".join(map(_as_path, parts))
+    return dict(zip(("model", "lora"), paths, strict=False))
 
 
 def _as_path(name: str) -> str:

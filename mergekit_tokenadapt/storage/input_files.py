@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,11 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def local_path(name: str | Path) -> Path:
+    """Return the path that a user's name means: ``~`` is the home folder, as in a shell."""
+    return Path(os.path.expanduser(name))
 
 
 def check_plain(folder: Path) -> None:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.storage.input_files import local_path
 from mergekit_tokenadapt.storage.interruption import signals_wait
 from mergekit_tokenadapt.storage.ownership import is_empty, is_ours, mark
 from mergekit_tokenadapt.storage.permissions import like_new_files
@@ -48,7 +49,7 @@ def check_output(
         TokenAdaptError: the output would replace an input or the working directory, or a folder that contains one;
             it lies in a folder of text; it exists and may not be replaced; or it cannot be written.
     """
-    place = _resolved(Path(out))
+    place = _resolved(local_path(out))
     _check_inputs(out, place, [Path.cwd()], "the working directory")
     for one in (*inputs, *texts):
         for path in paths_of(str(one)):
@@ -59,7 +60,7 @@ def check_output(
                 raise TokenAdaptError(f"{out} lies in {text}, and would be read as text: give another name")
     _check_replaceable(out, place, force=force)
     _check_writable(out, place)
-    return Path(out)
+    return local_path(out)
 
 
 def check_apart(out: str, other: str) -> None:
@@ -68,7 +69,7 @@ def check_apart(out: str, other: str) -> None:
     Raises:
         TokenAdaptError: they are the same folder, or one lies in the other.
     """
-    one, two = _resolved(Path(out)), _resolved(Path(other))
+    one, two = _resolved(local_path(out)), _resolved(local_path(other))
     if one == two or one in two.parents or two in one.parents:
         raise TokenAdaptError(f"{out} and {other} are both written, and neither may be in the other: give another name")
 
@@ -97,7 +98,7 @@ def staged_folder(out: str | Path, *, force: bool = False, may_be_there: bool = 
     Raises:
         TokenAdaptError: `out` exists and may not be replaced. This is checked before the work and after it.
     """
-    destination = _resolved(Path(out))
+    destination = _resolved(local_path(out))
     if not may_be_there:
         _check_replaceable(out, destination, force=force)
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +210,7 @@ def paths_of(name: str) -> list[Path]:
     """
     tries = [name, name.partition("=")[2], name.partition(":")[2]]
     tries += [each.partition(",")[0] for each in tries]
-    return [Path(each) for each in dict.fromkeys(tries) if each and os.path.exists(each)]
+    return [path for each in dict.fromkeys(tries) if each and (path := local_path(each)).exists()]
 
 
 def _real_paths(path: Path) -> Iterator[Path]:

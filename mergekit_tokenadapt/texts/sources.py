@@ -6,6 +6,7 @@ A text is given as ``PATH`` or ``hf:ID``, or with a name as ``NAME=PATH`` or ``N
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import logging
@@ -18,6 +19,7 @@ from typing import IO, Any, cast
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.extensions.extras import importing
+from mergekit_tokenadapt.storage.input_files import local_path
 from mergekit_tokenadapt.texts.text_set import TextSet
 
 LOG = logging.getLogger(__name__)
@@ -88,11 +90,11 @@ def parse_text(argument: str, *, option: str = "--text") -> TextPlace:
     """
     place, settings = split_settings(argument)
     name, equals, named = place.partition("=")
-    if not equals or place.startswith(ELSEWHERE) or Path(place).exists():
+    if not equals or place.startswith(ELSEWHERE) or local_path(place).exists():
         if place:
-            return TextPlace(_own_name(place), argument, place, settings, is_named=False)
+            return TextPlace(_own_name(place), argument, str(local_path(place)), settings, is_named=False)
     elif name and named:
-        return TextPlace(name, argument.partition("=")[2], named, settings)
+        return TextPlace(name, argument.partition("=")[2], str(local_path(named)), settings)
     raise TokenAdaptError(f"{option} takes NAME=PATH or PATH (or hf:ID), not {argument!r}")
 
 
@@ -143,11 +145,25 @@ def read_text(argument: str, *, option: str = "--text", name: str | None = None)
         )
     path = Path(text.place)
     if not path.is_dir():
-        content = _content(path)
-        if b"\0" in content[:BINARY_PROBE]:
-            raise TokenAdaptError(f"{option} {text.name}: {text.place!r} contains zero bytes, so it is not a text")
-        return TextSet.of(text.name, _documents(path, content, field), text.source)
-    return TextSet.of(text.name, _below(path, field, f"{option} {text.name}"), text.source)
+        content = _text_content(path)
+        if content is None:
+            raise TokenAdaptError(
+                f"{option} {text.name}: {text.place!r} is not a text in UTF-8: it contains zero bytes, or is UTF-16"
+            )
+        documents = _documents(path, content, field)
+    else:
+        documents = _below(path, field, f"{option} {text.name}")
+    found = TextSet.of(text.name, documents, text.source)
+    if found.num_repaired:
+        LOG.warning(
+            "%s %s: %d of %d documents are not UTF-8, and U+FFFD takes the place of wrong bytes; convert the text, for "
+            "instance with iconv",
+            option,
+            text.name,
+            found.num_repaired,
+            len(found.documents),
+        )
+    return found
 
 
 def split_settings(source: str) -> tuple[str, dict[str, str]]:
@@ -173,10 +189,14 @@ def files_below(folder: Path) -> list[Path]:
     )
 
 
-def _content(file: Path) -> bytes:
+def _text_content(file: Path) -> bytes | None:
+    """Read a file, without a byte order mark. A binary file or one in UTF-16 gives None, and is not read to its end."""
     try:
         with open_text(file) as opened:
-            return opened.read()
+            start = opened.read(BINARY_PROBE)
+            if b"\0" in start or start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                return None
+            return (start + opened.read()).removeprefix(codecs.BOM_UTF8)
     except UNREADABLE as error:
         raise TokenAdaptError(f"{file} cannot be read: {first_line(error)}") from error
 
@@ -185,14 +205,15 @@ def _below(folder: Path, field: str, name: str) -> Iterator[bytes | str]:
     """Yield the documents of all files below a folder. A warning counts binary ones, which are left out."""
     binary = []
     for file in files_below(folder):
-        content = _content(file)
-        if b"\0" in content[:BINARY_PROBE]:
+        content = _text_content(file)
+        if content is None:
             binary.append(file)
         else:
             yield from _documents(file, content, field)
     if binary:
         LOG.warning(
-            "%s: %d files are not read, because they contain zero bytes, so they are not text (%s, for one)",
+            "%s: %d files are not read, because they contain zero bytes or are UTF-16: they are not text in UTF-8 "
+            "(%s, for one)",
             name,
             len(binary),
             binary[0],

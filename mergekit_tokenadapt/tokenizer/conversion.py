@@ -59,7 +59,9 @@ def _reader(vocabularies: list[Path]) -> Reader:
     names = [file.name for file in vocabularies]
     if TEKKEN in names:
         return _read_tekken
-    return _read_tiktoken if names and all(name.endswith(".tiktoken") for name in names) else _read_by_class
+    has_other = any(name.endswith((".model", ".spm")) or name.startswith(("vocab.", "merges.")) for name in names)
+    has_tiktoken = any(name.endswith(".tiktoken") for name in names)
+    return _read_tiktoken if has_tiktoken and not has_other else _read_by_class
 
 
 def _read_by_class(folder: Path, trust_remote_code: bool) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
-from mergekit_tokenadapt.storage.input_files import check_own, check_plain
+from mergekit_tokenadapt.storage.input_files import check_own, check_plain, local_path
 from mergekit_tokenadapt.storage.temporary_folder import TemporaryFolder
 from mergekit_tokenadapt.storage.whole_files import check_exists, check_fetched, file_is_no_tokenizer
 from mergekit_tokenadapt.tokenizer.auto_tokenizer import load_whole, warn_once
@@ -229,7 +229,7 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
 
 def _find(name: str, revision: str | None) -> Path:
     """Return the folder of a tokenizer: the named folder, the folder of a named `tokenizer.json`, or a download."""
-    path = Path(name).expanduser()
+    path = local_path(name)
     if path.is_file() and path.name != "tokenizer.json":
         raise file_is_no_tokenizer(path)
     if path.is_file():
@@ -289,6 +289,7 @@ def _download(name: str, revision: str | None) -> Path:
 
     try:
         files = [*TOKENIZER_FILES, f"{NAMED_FOLDER}/*.jinja", "config.json", "generation_config.json"]
+        files += ["*.model", "*.spm", "*.tiktoken", "*.py"]  # of models without a tokenizer.json
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except Exception as error:
         reason = first_line(error)

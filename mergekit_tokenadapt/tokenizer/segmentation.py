@@ -153,6 +153,8 @@ def without_dummy_space(definition: Definition) -> dict[str, Any]:
         # would be lost. So the split is removed, and Metaspace sees the spaces themselves.
         copy["pre_tokenizer"] = _without(copy["pre_tokenizer"], "WhitespaceSplit")
     for part in [*components(copy.get("normalizer")), *components(copy.get("pre_tokenizer"))]:
+        if part["type"] == "Strip":  # DeBERTa's removes the space before a text, with which most tokens begin
+            part |= {"strip_left": False, "strip_right": False}  # type: ignore[operator]
         if "add_prefix_space" in part:
             part["add_prefix_space"] = False  # type: ignore[index]
         if "prepend_scheme" in part:

@@ -45,6 +45,24 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+def test_other_weights_in_pytorch_files_are_another_model(encoder, tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    (file,) = encoder.glob("*.safetensors")
+    weights = load_file(str(file))
+    file.unlink()
+    vectors = []
+    for factor in (1, -3):
+        torch.save({name: factor * tensor for name, tensor in weights.items()}, encoder / "pytorch_model.bin")
+        vectors.append(TransformerSpace(str(encoder)).embed(TEXTS, device=CPU, quiet=True))
+    assert not torch.allclose(*vectors)
+
+
+def test_an_encoder_that_cannot_embed_is_one_line(encoder):
+    (encoder / "config.json").write_text("{}")
+    with pytest.raises(TokenAdaptError, match="cannot embed the texts"):
+        TransformerSpace(str(encoder)).embed(TEXTS, device=CPU, quiet=True)
+
+
 class CountingSpace(CachedSpace):
     """Counts how often it computes."""
 

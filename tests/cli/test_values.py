@@ -32,6 +32,7 @@ OURS = [
     ((*TRANSPLANT, "--method", "hybrid", "-O", "temperature=.inf"), "temperature: takes a finite number"),
     ((*TRANSPLANT, "--method", "hybrid", "-O", "global_weight=.nan"), "global_weight: takes a finite number"),
     ((*TRANSPLANT, "--method", "hybrid", "-O", "threshold=2"), "threshold: takes a number less than or equal to 1"),
+    ((*TRANSPLANT, "-O", "top_k=["), "--option top_k=[: '[' is no YAML"),
     ((*TRANSPLANT, "--method", "omp", "-O", "k=0"), "k: takes a number greater than or equal to 1"),
     ((*TRANSPLANT, "-o", "top_k=5"), "OUT is given twice, as 'out' and as -o 'top_k=5' (options of the method are"),
     (("transplant", NO_MODEL, NO_MODEL), "Missing argument 'OUT' (or -o OUT)"),

@@ -15,7 +15,7 @@ from mergekit_tokenadapt.evaluation.checks.finding import Status
 from mergekit_tokenadapt.evaluation.checks.untouched import check_untouched
 from mergekit_tokenadapt.evaluation.origins import find_origins
 from mergekit_tokenadapt.models.folder import ModelFolder
-from mergekit_tokenadapt.plugin.transplant import run_recipe
+from mergekit_tokenadapt.plugin.transplant import make_recipe, run_recipe
 from mergekit_tokenadapt.storage.ownership import mark
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 from mergekit_tokenadapt.transfer.plan_files import load_plan
@@ -40,6 +40,26 @@ def test_rows_are_those_of_the_plan_in_the_dtype_asked_for(tmp_path, base, gemma
         torch.testing.assert_close(new[row].float(), expected.to(old.dtype).float(), rtol=1e-2, atol=1e-6)
     copied = plan.copied_ids
     assert torch.equal(new[copied], old[torch.from_numpy(plan.mapping.sources)[copied]])
+
+
+def test_a_report_that_cannot_be_printed_costs_no_model(tmp_path, base, gemma_style_folder):
+    def printing(_report):
+        raise BrokenPipeError
+
+    recipe = make_recipe(str(base), str(gemma_style_folder), {"method": "mean"})
+    with pytest.raises(BrokenPipeError):
+        run_recipe(recipe, str(tmp_path / "out"), MergeOptions(), listener=printing)
+    assert (tmp_path / "out" / "tokenadapt.json").is_file()
+
+
+def test_the_home_folder_is_written_to(tmp_path, base, gemma_style_folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    recipe = make_recipe(str(base), str(gemma_style_folder), {"method": "mean"})
+    out = run_recipe(recipe, "~/out", MergeOptions(quiet=True))
+    assert out == tmp_path / "out"
+    assert (out / "tokenadapt.json").is_file()
+    assert not (tmp_path / "~").exists()
 
 
 def test_special_ids_agree_everywhere(tmp_path, base, gemma_style_folder):

@@ -199,6 +199,24 @@ def test_what_is_no_adapter(tmp_path: Path, base: Path, adapter: Path, unigram_f
     assert PULL in refusal(f"{base}+{adapter}", unigram_folder, tmp_path / "out")
 
 
+def test_an_at_sign_in_the_name_of_a_folder(
+    tmp_path: Path, base: Path, unigram_folder: Path, gemma_style_folder: Path
+) -> None:
+    """mergekit cuts the path there, and would take the folders `a` and `c`."""
+    shutil.copytree(base, tmp_path / "a@b")
+    shutil.copytree(base, tmp_path / "a")
+    shutil.copytree(unigram_folder, tmp_path / "c@d")
+    shutil.copytree(gemma_style_folder, tmp_path / "c")
+    out = transplant(tmp_path / "a@b", tmp_path / "c@d", tmp_path / "out")
+    assert (out / "tokenizer.json").read_bytes() == (
+        transplant(base, unigram_folder, tmp_path / "x") / "tokenizer.json"
+    ).read_bytes()
+    assert json.loads((out / "tokenadapt.json").read_text())["inputs"][0]["name"] == str(tmp_path / "a@b")
+    assert make_recipe("org/model@main", "x", {})["models"] == [{"model": "org/model@main"}]
+    both = make_recipe(f"{tmp_path / 'a@b'}+org/adapter", "x", {})["models"][0]["model"]
+    assert both == {"model": {"path": str(tmp_path / "a@b")}, "lora": "org/adapter"}
+
+
 def test_a_plus_in_the_name_of_a_folder(tmp_path: Path, base: Path, unigram_folder: Path) -> None:
     shutil.copytree(base, tmp_path / "a+b")
     shutil.copytree(unigram_folder, tmp_path / "c+d")

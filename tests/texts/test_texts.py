@@ -79,7 +79,7 @@ def test_a_folder_is_read_without_what_is_no_text(tmp_path: Path, caplog: pytest
     (tmp_path / "image.png").write_bytes(b"\x89PNG\0\0")
     (tmp_path / "a.py").write_text("code")
     assert read_text(f"own={tmp_path}").documents == ("code",)
-    assert "own: 1 files are not read, because they contain zero bytes" in caplog.text
+    assert "own: 1 files are not read, because they contain zero bytes or are UTF-16" in caplog.text
     assert "image.png" in caplog.text
 
 
@@ -94,6 +94,25 @@ def test_packed_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"\0one"))
     with pytest.raises(TokenAdaptError, match="contains zero bytes"):
         read_text(str(tmp_path / "a.txt.gz"))
+
+
+def test_other_encodings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes("Mühle\r\n".encode("utf-8-sig"))
+    assert read_text(str(file)).documents == ("Mühle\r\n",)
+    assert not caplog.text
+    file.write_bytes("Mühle".encode("latin-1"))
+    assert read_text(str(file)).documents == ("M\ufffdhle",)
+    assert "--text a: 1 of 1 documents are not UTF-8" in caplog.text
+    file.write_bytes("水车磨面".encode("utf-16"))
+    with pytest.raises(TokenAdaptError, match="is not a text in UTF-8"):
+        read_text(str(file))
+
+
+def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.txt").write_text("one")
+    assert read_text("~/a.txt").documents == read_text("own=~/a.txt").documents == ("one",)
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", '{"text": 3}', "[" * 100_000], ids=["open", "list", "number", "deep"])

@@ -159,6 +159,17 @@ def test_a_leading_space_survives_in_t5_style_tokenizers() -> None:
     assert [joined(vocabulary, ids) for ids in pieces] == [b" the", b"the", b" the mill"]
 
 
+def test_a_leading_space_survives_a_normalizer_that_strips() -> None:
+    """DeBERTa's removes white space around a text, and Metaspace puts one space before it."""
+    normalizer = {"type": "Strip", "strip_left": True, "strip_right": True}
+    definition = plain_definition({}, normalizer=normalizer, pre_tokenizer=METASPACE, decoder=METASPACE)
+    vocab = [["<unk>", 0.0], ["▁the", -1.0], ["the", -2.0], ["▁mill", -1.0], ["mill", -2.0], ["▁", -3.0]]
+    definition["model"] = {"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": False}
+    segmenter, vocabulary = segmenter_of(definition)
+    pieces = segmenter.segment([b" the", b"the", b" the mill"])
+    assert [joined(vocabulary, ids) for ids in pieces] == [b" the", b"the", b" the mill"]
+
+
 @pytest.mark.parametrize(
     ("entries", "text", "expected"),
     [
