@@ -42,8 +42,8 @@ became relative to the size of the weights. Today's defaults give rates there th
 tenth. For Gemma, 1e-3 is six times the default: that run was made before, too.
 
 The run of 120 minutes, the runs with Tekken's tokenizer, and Gemma with Mistral's had a processor with AVX2 only. A
-token takes about twice as long there as on the processor of the other runs (AVX-512 with bfloat16). The run of 120 minutes read the whole text
-once and ended after 93 minutes.
+token takes about twice as long there as on the processor of the other runs (AVX-512 with bfloat16). The run of 120
+minutes read the whole text once and ended after 93 minutes.
 
 Rows that use the space `ngram` {CHANGE}
 But the start `hybrid` with Tekken's tokenizer, and Gemma with Mistral's, are of today's.
