@@ -28,6 +28,7 @@ from mergekit_tokenadapt.correction.correction import (
 from mergekit_tokenadapt.correction.states import Reader
 from mergekit_tokenadapt.correction.targets import TargetMaker
 from mergekit_tokenadapt.correction.text import CalibrationText
+from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.loading import fast_dtype, load_model
 from mergekit_tokenadapt.models.losses import token_losses
@@ -78,6 +79,11 @@ def correct_output_rows(
         TokenAdaptError: the model cannot be loaded, or has no plain output matrix.
     """
     folder = ModelFolder(str(model), model, transfer.base, trust_remote_code)
+    if folder.checkpoint.tables.per_layer:
+        raise TokenAdaptError(
+            "calibration_text cannot be used with this model: it has an embedding table for each layer, and only the "
+            "input matrix would have the new rows"
+        )
     with Reader(_load(folder, transfer.device)) as reader:
         input_use = MatrixUse.TIED if stays_tied else MatrixUse.INPUT
         new_inputs = plan.apply(reader.input_rows, use=input_use, fit=input_fit).rows

@@ -25,7 +25,13 @@ def open_base(model: ModelFolder, base: str | None) -> ModelFolder:
         TokenAdaptError: the manifest names none, there is none at that place, it is not the one of the manifest, or
             its body is another one.
     """
-    record = _record(model)
+    inputs = _inputs(model)
+    if base is None and len(inputs) > 1:
+        raise TokenAdaptError(
+            f"{model.name} was merged from {len(inputs)} models, and one of them has to teach it: heal the models "
+            "first, and merge them afterwards, or name one with --base"
+        )
+    record = _record(inputs, base)
     name = base if base is not None else record.get("name")
     if not isinstance(name, str):
         raise TokenAdaptError(
@@ -58,11 +64,15 @@ def matched(model: ModelFolder, base: ModelFolder) -> VocabularyMap:
     )
 
 
-def _record(model: ModelFolder) -> Mapping[str, Any]:
-    """What the manifest says of the first input model; empty where it says nothing."""
+def _inputs(model: ModelFolder) -> list[Mapping[str, Any]]:
+    """What the manifest says of the input models; empty where it says nothing."""
     inputs: Any = read_json(model.folder / MANIFEST).get("inputs")
-    is_list = isinstance(inputs, list) and inputs and isinstance(inputs[0], Mapping)
-    return inputs[0] if is_list else {}
+    return [one for one in inputs if isinstance(one, Mapping)] if isinstance(inputs, list) else []
+
+
+def _record(inputs: list[Mapping[str, Any]], base: str | None) -> Mapping[str, Any]:
+    """The record of the input model that is the base: the one of that name, or else the first."""
+    return next((one for one in inputs if one.get("name") == base), inputs[0] if inputs else {})
 
 
 def _check_body(model: ModelFolder, base: ModelFolder) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mergekit_tokenadapt.errors import one_error
 from mergekit_tokenadapt.healing.chunks import chunk_loss
 from mergekit_tokenadapt.healing.loss import target_loss
 from mergekit_tokenadapt.healing.options import HealOptions
@@ -173,4 +174,5 @@ def _with_adapters(model: Any, options: HealOptions) -> Any:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that will go
-        return get_peft_model(model, config)
+        with one_error("this model cannot get adapters (--train rows or --train all does without)"):
+            return get_peft_model(model, config)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.folder import ModelFolder
+
+LOGIT_CAP = re.compile(r"(final_logit_softcapping|logits?_soft_?cap(ping)?)")
+"""Matches config keys of a bound on the logits. Those of attention have other names."""
 
 
 def check_trainable(model: ModelFolder) -> None:
@@ -13,7 +18,8 @@ def check_trainable(model: ModelFolder) -> None:
     `correction.states.Reader`.
 
     Raises:
-        TokenAdaptError: the model is quantised, has no output matrix or one with a bias, or caps its logits.
+        TokenAdaptError: the model is quantised, has no output matrix or one with a bias, caps its logits, or has
+            embedding tables of single layers.
     """
     if model.config.get("quantization_config") or model.text_config.get("quantization_config"):
         raise TokenAdaptError(f"{model.name} is quantised: heal the model first, and quantise what comes out")
@@ -22,7 +28,9 @@ def check_trainable(model: ModelFolder) -> None:
         raise TokenAdaptError(f"{model.name} has no output matrix: only causal language models can be healed")
     if f"{tables.output.rpartition('.')[0]}.bias" in tables.axes:
         raise TokenAdaptError(f"{model.name} has a bias at its output matrix, so that it cannot be healed")
-    if model.text_config.get("final_logit_softcapping"):
+    if capped := next((k for k in model.text_config if LOGIT_CAP.fullmatch(k) and model.text_config[k]), None):
+        raise TokenAdaptError(f"{model.name} caps its logits ({capped} in config.json), so that it cannot be healed")
+    if tables.per_layer:
         raise TokenAdaptError(
-            f"{model.name} caps its logits (final_logit_softcapping in config.json), so that it cannot be healed"
+            f"{model.name} has an embedding table for each layer, which is not trained, so that it cannot be healed"
         )

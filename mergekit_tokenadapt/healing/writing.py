@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,15 @@ def interpolated(model: ModelFolder, trained: Any, share: float) -> None:
 
 def rounded(model: ModelFolder, trained: Any) -> None:
     """Give every weight the precision in which it is stored, in place: so it is measured as it is written."""
-    stored = {name: model.tensors.dtype(name) for name in model.tensors}
-    usual = next(iter(stored.values()))
+    prefix = f"{trained.base_model_prefix}."
+    dtypes = {name: model.tensors.dtype(name) for name in model.tensors}
+    # Older files of GPT-2 hold masks, too.
+    stored = {name: getattr(torch, dtype) for name, dtype in dtypes.items() if "float" in dtype}
+    usual = Counter(stored.values()).most_common(1)[0][0]
     with torch.no_grad():
         for name, parameter in trained.named_parameters():
-            dtype = getattr(torch, stored.get(name, usual))
+            spellings = (name, name.removeprefix(prefix), prefix + name)
+            dtype = next((stored[s] for s in spellings if s in stored), usual)
             parameter.copy_(parameter.to(dtype).to(parameter.dtype))
 
 

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.output.side_files import PROCESSOR_FILES
+from mergekit_tokenadapt.plugin.inputs import references_of
 from mergekit_tokenadapt.plugin.multimerge import finish_half_finished_merges
 from mergekit_tokenadapt.tokenizer.files import TOKENIZER_FILES
 
@@ -47,8 +48,26 @@ def activate_once() -> None:
     field.annotation = Optional[Annotated[AdaptingTokenizerConfig, BeforeValidator(_as_dict)]]  # noqa: UP045
     configuration.__annotations__["tokenizer"] = field.annotation
     configuration.model_rebuild(force=True)
+    configuration.referenced_models = _in_order(configuration.referenced_models)
     mergekit.merge.MergePlanner = AdaptingPlanner
     mergekit.merge._copy_tagalong_files = _without_ours(mergekit.merge._copy_tagalong_files)
+
+
+def _in_order(stock: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """Wrap mergekit's list of a recipe's models so that it has their order.
+
+    mergekit makes it of a set. Without a `base_model`, it takes config.json from the first of the list, and that would
+    be another model in each process.
+    """
+
+    def referenced_models(configuration: Any) -> list[Any]:
+        found = stock(configuration)
+        if getattr(configuration.tokenizer, "adapt", None) is None:
+            return found
+        order = {reference: n for n, reference in enumerate(references_of(configuration))}
+        return sorted(found, key=lambda reference: (order.get(reference, len(order)), str(reference)))
+
+    return referenced_models
 
 
 def _without_ours(stock: Callable[..., None]) -> Callable[..., None]:

@@ -151,3 +151,12 @@ def test_values_out_of_range(moved, tmp_path, text_file, flag):
     result = CliRunner().invoke(main, ["heal", str(moved), str(tmp_path / "out"), "--text", str(text_file), flag])
     assert result.exit_code == 2
     assert f"'{flag.split('=')[0]}'" in result.stderr.splitlines()[-1]
+
+
+def test_a_merge_has_no_one_base(moved, tmp_path, text_file):
+    manifest = json.loads((moved / "tokenadapt.json").read_text())
+    manifest["inputs"].append({**manifest["inputs"][0], "name": "another"})
+    (moved / "tokenadapt.json").write_text(json.dumps(manifest))
+    line = refused(moved, tmp_path / "out", "--text", text_file)
+    assert "was merged from 2 models" in line
+    assert "name one with --base" in line

@@ -27,7 +27,8 @@ def bare_pair(tmp_path, byte_level_folder, gemma_style_folder):
     small_model(transformers.GPT2LMHeadModel, config).save_pretrained(base)
     tokenizer.copy_to(base)
     tensors = {name.removeprefix("transformer."): tensor for name, tensor in tensors_of(base).items()}
-    store(base, {**tensors, "h.0.attn.masked_bias": torch.tensor(-1e4)})
+    masks = {"h.0.attn.bias": torch.ones(4, 4, dtype=torch.bool), "h.1.attn.bias": torch.ones(4, 4, dtype=torch.uint8)}
+    store(base, {**tensors, **masks, "h.0.attn.masked_bias": torch.tensor(-1e4)})
     return base, transplant(base, gemma_style_folder, tmp_path / "moved")
 
 
@@ -38,7 +39,18 @@ def test_names_without_the_prefix_of_the_class(bare_pair, tmp_path, text_file):
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert {"wte.weight", "h.0.attn.c_attn.weight"} <= changed
-    assert "h.0.attn.masked_bias" not in changed
+    assert not {"h.0.attn.masked_bias", "h.0.attn.bias", "h.1.attn.bias"} & changed
+
+
+def test_weights_that_are_not_trained_keep_their_bits_in_any_dtype(bare_pair, tmp_path, text_file):
+    moved = bare_pair[1]
+    tensors = tensors_of(moved)
+    half = {name: t.bfloat16() if t.is_floating_point() and "ln_" not in name else t for name, t in tensors.items()}
+    store(moved, half)
+    settings = {"train": "rows", "row_rate": 0.2, "passage_bytes": 100}
+    assert healed(bare_pair, tmp_path / "out", text_file, **settings).is_better
+    after = tensors_of(tmp_path / "out")
+    assert all(torch.equal(half[name], after[name]) for name in half if name != "wte.weight")
 
 
 def test_a_tied_matrix_that_is_stored_twice(tied_pair, tmp_path, text_file):

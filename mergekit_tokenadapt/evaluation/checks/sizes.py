@@ -128,8 +128,7 @@ def _as_set(value: Any) -> set[int]:
 
 def check_tied(model: ModelFolder) -> Finding:
     """Check that the stored tensors agree with ``tie_word_embeddings`` in config.json."""
-    # transformers ties the matrices if a config does not define the key.
-    tied = bool(model.config.get("tie_word_embeddings", model.text_config.get("tie_word_embeddings", True)))
+    tied = model.checkpoint.tables.is_tied
     first, second = model.input_matrix, model.output_matrix
     problems = []
     if not tied and second is None:
