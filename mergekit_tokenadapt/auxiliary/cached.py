@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mergekit_tokenadapt.auxiliary.base import AuxiliarySpace
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line, one_error
-from mergekit_tokenadapt.storage.input_files import check_plain
+from mergekit_tokenadapt.storage.input_files import SUFFIXES, check_plain
 from mergekit_tokenadapt.storage.shards import cache_folder, read_sealed, resumed, shard_folder
 from mergekit_tokenadapt.storage.tensor_writing import save_tensors, sealed
 
@@ -82,10 +82,6 @@ class CachedSpace(AuxiliarySpace):
         finally:
             lock.release()
 
-    def _computed(self, folder: Path, texts: Sequence[str], *, device: torch.device, quiet: bool) -> Tensor:
-        with one_error(f"auxiliary {self.name!r} cannot embed the texts"):
-            return self.compute(folder, texts, device=device, quiet=quiet)
-
     def _in_shards(
         self, folder: Path, texts: Sequence[str], shards: Path | None, *, device: torch.device, quiet: bool
     ) -> Tensor:
@@ -99,7 +95,9 @@ class CachedSpace(AuxiliarySpace):
             shard = [texts[n] for n in order[start : start + SHARD]]
 
             def make(shard: list[str] = shard) -> dict[str, Tensor]:
-                return {"vectors": self._computed(folder, shard, device=device, quiet=quiet).float().cpu().contiguous()}
+                with one_error(f"auxiliary {self.name!r} cannot embed the texts"):
+                    vectors = self.compute(folder, shard, device=device, quiet=quiet)
+                return {"vectors": vectors.float().cpu().contiguous()}
 
             parts.append(resumed(shards, f"{start:08d}", make)["vectors"])
         vectors = torch.cat(parts)
@@ -123,10 +121,6 @@ def find_model_folder(name: str) -> Path:
     except Exception as error:
         reason = first_line(error)
         raise TokenAdaptError(f"auxiliary {name!r} is not a folder, and could not be fetched: {reason}") from error
-
-
-SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".bin", ".pt", ".spm")
-"""Endings of the files of an embedding model that its vectors depend on."""
 
 
 def _key(kind: str, folder: Path, texts: Sequence[str]) -> str:

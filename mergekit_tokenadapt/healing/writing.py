@@ -80,15 +80,13 @@ def interpolated(model: ModelFolder, trained: Any, share: float) -> None:
 
 def rounded(model: ModelFolder, trained: Any) -> None:
     """Give every weight the precision in which it is stored, in place: so it is measured as it is written."""
-    prefix = f"{trained.base_model_prefix}."
     dtypes = {name: model.tensors.dtype(name) for name in model.tensors}
     # Older files of GPT-2 hold masks, too.
     stored = {name: getattr(torch, dtype) for name, dtype in dtypes.items() if "float" in dtype}
     usual = Counter(stored.values()).most_common(1)[0][0]
     with torch.no_grad():
         for name, parameter in trained.named_parameters():
-            spellings = (name, name.removeprefix(prefix), prefix + name)
-            dtype = next((stored[s] for s in spellings if s in stored), usual)
+            dtype = next((stored[s] for s in _spellings(name, trained) if s in stored), usual)
             parameter.copy_(parameter.to(dtype).to(parameter.dtype))
 
 
@@ -139,10 +137,9 @@ def _by_stored_name(model: ModelFolder, trained: Any, beside: Path | None) -> Ma
         trained.save_pretrained(stage)
         files = TensorFiles(Path(stage))
         saved = {name: files.read(name).clone() for name in files}
-    # Files may hold `wte.weight` for GPT-2's `transformer.wte.weight`. A tied matrix is saved once.
-    known, prefix = own | saved, f"{trained.base_model_prefix}."
+    known = own | saved  # a tied matrix is saved once
     chosen = {
-        name: next((s for s in (name, prefix + name, name.removeprefix(prefix)) if _fits(known, s, model, name)), None)
+        name: next((s for s in _spellings(name, trained) if _fits(known, s, model, name)), None)
         for name in model.tensors
     }
     if lost := saved.keys() - set(chosen.values()):
@@ -151,6 +148,13 @@ def _by_stored_name(model: ModelFolder, trained: Any, beside: Path | None) -> Ma
             "files has this name and shape"
         )
     return {name: None if one is None else known[one] for name, one in chosen.items()}
+
+
+def _spellings(name: str, model: Any) -> tuple[str, str, str]:
+    """A tensor's name, also with and without the class's prefix: files may hold `wte.weight` for GPT-2's
+    `transformer.wte.weight`."""
+    prefix = f"{model.base_model_prefix}."
+    return name, prefix + name, name.removeprefix(prefix)
 
 
 def _fits(tensors: Mapping[str, Tensor], name: str, model: ModelFolder, stored: str) -> bool:

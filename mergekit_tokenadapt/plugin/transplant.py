@@ -120,9 +120,9 @@ def run_recipe(
         if finish is not None:
             finish(staged)
     # After the rename: a report that cannot be printed, into a pipe that nobody reads for one, costs no model.
-    for report in reports:
-        assert listener is not None
-        listener(report)
+    if listener is not None:
+        for report in reports:
+            listener(report)
     return destination
 
 
@@ -174,20 +174,21 @@ def _as_reference(name: str) -> str | dict[str, Any]:
     mergekit takes what follows a ``+`` as an adapter, and what follows an ``@`` as a revision, even within a path.
     """
     parts = [name] if local_path(name).exists() else name.split("+")
-    paths = [
-        {"path": _as_path(part)} if {"@", "+"} & set(part) and local_path(part).exists() else _as_path(part)
-        for part in parts
-    ]
-    as_text = [path for path in paths if isinstance(path, str)]
-    if len(as_text) == len(paths) or len(parts) > 2:
+    if len(parts) > 2 or not any(map(_would_be_cut, parts)):
         return "+".join(map(_as_path, parts))
-    return dict(zip(("model", "lora"), paths, strict=False))
+    return {
+        key: {"path": _as_path(part)} if _would_be_cut(part) else part
+        for key, part in zip(("model", "lora"), parts, strict=False)
+    }
+
+
+def _would_be_cut(name: str) -> bool:
+    return ("+" in name or "@" in name) and local_path(name).exists()
 
 
 def _as_path(name: str) -> str:
     """Write a local folder so that it cannot be taken for a hub id."""
-    if name.startswith("~"):
-        name = os.path.expanduser(name)
+    name = os.path.expanduser(name)
     is_local = os.path.exists(name) and not os.path.isabs(name) and not name.startswith(".")
     return os.path.join(".", name) if is_local else name
 

@@ -10,7 +10,21 @@ from pathlib import Path
 from mergekit_tokenadapt.errors import TokenAdaptError
 
 SUFFIXES = frozenset(
-    (".json", ".safetensors", ".bin", ".pt", ".pth", ".model", ".txt", ".jinja", ".tiktoken", ".gguf", ".py", ".yml")
+    (
+        ".json",
+        ".safetensors",
+        ".bin",
+        ".pt",
+        ".pth",
+        ".model",
+        ".spm",
+        ".txt",
+        ".jinja",
+        ".tiktoken",
+        ".gguf",
+        ".py",
+        ".yml",
+    )
 )
 """Suffixes of the files that mergekit, transformers or this package open in a model's or a tokenizer's folder."""
 KINDS = {

@@ -6,9 +6,7 @@ import hashlib
 from pathlib import Path
 
 from mergekit_tokenadapt.storage.hashing import add_contents
-
-SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".txt", ".tiktoken", ".jinja")
-"""Endings of files of configs, weights, tokenizers and chat templates."""
+from mergekit_tokenadapt.storage.input_files import SUFFIXES
 
 
 def state_of(folder: Path, *, by_content: bool = False) -> str:

@@ -22,6 +22,7 @@ LOG = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "MERGEKIT_TOKENADAPT_CACHE"
 """Environment variable that names the cache folder."""
+NOT_KEPT = "partial results cannot be kept, so a stopped run will start again: %s"
 
 
 def cache_folder() -> Path:
@@ -53,7 +54,7 @@ def shard_folder(name: str) -> Iterator[Path | None]:
             folder.mkdir(exist_ok=True)
         except OSError as error:
             usable = False
-            LOG.warning("partial results cannot be kept, so a stopped run will start again: %s", error)
+            LOG.warning(NOT_KEPT, error)
         yield folder if usable else None
         if usable:
             shutil.rmtree(folder)
@@ -82,7 +83,7 @@ def resumed(folder: Path | None, name: str, make: Callable[[], dict[str, Tensor]
         save_file(sealed(made), str(temporary))
         os.replace(temporary, file)
     except (OSError, SafetensorError) as error:
-        LOG.warning("partial results cannot be kept, so a stopped run will start again: %s", error)
+        LOG.warning(NOT_KEPT, error)
     return made
 
 
@@ -100,13 +101,13 @@ def settled(folder: Path | None, name: str) -> int | None:
 
 
 def settle(folder: Path | None, name: str, number: int) -> None:
-    """Keep a number for a run that resumes; see `settled`. Nothing is kept without a folder.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    if folder is not None:
+    """Keep a number for a run that resumes; see `settled`. Nothing is kept without a folder."""
+    if folder is None:
+        return
+    try:
         write_file(folder / f"{name}.json", json.dumps(number))
+    except OSError as error:
+        LOG.warning(NOT_KEPT, error)
 
 
 def read_sealed(file: Path) -> dict[str, Tensor] | None:

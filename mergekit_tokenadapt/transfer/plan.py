@@ -197,6 +197,11 @@ class TransferPlan:
         self.check_made(new_RD, name, clean_VD)
         return AppliedRows(new_RD.reshape(self.num_rows, *matrix.shape[1:]), used)
 
+    @property
+    def _ids_with_pieces(self) -> Tensor:
+        """The composed rows that have a composition, int64."""
+        return self.composed_ids[self.composition.counts > 0]
+
     def _composed_in(self, *, is_matrix: bool, is_predicted: bool) -> Tensor:
         """Return the composed rows that a tensor gets, int64. Those without pieces may have no other source.
 
@@ -204,7 +209,7 @@ class TransferPlan:
             is_matrix: whether the tensor has given rows; a vocabulary bias has none.
             is_predicted: whether the regression could be fitted on it.
         """
-        parts = [self.composed_ids[self.composition.counts > 0]]
+        parts = [self._ids_with_pieces]
         parts += [self.drawn.new_ids] if self.drawn is not None else []
         parts += [self.given.new_ids] if self.given is not None and is_matrix else []
         parts += [self.regression.new_ids] if self.regression is not None and is_predicted else []
@@ -274,7 +279,7 @@ class TransferPlan:
         chunks = self.regression.predict(fit, matrix_VD)
         ids, share = self.regression.new_ids, self.regression.share_of_pieces(use)
         if share:
-            has_pieces = torch.isin(ids, self.composed_ids[self.composition.counts > 0])
+            has_pieces = torch.isin(ids, self._ids_with_pieces)
             share_N1 = (share * has_pieces.float())[:, None].to(new_RD.device)
             chunks = (
                 (

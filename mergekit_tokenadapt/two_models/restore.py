@@ -227,14 +227,14 @@ def _write_weights(
 
     Vocabulary tensors get the old rows, and position tables that follow the pad token's id move back.
     """
-    pad = pad_of(original.transformers_config)
-    move = move_between(
-        adapted.transformers_config, adapted.tensors.names, pad, model=adapted.name, target=original.name
-    )
     if adapted.num_rows != plan.num_rows:
         raise TokenAdaptError(
             f"{adapted.name} has {adapted.num_rows} rows, but was made with {plan.num_rows}: its vocabulary was changed"
         )
+    pad = pad_of(original.transformers_config)
+    move = move_between(
+        adapted.transformers_config, adapted.tensors.names, pad, model=adapted.name, target=original.name
+    )
     tensors, total = adapted.tensors, 0
     weight_map: dict[str, str] = {}
     by_file: dict[str, list[str]] = {}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import codecs
-from pathlib import Path
 
 from mergekit_tokenadapt.auxiliary.word_vectors.fasttext import MAGIC, FastTextModel
 from mergekit_tokenadapt.auxiliary.word_vectors.reading import WordVectors
 from mergekit_tokenadapt.auxiliary.word_vectors.word2vec import BinaryVectors, TextVectors, opened
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.storage.input_files import local_path
 
 PROBE = 1 << 16
 """Bytes at the beginning of a file that decide on its format."""
@@ -29,7 +29,7 @@ def open_word_vectors(name: str) -> WordVectors:
         TokenAdaptError: there is no such file, or it is empty, packed in a way that cannot be read, or of no known
             format.
     """
-    path = Path(name).expanduser()
+    path = local_path(name)
     if not path.is_file():
         raise TokenAdaptError(f"word vectors: {name!r} is no file")
     with opened(path) as stream:
