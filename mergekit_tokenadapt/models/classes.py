@@ -49,6 +49,10 @@ class Loading:
     """The parameter of the output matrix (`lm_head`), tied or not; None if the class has none."""
     is_tied: bool
     """Whether input and output matrix are one tensor."""
+    other_names: Mapping[str, str]
+    """Further name of the input or output matrix -> its name in `input` or `output`. Encoder-decoders have such names:
+    Marian's `model.shared.weight` is also `model.decoder.embed_tokens.weight`.
+    """
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,9 @@ def _needs_its_own_code(folder: Path) -> bool:
 def _embeddings(model: Any) -> dict[str, Any]:
     """Return the fields of `Loading` about the input and output matrix of a built model."""
     modules = {id(module): f"{name}.weight" for name, module in model.named_modules()}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     found: dict[str, Any] = {}
+    others: dict[str, str] = {}
     weights = []
     for use, get in (("input", "get_input_embeddings"), ("output", "get_output_embeddings")):
         try:
@@ -216,7 +222,10 @@ def _embeddings(model: Any) -> dict[str, Any]:
             module = None
         weights.append(getattr(module, "weight", None))
         found[use] = modules.get(id(module)) if weights[-1] is not None else None
-    return {**found, "is_tied": weights[0] is not None and weights[0] is weights[1]}
+        if found[use] is not None:
+            others |= {n: found[use] for n, p in parameters.items() if p is weights[-1] and n not in others}
+    others = {n: main for n, main in others.items() if n not in found.values()}
+    return {**found, "is_tied": weights[0] is not None and weights[0] is weights[1], "other_names": others}
 
 
 @contextmanager

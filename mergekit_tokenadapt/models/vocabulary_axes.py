@@ -57,6 +57,8 @@ class VocabularyTables:
     """The parameter of the output matrix (`lm_head`), tied or not; None if there is none."""
     is_tied: bool
     """Whether input and output matrix are one tensor."""
+    other_names: Mapping[str, str]
+    """Further name of the input or output matrix -> its name in `input` or `output`."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ class StoredTable:
 
     axis: int
     parameter: str | None
-    """The parameter that it is loaded into; None for a layer that only other inference engines load."""
+    """The parameter that it is loaded into, by its name in `VocabularyTables.input` or `output` if it is one of these.
+    None for a layer that only other inference engines load.
+    """
     is_output: bool
     """Whether it is an output matrix."""
     is_per_layer: bool = False
@@ -151,6 +155,7 @@ def stored_tables(
         parameter = places.get(name)
         if parameter in tables.axes:
             assert parameter is not None
+            parameter = tables.other_names.get(parameter, parameter)
             is_output = parameter == tables.output
             found[name] = StoredTable(tables.axes[parameter], parameter, is_output, parameter in tables.per_layer)
         elif parameter is None and not name.endswith(BUFFERS):
@@ -276,7 +281,9 @@ def _tables(
     assert small.input is not None
     output = small.output if small.output in axes else None
     shapes = {name: small.shapes[name] for name in axes}
-    return VocabularyTables(axes, shapes, dict(keys), frozenset(per_layer), small.input, output, large.is_tied)
+    return VocabularyTables(
+        axes, shapes, dict(keys), frozenset(per_layer), small.input, output, large.is_tied, large.other_names
+    )
 
 
 # --- stored tensors -------------------------------------------------------------------------------

@@ -83,6 +83,11 @@ class InputModel:
         matrices = [name for name, table in self.tables.items() if len(self.shapes[name]) > 1 and not table.is_output]
         return next(iter(matrices), None)
 
+    def is_matrix(self, table: StoredTable) -> bool:
+        """Return whether a stored table is the input or the output matrix."""
+        tables = self.checkpoint.tables if self.checkpoint is not None else None
+        return tables is not None and table.parameter in (tables.input, tables.output)
+
 
 def references_of(config: MergeConfiguration) -> list[ModelReference]:
     """Return the input models of a recipe: the base model first, then the others in the order of the recipe."""

@@ -55,7 +55,13 @@ class KnownWeights:
 
     def is_output(self, weight: WeightInfo, model: ModelReference) -> bool:
         """Return whether a weight is the output matrix, which is the input matrix in a tied model."""
-        return self.output_name in (weight.name, self.stored_name(weight, model))
+        stored = self.stored_name(weight, model)
+        if self.output_name in (weight.name, stored):
+            return True
+        # A tied matrix may be stored twice, under two of its names.
+        known = self.models[model]
+        table = known.tables.get(stored or "")
+        return self.stays_tied and table is not None and known.is_matrix(table)
 
     def is_per_layer(self, weight: WeightInfo, model: ModelReference) -> bool:
         """Return whether a weight is a table per layer, see `AdaptVocabulary.is_per_layer`."""

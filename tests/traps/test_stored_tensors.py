@@ -17,10 +17,11 @@ from mergekit.options import MergeOptions
 from packaging.version import Version
 from safetensors.torch import save_file
 from small_models import logits_of, small_config, small_model
-from tokenizers_zoo import write_tokenizer
+from tokenizers_zoo import CORPUS, write_tokenizer
 from torch import Tensor
 from transplanting import edit_json, tensors_of, transplant
 
+import mergekit_tokenadapt as ta
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.checks import Status, run_checks
 from mergekit_tokenadapt.models import CannotBuild, ModelClass
@@ -292,3 +293,27 @@ def test_a_model_that_was_changed_is_read_again(tmp_path, make, unigram_folder):
     before, after = tensors_of(folder), tensors_of(transplant(folder, unigram_folder, tmp_path / "second"))
     assert before.keys() == after.keys()
     assert torch.equal(before["model.norm.weight"], after["model.norm.weight"])
+
+
+# --- tied matrices with several names
+
+
+@pytest.mark.parametrize("name", ["MarianMTModel", "T5GemmaForConditionalGeneration", "T5ForConditionalGeneration"])
+def test_a_tied_matrix_under_a_third_name_gets_the_rows_of_a_tied_one(tmp_path, make, gemma_style_folder, name):
+    folder = make(name, "model", decoder_start_token_id=0)
+    out = transplant(folder, gemma_style_folder, tmp_path / "out", method="calibrated")
+    model = getattr(transformers, name).from_pretrained(folder)
+    ta.adapt(model, str(folder), str(gemma_style_folder), method="calibrated")
+    in_memory, on_disk = model.state_dict(), loaded(out, name)
+    assert in_memory.keys() == on_disk.keys()
+    for key, tensor in on_disk.items():
+        torch.testing.assert_close(tensor, in_memory[key], rtol=0, atol=1e-5, msg=key)
+
+
+def test_both_names_of_a_tied_matrix_get_corrected_rows(tmp_path, make, gemma_style_folder):
+    (text := tmp_path / "text.txt").write_text("\n\n".join(CORPUS * 8))
+    folder = make("LlamaForCausalLM", "model", tie_word_embeddings=True)
+    with_tensors(folder, {"lm_head.weight": tensors_of(folder)["model.embed_tokens.weight"].clone()})
+    out = transplant(folder, gemma_style_folder, tmp_path / "out", method="calibrated", calibration_text=str(text))
+    after = tensors_of(out)
+    assert torch.equal(after["lm_head.weight"], after["model.embed_tokens.weight"])
