@@ -12,6 +12,8 @@ import tiny_models
 import torch
 from click.testing import Result
 from tiny_models import byte_level_tokenizer, edit_json, edit_tensors, write_model, write_tokenizer
+from tokenizers_zoo import CORPUS
+from transplanting import transplant
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.checks import Status, run_checks
@@ -98,6 +100,7 @@ BROKEN = {
         lambda t: t.update({"model.norm.weight": t["model.norm.weight"].half()}),
     ),
     "untouched: a copied row": ("untouched", None, lambda t: t[EMBEDDING][10].mul_(1.01)),
+    "untouched: a setting": ("untouched", "config.json", lambda c: c.update(rms_norm_eps=0.1)),
     "untouched: a tensor more": ("untouched", None, lambda t: t.update(extra=torch.ones(3))),
 }
 
@@ -111,6 +114,18 @@ def test_each_defect_fails_its_own_check(broken: str, out: Path, base: Path, cop
     else:
         edit_tensors(folder, change)
     assert findings(folder, base)[check].status is Status.FAILED
+
+
+@pytest.mark.parametrize("has_text", [False, True], ids=["no text", "text"])
+def test_the_output_matrix_of_an_untied_model_is_compared_with_the_tied_one(
+    base: Path, gemma_style_folder: Path, tmp_path: Path, has_text: bool
+) -> None:
+    (text := tmp_path / "text.txt").write_text("\n\n".join(CORPUS * 8))
+    more = {"calibration_text": str(text)} if has_text else {}
+    out = transplant(base, gemma_style_folder, tmp_path / "out", untie=True, **more)
+    assert findings(out, base)["untouched"].status is Status.PASSED
+    edit_tensors(out, lambda t: t.update({"lm_head.weight": t["lm_head.weight"].roll(1, 0)}))
+    assert "lm_head.weight, copied rows" in findings(out, base)["untouched"].message
 
 
 def test_a_tokenizer_without_bytes_loses_characters(tmp_path: Path) -> None:
