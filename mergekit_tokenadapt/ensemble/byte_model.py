@@ -28,7 +28,7 @@ from transformers import DynamicCache
 from mergekit_tokenadapt.ensemble.canonical import Canonical
 from mergekit_tokenadapt.ensemble.options import ByteOptions
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
-from mergekit_tokenadapt.models.cache_names import cache_argument
+from mergekit_tokenadapt.models.cache_names import cache_argument, takes_cache
 from mergekit_tokenadapt.tokenizer.encoded_text import start_token
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 
@@ -285,10 +285,15 @@ def _end(contents: list[bytes], beginning: bytes) -> int:
 
 
 class _Runs:
-    """Runs the model on sequences that share long prefixes, with one key-value cache."""
+    """Runs the model on sequences that share long prefixes, with one key-value cache.
+
+    Recurrent models (Mamba, RWKV, hybrids) keep a state from which tokens cannot be removed. They read each sequence
+    from its start.
+    """
 
     def __init__(self, model: Any, start: int) -> None:
         self._model, self._start = model, start
+        self._is_recurrent = getattr(model, "_is_stateful", False) or not takes_cache(model)
         self._cache: Any = None
         self._seen: list[int] = []
         self.count = 0
@@ -297,6 +302,9 @@ class _Runs:
     def after(self, tokens: tuple[int, ...]) -> np.ndarray:
         """Return the probabilities of all ids after the start token and `tokens`, float32 [V]."""
         ids = [self._start, *tokens]
+        self.count += 1
+        if self._is_recurrent:
+            return self._probabilities(ids, len(ids), use_cache=False)
         same = 0
         for one, other in zip(ids[:-1], self._seen, strict=False):  # the last token has to run: its logits are needed
             if one != other:
@@ -306,18 +314,21 @@ class _Runs:
             self._cache, same = DynamicCache(), 0
         elif same < len(self._seen):
             self._cache.crop(same - len(self._seen))  # a negative length removes that many positions from the end
-        device = self._model.device
-        mask = torch.ones((1, len(ids)), dtype=torch.int64, device=device)
-        inputs = torch.tensor([ids[same:]], device=device)
         cache = {cache_argument(self._model): self._cache}
+        probabilities = self._probabilities(ids[same:], len(ids), **cache, use_cache=True)
+        self._seen = ids
+        return probabilities
+
+    def _probabilities(self, new: list[int], total: int, **options: Any) -> np.ndarray:
+        """Run the model on the last of `total` tokens; return the probabilities after them, float32 [V]."""
+        device = self._model.device
+        mask = torch.ones((1, total), dtype=torch.int64, device=device)
         try:
-            out = self._model(inputs, attention_mask=mask, **cache, use_cache=True, logits_to_keep=1)
+            out = self._model(torch.tensor([new], device=device), attention_mask=mask, logits_to_keep=1, **options)
         except IndexError as error:  # a position table ends, or a model with another kind of cache
             raise TokenAdaptError(
-                f"{type(self._model).__name__} cannot read {len(ids)} tokens byte by byte: its position table is "
+                f"{type(self._model).__name__} cannot read {total} tokens byte by byte: its position table is "
                 f"shorter, or it keeps no key-value cache ({first_line(error)})"
             ) from error
-        self._seen = ids
-        self.count += 1
         probabilities: np.ndarray = out.logits[0, -1].float().softmax(dim=0).cpu().numpy()
         return probabilities

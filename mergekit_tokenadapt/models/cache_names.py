@@ -24,6 +24,11 @@ def cache_argument(model: Any) -> str:
     return NEW_NAME if NEW_NAME in inspect.signature(model.forward).parameters else OLD_NAME
 
 
+def takes_cache(model: Any) -> bool:
+    """Return whether a model's ``forward`` takes a cache under a name of transformers; RWKV's takes a `state`."""
+    return cache_argument(model) in inspect.signature(model.forward).parameters
+
+
 def cache_of(output: Any) -> Any:
     """Return the cache in a model's output; None if it holds none."""
     return output[NEW_NAME] if NEW_NAME in output else output.get(OLD_NAME)

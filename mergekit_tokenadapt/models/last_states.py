@@ -135,7 +135,9 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 def _layers_of(model: Any, name: str) -> torch.nn.ModuleList:
     number = model.config.get_text_config().num_hidden_layers
-    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == number]
+    # The text layers come first: a vision tower may have as many layers.
+    modules = [*model.get_decoder().modules(), *model.modules()]
+    lists = [m for m in modules if isinstance(m, torch.nn.ModuleList) and len(m) == number]
     if not lists:
         raise TokenAdaptError(f"{name}: no list of {number} layers was found in the model, whose states are wanted")
     return lists[0]

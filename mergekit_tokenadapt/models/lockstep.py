@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Gen
 from transformers import PretrainedConfig as Config
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from mergekit_tokenadapt.models.cache_names import OUTPUT_NAME, cache_argument, cache_of
+from mergekit_tokenadapt.models.cache_names import OUTPUT_NAME, cache_argument, cache_of, takes_cache
 
 MODEL_TYPE = "tokenadapt_lockstep"
 MEANS = ("arithmetic", "geometric")
@@ -53,14 +53,15 @@ class LockstepConfig(Config):  # type: ignore[misc]
 
 
 class LockstepCache:
-    """The key-value caches of the members. Each member makes a cache of its own type."""
+    """The caches of the members. Each member makes a cache of its own type, and not every type knows its length."""
 
-    def __init__(self, caches: Sequence[Any]) -> None:
+    def __init__(self, caches: Sequence[Any], length: int) -> None:
         self.caches = list(caches)
+        self.length = length
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the number of cached positions."""
-        return int(self.caches[0].get_seq_length(layer_idx))
+        return self.length
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Reorder the batch, as beam search requires."""
@@ -68,9 +69,14 @@ class LockstepCache:
             cache.reorder_cache(beam_idx)
 
     def crop(self, max_length: int) -> None:
-        """Drop the positions from `max_length` on, as assisted generation requires."""
+        """Drop positions, as assisted generation requires.
+
+        Args:
+            max_length: the number of positions to keep; if negative, the number to drop.
+        """
         for cache in self.caches:
             cache.crop(max_length)
+        self.length = max_length if max_length > 0 else self.length + max_length
 
 
 class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
@@ -89,6 +95,7 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
     def __init__(self, config: LockstepConfig, members: Sequence[Any]) -> None:
         super().__init__(config)
         self.members = nn.ModuleList(members)
+        self._can_cache = all(map(takes_cache, members))
 
     @classmethod
     def from_pretrained(cls, folder: str, *_args: Any, config: Any = None, **options: Any) -> Any:
@@ -167,7 +174,7 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             attention_mask: [B, T with cached positions]; 0 for padding.
             past_key_values: the cache, by its older name in transformers.
             cache: the cache, by its newer name.
-            use_cache: whether to return a cache.
+            use_cache: whether to return a cache. If a member takes none, each call needs the whole text.
             labels: int64 [B, T]; -100 for positions without loss.
 
         Returns:
@@ -175,10 +182,15 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             as ``loss``.
         """
         seen = cache if cache is not None else past_key_values
+        use_cache = bool(use_cache) and self._can_cache
         caches = seen.caches if seen is not None else [None] * len(self.members)
-        position_ids = None
+        seen_length = seen.get_seq_length() if seen is not None else 0
+        # Not every member derives positions from the length of its cache, as Bamba, whose first layer has no such length.
+        position_ids = torch.arange(seen_length, seen_length + input_ids.shape[1], device=input_ids.device).expand_as(
+            input_ids
+        )
         if attention_mask is not None and attention_mask.dim() == 2:
-            # Not every member derives positions from the mask. Without this, padding on the left would count.
+            # Nor does every member derive them from the mask. Without this, padding on the left would count.
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
         average: Tensor | None = None
         kept = []
@@ -187,8 +199,8 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                **{cache_argument(member): own},
-                use_cache=bool(use_cache),
+                **({} if own is None else {cache_argument(member): own}),
+                use_cache=use_cache,
             )
             kept.append(cache_of(out))
             average = self._add(average, self._log_probabilities(out.logits), float(weight))
@@ -199,7 +211,9 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         if labels is not None:
             loss = nn.functional.nll_loss(average[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
         return CausalLMOutputWithPast(
-            loss=loss, logits=average, **{OUTPUT_NAME: LockstepCache(kept) if use_cache else None}
+            loss=loss,
+            logits=average,
+            **{OUTPUT_NAME: LockstepCache(kept, seen_length + input_ids.shape[1]) if use_cache else None},
         )
 
     def _log_probabilities(self, logits_BTV: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import transformers
 from mergekit.options import MergeOptions
 from safetensors.torch import load_file, save_file
+from small_models import small_config, small_model
 from tokenizers_zoo import make_transfer, tiny_model_folder
 
 import mergekit_tokenadapt as ta
@@ -67,6 +68,17 @@ def test_the_model_is_not_run_beyond_the_last_layer(base):
     reader = LastStates.of_folder(open_model(str(base)), CPU)
     reader._layers[1].register_forward_hook(lambda *_: pytest.fail("the second layer was run"))
     reader.read(Pieces.from_lists([[5, 6]]), [1], desc="", quiet=True)
+
+
+def test_the_layers_are_those_that_read_text(base):
+    """Where a vision tower has as many layers, and comes first."""
+    model_class = transformers.LlavaForConditionalGeneration
+    model = small_model(model_class, small_config(model_class.config_class, 300))
+    assert model.config.vision_config.num_hidden_layers == model.config.text_config.num_hidden_layers
+    reader = LastStates(model, open_model(str(base)).tokenizer.vocabulary, "llava")
+    read = reader.read(Pieces.from_lists([[5, 6]]), [1], desc="", quiet=True)
+    assert list(reader._layers) == list(model.model.language_model.layers)
+    assert read.any()
 
 
 @pytest.fixture
