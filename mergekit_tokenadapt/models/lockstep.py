@@ -185,13 +185,7 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         use_cache = bool(use_cache) and self._can_cache
         caches = seen.caches if seen is not None else [None] * len(self.members)
         seen_length = seen.get_seq_length() if seen is not None else 0
-        # Not every member derives positions from the length of its cache, as Bamba, whose first layer has no such length.
-        position_ids = torch.arange(seen_length, seen_length + input_ids.shape[1], device=input_ids.device).expand_as(
-            input_ids
-        )
-        if attention_mask is not None and attention_mask.dim() == 2:
-            # Nor does every member derive them from the mask. Without this, padding on the left would count.
-            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        position_ids = _positions(input_ids, attention_mask, seen_length)
         average: Tensor | None = None
         kept = []
         for member, weight, own in zip(self.members, self.config.weights, caches, strict=True):
@@ -210,11 +204,8 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         loss = None
         if labels is not None:
             loss = nn.functional.nll_loss(average[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=average,
-            **{OUTPUT_NAME: LockstepCache(kept, seen_length + input_ids.shape[1]) if use_cache else None},
-        )
+        kept_cache = LockstepCache(kept, seen_length + input_ids.shape[1]) if use_cache else None
+        return CausalLMOutputWithPast(loss=loss, logits=average, **{OUTPUT_NAME: kept_cache})
 
     def _log_probabilities(self, logits_BTV: Tensor) -> Tensor:
         logits_BTV = logits_BTV.float()
@@ -230,6 +221,17 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         # The log of a sum of weighted probabilities, computed without leaving log space, where nothing underflows.
         share = member_BTV + torch.log(torch.tensor(weight))
         return share if average is None else torch.logaddexp(average, share)
+
+
+def _positions(input_ids: Tensor, attention_mask: Tensor | None, seen_length: int) -> Tensor:
+    """Return the position of each token after `seen_length` cached ones, int64 [B, T].
+
+    Members are given positions, because not every one derives them. Bamba does not from its cache, whose first layer
+    knows no length. Others do not from the mask, so that padding on the left would count.
+    """
+    if attention_mask is not None and attention_mask.dim() == 2:
+        return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+    return torch.arange(seen_length, seen_length + input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
 
 
 AutoConfig.register(MODEL_TYPE, LockstepConfig, exist_ok=True)
