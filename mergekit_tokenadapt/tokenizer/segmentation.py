@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,8 +63,10 @@ class Pieces:
 class Segmenter:
     """Segments texts with the old tokenizer as if they stood inside a longer text.
 
-    It differs from plain encoding in two ways. Special tokens are neither added nor recognised. And SentencePiece's
-    dummy space is not put before the text, so that the pieces of ``"ing"`` do not start with a space.
+    It differs from plain encoding in three ways. Special tokens are neither added nor recognised. SentencePiece's
+    dummy space is not put before the text, so that the pieces of ``"ing"`` do not start with a space. And where entries
+    with a prefix continue a word, as WordPiece's ``##ing`` does, a text without a space before it may continue one: of
+    the two segmentations the shorter is taken, and of equally long ones that which continues a word.
 
     Args:
         definition: the content of the old tokenizer's `tokenizer.json`.
@@ -78,8 +80,10 @@ class Segmenter:
 
     def __init__(self, definition: Definition, vocabulary: Vocabulary, num_rows: int | None = None) -> None:
         with one_error("the base tokenizer cannot be used on the texts of new tokens"):
-            self._tokenizer = plain_tokenizer(definition, vocabulary)
             unknown = unknown_ids(definition, vocabulary)
+            self._stem = _stem(definition)
+            self._stem_id = max(vocabulary.num_ids, num_rows or 0)
+            self._tokenizer = plain_tokenizer(_with_entry(definition, self._stem, self._stem_id), vocabulary)
         self.definition = definition
         self._vocabulary = vocabulary
         self._num_rows = vocabulary.num_ids if num_rows is None else num_rows
@@ -103,12 +107,30 @@ class Segmenter:
                 places.append(n)
             except UnicodeDecodeError:
                 lists[n] = self._byte_pieces(content)
+        for place, ids in zip(places, self._encode_inside(texts), strict=True):
+            lists[place] = self._usable(ids)
+        return Pieces.from_lists(lists)
+
+    def _encode_inside(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """Yield the pieces of each text, which may continue a word if it does not begin with a space."""
+        if not self._stem:
+            yield from self._encode(texts)
+            return
+        continued = self._encode(["" if text[:1].isspace() else self._stem + text for text in texts])
+        for text, plain, ids in zip(texts, self._encode(texts), continued, strict=True):
+            inside = [i for i in ids if i != self._stem_id]
+            yield plain if text[:1].isspace() else min(inside, plain, key=self._cost)
+
+    def _cost(self, ids: Sequence[int]) -> tuple[int, int]:
+        """Return the number of pieces that are left out, and the number of all pieces."""
+        return sum(i in self._excluded for i in ids), len(ids)
+
+    def _encode(self, texts: Sequence[str]) -> Iterator[list[int]]:
         for start in range(0, len(texts), BATCH):
             with one_error("the base tokenizer cannot segment the texts of new tokens"):
                 encodings = self._tokenizer.encode_batch_fast(texts[start : start + BATCH], add_special_tokens=False)
-            for place, encoding in zip(places[start : start + BATCH], encodings, strict=True):
-                lists[place] = self._usable(encoding.ids)
-        return Pieces.from_lists(lists)
+            for encoding in encodings:
+                yield encoding.ids
 
     def _usable(self, ids: list[int]) -> list[int]:
         # Nearly all texts end here. The loop below is slow for a whole vocabulary.
@@ -141,6 +163,31 @@ def unknown_ids(definition: Definition, vocabulary: Vocabulary) -> frozenset[int
     token = vocabulary.by_spelling.get(model.get("unk_token") or "")
     # A byte token in the role of the unknown token still stands for its byte.
     return frozenset([token.id]) if token and token.kind is not TokenKind.BYTE else frozenset()
+
+
+_STEMS = ("\u01bb", "\u0294", "\u01c0", "\u0298")
+"""Rare letters without case. Normalizers and pre-tokenizers treat them as letters of a word."""
+
+
+def _stem(definition: Definition) -> str:
+    """Return a letter to put before a text that continues a word; empty if no entry of the model says that it does so.
+
+    With the letter as an entry of its own, ``ƻing`` is segmented into ``ƻ`` and ``##ing``. Text that is not part of a
+    word, such as punctuation, is separated from the letter by the pre-tokenizer.
+    """
+    model = definition["model"]
+    if not (model.get("continuing_subword_prefix") or model.get("type") == "WordPiece"):
+        return ""
+    used = set().union(*model["vocab"])
+    return next((letter for letter in _STEMS if letter not in used), "")
+
+
+def _with_entry(definition: Definition, spelling: str, token_id: int) -> Definition:
+    """Return the definition with one more entry of its model; the same definition if the spelling is empty."""
+    if not spelling:
+        return definition
+    model = definition["model"]
+    return {**definition, "model": {**model, "vocab": {**model["vocab"], spelling: token_id}}}
 
 
 def without_dummy_space(definition: Definition) -> dict[str, Any]:

@@ -334,3 +334,22 @@ def test_segmenting_does_not_change_the_definition(zoo: Mapping[str, TokenizerFi
         before = json.dumps(files.definition)
         Segmenter(files.definition, files.vocabulary).segment([b"the"])
         assert json.dumps(files.definition) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ing", ["##ing"]),  # not `in`, `##g`
+        (" ing", ["in", "##g"]),
+        ("river", ["river"]),  # not `##r`, `##iver`: a word at the beginning of a line has no space, either
+        ("er the", ["##er", "the"]),
+        (".", ["."]),
+        ("ĳ", []),
+    ],
+    ids=repr,
+)
+def test_a_text_without_a_space_may_continue_a_word(
+    text: str, expected: list[str], zoo: Mapping[str, TokenizerFiles], segmenters: Mapping[str, Segmenter]
+) -> None:
+    pieces = segmenters["wordpiece"].segment([text.encode()])
+    assert spellings(zoo["wordpiece"].vocabulary, pieces) == expected
