@@ -94,7 +94,7 @@ def healing_stage(
     else:
         texts = read_healing_texts(options.heal_texts, "--heal-text")
     check_heal(texts, chosen)
-    check_trainable(open_model(base, trust_remote_code=trust_remote_code))
+    check_trainable(open_model(base, trust_remote_code=trust_remote_code), chosen)
     writer = None if target is None else _writer(target, texts, chosen.seed, trust_remote_code=trust_remote_code)
 
     say = line_printer(quiet=quiet)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.models.body import body_of
 
 BATCH_TOKENS = 2048
 """Tokens per batch, padding included. On a CPU, batches of 8,192 take 1.5 times as long per token (SmolLM2-135M),
@@ -89,7 +90,7 @@ class Reader:
     def _states(self, inputs_BT: Tensor) -> Tensor:
         # Padding is on the right, where the other positions of a causal model do not attend to it. So no attention mask
         # is needed, and attention without a mask is faster.
-        output = self._model.base_model(inputs_BT.to(self._model.device), use_cache=False)
+        output = body_of(self._model)(inputs_BT.to(self._model.device), use_cache=False)
         states: Tensor = output[0].float() * self._scale
         return states
 

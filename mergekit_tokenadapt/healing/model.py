@@ -18,6 +18,7 @@ from mergekit_tokenadapt.errors import one_error
 from mergekit_tokenadapt.healing.chunks import chunk_loss
 from mergekit_tokenadapt.healing.loss import target_loss
 from mergekit_tokenadapt.healing.options import HealOptions
+from mergekit_tokenadapt.models.body import body_of
 
 ADAPTER_ALPHA = 1.0
 """The factor of the adapters' product: `lora_alpha` is this times the rank."""
@@ -57,7 +58,7 @@ class HealingModel(torch.nn.Module):
         model.requires_grad_(options.train == "all")
         self._head.weight = torch.nn.Parameter(self._output_rows, requires_grad=False)
         self._embedding.weight = torch.nn.Parameter(self._input_rows, requires_grad=False)
-        self.adapted = _with_adapters(model, options) if options.train == "lora" else None
+        self.adapted = with_adapters(model, options) if options.train == "lora" else None
         self.model = model
         self._attention = model.config._attn_implementation
         self._has_short_passages = options.passage_bytes <= SHORT_PASSAGE
@@ -68,7 +69,7 @@ class HealingModel(torch.nn.Module):
 
     def forward(self, input_ids: Tensor, others: Tensor, **targets: Tensor) -> dict[str, Tensor]:
         """The loss of a step, as `loss`; see the collators for the input."""
-        states_BTD = self.model.base_model(input_ids, use_cache=False)[0]
+        states_BTD = body_of(self.model)(input_ids, use_cache=False)[0]
         loss = self._loss_of(
             states_BTD.flatten(0, 1) * self._scale,
             self.rows if self.output_rows is None else self.output_rows,
@@ -161,8 +162,18 @@ def _with_rows(matrix_VD: Tensor, ids: Tensor, rows_AD: Tensor) -> Tensor:
     return changed
 
 
-def _with_adapters(model: Any, options: HealOptions) -> Any:
-    """The model with adapters on all linear layers but the output matrix; their product is zero at first."""
+def _unusual_layers(model: Any) -> list[str]:
+    """Return the names of linear layers that compute something else, as Llama 4's router, which returns a tuple."""
+    linear = ((name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    return [name for name, module in linear if type(module).forward is not torch.nn.Linear.forward]
+
+
+def with_adapters(model: Any, options: HealOptions) -> Any:
+    """The model with adapters on all linear layers but the output matrix; their product is zero at first.
+
+    Raises:
+        TokenAdaptError: PEFT has no adapters for a layer of the model.
+    """
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(options.seed)
@@ -170,6 +181,7 @@ def _with_adapters(model: Any, options: HealOptions) -> Any:
         r=options.rank,
         lora_alpha=int(ADAPTER_ALPHA * options.rank),
         target_modules="all-linear",
+        exclude_modules=_unusual_layers(model),
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():

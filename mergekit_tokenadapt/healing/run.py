@@ -102,7 +102,7 @@ def heal(
     check_heal(texts, options)
     check_output(out, force=force, inputs=[model, *([base] if base else [])], texts=[text.source for text in texts])
     opened = open_model(model, trust_remote_code=trust_remote_code)
-    check_trainable(opened)
+    check_trainable(opened, options)
     opened = opened.with_own_rows()
     teacher = open_base(opened, base)
     destination = check_output(out, force=force, inputs=[model, teacher.folder], texts=[t.source for t in texts])

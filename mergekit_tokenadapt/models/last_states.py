@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.models.body import body_of
 from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.loading import fast_dtype, load_model
 from mergekit_tokenadapt.terminal.progress import progress
@@ -107,7 +108,7 @@ class LastStates:
 
         hooks = [self._layers[number - 1].register_forward_hook(keep) for number in layers]
         try:
-            self._model.base_model(ids_BT.to(self._model.device), use_cache=False)
+            body_of(self._model)(ids_BT.to(self._model.device), use_cache=False)
         except _Reached:
             pass
         finally:

@@ -100,6 +100,7 @@ def test_a_quantised_model(moved, tmp_path, text_file):
         ("BertModel", "has no output matrix"),
         ("PhiForCausalLM", "has a bias at its output matrix"),
         ("Gemma2ForCausalLM", "caps its logits"),
+        ("MambaForCausalLM", "this model cannot get adapters"),
     ],
 )
 def test_a_base_that_cannot_be_healed_is_refused_before_the_swap(

@@ -53,6 +53,18 @@ def test_weights_that_are_not_trained_keep_their_bits_in_any_dtype(bare_pair, tm
     assert all(torch.equal(half[name], after[name]) for name in half if name != "wte.weight")
 
 
+def test_a_model_whose_class_calls_all_of_it_its_base_model(tmp_path, byte_level_folder, gemma_style_folder, text_file):
+    tokenizer, model_class = load_tokenizer(str(byte_level_folder)), transformers.Llama4ForCausalLM
+    config = small_config(model_class.config_class, tokenizer.vocabulary.num_ids, pad_token_id=None)
+    model = small_model(model_class, config)
+    assert model.base_model is model
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.copy_to(tmp_path / "base")
+    moved = transplant(tmp_path / "base", gemma_style_folder, tmp_path / "moved", calibration_text=str(text_file))
+    result = healed((tmp_path / "base", moved), tmp_path / "out", text_file, passage_bytes=100, rate=0.05)
+    assert result.is_better
+
+
 def test_a_tied_matrix_that_is_stored_twice(tied_pair, tmp_path, text_file):
     base, moved = tied_pair[0], shutil.copytree(tied_pair[1], tmp_path / "moved")
     tensors = {name: tensor.float() for name, tensor in tensors_of(moved).items()}
