@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     DirectoryPath,
     Field,
@@ -19,19 +18,9 @@ from pydantic import (
 )
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.options import Flag, Options, Seed
+from mergekit_tokenadapt.options import Device, Flag, Options, Seed
 from mergekit_tokenadapt.texts import LANGUAGES, TextSet, read_text
 
-
-def _usable(device: str) -> str:
-    from mergekit_tokenadapt.models.loading import choose_device
-
-    choose_device(device)
-    return device
-
-
-Device = Annotated[str, AfterValidator(_usable)]
-"""A device of torch that can be used here."""
 DType = Literal["float32", "bfloat16", "float16"]
 """Dtypes that models can run in."""
 DeviceField = Annotated[Device | None, Flag(metavar="DEVICE", default="a GPU if there is one")]

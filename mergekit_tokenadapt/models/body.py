@@ -22,8 +22,6 @@ def body_of(model: Any) -> Any:
     while any(module is head for module in body.modules()):
         inner = body.base_model if body.base_model is not body else getattr(body, "model", None)
         if inner is None:
-            raise TokenAdaptError(
-                f"{type(model).__name__}: the part of the model before its output matrix is not found"
-            )
+            raise TokenAdaptError(f"{type(model).__name__}: the part before the output matrix is not found")
         body = inner
     return body

@@ -15,6 +15,9 @@ import numpy as np
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
 
+PER_TOKEN = frozenset({"token_type_ids", "position_ids", "special_tokens_mask", "assistant_masks", "offset_mapping"})
+"""Columns of tokenizers that have one value for each token."""
+
 
 class StochasticSplitter:
     """Splits tokens at random; a callable for `datasets.Dataset.map`.
@@ -72,11 +75,11 @@ class StochasticSplitter:
         """Split a batch, for ``Dataset.map(..., batched=True, with_indices=True)``.
 
         Returns:
-            New `input_ids`, and new `attention_mask` and `labels` where the batch has them.
+            New `input_ids`, and new `attention_mask`, `token_type_ids` and `labels` where the batch has them.
 
         Raises:
-            TokenAdaptError: the attention_mask hides tokens, or the labels are not the input_ids. Neither could be
-                split alike.
+            TokenAdaptError: the attention_mask hides tokens, the labels are not the input_ids, or another column has a
+                value for each token. None of them could be split alike.
         """
         ids = [self.split(one, number) for one, number in zip(batch["input_ids"], numbers, strict=True)]
         result: dict[str, list[Any]] = {"input_ids": ids}
@@ -89,4 +92,12 @@ class StochasticSplitter:
             if any(list(a) != list(b) for a, b in zip(batch["labels"], batch["input_ids"], strict=True)):
                 raise TokenAdaptError("the labels are not the input_ids: split before labels are made")
             result["labels"] = [list(one) for one in ids]
+        if "token_type_ids" in batch and all(len(set(types)) <= 1 for types in batch["token_type_ids"]):
+            result["token_type_ids"] = [
+                [*types[:1]] * len(one) for types, one in zip(batch["token_type_ids"], ids, strict=True)
+            ]
+        if left := PER_TOKEN.intersection(batch) - result.keys():
+            raise TokenAdaptError(
+                f"the column {min(left)} has a value for each token, which cannot be split: remove it"
+            )
         return result

@@ -62,14 +62,16 @@ def test_splits_are_drawn_evenly(zoo):
 def test_a_datasets_map_does_not_depend_on_batches(zoo):
     encoder = zoo["gemma-style"].fast_tokenizer()
     ids = [encoder.encode(text, add_special_tokens=False).ids for text in CORPUS]
-    columns = {"input_ids": ids, "attention_mask": [[1] * len(i) for i in ids], "labels": ids}
+    masks, types = ([[value] * len(i) for i in ids] for value in (1, 0))
+    columns = {"input_ids": ids, "attention_mask": masks, "token_type_ids": types, "labels": ids}
     dataset = Dataset.from_dict(columns)
     splitter = StochasticSplitter(zoo["gemma-style"].vocabulary, 0.5)
     small, large = (dataset.map(splitter, batched=True, with_indices=True, batch_size=n) for n in (3, 1000))
     assert small["input_ids"][:] == large["input_ids"][:]
     assert small["input_ids"][:] != ids
     assert small["labels"][:] == small["input_ids"][:]
-    assert [len(m) for m in small["attention_mask"]] == [len(i) for i in small["input_ids"]]
+    for column in ("attention_mask", "token_type_ids"):
+        assert [len(m) for m in small[column]] == [len(i) for i in small["input_ids"]]
 
 
 def test_columns_that_cannot_follow_are_refused(zoo):
@@ -78,6 +80,10 @@ def test_columns_that_cannot_follow_are_refused(zoo):
         splitter({"input_ids": [[9, 9]], "labels": [[-100, 9]]}, [0])
     with pytest.raises(TokenAdaptError, match="split before padding"):
         splitter({"input_ids": [[9, 9]], "attention_mask": [[0, 1]]}, [0])
+    with pytest.raises(TokenAdaptError, match="the column token_type_ids has a value for each token"):
+        splitter({"input_ids": [[9, 9]], "token_type_ids": [[0, 1]]}, [0])
+    with pytest.raises(TokenAdaptError, match="the column special_tokens_mask has a value for each token"):
+        splitter({"input_ids": [[9, 9]], "special_tokens_mask": [[0, 0]]}, [0])
     with pytest.raises(TokenAdaptError, match="0 or more"):
         StochasticSplitter(zoo["gemma-style"].vocabulary, -1)
 
