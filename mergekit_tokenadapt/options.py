@@ -12,24 +12,12 @@ from typing import Annotated, Any
 
 import pydantic
 from annotated_types import Ge, Le
-from pydantic import AfterValidator
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.terminal.plain_words import describe_errors
 
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 """A seed that numpy, torch, scikit-learn and transformers' Trainer all take."""
-
-
-def _usable(device: str) -> str:
-    from mergekit_tokenadapt.models.loading import choose_device
-
-    choose_device(device)
-    return device
-
-
-Device = Annotated[str, AfterValidator(_usable)]
-"""A device of torch that can be used here."""
 
 
 class Options(pydantic.BaseModel):

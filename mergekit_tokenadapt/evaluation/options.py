@@ -18,7 +18,8 @@ from pydantic import (
 )
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.options import Device, Flag, Options, Seed
+from mergekit_tokenadapt.healing.options import Device
+from mergekit_tokenadapt.options import Flag, Options, Seed
 from mergekit_tokenadapt.texts import LANGUAGES, TextSet, read_text
 
 DType = Literal["float32", "bfloat16", "float16"]

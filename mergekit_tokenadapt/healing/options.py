@@ -5,10 +5,21 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.options import Device, Flag, Options, Seed
+from mergekit_tokenadapt.options import Flag, Options, Seed
+
+
+def _usable(device: str) -> str:
+    from mergekit_tokenadapt.models.loading import choose_device
+
+    choose_device(device)
+    return device
+
+
+Device = Annotated[str, AfterValidator(_usable)]
+"""A device of torch that can be used here."""
 
 
 class HealOptions(Options):
