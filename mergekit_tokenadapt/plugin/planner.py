@@ -234,7 +234,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         target = target.with_rows(num_rows)
         self._plans = plans = self._plan_transfers(adapt, models, target, auxiliary)
         self._choose_names(models)
-        untied_name = self._untie(models) if adapt.untie else None
+        untied_name = self._untie(models) if adapt.untie or _is_mixed(models) else None
         self._weights = KnownWeights(
             models=self._models,
             plans=plans,
@@ -401,3 +401,19 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
                 trust_remote_code=self.options.trust_remote_code,
             )
         return target_of(adapt, named, base.tokenizer, base.folder)
+
+
+def _is_mixed(models: list[InputModel]) -> bool:
+    """Return whether the first model has one matrix for input and output, and another model has two. If so, warn.
+
+    The merge then has two, and its config has to say so. Otherwise nobody could tell which of them is meant.
+    """
+    other = next((model for model in models if not model.is_tied), None)
+    if other is None or not models[0].is_tied:
+        return False
+    LOG.warning(
+        "%s has one matrix for input and output, and %s has two: the output gets two",
+        models[0].reference,
+        other.reference,
+    )
+    return True

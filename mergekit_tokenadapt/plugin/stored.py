@@ -114,7 +114,7 @@ def _is_carried(model: InputModel, name: str) -> bool:
 def _weight(model: InputModel, name: str) -> WeightInfo:
     """Describe a tensor for mergekit's planner. In other models the output matrix may be stored as the input matrix."""
     table = model.tables.get(name)
-    tied = (model.input_name,) if table is not None and table.is_output and model.is_tied else ()
+    tied = (model.input_name,) if table is not None and table.is_output else ()
     return WeightInfo(
         name=name,
         vocabulary_axis=table.axis if table is not None else None,
@@ -134,7 +134,7 @@ def _check_same(first: InputModel, other: InputModel, merged: Sequence[str], mod
     extra = {
         name
         for name in other.shapes.keys() - first.shapes.keys() - used
-        if not _is_carried(other, name) and not (other.is_tied and name in other.tables)
+        if not _is_carried(other, name) and not _is_made(name, first, other)
     }
     for names, holder, lacking in ((absent - sources.keys(), first, other), (extra, other, first)):
         if names:
@@ -142,6 +142,12 @@ def _check_same(first: InputModel, other: InputModel, merged: Sequence[str], mod
                 f"{holder.reference} holds tensors that {lacking.reference} does not ({listing(names)}), and mergekit "
                 "has no definition of the architecture that tells how to merge them"
             )
+
+
+def _is_made(name: str, first: InputModel, other: InputModel) -> bool:
+    """Whether the output has a vocabulary tensor of `other` that `first` lacks, because `first` or `other` is tied."""
+    table = other.tables.get(name)
+    return table is not None and (other.is_tied or (first.is_tied and table.is_output))
 
 
 def _unplanned(model: InputModel, architecture: ModelArchitecture, config: object) -> list[str]:

@@ -317,3 +317,16 @@ def test_both_names_of_a_tied_matrix_get_corrected_rows(tmp_path, make, gemma_st
     out = transplant(folder, gemma_style_folder, tmp_path / "out", method="calibrated", calibration_text=str(text))
     after = tensors_of(out)
     assert torch.equal(after["lm_head.weight"], after["model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "OlmoeForCausalLM"])
+@pytest.mark.parametrize("tied_first", [True, False])
+def test_a_merge_of_a_tied_and_an_untied_model_has_two_matrices(tmp_path, make, unigram_folder, name, tied_first):
+    models = [make(name, f"model-{tied}", seed=tied, tie_word_embeddings=tied) for tied in (tied_first, not tied_first)]
+    alone = [tensors_of(transplant(m, unigram_folder, tmp_path / f"out-{m.name}", untie=True)) for m in models]
+    out = merge(tmp_path / "out", linear(*models), unigram_folder)
+    assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
+    after = tensors_of(out)
+    assert after.keys() == alone[0].keys()
+    for matrix in ("model.embed_tokens.weight", "lm_head.weight"):
+        torch.testing.assert_close(after[matrix], (alone[0][matrix] + alone[1][matrix]) / 2)
