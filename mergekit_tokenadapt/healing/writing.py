@@ -19,7 +19,7 @@ from mergekit_tokenadapt.models.loading import load_model
 from mergekit_tokenadapt.models.tensor_files import TensorFiles
 from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import MANIFEST, package_version, write_json
-from mergekit_tokenadapt.storage.tensor_writing import save_tensors
+from mergekit_tokenadapt.output.same_files import write_in_same_files
 from mergekit_tokenadapt.tokenizer.files import read_json
 
 WEIGHTS = re.compile(r"(model|pytorch_model|consolidated).*\.(safetensors|bin)(\.index\.json)?")
@@ -92,22 +92,15 @@ def rounded(model: ModelFolder, trained: Any) -> None:
 
 def _write_weights(model: ModelFolder, trained: Any, out: Path) -> None:
     """Every tensor under the name, in the file and in the dtype that it has in `model`."""
-    files: dict[Path, dict[str, Tensor]] = {}
-    for name, new in _by_stored_name(model, trained, out).items():
-        old = model.tensors.read(name)
+    stored_as = _by_stored_name(model, trained, out)
+
+    def new(name: str) -> Tensor:
+        old, made = model.tensors.read(name), stored_as[name]
         # What the class does not load, such as layers that predict several tokens ahead, stays as it is. Copies: tied
         # matrices are one tensor of the class, and may be two in the file.
-        tensor = old.clone() if new is None else new.detach().to("cpu", old.dtype, copy=True).contiguous()
-        files.setdefault(model.tensors.file(name), {})[name] = tensor
-    names: dict[str, str] = {}
-    for file, tensors in files.items():
-        written = out / file.with_suffix(".safetensors").name.replace("pytorch_model", "model")
-        save_tensors(tensors, written, {"format": "pt"})
-        names |= dict.fromkeys(tensors, written.name)
-    if len(files) > 1:
-        total = sum(t.numel() * t.element_size() for tensors in files.values() for t in tensors.values())
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))}
-        write_json(out / "model.safetensors.index.json", index)
+        return old.clone() if made is None else made.detach().to("cpu", old.dtype, copy=True)
+
+    write_in_same_files(model.tensors, new, out)
 
 
 def check_writable(model: ModelFolder, loaded: Any, beside: Path | None) -> None:

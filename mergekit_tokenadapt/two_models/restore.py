@@ -28,11 +28,11 @@ from mergekit_tokenadapt.models.folder import ModelFolder, open_model
 from mergekit_tokenadapt.models.identity import is_described_by
 from mergekit_tokenadapt.models.pad_positions import move_between, pad_of
 from mergekit_tokenadapt.models.written import check_written
-from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes, write_json
+from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes
 from mergekit_tokenadapt.output.configs import set_nested
+from mergekit_tokenadapt.output.same_files import write_in_same_files
 from mergekit_tokenadapt.storage.input_files import check_own
 from mergekit_tokenadapt.storage.staging import check_output, staged_folder
-from mergekit_tokenadapt.storage.tensor_writing import save_tensors
 from mergekit_tokenadapt.tokenizer.files import TOKENIZER_FILES, copy_files, read_json
 from mergekit_tokenadapt.transfer.matching import Reason
 from mergekit_tokenadapt.transfer.plan import TransferPlan
@@ -235,27 +235,14 @@ def _write_weights(
     move = move_between(
         adapted.transformers_config, adapted.tensors.names, pad, model=adapted.name, target=original.name
     )
-    tensors, total = adapted.tensors, 0
-    weight_map: dict[str, str] = {}
-    by_file: dict[str, list[str]] = {}
-    for name in tensors.names:
-        file = tensors.file(name).stem.removeprefix("pytorch_") + ".safetensors"
-        by_file.setdefault(file, []).append(name)
-    for file, names in by_file.items():
-        content = {}
-        for name in names:
-            tensor = tensors.read(name)
-            if name in adapted.vocabulary_tensors:
-                tensor = _old_rows(name, adapted, original, rows).contiguous()
-            elif move is not None and move.moves(name):
-                tensor = move.shift(tensor)
-            content[name] = tensor
-            total += tensor.numel() * tensor.element_size()
-        save_tensors(content, out / file, {"format": "pt"})
-        weight_map |= dict.fromkeys(names, file)
-    if len(by_file) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        write_json(out / "model.safetensors.index.json", index)
+
+    def new(name: str) -> Tensor:
+        if name in adapted.vocabulary_tensors:
+            return _old_rows(name, adapted, original, rows)
+        tensor = adapted.tensors.read(name)
+        return move.shift(tensor) if move is not None and move.moves(name) else tensor
+
+    write_in_same_files(adapted.tensors, new, out)
 
 
 def _old_rows(name: str, adapted: ModelFolder, original: ModelFolder, rows: np.ndarray) -> Tensor:
