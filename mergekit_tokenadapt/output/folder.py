@@ -57,7 +57,7 @@ class OutputFolder:
     base: TokenizerFiles
     """Tokenizer of the model whose configs the output gets."""
     base_folder: Path
-    """Folder of that model."""
+    """Folder of that model's files."""
     target: TokenizerFiles
     """The tokenizer that the output gets."""
     num_rows: int
@@ -70,6 +70,8 @@ class OutputFolder:
     """Name and folder of every input model."""
     plans: tuple[TransferPlan, ...] = ()
     """The plan of each input model."""
+    cards: tuple[Path, ...] = ()
+    """The folder of every input model's card; empty if these are the folders in `inputs`."""
     corrections: tuple[CorrectionReport | None, ...] = ()
     """The correction by the calibration text for each input model; empty if the recipe has no such text."""
     fits: tuple[Mapping[str, FitReport], ...] = ()
@@ -145,7 +147,9 @@ class OutputFolder:
         if self.adapt["save_plan"]:
             for n, plan in enumerate(self.plans):
                 save_plan(plan, out / (PLAN if n == 0 else f"{PLAN}.{n}"))
-        inputs = [CardInput(*model, plan) for model, plan in zip(self.inputs, self.plans, strict=True)]
+        cards = self.cards or [folder for _, folder in self.inputs]
+        named = zip(self.inputs, cards, self.plans, strict=True)
+        inputs = [CardInput(name, card, plan) for (name, _), card, plan in named]
         extend_model_card(out / "README.md", self.target.name, inputs)
         like_new_files([*out.glob("*.safetensors"), *out.glob(f"{PLAN}*")])
         if self.last_look is not None:

@@ -37,7 +37,9 @@ class InputModel:
     tokenizer: TokenizerFiles
     """The model's tokenizer."""
     folder: Path
-    """The folder with its files."""
+    """The folder with its weights. For a model with an adapter (``BASE+ADAPTER``), mergekit has made it."""
+    own_files: Path
+    """The folder with its other files: tokenizer, processors, model card."""
     shapes: Mapping[str, Shape]
     """Name of each stored tensor -> its shape."""
     dtypes: Mapping[str, str]
@@ -134,6 +136,7 @@ def look_at(reference: ModelReference, architecture: ModelArchitecture, options:
         reference=reference,
         tokenizer=load_tokenizer(path.path, revision=path.revision, trust_remote_code=options.trust_remote_code),
         folder=folder,
+        own_files=_own_files(reference, folder),
         shapes=shapes,
         dtypes=dtypes,
         tables=tables,
@@ -208,6 +211,13 @@ OUTPUT_MATRIX = re.compile(r"(^|\.)(lm_head|embed_out|output|output_layer|cls\.p
 def names_of(weight: WeightInfo) -> list[str]:
     """Return all names under which a checkpoint may store a weight."""
     return [weight.name, *(weight.aliases or ()), *(weight.tied_names or ())]
+
+
+def _own_files(reference: ModelReference, folder: Path) -> Path:
+    """Return the folder of a model's tokenizer, processors and card. mergekit merges an adapter into another one."""
+    if reference.lora is None:
+        return folder
+    return Path(LoaderCache().get(ModelReference(model=reference.model)).index.base_path)
 
 
 def _stored_names(reference: ModelReference, files: TensorFiles, listed: Mapping[str, str]) -> list[str]:

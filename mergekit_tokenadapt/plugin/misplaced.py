@@ -45,7 +45,14 @@ def check_recipe(recipe: object) -> None:
     """
     if not isinstance(recipe, Mapping):
         return
-    for path in find_blocks(recipe):
+    # With YAML anchors, the block that mergekit reads may also stand elsewhere.
+    tokenizer = recipe.get("tokenizer")
+    used = {id(tokenizer), id(tokenizer.get("adapt"))} if isinstance(tokenizer, Mapping) else set()
+    for path in _find_blocks({k: v for k, v in recipe.items() if k != "tokenizer"}, (), used - {id(None)}):
+        raise TokenAdaptError(
+            f"{'.'.join(path)}: mergekit knows no such key and would ignore it; did you mean {'.'.join(PLACE)}?"
+        )
+    for path in find_blocks({"tokenizer": tokenizer}):
         if path != PLACE:
             meant = "adapt" if path[:-1] == PLACE[:1] else ".".join(PLACE)
             raise TokenAdaptError(
@@ -81,6 +88,8 @@ def _find_blocks(part: object, path: tuple[str, ...], seen: set[int]) -> Iterato
     items = part.items() if isinstance(part, Mapping) else enumerate(part)
     for key, inner in items:
         here = (*path, str(key))
+        if id(inner) in seen:
+            continue
         if isinstance(part, Mapping) and not NAMED.intersection(path[-1:]) and _is_meant(here, inner):
             yield here
         elif key not in OPAQUE:
@@ -96,9 +105,10 @@ def _is_meant(path: tuple[str, ...], value: object) -> bool:
     if "adapt" in words:
         return True
     is_in_tokenizer = path[:-1] == PLACE[:1]
+    has_our_keys = isinstance(value, Mapping) and not OURS.isdisjoint(value)
     if any("adapt" in word or SequenceMatcher(None, word, "adapt").ratio() >= NEAR for word in words):
-        return is_in_tokenizer or value is None or isinstance(value, Mapping)
-    return is_in_tokenizer and isinstance(value, Mapping) and not OURS.isdisjoint(value)
+        return is_in_tokenizer or has_our_keys  # other tools have keys like `adapter`
+    return is_in_tokenizer and has_our_keys
 
 
 def _check_tokenizer(block: Mapping[str, Any]) -> None:

@@ -24,9 +24,10 @@ from mergekit_tokenadapt.correction import CalibrationText
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.pad_positions import PadMove
 from mergekit_tokenadapt.models.written import check_written
-from mergekit_tokenadapt.output import MANIFEST, OutputFolder
+from mergekit_tokenadapt.output import OutputFolder
 from mergekit_tokenadapt.output.limits import passage_limit
 from mergekit_tokenadapt.output.requirements import config_content
+from mergekit_tokenadapt.plugin.earlier_output import remove_earlier_output
 from mergekit_tokenadapt.plugin.inputs import InputModel, check_hashes, check_together, look_at, references_of
 from mergekit_tokenadapt.plugin.positions import GatherMoved, move_of
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
@@ -100,9 +101,13 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         cfg_reader: ConfigReader,
     ) -> None:
         """Plan one tensor as mergekit does. For a vocabulary tensor, replace mergekit's task by `AdaptVocabulary`."""
-        if weight.name in self._unneeded:
+        # Slices may give a layer another number in the output.
+        if all(each.name in self._unneeded for each in weights_in):
             return
         planned = len(self._tensors)
+        if len(weights_in) != len(models):
+            # mergekit counts the models of the first slice for a weight after the layers, which is that of the last.
+            weights_in = weights_in[:1] * len(models)
         if self._plans is not None:
             weight, *weights_in = (
                 self._weights.corrected(w, model)
@@ -114,6 +119,11 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         self._move_positions(weight)
         if weight.vocabulary_axis is None:
             return
+        if self._fill_from is not None and self._fill_from not in models:
+            raise TokenAdaptError(
+                f"missing_rows: base_model takes rows of {self._fill_from}, which is none of the models that "
+                f"{weight.name} is made of: add it to them, or set missing_rows: composed"
+            )
         weight, merge = self._tensors[-1]
         stock = merge.gather_tensors
         fits = {m: self._weights.fit(w, m, stock.vocabulary_axis) for m, w in zip(models, weights_in, strict=True)}
@@ -135,16 +145,16 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
     def plan_to_disk(self, out_path: str) -> list[Task[Any]]:
         """Plan all tensors. Those that are not merged are copied from the first model, bit for bit.
 
-        The manifest of an earlier merge is deleted, because a manifest says that the merge is finished.
+        Files of an earlier run are deleted; the manifest among them says that a merge is finished.
 
         Raises:
-            TokenAdaptError: the disk has too little space.
+            TokenAdaptError: the disk has too little space, or the folder holds something else.
         """
         tasks: list[Task[Any]] = super().plan_to_disk(out_path)
         if self._plans is not None:
             first, dtype = next(iter(self._models.values())), self.config.out_dtype or self.config.dtype
             check_disk(first, self._num_rows, Path(out_path), dtype)
-            (Path(out_path) / MANIFEST).unlink(missing_ok=True)
+            remove_earlier_output(Path(out_path), [model.folder for model in self._models.values()])
         if not self._stored.carried:
             return tasks
         end = next(n for n, task in enumerate(tasks) if isinstance(task, FinalizeModel))
@@ -246,7 +256,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             self._corrections = self._fit_output_rows(text, models)
         folder = OutputFolder(
             base=models[0].tokenizer,
-            base_folder=models[0].folder,
+            base_folder=models[0].own_files,
             target=target,
             extension=found.extension,
             num_rows=num_rows,
@@ -254,6 +264,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             adapt=adapt.model_dump(mode="json"),
             stated=frozenset(adapt.model_fields_set),
             inputs=tuple((str(m.reference), m.folder) for m in models),
+            cards=tuple(m.own_files for m in models),
             glossary=None if (g := plans[models[0].reference].transfer.glossary) is None else g.describe(),
             method_files=plans[models[0].reference].transfer.method.files,
             pad_move=self._moves.get(models[0].reference),
@@ -336,12 +347,9 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             self._stored = all_stored(models, configs[0].model_type)
         elif has_definition:
             self._unneeded = unneeded(models, self.arch_info, configs)
-            try:
-                self._stored = left_over(models, self.arch_info, configs, layers_stay=layers_stay)
-            except TokenAdaptError as error:
-                if not self.options.allow_crimes:
-                    raise
-                LOG.warning("%s", error)
+            self._stored = left_over(
+                models, self.arch_info, configs, layers_stay=layers_stay, may_lose=self.options.allow_crimes
+            )
 
     def _vocab_size_keys(self, model: InputModel) -> tuple[str, ...]:
         """Return the keys of config.json that hold the number of rows; dots separate the levels."""

@@ -9,6 +9,7 @@ from mergekit.tokenizer.config import TokenizerConfig
 from pydantic import (
     BeforeValidator,
     ModelWrapValidatorHandler,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -23,8 +24,17 @@ from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 __all__ = ["AdaptConfig", "AdaptingTokenizerConfig"]
 
 
+class _Block:
+    """A block in a recipe that was turned into a mapping. pydantic would turn models and dataclasses into mappings."""
+
+    def __init__(self, content: AdaptConfig) -> None:
+        self.content = content
+
+
 def _read_block(block: Any) -> Any:
     """Read the block, with our own error messages instead of pydantic's."""
+    if isinstance(block, _Block):
+        return block.content
     if block is None or isinstance(block, AdaptConfig):
         return block
     if not isinstance(block, Mapping):
@@ -60,11 +70,16 @@ class AdaptingTokenizerConfig(TokenizerConfig):  # type: ignore[misc]
         return checked
 
     @model_serializer(mode="wrap")
-    def _leave_out_none(self, as_stock: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Serialise a block without ``adapt`` as stock mergekit does.
+    def _keep_block(self, as_stock: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Serialise a block without ``adapt`` as stock mergekit does, and ours as an object where Python is the form.
 
         `mergekit-multi` writes recipes and reads them again. An empty ``adapt:`` that it wrote would look like the
-        user's own.
+        user's own. And it takes every text in a recipe that is a step's name for that step's output, so that a step
+        `hybrid` would spoil ``method: hybrid``. It does not look into our object.
         """
         block: dict[str, Any] = as_stock(self)
-        return {key: value for key, value in block.items() if key != "adapt" or value is not None}
+        if self.adapt is None:
+            block.pop("adapt", None)
+        elif info.mode == "python" and "adapt" in block:
+            block["adapt"] = _Block(self.adapt)
+        return block

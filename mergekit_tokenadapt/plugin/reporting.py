@@ -64,6 +64,7 @@ def report(folder: OutputFolder, out: Path) -> None:
 def _log(found: Mapping[str, Any], folder: OutputFolder, out: Path) -> None:
     base = folder.inputs[0][0]
     LOG.info("%s", as_text(found, f"{base} with the tokenizer {folder.target.name}"))
-    LOG.info("next: %s; %s", *next_commands(str(out), base))
+    if len(folder.inputs) == 1:  # a merge has no one base that it could be compared with
+        LOG.info("next: %s; %s", *next_commands(str(out), base))
     if found["digits"]["warning"]:
         LOG.warning("%s", found["digits"]["warning"])

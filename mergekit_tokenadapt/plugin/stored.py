@@ -7,6 +7,7 @@ places, the checkpoint itself is therefore the better plan: each tensor is merge
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,8 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.vocabulary_axes import BUFFERS
 from mergekit_tokenadapt.plugin.conversion import sources_of
 from mergekit_tokenadapt.plugin.inputs import FLOATS, InputModel, listing, names_of
+
+LOG = logging.getLogger(__name__)
 
 LAYER = re.compile(r"\.(\d+)\.")
 """Matches a layer's number in a tensor's name."""
@@ -48,7 +51,12 @@ def all_stored(models: Sequence[InputModel], model_type: str | None) -> StoredTe
 
 
 def left_over(
-    models: Sequence[InputModel], architecture: ModelArchitecture, configs: Sequence[object], *, layers_stay: bool
+    models: Sequence[InputModel],
+    architecture: ModelArchitecture,
+    configs: Sequence[object],
+    *,
+    layers_stay: bool,
+    may_lose: bool = False,
 ) -> StoredTensors:
     """Plan the tensors that mergekit's definition of the architecture leaves out.
 
@@ -57,9 +65,10 @@ def left_over(
         architecture: mergekit's definition.
         configs: configs of the models.
         layers_stay: whether every layer of the output comes from the layers with the same number in all inputs.
+        may_lose: leave out tensors that cannot be merged by name, with a warning.
 
     Raises:
-        TokenAdaptError: some of these tensors cannot be merged by name.
+        TokenAdaptError: some of these tensors cannot be merged by name, and `may_lose` is false.
     """
     rest = [_unplanned(model, architecture, config) for model, config in zip(models, configs, strict=True)]
     first = models[0]
@@ -70,11 +79,15 @@ def left_over(
     if lost:
         holder = next(m for m, names in zip(models, wanted, strict=True) if lost & set(names))
         why = "not all models hold them" if layers_stay else "slices move layers"
-        raise TokenAdaptError(
+        message = (
             f"{holder.reference}: mergekit's definition of the architecture leaves out {len(lost)} of its tensors "
-            f"({listing(lost)}), and they cannot be merged by name, because {why}; to leave them out: --allow-crimes"
+            f"({listing(lost)}), and they cannot be merged by name, because {why}"
         )
-    return StoredTensors(tuple(_weight(first, name) for name in wanted[0]), tuple(carried) if layers_stay else ())
+        if not may_lose:
+            raise TokenAdaptError(f"{message}; to leave them out: --allow-crimes")
+        LOG.warning("%s: they are left out", message)
+    merged = [name for name in wanted[0] if name not in lost]
+    return StoredTensors(tuple(_weight(first, name) for name in merged), tuple(carried) if layers_stay else ())
 
 
 def places(names: Iterable[str]) -> dict[str, float]:

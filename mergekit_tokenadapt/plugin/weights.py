@@ -47,7 +47,7 @@ class KnownWeights:
         if stored is not None and known.checkpoint is not None:
             table = known.tables.get(stored)
             changes["vocabulary_axis"] = table.axis if table is not None else None
-        if weight.name == self.untied_name:
+        if weight.name == self.untied_name or (weight.tied_names and stored is not None and not self.stays_tied):
             # mergekit leaves an optional weight out if no checkpoint stores it. One that is not optional is read from
             # the tensor that it is tied to, and written.
             changes["optional"] = False

@@ -209,6 +209,9 @@ class Transfer:
 
     @cached_property
     def _base_model(self) -> ModelFolder:
+        folder = Path(self.base_folder or "")
+        if (folder / "config.json").is_file():  # a base with an adapter is merged into a folder without a tokenizer
+            return ModelFolder(self.base.name, folder, self.base, self.trust_remote_code)
         try:
             opened = open_model(self.base_folder, trust_remote_code=self.trust_remote_code)
         except TokenAdaptError as error:

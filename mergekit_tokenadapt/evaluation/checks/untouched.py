@@ -30,7 +30,10 @@ def check_untouched(model: ModelFolder, origins: RowOrigins | None) -> Finding:
     if origins is None or origins.base is None:
         return Finding("untouched", Status.SKIPPED, "needs the base model: give --base")
     base = origins.base
-    healing = read_json(model.folder / MANIFEST).get("healing")
+    manifest = read_json(model.folder / MANIFEST)
+    if isinstance(inputs := manifest.get("inputs"), list) and len(inputs) > 1:
+        return Finding("untouched", Status.SKIPPED, f"merged from {len(inputs)} models")
+    healing = manifest.get("healing")
     healed_steps = healing.get("steps") if isinstance(healing, Mapping) and healing.get("is_better") is True else None
     move, problems = _pad_move(model, base)
     problems += _changed_settings(model, base, move)
