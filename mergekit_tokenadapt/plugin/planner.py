@@ -29,7 +29,7 @@ from mergekit_tokenadapt.output.limits import passage_limit
 from mergekit_tokenadapt.output.requirements import config_content
 from mergekit_tokenadapt.plugin.earlier_output import remove_earlier_output
 from mergekit_tokenadapt.plugin.inputs import InputModel, check_hashes, check_together, look_at, references_of
-from mergekit_tokenadapt.plugin.positions import GatherMoved, move_of
+from mergekit_tokenadapt.plugin.positions import GatherMoved, check_lengths, move_of
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.reporting import report
 from mergekit_tokenadapt.plugin.space import check_disk, check_memory
@@ -290,11 +290,16 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         """If the tensor that was planned last is a position table, move its rows with the models' pad token ids.
 
         Such models number positions from the pad token's id, see `pad_positions`.
+
+        Raises:
+            TokenAdaptError: the tables of the models would have different lengths.
         """
         _, merge = self._tensors[-1]
         moves = {m: self._moves[m] for m in merge.model_order if m in self._moves and self._moves[m].moves(weight.name)}
         if moves:
             stock = merge.gather_tensors
+            shapes = {m: self._models[m].shapes.get(w.name) for m, w in stock.weight_info.items()}
+            check_lengths(weight.name, {m: shape[0] for m, shape in shapes.items() if shape is not None}, moves)
             fields = {name: getattr(stock, name) for name in type(stock).model_fields}
             moved = GatherMoved(**fields, moves=ImmutableMap(moves))
             self._tensors[-1] = (weight, merge.model_copy(update={"gather_tensors": moved}))

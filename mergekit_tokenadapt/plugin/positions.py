@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from mergekit.common import ImmutableMap, ModelReference
 from mergekit.io.tasks import GatherTensors, LoaderCache
 from pydantic import ConfigDict
 
+from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.pad_positions import PadMove, find_pad_positions, pad_of, plan_move
 from mergekit_tokenadapt.output.ids import SpecialIds
 from mergekit_tokenadapt.transfer.transfer import Transfer
@@ -59,6 +61,26 @@ def move_of(reference: ModelReference, config: Any, transfer: Transfer) -> PadMo
             move.distance,
         )
     return move
+
+
+def check_lengths(name: str, lengths: Mapping[ModelReference, int], moves: Mapping[ModelReference, PadMove]) -> None:
+    """Check that the position tables of the models have one length after they are shifted.
+
+    Args:
+        name: of the table.
+        lengths: number of rows of each model's table before.
+        moves: how the table of each model is shifted.
+
+    Raises:
+        TokenAdaptError: the lengths differ.
+    """
+    after = {model: rows + (moves[model].distance if model in moves else 0) for model, rows in lengths.items()}
+    if len(set(after.values())) > 1:
+        told = ", ".join(f"{model}: {rows}" for model, rows in after.items())
+        raise TokenAdaptError(
+            f"{name} has to follow the pad token's id, and the models' tables then differ in length ({told}): "
+            "they cannot be merged with this tokenizer"
+        )
 
 
 def _stand_in(ids: SpecialIds, pad: int) -> int | None:

@@ -78,7 +78,7 @@ def left_over(
     lost |= set() if layers_stay else {name for names in wanted for name in names}
     if lost:
         holder = next(m for m, names in zip(models, wanted, strict=True) if lost & set(names))
-        why = "not all models hold them" if layers_stay else "slices move layers"
+        why = "not all models hold them" if layers_stay else "the recipe has slices or modules"
         message = (
             f"{holder.reference}: mergekit's definition of the architecture leaves out {len(lost)} of its tensors "
             f"({listing(lost)}), and they cannot be merged by name, because {why}"

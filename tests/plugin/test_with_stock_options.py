@@ -16,11 +16,13 @@ from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 from mergekit.scripts.multimerge import patched_config
 from safetensors.torch import save_file
+from small_models import small_config, small_model
 from transplanting import tensors_of
 
 import mergekit_tokenadapt as ta
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.plugin.misplaced import check_recipe
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
 Make = Callable[..., Path]
@@ -114,6 +116,24 @@ def test_rows_of_a_base_model_that_is_no_source_are_not_left_out_in_silence(
     recipe = {"merge_method": "passthrough", "base_model": str(base), "slices": [sources((pair[0], 0, 2))]}
     with pytest.raises(TokenAdaptError, match=r"none of the models that model\.embed_tokens\.weight is made of"):
         merged(tmp_path / "out", recipe, unigram_folder, adapt={"missing_rows": "base_model"})
+
+
+# --- position tables
+
+
+def test_position_tables_of_different_lengths_are_refused_before_the_merge(
+    tmp_path, gemma_style_folder, sentencepiece_bpe_folder
+):
+    models = []
+    for n, folder in enumerate((gemma_style_folder, sentencepiece_bpe_folder)):
+        tokenizer = load_tokenizer(str(folder))
+        ids = {f"{role}_token_id": tokenizer.vocabulary.roles[role] for role in ("bos", "eos", "pad")}
+        config = small_config(transformers.RobertaConfig, tokenizer.vocabulary.num_ids, **ids)
+        small_model(transformers.RobertaForMaskedLM, config, seed=n).save_pretrained(tmp_path / f"model-{n}")
+        models.append(tokenizer.copy_to(tmp_path / f"model-{n}") or tmp_path / f"model-{n}")
+    with pytest.raises(TokenAdaptError, match="the models' tables then differ in length"):
+        merged(tmp_path / "out", linear(*models), gemma_style_folder)
+    assert not list(tmp_path.glob("out/*.safetensors"))
 
 
 # --- what mergekit's definition leaves out
