@@ -44,6 +44,9 @@ class KnownWeights:
         changes: dict[str, Any] = {}
         stored = self.stored_name(weight, model)
         known = self.models[model]
+        if stored is None and known.is_tied and known.input_name is None and weight.vocabulary_axis is not None:
+            # The model's only matrix stands under the name of the output matrix.
+            changes["aliases"] = (*(weight.aliases or ()), *filter(None, [known.output_name]))
         if stored is not None and known.checkpoint is not None:
             table = known.tables.get(stored)
             changes["vocabulary_axis"] = table.axis if table is not None else None

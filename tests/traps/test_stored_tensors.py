@@ -321,6 +321,16 @@ def test_both_names_of_a_tied_matrix_get_corrected_rows(tmp_path, make, gemma_st
     assert torch.equal(after["lm_head.weight"], after["model.embed_tokens.weight"])
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_tied_model_in_a_merge_may_store_its_matrix_as_the_output(tmp_path, make, unigram_folder, place):
+    models = [make("LlamaForCausalLM", f"model-{n}", seed=n, tie_word_embeddings=True) for n in range(2)]
+    expected = tensors_of(merge(tmp_path / "expected", linear(*models), unigram_folder))
+    matrix = tensors_of(models[place])["model.embed_tokens.weight"]
+    with_tensors(models[place], {"lm_head.weight": matrix, "model.embed_tokens.weight": None})
+    found = loaded(merge(tmp_path / "out", linear(*models), unigram_folder), "LlamaForCausalLM")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
 @pytest.mark.parametrize("name", ["LlamaForCausalLM", "OlmoeForCausalLM"])
 @pytest.mark.parametrize("tied_first", [True, False])
 def test_a_merge_of_a_tied_and_an_untied_model_has_two_matrices(tmp_path, make, unigram_folder, name, tied_first):
