@@ -33,7 +33,7 @@ from mergekit_tokenadapt.plugin.positions import GatherMoved, check_lengths, mov
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.reporting import report
 from mergekit_tokenadapt.plugin.space import check_disk, check_memory
-from mergekit_tokenadapt.plugin.stored import StoredTensors, all_stored, left_over, places, unneeded
+from mergekit_tokenadapt.plugin.stored import StoredTensors, all_stored, fits_configs, left_over, places, unneeded
 from mergekit_tokenadapt.plugin.tasks import (
     AdaptVocabulary,
     FinishWithTokenizer,
@@ -345,8 +345,8 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             TokenAdaptError: a model holds tensors that can be neither merged nor copied.
         """
         layers_stay = not self.config.slices and not self.config.modules
-        has_definition = bool(self.arch_info.architectures)
         configs = [m.reference.config(trust_remote_code=self.options.trust_remote_code) for m in models]
+        has_definition = bool(self.arch_info.architectures) and fits_configs(self.arch_info, configs)
         self._is_by_name = layers_stay and (len(models) == 1 or not has_definition)
         if self._is_by_name:
             self._stored = all_stored(models, configs[0].model_type)

@@ -36,6 +36,17 @@ class StoredTensors:
     """Names of tensors that are copied from the first model: buffers, and tensors whose values cannot be averaged."""
 
 
+def fits_configs(architecture: ModelArchitecture, configs: Sequence[object]) -> bool:
+    """Return whether the configs have the keys that mergekit's definition reads. Newer ones may nest them (Qwen2-VL)."""
+    try:
+        for config in configs:
+            architecture.all_weights(config)
+    except RuntimeError as error:
+        LOG.info("mergekit's definition of the architecture does not fit its config: %s", error)
+        return False
+    return True
+
+
 def all_stored(models: Sequence[InputModel], model_type: str | None) -> StoredTensors:
     """Plan every tensor of the first model, to be merged with the tensors of the other models.
 

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from mergekit.options import MergeOptions
 from small_models import logits_of, small_config, small_model
 from tokenizers_zoo import added, byte_level, permutation, renumbered, write_tokenizer
 from transplanting import tensors_of, transplant
 
+from mergekit_tokenadapt.plugin.transplant import run_recipe
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 MEDIA = {f"{kind}_token_{end}": f"<{kind}>" for kind in ("image", "video", "audio") for end in ("id", "index")} | {
@@ -118,3 +120,15 @@ def test_permuted_ids_give_permuted_logits(tmp_path: Path, permuted: Permuted, n
     folder = saved(name, permuted, tmp_path / "model", OPTIONS.get(name, {}))
     out = transplant(folder, permuted.after, tmp_path / "out")
     assert_permuted(name, folder, out, permuted)
+
+
+def test_a_definition_of_mergekit_that_does_not_fit_the_config_is_not_used(tmp_path: Path, permuted: Permuted) -> None:
+    name = "Qwen2VLForConditionalGeneration"
+    folder = saved(name, permuted, tmp_path / "model", OPTIONS[name])
+    models = [folder, Path(shutil.copytree(folder, tmp_path / "same"))]
+    recipe = {
+        "merge_method": "linear",
+        "models": [{"model": str(m), "parameters": {"weight": 0.5}} for m in models],
+        "tokenizer": {"source": str(permuted.after), "adapt": {"method": "mean"}},
+    }
+    assert_permuted(name, folder, run_recipe(recipe, str(tmp_path / "out"), MergeOptions(quiet=True)), permuted)
