@@ -37,7 +37,7 @@ class StoredTensors:
 
 
 def fits_configs(architecture: ModelArchitecture, configs: Sequence[object]) -> bool:
-    """Return whether the configs have the keys that mergekit's definition reads. Newer ones may nest them (Qwen2-VL)."""
+    """Return whether the configs have the keys that mergekit's definition reads. Newer ones nest them (Qwen2-VL)."""
     try:
         for config in configs:
             architecture.all_weights(config)
