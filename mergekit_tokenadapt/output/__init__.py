@@ -4,12 +4,13 @@ from mergekit_tokenadapt.output.configs import write_json
 from mergekit_tokenadapt.output.folder import AdaptedTokenizer, OutputFolder
 from mergekit_tokenadapt.output.ids import SpecialIds
 from mergekit_tokenadapt.output.loading import as_loaded
-from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, file_hashes, package_version
+from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, UNFINISHED, file_hashes, package_version
 from mergekit_tokenadapt.output.templates import markers, stray_markers
 
 __all__ = [
     "MANIFEST",
     "PLAN",
+    "UNFINISHED",
     "AdaptedTokenizer",
     "OutputFolder",
     "SpecialIds",

@@ -19,7 +19,7 @@ from mergekit_tokenadapt.output.configs import write_json
 from mergekit_tokenadapt.output.ids import SpecialIds
 from mergekit_tokenadapt.output.limits import model_max_length
 from mergekit_tokenadapt.output.loading import minimal_config
-from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, contents_hash, input_record, manifest_of
+from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, UNFINISHED, contents_hash, input_record, manifest_of
 from mergekit_tokenadapt.output.requirements import check_needed, check_offsets, config_content
 from mergekit_tokenadapt.output.side_files import PROCESSOR_FILES, write_processors
 from mergekit_tokenadapt.output.start_tokens import (
@@ -154,6 +154,7 @@ class OutputFolder:
         like_new_files([*out.glob("*.safetensors"), *out.glob(f"{PLAN}*")])
         if self.last_look is not None:
             self.last_look(out, self.base_folder)
+        (out / UNFINISHED).unlink(missing_ok=True)
         write_json(out / MANIFEST, self.manifest())  # comes last, because it marks a folder as complete
 
     def manifest(self) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from mergekit_tokenadapt.transfer.row_regression import FitReport
 
 MANIFEST = "tokenadapt.json"
 """File name of the manifest."""
+UNFINISHED = ".tokenadapt-unfinished"
+"""Name of an empty file in an output folder whose run has not finished."""
 PLAN = "tokenadapt.plan"
 """File name of the first input model's plan."""
 VERSIONED = ("mergekit-tokenadapt", "mergekit", "torch", "transformers", "tokenizers", "numpy", "scikit-learn")

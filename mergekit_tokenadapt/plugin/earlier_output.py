@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.output import MANIFEST, PLAN
+from mergekit_tokenadapt.output import MANIFEST, PLAN, UNFINISHED
 from mergekit_tokenadapt.output.side_files import PROCESSOR_FILES
 from mergekit_tokenadapt.storage.ownership import is_ours
 from mergekit_tokenadapt.tokenizer.chat_templates import NAMED_FOLDER
@@ -23,8 +23,8 @@ RECIPE = "mergekit_config.yml"
 """The copy of a recipe that mergekit puts beside what it made of it."""
 
 
-def remove_earlier_output(out: Path, inputs: Iterable[Path]) -> None:
-    """Delete what an earlier run left in the output folder and this run may not write again.
+def take_folder(out: Path, inputs: Iterable[Path]) -> None:
+    """Delete what an earlier run left in the output folder, and mark the folder as that of a run that is not finished.
 
     Args:
         out: the output folder; it need not exist.
@@ -34,13 +34,19 @@ def remove_earlier_output(out: Path, inputs: Iterable[Path]) -> None:
         TokenAdaptError: the folder is that of an input model, or it holds a model that neither this tool nor mergekit
             wrote. Nothing is deleted then.
     """
-    if not out.is_dir():
-        return
+    if out.is_dir():
+        _remove_earlier_output(out, inputs)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / UNFINISHED).touch()
+
+
+def _remove_earlier_output(out: Path, inputs: Iterable[Path]) -> None:
     if any(out.resolve() == folder.resolve() for folder in inputs):
         raise TokenAdaptError(f"{out} is the folder of an input model, and would be overwritten: name another folder")
     weights = [file for pattern in WEIGHTS for file in out.glob(pattern)]
+    is_known = is_ours(out) or any((out / name).is_file() for name in (UNFINISHED, RECIPE))
     # Without config.json the weights are those of a run that did not finish.
-    if weights and (out / "config.json").is_file() and not (is_ours(out) or (out / RECIPE).is_file()):
+    if weights and (out / "config.json").is_file() and not is_known:
         raise TokenAdaptError(
             f"{out} holds a model that mergekit did not write ({min(weights).name}): name another folder, or empty it"
         )

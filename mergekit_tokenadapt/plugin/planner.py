@@ -27,7 +27,7 @@ from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import OutputFolder
 from mergekit_tokenadapt.output.limits import passage_limit
 from mergekit_tokenadapt.output.requirements import config_content
-from mergekit_tokenadapt.plugin.earlier_output import remove_earlier_output
+from mergekit_tokenadapt.plugin.earlier_output import take_folder
 from mergekit_tokenadapt.plugin.inputs import InputModel, check_hashes, check_together, look_at, references_of
 from mergekit_tokenadapt.plugin.positions import GatherMoved, check_lengths, move_of
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
@@ -145,7 +145,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
     def plan_to_disk(self, out_path: str) -> list[Task[Any]]:
         """Plan all tensors. Those that are not merged are copied from the first model, bit for bit.
 
-        Files of an earlier run are deleted; the manifest among them says that a merge is finished.
+        Files of an earlier run are deleted.
 
         Raises:
             TokenAdaptError: the disk has too little space, or the folder holds something else.
@@ -154,7 +154,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         if self._plans is not None:
             first, dtype = next(iter(self._models.values())), self.config.out_dtype or self.config.dtype
             check_disk(first, self._num_rows, Path(out_path), dtype)
-            remove_earlier_output(Path(out_path), [model.folder for model in self._models.values()])
+            take_folder(Path(out_path), [model.folder for model in self._models.values()])
         if not self._stored.carried:
             return tasks
         end = next(n for n, task in enumerate(tasks) if isinstance(task, FinalizeModel))

@@ -21,6 +21,7 @@ from transplanting import tensors_of
 
 import mergekit_tokenadapt as ta
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.output import folder as folder_module
 from mergekit_tokenadapt.plugin.misplaced import check_recipe
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
@@ -67,6 +68,19 @@ def test_no_file_of_an_earlier_output_stays(tmp_path, pair, unigram_folder, byte
     assert names == {file.relative_to(fresh) for file in fresh.rglob("*")}
     model, same = (transformers.AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (again, fresh))
     assert all(torch.equal(model[name], same[name]) for name in same)
+
+
+def test_a_run_that_did_not_finish_may_be_repeated(tmp_path, pair, unigram_folder, monkeypatch):
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folder_module.OutputFolder, "_write_tokenizer", fail)
+        with pytest.raises(KeyboardInterrupt):
+            merged(tmp_path / "out", linear(pair[0]), unigram_folder, write_model_card=False)
+    assert (tmp_path / "out" / "config.json").is_file()
+    out = merged(tmp_path / "out", linear(pair[0]), unigram_folder, write_model_card=False)
+    assert not list(out.glob(".*"))
 
 
 def test_an_input_is_not_written_over(pair, unigram_folder):
