@@ -90,6 +90,8 @@ def _byte_ensemble(models: tuple[str, ...], averaging: EnsembleOptions, by_byte:
 
     folders = [open_model(model).with_own_rows() for model in models]
     for folder in folders:
+        if folder.is_ensemble:
+            raise TokenAdaptError(f"{folder.name} is a lockstep ensemble: name its members instead")
         check_supported(folder.tokenizer)
     members = [ByteModel(load_model(folder), folder.tokenizer, tolerance=by_byte.tolerance) for folder in folders]
     return ByteEnsemble(members, averaging.weights, averaging.mean)

@@ -92,7 +92,8 @@ class ByteEnsemble:
             TokenAdaptError: a member's tokenizer cannot make the prompt.
         """
         self.reset()
-        self.read(prompt.encode("utf-8") if isinstance(prompt, str) else prompt)
+        # An argument of a command line whose bytes end inside a character reaches us with surrogates.
+        self.read(prompt.encode("utf-8", "surrogateescape") if isinstance(prompt, str) else prompt)
         generator = np.random.default_rng(seed)
         made = bytearray()
         for _ in range(max_bytes):

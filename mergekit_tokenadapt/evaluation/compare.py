@@ -143,12 +143,13 @@ def _model_reports(scores: Sequence[ModelScores], options: CompareOptions) -> li
             }
             for name, documents in score.domains.items()
         }
+        num_bytes = sum(d.num_bytes for ds in score.domains.values() for d in ds)
         report = {
             "name": score.folder.name,
             "tokens": len(score.folder.tokenizer.vocabulary),
             "start_token": _start_label(score.folder),
-            "tokens_per_second": score.num_scored / score.seconds,
-            "bytes_per_second": sum(d.num_bytes for ds in score.domains.values() for d in ds) / score.seconds,
+            "tokens_per_second": score.num_scored / score.seconds if score.seconds else 0.0,
+            "bytes_per_second": num_bytes / score.seconds if score.seconds else 0.0,
             "seconds": score.seconds,
             "all": {**_pooled_report(score, base, counts), "loses_text": any(lost.values())},
             "lost_text": sentence(lost),

@@ -27,6 +27,7 @@ from tokenizers import Tokenizer
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.texts import TextSet
+from mergekit_tokenadapt.texts.text_set import check_names
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 
 UNIT = 10_000
@@ -75,13 +76,14 @@ def infer_mixture(tokenizer: TokenizerFiles, samples: Sequence[TextSet], num_mer
 
 
 def check_samples(samples: Sequence[TextSet]) -> None:
-    """Check that there are at least two categories.
+    """Check that there are at least two categories, each with a name of its own.
 
     Raises:
-        TokenAdaptError: there are fewer than two.
+        TokenAdaptError: there are fewer than two, or two have one name.
     """
     if len(samples) < 2:
         raise TokenAdaptError("a mixture has two or more categories: give --mixture NAME=PATH for each")
+    check_names([sample.name for sample in samples])
 
 
 def read_merges(tokenizer: TokenizerFiles) -> list[Pair]:

@@ -17,8 +17,11 @@ from transformers import PretrainedConfig as Config
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mergekit_tokenadapt.models.cache_names import OUTPUT_NAME, cache_argument, cache_of, takes_cache
+from mergekit_tokenadapt.models.pad_positions import find_pad_positions
 
 MODEL_TYPE = "tokenadapt_lockstep"
+NEVER = -1e30
+"""Log probability of ids without a token, until the average is made: with -inf the gradient would be NaN."""
 MEANS = ("arithmetic", "geometric")
 """Kinds of averages of probabilities."""
 
@@ -96,6 +99,7 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         super().__init__(config)
         self.members = nn.ModuleList(members)
         self._can_cache = all(map(takes_cache, members))
+        self._first_positions = [_first_position(member) for member in members]
 
     @classmethod
     def from_pretrained(cls, folder: str, *_args: Any, config: Any = None, **options: Any) -> Any:
@@ -188,11 +192,13 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         position_ids = _positions(input_ids, attention_mask, seen_length)
         average: Tensor | None = None
         kept = []
-        for member, weight, own in zip(self.members, self.config.weights, caches, strict=True):
+        for member, weight, own, first in zip(
+            self.members, self.config.weights, caches, self._first_positions, strict=True
+        ):
             out = member(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
-                position_ids=position_ids,
+                position_ids=position_ids + first,
                 **({} if own is None else {cache_argument(member): own}),
                 use_cache=use_cache,
             )
@@ -201,6 +207,9 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         assert average is not None
         if self.config.mean == "geometric":
             average = torch.log_softmax(average, dim=-1)
+        if self.config.padding_ids:
+            average = average.clone()
+            average[..., self.config.padding_ids] = -torch.inf
         loss = None
         if labels is not None:
             loss = nn.functional.nll_loss(average[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
@@ -210,17 +219,22 @@ class LockstepForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
     def _log_probabilities(self, logits_BTV: Tensor) -> Tensor:
         logits_BTV = logits_BTV.float()
         if self.config.padding_ids:
-            logits_BTV[..., self.config.padding_ids] = -torch.inf
+            logits_BTV[..., self.config.padding_ids] = NEVER
         return torch.log_softmax(logits_BTV, dim=-1)
 
     def _add(self, average: Tensor | None, member_BTV: Tensor, weight: float) -> Tensor:
         if self.config.mean == "geometric":
-            # With the weight 0, 0 * -inf would be NaN. Ids without a token therefore stay at -inf.
-            share = torch.where(torch.isneginf(member_BTV), member_BTV, weight * member_BTV)
+            share = weight * member_BTV
             return share if average is None else average + share
         # The log of a sum of weighted probabilities, computed without leaving log space, where nothing underflows.
         share = member_BTV + torch.log(torch.tensor(weight))
         return share if average is None else torch.logaddexp(average, share)
+
+
+def _first_position(member: Any) -> int:
+    """Return the number that a member gives to a text's first position. RoBERTa and its like count from the pad id."""
+    found = find_pad_positions(member.config, member.state_dict())
+    return found.pad + 1 if found is not None and found.tables else 0
 
 
 def _positions(input_ids: Tensor, attention_mask: Tensor | None, seen_length: int) -> Tensor:

@@ -19,13 +19,14 @@ def write_file(file: Path, text: str) -> None:
         OSError: the file cannot be written.
     """
     place = file.resolve()
+    # Names of files that are not UTF-8 reach us with lone surrogates. In JSON, `\udcff` is how to write one.
     if place.exists() and not place.is_file():
-        place.write_text(text, encoding="utf-8")
+        place.write_text(text, encoding="utf-8", errors="backslashreplace")
         return
     # The random part keeps two processes apart. The name is shortened, because file systems limit its length.
     aside = place.with_name(f".{place.name[:40]}-{secrets.token_hex(4)}")
     try:
-        with aside.open("x", encoding="utf-8") as opened:
+        with aside.open("x", encoding="utf-8", errors="backslashreplace") as opened:
             opened.write(text)
         if place.exists():  # the new file keeps the permissions of the old one
             shutil.copymode(place, aside)

@@ -204,7 +204,7 @@ class Vocabulary:
         If several tokens have the text, the one of lowest id is returned; byte twins come last, because the tokenizer
         never produces them.
         """
-        return self._by_bytes.get(text.encode("utf-8")) or self.by_spelling.get(text)
+        return self._by_bytes.get(text.encode("utf-8", "surrogateescape")) or self.by_spelling.get(text)
 
     @cached_property
     def _by_bytes(self) -> Mapping[bytes, Token]:

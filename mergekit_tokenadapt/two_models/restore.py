@@ -88,6 +88,7 @@ def restore(
     check_output(out, force=force, inputs=inputs)
     adapted = open_model(model)
     described, plan = _read_manifest(manifest or adapted.folder, input_number)
+    _check_own_manifest(adapted, manifest)
     original = _open_base(base, described)
     destination = check_output(out, force=force, inputs=[*inputs, original.folder])
     _check_base(original, described)
@@ -144,6 +145,20 @@ def _read_manifest(folder: Path, input_number: int | None) -> tuple[Mapping[str,
     if not file.is_file():
         raise TokenAdaptError(f"{folder} has no {file.name}: it was made with save_plan: false, and cannot be restored")
     return inputs[number], load_plan(file)
+
+
+def _check_own_manifest(adapted: ModelFolder, manifest: Path | None) -> None:
+    """Check that a model with a manifest of its own is not restored with that of a model made from others.
+
+    Raises:
+        TokenAdaptError: the two manifests name different inputs.
+    """
+    own = read_json(adapted.folder / MANIFEST).get("inputs")
+    if manifest is not None and own and own != read_json(manifest / MANIFEST).get("inputs"):
+        raise TokenAdaptError(
+            f"{adapted.name} has a {MANIFEST} of its own, which names other inputs than that in {manifest}: leave out "
+            "--manifest"
+        )
 
 
 def _are_inputs(inputs: Any) -> bool:

@@ -6,7 +6,9 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from click.testing import CliRunner
+from small_models import small_config, small_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergekit_tokenadapt.cli.evaluate import main as evaluate
@@ -14,7 +16,8 @@ from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.ensemble.build import make_lockstep
 from mergekit_tokenadapt.ensemble.options import EnsembleOptions
 from mergekit_tokenadapt.errors import TokenAdaptError
-from mergekit_tokenadapt.models.lockstep import LockstepForCausalLM
+from mergekit_tokenadapt.models.cache_names import OUTPUT_NAME
+from mergekit_tokenadapt.models.lockstep import LockstepConfig, LockstepForCausalLM
 
 pytestmark = pytest.mark.filterwarnings("error::FutureWarning")  # names that transformers is to drop
 
@@ -175,3 +178,35 @@ def test_a_tokenizer_that_cannot_be_asked_for_bytes_is_named(zoo_folders, tiny_m
     assert result.exit_code == 2
     assert "its tokenizer is WordPiece" in result.output
     assert len(result.output.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["RobertaForCausalLM", "XLMRobertaForCausalLM", "XGLMForCausalLM", "OPTForCausalLM"])
+@torch.no_grad()
+def test_members_that_count_positions_in_their_own_way(name):
+    model_class = getattr(transformers, name)
+    config = small_config(model_class.config_class, 300, is_decoder=True, pad_token_id=1)
+    model = small_model(model_class, config)
+    ensemble = LockstepForCausalLM(LockstepConfig(vocab_size=300, members=["a"], weights=[1.0]), [model]).eval()
+    ids = torch.tensor([[2, 30, 31, 40, 50]])
+    expected = model(ids, use_cache=False).logits.log_softmax(-1)
+    torch.testing.assert_close(ensemble(ids).logits, expected, rtol=0, atol=1e-5)
+    first = ensemble(ids[:, :3], use_cache=True)
+    rest = ensemble(ids[:, 3:], past_key_values=first[OUTPUT_NAME], use_cache=True)
+    torch.testing.assert_close(rest.logits, expected[:, 3:], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["pair", "geometric"])
+def test_gradients_are_finite_where_ids_have_no_token(folders, kind):
+    ensemble = load(folders[kind])
+    assert ensemble.config.padding_ids
+    ids = torch.tensor([[2, 300, 310, 320]])
+    ensemble(ids, labels=ids).loss.backward()
+    gradients = [p.grad for p in ensemble.parameters() if p.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_an_ensemble_is_no_member_of_a_byte_by_byte_one(folders):
+    result = CliRunner().invoke(main, ["ensemble", str(folders["pair"]), "--prompt", "The", "--max-bytes", "2"])
+    assert result.exit_code == 2, result.output
+    assert "is a lockstep ensemble: name its members instead" in result.output

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.mixture_inference import (
     UNIT,
+    check_samples,
     infer_mixture,
     merge_symbols,
     read_merges,
@@ -59,6 +60,12 @@ def test_samples_that_the_tokenizer_never_saw_do_nearly_as_well(tmp_path: Path) 
     held_out = [TextSet.of(n, builtin_text(n).documents[1::2], "held out") for n in LANGUAGES]
     found = infer_mixture(tokenizer, held_out, 150)
     assert found["shares"] == pytest.approx(expected_shares(shares, slice(0, None, 2)), abs=0.12)
+
+
+def test_two_categories_of_one_name_are_refused() -> None:
+    samples = [TextSet.of("a", ("one",), "x"), TextSet.of("a", ("two",), "y")]
+    with pytest.raises(TokenAdaptError, match="two texts have the name 'a'"):
+        check_samples(samples)
 
 
 def test_counts_agree_with_counting_anew_before_every_merge() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -41,6 +42,12 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, there: bool) -> None:
     assert "OSError" in done.stderr
     assert os.listdir(tmp_path) == (["report.html"] if there else [])
     assert not there or file.read_text() == "<html>old</html>"
+
+
+def test_a_name_that_is_not_utf8_can_be_written_in_json(tmp_path: Path) -> None:
+    name = os.fsdecode(b"te\xffxt.txt")
+    write_file(tmp_path / "file.json", json.dumps({"name": name}, ensure_ascii=False))
+    assert json.loads((tmp_path / "file.json").read_text(encoding="utf-8")) == {"name": name}
 
 
 def test_a_file_keeps_its_permissions_and_a_link_stays_a_link(tmp_path: Path) -> None:

@@ -261,6 +261,16 @@ def test_another_base_is_refused(folders, tmp_path):
     assert len(result.output.strip().splitlines()) == 1
 
 
+def test_the_manifest_of_another_model_is_refused(folders, tmp_path):
+    other = shutil.copytree(folders["out"], tmp_path / "other")
+    manifest = json.loads((other / "tokenadapt.json").read_text())
+    manifest["inputs"][0]["name"] = "another"
+    (other / "tokenadapt.json").write_text(json.dumps(manifest))
+    with pytest.raises(TokenAdaptError, match=r"has a tokenadapt\.json of its own, which names other inputs"):
+        restore(str(folders["out"]), str(tmp_path / "back"), manifest=other)
+    assert not (tmp_path / "back").exists()
+
+
 def test_an_input_that_is_not_there_is_refused(folders, tmp_path):
     with pytest.raises(TokenAdaptError, match=r"--input 1: .* was made from 1 model"):
         restore(str(folders["out"]), str(tmp_path / "back"), input_number=1)
