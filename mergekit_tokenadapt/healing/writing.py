@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections import Counter
@@ -16,14 +15,12 @@ from torch import Tensor
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.loading import load_model
-from mergekit_tokenadapt.models.tensor_files import TensorFiles
+from mergekit_tokenadapt.models.tensor_files import WEIGHT_FILE, TensorFiles
 from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import MANIFEST, package_version, write_json
 from mergekit_tokenadapt.output.same_files import write_in_same_files
 from mergekit_tokenadapt.tokenizer.files import read_json
 
-WEIGHTS = re.compile(r"(model|pytorch_model|consolidated).*\.(safetensors|bin)(\.index\.json)?")
-"""Matches the names of files of weights. Others of the same format, such as a student's token map, are not weights."""
 CARD = "README.md"
 LEARNED = {
     "base_model": "by cross-entropy to what the base model predicts",
@@ -49,7 +46,7 @@ def write_healed(model: ModelFolder, trained: Any, record: Mapping[str, Any], ou
     for file in sorted(model.folder.iterdir()):
         if file.is_dir():
             shutil.copytree(file, out / file.name)
-        elif trained is None or not WEIGHTS.fullmatch(file.name):
+        elif trained is None or not WEIGHT_FILE.fullmatch(file.name):
             shutil.copyfile(file, out / file.name)
     if trained is not None:
         _write_weights(model, trained, out)

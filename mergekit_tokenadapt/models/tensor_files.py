@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from mergekit_tokenadapt.tokenizer.files import read_json
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """safetensors' name of a dtype -> torch's name, for the usual dtypes of weights."""
+WEIGHT_FILE = re.compile(r"(model|pytorch_model|consolidated).*\.(safetensors|bin)(\.index\.json)?")
+"""Matches the names of files of weights. Others of the same format, such as a student's token map, are not weights."""
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,13 @@ from mergekit.config import MergeConfiguration
 from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
+from mergekit_tokenadapt.auxiliary.base import path_of_auxiliary
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models import CannotBuild, Checkpoint, StoredTable, read_checkpoint
 from mergekit_tokenadapt.models.classes import Shape
 from mergekit_tokenadapt.models.tensor_files import TensorFiles
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
+from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
 LOG = logging.getLogger(__name__)
 
@@ -100,6 +102,24 @@ def references_of(config: MergeConfiguration) -> list[ModelReference]:
         listed += [m.model for m in module.models or ()]
         listed += [source.model for s in module.slices or () for source in s.sources]
     return list(dict.fromkeys(listed))
+
+
+def read_by(config: MergeConfiguration) -> tuple[list[str], list[str]]:
+    """Return what a recipe reads: (models, tokenizers and files; texts). Values that are no path are left out."""
+    inputs = []
+    for reference in config.referenced_models():
+        inputs += [str(part.path) for part in (reference.model, reference.lora) if part is not None]
+    source = getattr(config.tokenizer, "source", None)
+    if isinstance(source, ModelReference):
+        inputs.append(str(source.model.path))
+    adapt: AdaptConfig | None = getattr(config.tokenizer, "adapt", None)
+    if adapt is None:
+        return inputs, []
+    inputs += [adapt.chat_template] if adapt.chat_template not in ("target", "base") else []
+    inputs += [adapt.glossary] if adapt.glossary is not None else []
+    inputs += [path] if (path := path_of_auxiliary(adapt.auxiliary)) is not None else []
+    texts = [adapt.calibration_text, adapt.extend.text if adapt.extend else None, *adapt.make_method().files.values()]
+    return inputs, [text for text in texts if text not in (None, "default")]
 
 
 def look_at(reference: ModelReference, architecture: ModelArchitecture, options: MergeOptions) -> InputModel:

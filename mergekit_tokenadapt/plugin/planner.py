@@ -28,7 +28,7 @@ from mergekit_tokenadapt.output import OutputFolder
 from mergekit_tokenadapt.output.limits import passage_limit
 from mergekit_tokenadapt.output.requirements import config_content
 from mergekit_tokenadapt.plugin.earlier_output import take_folder
-from mergekit_tokenadapt.plugin.inputs import InputModel, check_hashes, check_together, look_at, references_of
+from mergekit_tokenadapt.plugin.inputs import InputModel, check_hashes, check_together, look_at, read_by, references_of
 from mergekit_tokenadapt.plugin.positions import GatherMoved, check_lengths, move_of
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.reporting import report
@@ -154,7 +154,8 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         if self._plans is not None:
             first, dtype = next(iter(self._models.values())), self.config.out_dtype or self.config.dtype
             check_disk(first, self._num_rows, Path(out_path), dtype)
-            take_folder(Path(out_path), [model.folder for model in self._models.values()])
+            inputs, texts = read_by(self.config)
+            take_folder(Path(out_path), [*inputs, *texts])
         if not self._stored.carried:
             return tasks
         end = next(n for n, task in enumerate(tasks) if isinstance(task, FinalizeModel))

@@ -22,12 +22,11 @@ from mergekit.io.tasks import LoaderCache
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 
-from mergekit_tokenadapt.auxiliary.base import path_of_auxiliary
 from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.models.tensor_files import check_names
 from mergekit_tokenadapt.plugin import activate
+from mergekit_tokenadapt.plugin.inputs import read_by
 from mergekit_tokenadapt.plugin.misplaced import check_recipe
-from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.reporting import Listener, reporting_to
 from mergekit_tokenadapt.storage.input_files import check_plain, local_path
 from mergekit_tokenadapt.storage.staging import check_output, staged_folder
@@ -93,7 +92,7 @@ def run_recipe(
     activate()
     reports: list[Mapping[str, Any]] = []
     configuration = _read(recipe)
-    inputs, texts = _read_by(configuration)
+    inputs, texts = read_by(configuration)
     destination = check_output(out, force=force, inputs=inputs, texts=texts)
     # mergekit caches the folders that it has opened. They may have changed since an earlier run in this process.
     LoaderCache().loaders.clear()
@@ -148,24 +147,6 @@ def _merging_adapters(configuration: MergeConfiguration, options: MergeOptions, 
         finally:
             for reference in merged:  # mergekit would keep the files open after the folder is gone
                 LoaderCache().loaders.pop(reference, None)
-
-
-def _read_by(configuration: MergeConfiguration) -> tuple[list[str], list[str]]:
-    """Return what a recipe reads: (models, tokenizers and files; texts). Values that are no path are left out."""
-    inputs = []
-    for reference in configuration.referenced_models():
-        inputs += [str(part.path) for part in (reference.model, reference.lora) if part is not None]
-    source = getattr(configuration.tokenizer, "source", None)
-    if isinstance(source, ModelReference):
-        inputs.append(str(source.model.path))
-    adapt: AdaptConfig | None = getattr(configuration.tokenizer, "adapt", None)
-    if adapt is None:
-        return inputs, []
-    inputs += [adapt.chat_template] if adapt.chat_template not in ("target", "base") else []
-    inputs += [adapt.glossary] if adapt.glossary is not None else []
-    inputs += [path] if (path := path_of_auxiliary(adapt.auxiliary)) is not None else []
-    texts = [adapt.calibration_text, adapt.extend.text if adapt.extend else None, *adapt.make_method().files.values()]
-    return inputs, [text for text in texts if text not in (None, "default")]
 
 
 def _as_reference(name: str) -> str | dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,32 @@ def test_an_input_is_not_written_over(pair, unigram_folder):
     with pytest.raises(TokenAdaptError, match="is the folder of an input model"):
         merged(pair[0], linear(*pair), unigram_folder)
     assert all(torch.equal(tensor, before[name]) for name, tensor in tensors_of(pair[0]).items())
+
+
+def test_nothing_that_the_recipe_reads_is_deleted(tmp_path, pair, with_adapter, unigram_folder):
+    """Not the model under an adapter, even where mergekit made it, nor the target, nor a template in the output."""
+    (pair[0] / "mergekit_config.yml").write_text("models: []")
+    target = Path(shutil.copytree(unigram_folder, tmp_path / "target"))
+    (template := tmp_path / "out" / "own.jinja").parent.mkdir()
+    template.write_text("{{ messages }}")
+    recipe = {"merge_method": "passthrough", "models": [{"model": with_adapter}]}
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    for out, adapt, reason in (
+        (pair[0], {}, "is the folder of an input model or tokenizer"),
+        (target, {}, "is the folder of an input model or tokenizer"),
+        (template.parent, {"chat_template": str(template)}, "own.jinja is read by the recipe"),
+    ):
+        with pytest.raises(TokenAdaptError, match=reason):
+            merged(out, recipe, target, adapt=adapt, lora_merge_cache=str(tmp_path / "cache"))
+    assert all(file.read_bytes() == content for file, content in before.items())
+
+
+def test_tokenizer_files_of_another_origin_are_not_deleted(tmp_path, pair, unigram_folder):
+    (there := tmp_path / "out" / "vocab.txt").parent.mkdir()
+    there.write_text("mine")
+    with pytest.raises(TokenAdaptError, match=r"holds a model that mergekit did not write \(vocab\.txt\)"):
+        merged(there.parent, linear(pair[0]), unigram_folder)
+    assert there.read_text() == "mine"
 
 
 def test_a_model_of_another_origin_is_not_written_over(
