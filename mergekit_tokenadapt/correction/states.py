@@ -37,6 +37,7 @@ class Reader:
 
     def __init__(self, model: Any, wanted_by: str = "calibration_text") -> None:
         self._model, self._wanted_by = model, wanted_by
+        self._body = body_of(model)
         self._embedding = model.get_input_embeddings()
         self._own_rows = self._embedding.weight
         self._scale = self._measure_scale()
@@ -90,7 +91,7 @@ class Reader:
     def _states(self, inputs_BT: Tensor) -> Tensor:
         # Padding is on the right, where the other positions of a causal model do not attend to it. So no attention mask
         # is needed, and attention without a mask is faster.
-        output = body_of(self._model)(inputs_BT.to(self._model.device), use_cache=False)
+        output = self._body(inputs_BT.to(self._model.device), use_cache=False)
         states: Tensor = output[0].float() * self._scale
         return states
 

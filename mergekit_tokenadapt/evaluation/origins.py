@@ -14,8 +14,7 @@ from torch import Tensor
 from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.identity import is_described_by
 from mergekit_tokenadapt.numerics.row_math import row_norms
-from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes
-from mergekit_tokenadapt.tokenizer.files import read_json
+from mergekit_tokenadapt.output import PLAN, file_hashes, inputs_in
 from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap, match
 from mergekit_tokenadapt.transfer.plan import TransferPlan
 from mergekit_tokenadapt.transfer.plan_files import load_plan
@@ -94,8 +93,7 @@ def find_origins(model: ModelFolder, base: ModelFolder | None) -> RowOrigins | N
 
 def _difference(model: ModelFolder, base: ModelFolder, plan: TransferPlan) -> str | None:
     """Return why the plan's ids are not those of `base`, or None if they are."""
-    inputs: Any = read_json(model.folder / MANIFEST).get("inputs")
-    record = inputs[0] if isinstance(inputs, list) and inputs and isinstance(inputs[0], Mapping) else {}
+    record: Mapping[str, Any] = next(iter(inputs_in(model.folder)), {})
     # The manifest has a hash of the tokenizer. If an earlier version wrote none, the copied tokens decide.
     answer = _has_the_tokenizer(record, base.folder)
     if answer is None:

@@ -9,7 +9,7 @@ from typing import Any
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
 from mergekit_tokenadapt.models.identity import is_described_by
-from mergekit_tokenadapt.output import MANIFEST
+from mergekit_tokenadapt.output import MANIFEST, inputs_in
 from mergekit_tokenadapt.tokenizer.files import read_json
 from mergekit_tokenadapt.transfer.matching import VocabularyMap, match
 
@@ -25,7 +25,7 @@ def open_base(model: ModelFolder, base: str | None) -> ModelFolder:
         TokenAdaptError: the manifest names none, there is none at that place, it is not the one of the manifest, or
             its body is another one.
     """
-    inputs = _inputs(model)
+    inputs = inputs_in(model.folder)
     if base is None and len(inputs) > 1:
         raise TokenAdaptError(
             f"{model.name} was merged from {len(inputs)} models, and one of them has to teach it: heal the models "
@@ -62,12 +62,6 @@ def matched(model: ModelFolder, base: ModelFolder) -> VocabularyMap:
         base_rows=base.num_rows,
         token_map=token_map if isinstance(token_map, Mapping) else None,
     )
-
-
-def _inputs(model: ModelFolder) -> list[Mapping[str, Any]]:
-    """What the manifest says of the input models; empty where it says nothing."""
-    inputs: Any = read_json(model.folder / MANIFEST).get("inputs")
-    return [one for one in inputs if isinstance(one, Mapping)] if isinstance(inputs, list) else []
 
 
 def _record(inputs: list[Mapping[str, Any]], base: str | None) -> Mapping[str, Any]:

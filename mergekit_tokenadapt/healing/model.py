@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ class HealingModel(torch.nn.Module):
 
     def forward(self, input_ids: Tensor, others: Tensor, **targets: Tensor) -> dict[str, Tensor]:
         """The loss of a step, as `loss`; see the collators for the input."""
-        states_BTD = body_of(self.model)(input_ids, use_cache=False)[0]
+        states_BTD = self._body(input_ids, use_cache=False)[0]
         loss = self._loss_of(
             states_BTD.flatten(0, 1) * self._scale,
             self.rows if self.output_rows is None else self.output_rows,
@@ -78,6 +79,11 @@ class HealingModel(torch.nn.Module):
             **targets,
         )
         return {"loss": loss}
+
+    @cached_property
+    def _body(self) -> Any:
+        """The part of the model before its output matrix. As an attribute it would be registered a second time."""
+        return body_of(self.model)
 
     def row_parameters(self) -> list[torch.nn.Parameter]:
         """The trained rows of each matrix."""

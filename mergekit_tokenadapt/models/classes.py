@@ -213,7 +213,6 @@ def _embeddings(model: Any) -> dict[str, Any]:
     modules = {id(module): f"{name}.weight" for name, module in model.named_modules()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     found: dict[str, Any] = {}
-    others: dict[str, str] = {}
     weights = []
     for use, get in (("input", "get_input_embeddings"), ("output", "get_output_embeddings")):
         try:
@@ -222,9 +221,12 @@ def _embeddings(model: Any) -> dict[str, Any]:
             module = None
         weights.append(getattr(module, "weight", None))
         found[use] = modules.get(id(module)) if weights[-1] is not None else None
-        if found[use] is not None:
-            others |= {n: found[use] for n, p in parameters.items() if p is weights[-1] and n not in others}
-    others = {n: main for n, main in others.items() if n not in found.values()}
+    others = {
+        name: main
+        for main, weight in zip(reversed(found.values()), reversed(weights), strict=True)  # of tied ones, the input
+        for name, parameter in parameters.items()
+        if main is not None and parameter is weight and name not in found.values()
+    }
     return {**found, "is_tied": weights[0] is not None and weights[0] is weights[1], "other_names": others}
 
 

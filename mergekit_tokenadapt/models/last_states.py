@@ -45,6 +45,7 @@ class LastStates:
     def __init__(self, model: Any, vocabulary: Vocabulary, name: str) -> None:
         self._model = model
         self._start = start_token(vocabulary)
+        self._body = body_of(model)
         self._layers = _layers_of(model, name)
 
     @classmethod
@@ -108,7 +109,7 @@ class LastStates:
 
         hooks = [self._layers[number - 1].register_forward_hook(keep) for number in layers]
         try:
-            body_of(self._model)(ids_BT.to(self._model.device), use_cache=False)
+            self._body(ids_BT.to(self._model.device), use_cache=False)
         except _Reached:
             pass
         finally:

@@ -4,7 +4,7 @@ from mergekit_tokenadapt.output.configs import write_json
 from mergekit_tokenadapt.output.folder import AdaptedTokenizer, OutputFolder
 from mergekit_tokenadapt.output.ids import SpecialIds
 from mergekit_tokenadapt.output.loading import as_loaded
-from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, UNFINISHED, file_hashes, package_version
+from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, UNFINISHED, file_hashes, inputs_in, package_version
 from mergekit_tokenadapt.output.templates import markers, stray_markers
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "SpecialIds",
     "as_loaded",
     "file_hashes",
+    "inputs_in",
     "markers",
     "package_version",
     "stray_markers",

@@ -15,7 +15,7 @@ from mergekit_tokenadapt.correction import CorrectionReport
 from mergekit_tokenadapt.models.identity import HASHES, vocabulary_hashes
 from mergekit_tokenadapt.storage.hashing import add_contents
 from mergekit_tokenadapt.texts.sources import files_below, split_settings
-from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
+from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, read_json
 from mergekit_tokenadapt.transfer.plan import TransferPlan
 from mergekit_tokenadapt.transfer.row_regression import FitReport
 
@@ -91,6 +91,12 @@ def package_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def inputs_in(folder: Path) -> list[Mapping[str, Any]]:
+    """Return what the manifest in a folder says of the input models; empty where there is none, or it says nothing."""
+    inputs: Any = read_json(folder / MANIFEST).get("inputs")
+    return [one for one in inputs if isinstance(one, Mapping)] if isinstance(inputs, list) else []
 
 
 def file_hashes(files: list[Path]) -> dict[str, str]:

@@ -47,12 +47,10 @@ def check_recipe(recipe: object) -> None:
         return
     # With YAML anchors, the block that mergekit reads may also stand elsewhere.
     tokenizer = recipe.get("tokenizer")
-    used = {id(tokenizer), id(tokenizer.get("adapt"))} if isinstance(tokenizer, Mapping) else set()
-    for path in _find_blocks({k: v for k, v in recipe.items() if k != "tokenizer"}, (), used - {id(None)}):
-        raise TokenAdaptError(
-            f"{'.'.join(path)}: mergekit knows no such key and would ignore it; did you mean {'.'.join(PLACE)}?"
-        )
-    for path in find_blocks({"tokenizer": tokenizer}):
+    block = tokenizer.get("adapt") if isinstance(tokenizer, Mapping) else None
+    used = {id(part) for part in (tokenizer, block) if part is not None}
+    elsewhere = {key: value for key, value in recipe.items() if key != "tokenizer"}
+    for path in (*_find_blocks(elsewhere, (), used), *find_blocks({"tokenizer": tokenizer})):
         if path != PLACE:
             meant = "adapt" if path[:-1] == PLACE[:1] else ".".join(PLACE)
             raise TokenAdaptError(

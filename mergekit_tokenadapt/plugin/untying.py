@@ -8,6 +8,7 @@ from mergekit.architecture import ModelArchitecture, WeightInfo
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.plugin.inputs import InputModel, check_tied
+from mergekit_tokenadapt.plugin.stored import fits_configs
 
 
 def untied_output(models: list[InputModel], architecture: ModelArchitecture, config: Any) -> WeightInfo:
@@ -32,10 +33,7 @@ def untied_output(models: list[InputModel], architecture: ModelArchitecture, con
 
 def _tied_output(model: InputModel, architecture: ModelArchitecture, config: Any) -> WeightInfo | None:
     """Return the output matrix of a tied model; None if neither the definition nor the model's class names it."""
-    try:
-        known = architecture.all_weights(config)
-    except RuntimeError:  # the definition uses a key that the config lacks
-        known = []
+    known = architecture.all_weights(config) if fits_configs(architecture, [config]) else []
     tied = [w for w in known if w.vocabulary_axis is not None and w.tied_names]
     if len(tied) == 1:
         return tied[0]

@@ -28,7 +28,7 @@ from mergekit_tokenadapt.models.folder import ModelFolder, open_model
 from mergekit_tokenadapt.models.identity import is_described_by
 from mergekit_tokenadapt.models.pad_positions import move_between, pad_of
 from mergekit_tokenadapt.models.written import check_written
-from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes
+from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes, inputs_in
 from mergekit_tokenadapt.output.configs import set_nested
 from mergekit_tokenadapt.output.same_files import write_in_same_files
 from mergekit_tokenadapt.storage.input_files import check_own
@@ -153,8 +153,8 @@ def _check_own_manifest(adapted: ModelFolder, manifest: Path | None) -> None:
     Raises:
         TokenAdaptError: the two manifests name different inputs.
     """
-    own = read_json(adapted.folder / MANIFEST).get("inputs")
-    if manifest is not None and own and own != read_json(manifest / MANIFEST).get("inputs"):
+    own = inputs_in(adapted.folder)
+    if manifest is not None and own and own != inputs_in(manifest):
         raise TokenAdaptError(
             f"{adapted.name} has a {MANIFEST} of its own, which names other inputs than that in {manifest}: leave out "
             "--manifest"

@@ -16,7 +16,8 @@ from mergekit_tokenadapt.evaluation.origins import RowOrigins
 from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.pad_positions import POSITIONS, PadMove, move_between, pad_of
 from mergekit_tokenadapt.numerics.row_math import difference_of
-from mergekit_tokenadapt.output import MANIFEST
+from mergekit_tokenadapt.output import MANIFEST, inputs_in
+from mergekit_tokenadapt.output.configs import nested_sections
 from mergekit_tokenadapt.tokenizer.files import read_json
 
 
@@ -30,10 +31,9 @@ def check_untouched(model: ModelFolder, origins: RowOrigins | None) -> Finding:
     if origins is None or origins.base is None:
         return Finding("untouched", Status.SKIPPED, "needs the base model: give --base")
     base = origins.base
-    manifest = read_json(model.folder / MANIFEST)
-    if isinstance(inputs := manifest.get("inputs"), list) and len(inputs) > 1:
-        return Finding("untouched", Status.SKIPPED, f"merged from {len(inputs)} models")
-    healing = manifest.get("healing")
+    if (number := len(inputs_in(model.folder))) > 1:
+        return Finding("untouched", Status.SKIPPED, f"merged from {number} models")
+    healing = read_json(model.folder / MANIFEST).get("healing")
     healed_steps = healing.get("steps") if isinstance(healing, Mapping) and healing.get("is_better") is True else None
     move, problems = _pad_move(model, base)
     problems += _changed_settings(model, base, move)
@@ -98,21 +98,24 @@ def _changed_settings(model: ModelFolder, base: ModelFolder, move: PadMove | Non
     Args:
         move: how position tables were shifted, which changes their number of rows.
     """
-    before, after = (dict(_settings(folder.transformers_config.to_dict())) for folder in (base, model))
+    before, after = (_settings(folder.transformers_config.to_dict()) for folder in (base, model))
     for key in sorted(before.keys() & after.keys()):
         if before[key] != after[key] and not (move is not None and key == POSITIONS):
             yield f"config.json: {key} is {after[key]!r}, {before[key]!r} in the base"
 
 
-def _settings(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield key, with the levels joined by dots, and value of each setting that does not depend on the vocabulary."""
-    for key, value in config.items():
-        if key in _OF_FILES or _OF_VOCABULARIES.search(str(key)):
-            continue
-        if isinstance(value, Mapping):
-            yield from _settings(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that do not depend on the vocabulary; the levels of a key are joined by dots."""
+    return {
+        ".".join(map(str, (*path, key))): value
+        for path, section in nested_sections(config)
+        for key, value in section.items()
+        if not isinstance(value, Mapping) and not any(map(_is_of_swap, (*path, key)))
+    }
+
+
+def _is_of_swap(key: Any) -> bool:
+    return key in _OF_FILES or _OF_VOCABULARIES.search(str(key)) is not None
 
 
 def _moved(name: str, base: ModelFolder, move: PadMove | None) -> Tensor:
