@@ -76,23 +76,40 @@ class TensorFiles:
         return iter(self._file_of)
 
     def _weight_files(self) -> list[Path]:
-        for index, pattern in (
-            ("model.safetensors.index.json", "model*.safetensors"),
-            ("pytorch_model.bin.index.json", "pytorch_model*.bin"),
-        ):
-            listed = read_json(self.folder / index).get("weight_map")
-            if listed and not isinstance(listed, Mapping):
-                raise TokenAdaptError(f"{self.folder / index}: weight_map is not an object")
-            if listed:
-                check_names(listed.values())
-                check_listed(self.folder, index)
-            files = sorted(set(listed.values())) if listed else [f.name for f in sorted(self.folder.glob(pattern))]
+        """Return the files that transformers loads: one file or the shards of an index, safetensors before PyTorch.
+
+        Raises:
+            TokenAdaptError: there are none, or a file stands beside an index of others. transformers then loads the
+                file, and mergekit what the index lists.
+        """
+        for whole in ("model.safetensors", "pytorch_model.bin"):
+            listed = self._listed(f"{whole}.index.json")
+            if listed and (self.folder / whole).exists() and set(listed) != {whole}:
+                raise TokenAdaptError(
+                    f"{self.folder} holds two sets of weights: {whole}, and the {len(listed)} files that "
+                    f"{whole}.index.json lists. transformers loads the first and mergekit the second: "
+                    "remove the one that is not meant"
+                )
+            stem, suffix = whole.split(".")
+            files = listed or ([whole] if (self.folder / whole).exists() else [])
+            files = files or [file.name for file in sorted(self.folder.glob(f"{stem}*.{suffix}"))]
             if files:
                 return [self.folder / file for file in files]
         raise TokenAdaptError(
             f"{self.folder} holds no weights: neither model*.safetensors nor pytorch_model*.bin"
             f"{what_is_there(self.folder)}"
         )
+
+    def _listed(self, index: str) -> list[str]:
+        """Return the names of the files that an index of shards lists, sorted; empty if there is no index."""
+        listed = read_json(self.folder / index).get("weight_map")
+        if not listed:
+            return []
+        if not isinstance(listed, Mapping):
+            raise TokenAdaptError(f"{self.folder / index}: weight_map is not an object")
+        check_names(listed.values())
+        check_listed(self.folder, index)
+        return sorted(set(listed.values()))
 
     def _open(self, file: Path) -> Any:
         if file not in self._opened:

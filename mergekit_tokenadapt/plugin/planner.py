@@ -29,6 +29,7 @@ from mergekit_tokenadapt.output.limits import passage_limit
 from mergekit_tokenadapt.output.requirements import config_content
 from mergekit_tokenadapt.plugin.earlier_output import take_folder
 from mergekit_tokenadapt.plugin.inputs import InputModel, check_hashes, check_together, look_at, read_by, references_of
+from mergekit_tokenadapt.plugin.layer_lists import choose_layers
 from mergekit_tokenadapt.plugin.positions import GatherMoved, check_lengths, move_of
 from mergekit_tokenadapt.plugin.recipe import AdaptConfig
 from mergekit_tokenadapt.plugin.reporting import report
@@ -66,8 +67,8 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
     """The task that fits the correction of each input model; empty without a calibration text."""
     _weights: KnownWeights
     """What is known about the input models' weights. It is set when `_plans` is."""
-    _fill_from: ModelReference | None = None
-    """The model that gives the others its rows for missing tokens (`missing_rows: base_model`)."""
+    _fills_rows: bool = False
+    """Whether the base model gives the others its rows for missing tokens (`missing_rows: base_model`)."""
     _models: Mapping[ModelReference, InputModel] = MappingProxyType({})
     """The input models. The output gets its configs from the first."""
     _stored: StoredTensors = StoredTensors()
@@ -119,10 +120,12 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         self._move_positions(weight)
         if weight.vocabulary_axis is None:
             return
-        if self._fill_from is not None and self._fill_from not in models:
+        # A slice may name a base model of its own.
+        fill_from = cfg_reader.base_model if self._fills_rows else None
+        if self._fills_rows and fill_from not in models:
             raise TokenAdaptError(
-                f"missing_rows: base_model takes rows of {self._fill_from}, which is none of the models that "
-                f"{weight.name} is made of: add it to them, or set missing_rows: composed"
+                f"missing_rows: base_model takes rows of {fill_from or 'the base_model'}, which is none of the models "
+                f"that {weight.name} is made of: add it to them, or set missing_rows: composed"
             )
         weight, merge = self._tensors[-1]
         stock = merge.gather_tensors
@@ -138,7 +141,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             ),
             use=self._weights.use_of(weights_in[0], models[0]),
             is_per_layer=self._weights.is_per_layer(weights_in[0], models[0]),
-            fill_from=self._fill_from,
+            fill_from=fill_from,
         )
         self._tensors[-1] = (weight, merge.model_copy(update={"gather_tensors": adapted}))
 
@@ -225,11 +228,12 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
         Raises:
             TokenAdaptError: an option or an input model cannot be used.
         """
-        if adapt.missing_rows == "base_model":
-            if self.config.base_model is None:
-                raise TokenAdaptError("missing_rows: base_model needs a base_model in the recipe")
-            self._fill_from = self.config.base_model
+        self._fills_rows = adapt.missing_rows == "base_model"
+        if self._fills_rows and not any((self.config.base_model, *(s.base_model for s in self.config.slices or ()))):
+            raise TokenAdaptError("missing_rows: base_model needs a base_model in the recipe")
         check_values(adapt, self.config, self.options)
+        if slices := self.config.slices:
+            choose_layers(self.out_model_config, slices, trust_remote_code=self.options.trust_remote_code)
         given = adapt.calibration_text
         text = None if given is None else CalibrationText.read(given, adapt.calibration_bytes)
         auxiliary = adapt.make_auxiliary()

@@ -150,6 +150,39 @@ def test_the_last_slice_may_be_of_a_tied_model(tmp_path, pair, unigram_folder, g
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
 
 
+@pytest.mark.parametrize("name", ["Qwen3", "Gemma2"])
+def test_lists_with_an_entry_for_each_layer_follow_the_slices(tmp_path, gemma_style_folder, unigram_folder, name):
+    """Without them transformers refuses the config, or a layer attends in another way than it was trained to."""
+    tokenizer = load_tokenizer(str(gemma_style_folder))
+    kinds = ["full_attention", "sliding_attention", "full_attention"]
+    config = small_config(
+        getattr(transformers, f"{name}Config"), tokenizer.vocabulary.num_ids, num_hidden_layers=3, layer_types=kinds
+    )
+    small_model(getattr(transformers, f"{name}ForCausalLM"), config).save_pretrained(tmp_path / "model")
+    tokenizer.copy_to(tmp_path / "model")
+    slices = [sources((tmp_path / "model", 0, 2)), sources((tmp_path / "model", 1, 3))]
+    out = merged(tmp_path / "out", {"merge_method": "passthrough", "slices": slices}, unigram_folder)
+    found = transformers.AutoModelForCausalLM.from_pretrained(str(out)).config
+    assert found.layer_types == kinds[:2] + kinds[1:]
+
+
+def test_a_slice_may_name_the_base_model_that_fills_rows(
+    tmp_path, pair, unigram_folder, sentencepiece_bpe_folder, tiny_model_folder
+):
+    base = tiny_model_folder(sentencepiece_bpe_folder, tmp_path / "base", tied=False, seed=2)
+    recipe = {"merge_method": "task_arithmetic", "parameters": {"weight": 1.0}}
+    both = sources((base, 0, 2), (pair[0], 0, 2))
+    adapt = {"missing_rows": "base_model"}
+    by_recipe, by_slice = (
+        tensors_of(merged(tmp_path / f"out-{n}", recipe | more, unigram_folder, adapt=adapt))
+        for n, more in enumerate(
+            ({"base_model": str(base), "slices": [both]}, {"slices": [both | {"base_model": str(base)}]})
+        )
+    )
+    assert by_recipe.keys() == by_slice.keys()
+    assert all(torch.equal(by_recipe[name], by_slice[name]) for name in by_recipe)
+
+
 def test_rows_of_a_base_model_that_is_no_source_are_not_left_out_in_silence(
     tmp_path, pair, unigram_folder, sentencepiece_bpe_folder, tiny_model_folder
 ):

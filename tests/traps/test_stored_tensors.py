@@ -207,6 +207,28 @@ def test_an_index_that_does_not_fit_its_files_is_refused(tmp_path, make, unigram
             transplant(folder, unigram_folder, tmp_path / "out")
 
 
+def test_a_file_beside_an_index_of_others_is_refused(tmp_path, make, unigram_folder):
+    """transformers loads the file, and mergekit the shards of the index."""
+    folder = make("LlamaForCausalLM", "model")
+    shard = folder / "model-00001-of-00001.safetensors"
+    shutil.copy(folder / "model.safetensors", shard)
+    index = {"weight_map": dict.fromkeys(tensors_of(folder), shard.name)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(TokenAdaptError, match="holds two sets of weights: model.safetensors, and the 1 files"):
+        transplant(folder, unigram_folder, tmp_path / "out")
+
+
+def test_copies_of_the_weights_under_other_names_are_not_read(tmp_path, make, unigram_folder):
+    """Some repositories hold ``model.fp16.safetensors`` or ``model_quantized.safetensors`` beside the weights."""
+    folder = make("LlamaForCausalLM", "model")
+    expected = tensors_of(transplant(folder, unigram_folder, tmp_path / "expected"))
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in tensors_of(folder).items()}
+    for name in ("model.fp16.safetensors", "model_quantized.safetensors"):
+        save_file(zeros, folder / name, metadata={"format": "pt"})
+    after = tensors_of(transplant(folder, unigram_folder, tmp_path / "out"))
+    assert all(torch.equal(after[name], tensor) for name, tensor in expected.items())
+
+
 # --- several models
 
 
