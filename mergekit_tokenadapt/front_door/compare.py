@@ -10,6 +10,7 @@ from typing import Any
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.options import CompareOptions
+from mergekit_tokenadapt.front_door.loading import SAVE_FIRST, name_of
 from mergekit_tokenadapt.storage.file_writing import write_file
 from mergekit_tokenadapt.texts.selection import ComparedTexts
 
@@ -74,7 +75,8 @@ def compare(
     texts = {key: options.pop(key) for key in ComparedTexts.model_fields if key in options}
     chosen = CompareOptions(**{"rows": True, **options})  # a later `save` may write a page, which shows the rows
     sets = ComparedTexts(**texts).read()
-    folders = [open_model(os.fspath(name), trust_remote_code=trust_remote_code) for name in (base, *outs)]
+    names = [name_of(each, "a model", SAVE_FIRST) for each in (base, *outs)]
+    folders = [open_model(name, trust_remote_code=trust_remote_code) for name in names]
     return Comparison(comparing.compare(folders, sets, chosen))
 
 

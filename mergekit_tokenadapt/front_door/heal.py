@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from mergekit_tokenadapt.front_door.loading import SAVE_FIRST, name_of
 from mergekit_tokenadapt.healing.run import Healed
 
 __all__ = ["Healed", "heal"]
@@ -50,11 +51,11 @@ def heal(
 
     chosen = HealOptions(**options)
     return run.heal(
-        os.fspath(model),
-        os.fspath(out),
+        name_of(model, "model", SAVE_FIRST),
+        name_of(out, "out", "name the folder to write"),
         read_healing_texts([texts] if isinstance(texts, str) else texts),
         chosen,
-        base=None if base is None else os.fspath(base),
+        base=None if base is None else name_of(base, "base", SAVE_FIRST),
         force=force,
         trust_remote_code=trust_remote_code,
         quiet=quiet,

@@ -37,6 +37,26 @@ def load_tokenizer(tokenizer: Any, *, trust_remote_code: bool = False) -> Tokeni
     return saved(tokenizer)
 
 
+def name_of(value: Any, parameter: str, advice: str) -> str:
+    """Return the path or hub id that a caller gave.
+
+    Args:
+        value: what the caller gave.
+        parameter: the parameter's name.
+        advice: what to do with a loaded model or tokenizer instead.
+
+    Raises:
+        TokenAdaptError: `value` is neither text nor a path.
+    """
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    raise TokenAdaptError(f"{parameter} is a folder or hub id, not an object {type(value).__name__}: {advice}")
+
+
+SAVE_FIRST = "save it with save_pretrained, and give that folder"
+"""Advice for a loaded model or tokenizer where a folder is needed."""
+
+
 def saved(tokenizer: Any, config: Any = None) -> TokenizerFiles:
     """Save a tokenizer of transformers into a temporary folder, and read it from there.
 

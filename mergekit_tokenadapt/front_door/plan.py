@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.front_door.explanation import RowExplanation
 from mergekit_tokenadapt.front_door.loading import load_tokenizer, read_options
 from mergekit_tokenadapt.tokenizer.token_lookup import find_id, find_token
@@ -60,6 +61,8 @@ class Plan:
         Raises:
             TokenAdaptError: the target has no such token; the message names the nearest ones.
         """
+        if not isinstance(token, int | str):
+            raise TokenAdaptError(f"a token is its text, its spelling or its id, not {token!r:.80}")
         if isinstance(token, int):
             find_id(self.transfer.target, token, self.num_rows)
             row = token
@@ -81,8 +84,10 @@ class Plan:
             [`num_rows`, ...], with the dtype and on the device of `matrix`, without gradient.
 
         Raises:
-            TokenAdaptError: the matrix has fewer rows than the plan uses, or new rows are not finite.
+            TokenAdaptError: the matrix is no tensor or has fewer rows than the plan uses, or new rows are not finite.
         """
+        if not isinstance(matrix, Tensor):
+            raise TokenAdaptError(f"a matrix is a tensor of torch, not an object {type(matrix).__name__}")
         with torch.no_grad():
             return self.apply_as(matrix.detach(), "", MatrixUse(use)).rows
 
@@ -126,7 +131,7 @@ def make_plan(
         options: keys of the recipe's ``adapt`` block (see `AdaptConfig`), and options of the method.
 
     Raises:
-        TokenAdaptError: a tokenizer cannot be read, or an option is wrong.
+        TokenAdaptError: a tokenizer cannot be read, or an option or a number is wrong.
 
     Examples:
         >>> import mergekit_tokenadapt as ta
@@ -134,6 +139,8 @@ def make_plan(
         >>> print(plan.explain(" example"))  # doctest: +SKIP
     """
     adapt = read_options(options)
+    if base_rows is not None and base_rows < 1:
+        raise TokenAdaptError(f"base_rows: takes a number above 0, not {base_rows}")
     old = load_tokenizer(base, trust_remote_code=trust_remote_code)
     named = load_tokenizer(target, trust_remote_code=trust_remote_code)
     new = target_of(adapt, named, old, old.folder).tokenizer

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mergekit_tokenadapt.front_door.loading import read_options
+from mergekit_tokenadapt.front_door.loading import SAVE_FIRST, name_of, read_options
 
 
 def transplant(
@@ -63,5 +63,11 @@ def transplant(
     if merge_options is None:
         given = {"trust_remote_code": trust_remote_code, "quiet": quiet}
         merge_options = make_options(**given, **({} if device is None else {"device": device}))
-    recipe = make_recipe(os.fspath(base), os.fspath(target), adapt, dtype=dtype, pad_to_multiple_of=pad_to_multiple_of)
-    return run_recipe(recipe, os.fspath(out), merge_options, force=force)
+    recipe = make_recipe(
+        name_of(base, "base", f"{SAVE_FIRST}; or change it in memory with adapt"),
+        name_of(target, "target", SAVE_FIRST),
+        adapt,
+        dtype=dtype,
+        pad_to_multiple_of=pad_to_multiple_of,
+    )
+    return run_recipe(recipe, name_of(out, "out", "name the folder to write"), merge_options, force=force)

@@ -55,7 +55,7 @@ def make_recipe(
         pad_to_multiple_of: round the number of rows up to a multiple of this.
     """
     tokenizer: dict[str, Any] = {"source": _as_reference(target)}
-    if pad_to_multiple_of:
+    if pad_to_multiple_of is not None:
         tokenizer["pad_to_multiple_of"] = pad_to_multiple_of
     recipe: dict[str, Any] = {"merge_method": "passthrough", "models": [{"model": _as_reference(base)}]}
     if dtype:

@@ -20,9 +20,15 @@ def untied_output(models: list[InputModel], architecture: ModelArchitecture, con
         config: the config of the output model, an object of transformers.
 
     Raises:
-        TokenAdaptError: the name of the architecture's output matrix is not known, or a checkpoint stores an output
-            matrix that differs from the input matrix.
+        TokenAdaptError: encoder and decoder share the matrix, too; or the name of the architecture's output matrix is
+            not known; or a checkpoint stores an output matrix that differs from the input matrix.
     """
+    checkpoint = models[0].checkpoint
+    if getattr(config, "is_encoder_decoder", False) and checkpoint is not None and checkpoint.tables.other_names:
+        raise TokenAdaptError(
+            "untie: encoder, decoder and output of this model share one matrix, and config.json has one setting for "
+            "all of them: the output alone cannot get a matrix of its own"
+        )
     output = _tied_output(models[0], architecture, config)
     if output is None:
         raise TokenAdaptError("untie: mergekit does not know where this architecture keeps its output matrix")

@@ -33,7 +33,7 @@ def choose_rows(
 
     Raises:
         TokenAdaptError: there are too few rows for the target's ids, added tokens aside; or far more than ids; or
-            `rows: donor` was asked for, and the target comes without a model.
+            `rows: donor` was asked for, and the target comes without a model; or `pad_to_multiple_of` is below 1.
     """
     needed = target.vocabulary.num_ids
     if rows == "donor":
@@ -51,7 +51,9 @@ def choose_rows(
         num_rows = rows
     if num_rows < needed:
         _check_tokens_without_rows(rows, num_rows, target)
-    multiple = pad_to_multiple_of or 1
+    multiple = 1 if pad_to_multiple_of is None else pad_to_multiple_of
+    if multiple < 1:
+        raise TokenAdaptError(f"pad_to_multiple_of: takes a number above 0, not {multiple}")
     num_rows = -(-num_rows // multiple) * multiple
     if num_rows > max(MANY, MANY_PER_ID * needed):
         raise TokenAdaptError(

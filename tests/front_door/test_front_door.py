@@ -225,6 +225,27 @@ def test_what_only_a_folder_can_is_refused(base: Path, gemma_style_folder: Path)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_objects_where_a_folder_or_a_tensor_is_needed_are_refused(
+    base: Path, gemma_style_folder: Path, tmp_path: Path
+) -> None:
+    loaded, out = object(), tmp_path / "out"
+    plan = ta.make_plan(base, gemma_style_folder, method="mean", quiet=True)
+    for call, said in (
+        (lambda: ta.transplant(loaded, gemma_style_folder, out), "base is a folder or hub id, not an object object"),
+        (lambda: ta.transplant(base, loaded, out), "target is a folder or hub id.*save_pretrained"),
+        (lambda: ta.heal(loaded, out), "model is a folder or hub id"),
+        (lambda: ta.compare(base, loaded), "a model is a folder or hub id"),
+        (lambda: plan.apply([[1.0]]), "a matrix is a tensor of torch, not an object list"),
+        (lambda: plan.explain(None), "a token is its text, its spelling or its id, not None"),
+        (lambda: ta.make_plan(base, gemma_style_folder, base_rows=0), "base_rows: takes a number above 0, not 0"),
+        (lambda: ta.make_plan(base, gemma_style_folder, pad_to_multiple_of=0), "pad_to_multiple_of: takes a number"),
+        (lambda: ta.transplant(base, gemma_style_folder, out, pad_to_multiple_of=0), "pad_to_multiple_of: takes a num"),
+    ):
+        with pytest.raises(ta.TokenAdaptError, match=said):
+            call()
+    assert not out.exists()
+
+
 def test_positions_that_follow_the_pad_token_are_refused(
     byte_level_folder: Path, unigram_folder: Path, tmp_path: Path
 ) -> None:

@@ -334,6 +334,15 @@ def test_a_tied_matrix_under_a_third_name_gets_the_rows_of_a_tied_one(tmp_path, 
         torch.testing.assert_close(tensor, in_memory[key], rtol=0, atol=1e-5, msg=key)
 
 
+@pytest.mark.parametrize("name", ["MarianMTModel", "T5ForConditionalGeneration", "BartForConditionalGeneration"])
+def test_untie_of_an_encoder_decoder_is_refused_before_the_work(tmp_path, make, gemma_style_folder, name):
+    """`tie_word_embeddings: false` unties the matrices of encoder and decoder, too."""
+    folder = make(name, "model", decoder_start_token_id=0)
+    with pytest.raises(TokenAdaptError, match="untie: encoder, decoder and output of this model share one matrix"):
+        transplant(folder, gemma_style_folder, tmp_path / "out", untie=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_both_names_of_a_tied_matrix_get_corrected_rows(tmp_path, make, gemma_style_folder):
     (text := tmp_path / "text.txt").write_text("\n\n".join(CORPUS * 8))
     folder = make("LlamaForCausalLM", "model", tie_word_embeddings=True)
