@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mergekit_tokenadapt.cli.generated_options import flags_of
-from mergekit_tokenadapt.cli.options import SET_BY_PAIR, adapt_flags
+from mergekit_tokenadapt.cli.options import SET_BY_PAIR, adapt_flags, refuse_idle
 from mergekit_tokenadapt.ensemble.options import ByteOptions, EnsembleOptions
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.transfer.adapt_config import AdaptConfig
 
 if TYPE_CHECKING:
     from mergekit_tokenadapt.ensemble.byte_ensemble import ByteEnsemble
@@ -53,6 +54,7 @@ def ensemble_command(
     if sum(value is not None for value in (out, prompt, text)) != 1:
         raise click.UsageError("give one of --out (lockstep), --prompt or --text (byte by byte)")
     if out is not None:
+        refuse_idle(ByteOptions.model_fields, "belongs to --prompt and --text, and --out averages in lockstep")
         from mergekit_tokenadapt.ensemble.build import make_lockstep
         from mergekit_tokenadapt.plugin.merge_options import merge_options
 
@@ -61,6 +63,12 @@ def ensemble_command(
         if not quiet:
             click.echo(f"Wrote {folder}", err=True)
         return
+    refuse_idle(
+        ("target", "options", "force", *AdaptConfig.model_fields),
+        "belongs to --out: byte by byte, the models keep their vocabularies and nothing is written",
+    )
+    if text is not None:
+        refuse_idle(("temperature", "seed"), "belongs to --prompt: --text samples nothing")
     _check(models, averaging.weights, text)
     ensemble = _byte_ensemble(models, averaging, by_byte)
     if prompt is not None:

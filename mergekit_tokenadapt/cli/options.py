@@ -66,6 +66,23 @@ def folder_options(command: CommandT) -> CommandT:
     return pad(dtype(command))
 
 
+def refuse_idle(keys: Collection[str], reason: str) -> None:
+    """Refuse flags of the present command that the user gave and that would do nothing.
+
+    Args:
+        keys: names of the command's parameters.
+        reason: the end of the message, after the flag.
+
+    Raises:
+        UsageError: one of them was given.
+    """
+    context = click.get_current_context()
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name in keys and source is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[0]} {reason}")
+
+
 class Positional(click.Argument):
     """An argument without a line of its own in the help, because usage and summary describe it."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mergekit_tokenadapt.cli.generated_options import flags_of
-from mergekit_tokenadapt.cli.options import output_argument
+from mergekit_tokenadapt.cli.options import output_argument, refuse_idle
 from mergekit_tokenadapt.cli.supertokens_options import (
     IN_NO_FLAG,
     check_onto,
@@ -58,6 +58,8 @@ def train_command(
     from mergekit_tokenadapt.supertokens.making import train_folder
     from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
+    idle = {"chunks": ("word_share",), "superwords": ("lengths", "seed")}[train.algorithm]
+    refuse_idle(idle, f"does nothing with --algorithm {train.algorithm}")
     goes_on = check_outputs(out, onto, force=force, inputs=[like] if like else [], texts=text.texts)
     corpus = open_corpus(text)
     heal = check_onto(onto, out, adapt, healing, corpus, quiet=train.limits.quiet)

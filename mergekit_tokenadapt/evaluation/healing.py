@@ -24,6 +24,7 @@ from mergekit_tokenadapt.models.documents import score_documents
 from mergekit_tokenadapt.models.folder import ModelFolder
 from mergekit_tokenadapt.models.loading import load_model
 from mergekit_tokenadapt.models.losses import Scorer
+from mergekit_tokenadapt.output.limits import passage_limit
 from mergekit_tokenadapt.texts import TextSet, split_passages
 from mergekit_tokenadapt.tokenizer.encoded_text import start_token
 
@@ -87,6 +88,9 @@ def heal(
         TokenAdaptError: a model cannot be loaded, has no output matrix, or diverges; or the text is too short.
     """
     options = options or HealingOptions()
+    # Every model reads the same passages, so the one with the fewest positions sets their length.
+    if (longest := passage_limit(*(folder.config for folder in models))) is not None:
+        options = options.model_copy(update={"passage_bytes": min(options.passage_bytes, longest)})
     passages = Passages.of(texts, options)
     return {
         "command": "probe-healing",

@@ -90,7 +90,9 @@ class HealingOptions(Options):
     steps: PositiveInt = Field(default=40, description="steps of training")
     every: PositiveInt = Field(default=10, description="steps between two measurements")
     batch_size: PositiveInt = Field(default=4, description="passages in a step")
-    passage_bytes: Annotated[int, Ge(16)] = Field(default=512, description="largest passage, in bytes")
+    passage_bytes: Annotated[int, Ge(16)] = Field(
+        default=512, description="largest passage, in bytes; shorter where a model has fewer positions"
+    )
     learning_rate: Annotated[Annotated[float, Gt(0)] | None, Flag(default="1e-3 for rows, 1e-4 for all")] = Field(
         default=None, description="learning rate of AdamW, constant, without weight decay"
     )

@@ -119,7 +119,7 @@ def _split(text: TextSet, longest: int, renderer: Renderer | None, most: int | N
         passages = [p for p in halved_to_fit(split, most) if p.strip()]
     if len(passages) < HELD_OUT_EVERY:
         raise TokenAdaptError(
-            f"--text {text.name}: {text.source!r} is too short to learn from and to measure on: it has "
+            f"the text {text.name}: {text.source!r} is too short to learn from and to measure on: it has "
             f"{text.num_bytes:,} bytes in {len(passages)} passages, and {HELD_OUT_EVERY} are needed"
         )
     return passages
@@ -139,21 +139,21 @@ def _rendered(text: ChatSet, longest: int, renderer: Renderer | None, most: int 
     rendered = [passage for c in fitting if (passage := renderer.render(c)) is not None]
     if len(fitting) < len(shortened):
         LOG.warning(
-            "--text %s: %d conversations are left out, because their first message has more than %d bytes",
+            "the text %s: %d conversations are left out, because their first message has more than %d bytes",
             text.name,
             len(shortened) - len(fitting),
             longest,
         )
     if len(rendered) < len(fitting):
         LOG.warning(
-            "--text %s: %d conversations are left out, because a chat template changes their messages",
+            "the text %s: %d conversations are left out, because a chat template changes their messages",
             text.name,
             len(fitting) - len(rendered),
         )
     passages: list[str] = [passage for passage in rendered if most is None or len(passage.encode("utf-8")) <= most]
     if len(passages) < len(rendered):
         LOG.warning(
-            "--text %s: %d conversations are left out, because the chat template makes them longer than the %d bytes "
+            "the text %s: %d conversations are left out, because the chat template makes them longer than the %d bytes "
             "that the models can read",
             text.name,
             len(rendered) - len(passages),

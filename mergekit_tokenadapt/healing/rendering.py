@@ -154,6 +154,13 @@ class Renderer:
 
     @cached_property
     def _templates(self) -> tuple[_Template, _Template]:
+        for tokenizer in (self.base, self.model):
+            if tokenizer.chat_template is None:
+                other = ", or make the model with --chat-template base" if self.base.chat_template else ""
+                raise TokenAdaptError(
+                    f"{tokenizer.name} has no chat template, so conversations cannot be rendered for it: give plain "
+                    f"text{other}"
+                )
         return _Template(self.base), _Template(self.model)
 
 
@@ -162,13 +169,6 @@ class _Template:
     """The chat template of one model."""
 
     tokenizer: TokenizerFiles
-
-    def __post_init__(self) -> None:
-        if self.tokenizer.chat_template is None:
-            raise TokenAdaptError(
-                f"{self.tokenizer.name} has no chat template, so conversations cannot be rendered for it: give plain "
-                "text, or make the model with --chat-template base"
-            )
 
     def parts(self, conversation: Conversation, contents: Sequence[str]) -> list[Part] | None:
         """Frames and messages in turn; None if the rendering does not hold the messages as they are."""

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
+import transformers
 from click.testing import Result
+from small_models import small_config, small_model
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation import healing
@@ -21,6 +23,7 @@ from mergekit_tokenadapt.models.folder import open_model
 from mergekit_tokenadapt.models.loading import load_model
 from mergekit_tokenadapt.models.losses import Scorer
 from mergekit_tokenadapt.texts import TextSet
+from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 TEXT = TextSet("english", tuple(tiny_models.ENGLISH) * 20, "test")
 SMALL = HealingOptions(steps=6, every=3, batch_size=3, passage_bytes=100, learning_rate=1e-2)
@@ -49,6 +52,16 @@ def test_what_is_said_is_trained(
     curve = result["models"][0]["curve"]
     assert [point["step"] for point in curve] == [0, 3, 6]
     assert curve[-1]["bits_per_byte"] < curve[0]["bits_per_byte"]
+
+
+def test_passages_fit_into_a_position_table(tmp_path: Path, byte_level_folder: Path, base: Path) -> None:
+    tokenizer = load_tokenizer(str(byte_level_folder))
+    config = small_config(transformers.GPT2Config, tokenizer.vocabulary.num_ids, n_positions=40)
+    small_model(transformers.GPT2LMHeadModel, config).save_pretrained(tmp_path / "model")
+    tokenizer.copy_to(tmp_path / "model")
+    result = heal([open_model(str(folder)) for folder in (tmp_path / "model", base)], [TEXT], SMALL)
+    assert result["settings"]["passage_bytes"] < 40
+    assert [len(model["curve"]) for model in result["models"]] == [3, 3]
 
 
 def test_the_loss_is_that_of_the_scoring(base: Path) -> None:

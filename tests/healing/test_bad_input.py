@@ -74,7 +74,7 @@ def test_the_model_itself_as_base(moved, tmp_path, text_file):
 def test_a_short_text(moved, tmp_path):
     (tmp_path / "short.txt").write_text("one line")
     line = refused(moved, tmp_path / "out", "--text", f"short={tmp_path / 'short.txt'}")
-    assert "--text short:" in line
+    assert "the text short:" in line
     assert "too short to learn from and to measure on" in line
 
 

@@ -214,7 +214,7 @@ def test_a_file_beside_an_index_of_others_is_refused(tmp_path, make, unigram_fol
     shutil.copy(folder / "model.safetensors", shard)
     index = {"weight_map": dict.fromkeys(tensors_of(folder), shard.name)}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(TokenAdaptError, match="holds two sets of weights: model.safetensors, and the 1 files"):
+    with pytest.raises(TokenAdaptError, match=r"holds two sets of weights: model\.safetensors, and the 1 files"):
         transplant(folder, unigram_folder, tmp_path / "out")
 
 
