@@ -98,10 +98,16 @@ def _about(cells: Runs, about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _probe(name: str) -> str:
+    """A name in the list of `heal`, in words."""
+    name = name.removesuffix(" (built-in)")
+    return LANGUAGES.get(name, f"built-in {name}")
+
+
 def _made(cells: Runs) -> str:
     """Which of the passages that healing measures got worse."""
     lines = [
-        f"- {model}: {', '.join(LANGUAGES.get(name, f'built-in {name}') for name in done['worse']) or 'none'}."
+        f"- {model}: {', '.join(map(_probe, done['worse'])) or 'none'}."
         for model in HEALED
         if (done := cells.get(f"{model} | making"))
     ]

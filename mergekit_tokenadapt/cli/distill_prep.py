@@ -47,7 +47,7 @@ def distill_prep_command(
     from mergekit_tokenadapt.two_models.prepare import REPORT, prepare_student
 
     make = partial(prepare_student, teacher, student, dtype=dtype, options=merge_options(quiet=quiet))
-    heal = healing_stage(healing, student, quiet=quiet, make_untied=untied_maker(adapt, make))
+    heal = healing_stage(healing, student, out, force=force, quiet=quiet, make_untied=untied_maker(adapt, make))
     folder = make(out, adapt, force=force, heal=heal)
     if not quiet:
         print_report(read_json(folder / REPORT), f"{student} on the vocabulary of {teacher}")

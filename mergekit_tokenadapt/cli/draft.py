@@ -54,7 +54,9 @@ def draft_command(
     from mergekit_tokenadapt.two_models.draft_model import REPORT, make_draft
 
     make = partial(make_draft, target, small, rows=rows, dtype=dtype, options=merge_options(quiet=quiet))
-    heal = healing_stage(healing, small, quiet=quiet, target=target, make_untied=untied_maker(adapt, make))
+    heal = healing_stage(
+        healing, small, out, force=force, quiet=quiet, target=target, make_untied=untied_maker(adapt, make)
+    )
     folder = make(out, adapt, force=force, heal=heal)
     if quiet:
         return

@@ -48,7 +48,9 @@ def untied_maker(
 def healing_stage(
     options: HealAfterOptions,
     base: str,
+    out: str,
     *,
+    force: bool,
     quiet: bool,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -63,6 +65,8 @@ def healing_stage(
     Args:
         options: minutes and texts.
         base: the model that the folder's is made from.
+        out: the folder that the command writes. It may not hold the text to heal on, or lie in it.
+        force: whether it may be replaced.
         quiet: no progress, no table.
         device: to compute on; None: the best there is.
         trust_remote_code: whether the models' own code may run.
@@ -74,8 +78,8 @@ def healing_stage(
             choose between one and two; None: the choice was made. See `untied_maker`.
 
     Raises:
-        TokenAdaptError: a package is missing, a text cannot be read or is too short, or `base` is no model that can be
-            healed, or names an adapter, too.
+        TokenAdaptError: a package is missing; a text cannot be read or is too short; `out` may not be written; or `base`
+            is no model that can be healed, or names an adapter, too.
     """
     if not options.heal:
         return None
@@ -85,6 +89,7 @@ def healing_stage(
     from mergekit_tokenadapt.healing.run import check_heal
     from mergekit_tokenadapt.healing.trainable import check_trainable
     from mergekit_tokenadapt.models.folder import open_model
+    from mergekit_tokenadapt.storage.staging import check_output
     from mergekit_tokenadapt.texts import TextSet
 
     minutes = {} if options.heal_minutes is None else {"minutes": options.heal_minutes}
@@ -93,6 +98,7 @@ def healing_stage(
         texts = [TextSet.of("text", learned_from.pieces(chosen.max_bytes), ", ".join(learned_from.sources))]
     else:
         texts = read_healing_texts(options.heal_texts, "--heal-text")
+    check_output(out, force=force, inputs=[base], texts=[text.source for text in texts])
     check_heal(texts, chosen)
     check_trainable(open_model(base, trust_remote_code=trust_remote_code), chosen)
     writer = None if target is None else _writer(target, texts, chosen.seed, trust_remote_code=trust_remote_code)

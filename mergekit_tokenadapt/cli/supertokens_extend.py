@@ -54,7 +54,7 @@ def extend_command(
 
     goes_on = check_outputs(out, onto, force=force, inputs=[base], texts=text.texts)
     corpus = open_corpus(text)
-    heal = check_onto(onto, out, adapt, healing, corpus, quiet=extend.limits.quiet)
+    heal = check_onto(onto, out, adapt, healing, corpus, force=force, quiet=extend.limits.quiet)
     rules, limits, quiet = extend.rules, extend.limits, extend.limits.quiet
     extension = extend_folder(
         out,

@@ -91,6 +91,7 @@ def check_onto(
     healing: HealAfterOptions,
     corpus: Corpus,
     *,
+    force: bool,
     quiet: bool,
 ) -> Callable[[Path], None] | None:
     """Check before the learning that the transplant after it can work.
@@ -101,6 +102,7 @@ def check_onto(
         adapt: options of the transplant.
         healing: minutes and texts.
         corpus: the text to learn from, and to heal on where `healing` names none.
+        force: whether OUT_MODEL may be replaced.
         quiet: no progress.
 
     Returns:
@@ -127,7 +129,9 @@ def check_onto(
     def make(folder: str, block: Mapping[str, Any]) -> Path:
         return run_recipe(make_recipe(onto[0], tokenizer, block), folder, merge_options(quiet=quiet))
 
-    return healing_stage(healing, onto[0], quiet=quiet, learned_from=corpus, make_untied=untied_maker(adapt, make))
+    return healing_stage(
+        healing, *onto, force=force, quiet=quiet, learned_from=corpus, make_untied=untied_maker(adapt, make)
+    )
 
 
 def go_onto(

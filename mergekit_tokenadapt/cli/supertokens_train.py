@@ -62,7 +62,7 @@ def train_command(
     refuse_idle(idle, f"does nothing with --algorithm {train.algorithm}")
     goes_on = check_outputs(out, onto, force=force, inputs=[like] if like else [], texts=text.texts)
     corpus = open_corpus(text)
-    heal = check_onto(onto, out, adapt, healing, corpus, quiet=train.limits.quiet)
+    heal = check_onto(onto, out, adapt, healing, corpus, force=force, quiet=train.limits.quiet)
     name = like or (onto[0] if onto else None)
     tokenizer = load_tokenizer(name) if name else None
     quiet = train.limits.quiet

@@ -79,6 +79,8 @@ def transplant_command(
     finish = healing_stage(
         healing,
         base,
+        out,
+        force=force,
         quiet=merge_options.quiet,
         device=None if merge_options.device == "cpu" else merge_options.device,
         trust_remote_code=merge_options.trust_remote_code,

@@ -16,7 +16,7 @@ def heal(
     model: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    texts: str | Sequence[str] = (),
+    texts: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     base: str | os.PathLike[str] | None = None,
     force: bool = False,
     trust_remote_code: bool = False,
@@ -53,7 +53,7 @@ def heal(
     return run.heal(
         name_of(model, "model", SAVE_FIRST),
         name_of(out, "out", "name the folder to write"),
-        read_healing_texts([texts] if isinstance(texts, str) else texts),
+        read_healing_texts([texts] if isinstance(texts, str | os.PathLike) else texts),
         chosen,
         base=None if base is None else name_of(base, "base", SAVE_FIRST),
         force=force,

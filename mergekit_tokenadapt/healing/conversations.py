@@ -10,7 +10,7 @@ from typing import Any
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.texts import TextSet
-from mergekit_tokenadapt.texts.sources import TextPlace, parsed_line
+from mergekit_tokenadapt.texts.sources import UNREADABLE, TextPlace, open_text, parsed_line
 
 FIELD = "messages"
 """Key of the messages, unless the text's ``,field=`` says otherwise."""
@@ -38,7 +38,7 @@ def read_conversations(place: TextPlace) -> ChatSet | None:
         TokenAdaptError: a line is not JSON, or a message has no role or content; the message names the line.
     """
     path, field = Path(place.place), place.settings.get("field", FIELD)
-    if path.suffix != ".jsonl" or not path.is_file() or not _has_messages(path, field):
+    if ".jsonl" not in path.suffixes or not path.is_file() or not _has_messages(path, field):
         return None
     documents = [json.dumps(c, ensure_ascii=False) for c in _read(path, field)]
     found = ChatSet.of(place.name, documents, place.source)
@@ -47,17 +47,18 @@ def read_conversations(place: TextPlace) -> ChatSet | None:
 
 
 def _has_messages(path: Path, field: str) -> bool:
-    with path.open("rb") as opened:
-        first = next((line for line in opened if line.strip()), b"")
     try:
-        record = json.loads(first)
-    except (ValueError, RecursionError):
+        with open_text(path) as opened:
+            record = json.loads(next((line for line in opened if line.strip()), b""))
+    except (*UNREADABLE, ValueError, RecursionError):  # what reads it as plain text says what is wrong
         return False
     return isinstance(record, dict) and isinstance(record.get(field), list)
 
 
 def _read(path: Path, field: str) -> Iterator[Conversation]:
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    with open_text(path) as opened:
+        lines = opened.read().splitlines()
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         record = parsed_line(line, path, number)

@@ -84,7 +84,7 @@ class _SparseCrossEntropy(torch.autograd.Function):
         offset = math.log(num_others / len(others_ND)) if len(others_ND) else 0.0
         states_grad = torch.zeros_like(states_PD, dtype=torch.float32)
         rows_grad = torch.zeros_like(rows_AD, dtype=torch.float32)
-        total = torch.zeros((), dtype=torch.float64, device=states_PD.device)
+        total = torch.zeros((), dtype=exact_dtype(states_PD.device), device=states_PD.device)
         with torch.autocast(device, enabled=False):
             for start in range(0, len(states_PD), CHUNK):
                 states = states_PD[start : start + CHUNK].to(dtype)
@@ -109,6 +109,11 @@ class _SparseCrossEntropy(torch.autograd.Function):
         return (states_grad * scale).to(states_dtype), (rows_grad * scale).to(rows_dtype), *(None,) * 5
 
 
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype to add up many numbers in: float64, or float32 on Apple's GPUs, which have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def _chunk(
     products: Tensor, offset: float, num_trained: int, counts: Tensor, columns: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -128,7 +133,8 @@ def _chunk(
     given = torch.zeros_like(named).index_add_(0, places, weights)
     rest = (1 - given).clamp_min(0)
     unnamed = (1 - named).clamp_min(LEAST_REST)
-    loss = -(weights * chosen.clamp_min(1e-30).log()).double().sum() - (rest * unnamed.log()).double().sum()
+    exact = exact_dtype(counts.device)
+    loss = -(weights * chosen.clamp_min(1e-30).log()).to(exact).sum() - (rest * unnamed.log()).to(exact).sum()
     gradient = probabilities.mul_((1 - rest / unnamed)[:, None])
     gradient[places, columns] = chosen * (given + rest)[places] - weights
     return loss, gradient

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mergekit_tokenadapt.errors import one_error
 from mergekit_tokenadapt.healing.chunks import chunk_loss
-from mergekit_tokenadapt.healing.loss import target_loss
+from mergekit_tokenadapt.healing.loss import exact_dtype, target_loss
 from mergekit_tokenadapt.healing.options import HealOptions
 from mergekit_tokenadapt.models.body import body_of
 
@@ -158,7 +158,7 @@ def _body_scale(model: Any, head: Any) -> float:
 
 
 def _root_mean_square(tensors: Sequence[Tensor]) -> float:
-    squares = sum(float(t.detach().double().square().sum()) for t in tensors)
+    squares = sum(float(t.detach().to(exact_dtype(t.device)).square().sum()) for t in tensors)
     return math.sqrt(squares / sum(t.numel() for t in tensors))
 
 
@@ -169,9 +169,20 @@ def _with_rows(matrix_VD: Tensor, ids: Tensor, rows_AD: Tensor) -> Tensor:
 
 
 def _unusual_layers(model: Any) -> list[str]:
-    """Return the names of linear layers that compute something else, as Llama 4's router, which returns a tuple."""
+    """Return the names of linear layers that give more than a product, as Llama 4's router, which gives a tuple."""
     linear = ((name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
-    return [name for name, module in linear if type(module).forward is not torch.nn.Linear.forward]
+    own = ((name, module) for name, module in linear if type(module).forward is not torch.nn.Linear.forward)
+    return [name for name, module in own if not _gives_a_product(module)]
+
+
+@torch.no_grad()
+def _gives_a_product(layer: torch.nn.Linear) -> bool:
+    """Whether a layer with a forward pass of its own (Falcon's are) gives one tensor, as linear layers do."""
+    try:
+        given = layer(layer.weight.new_zeros(1, 1, layer.in_features))
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return False
+    return isinstance(given, Tensor) and given.shape == (1, 1, layer.out_features)
 
 
 def with_adapters(model: Any, options: HealOptions) -> Any:
@@ -192,5 +203,5 @@ def with_adapters(model: Any, options: HealOptions) -> Any:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that will go
-        with one_error("this model cannot get adapters (--train rows or --train all does without)"):
+        with one_error("this model cannot get adapters (heal --train rows and heal --train all need none)"):
             return get_peft_model(model, config)

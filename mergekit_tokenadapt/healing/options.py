@@ -58,8 +58,8 @@ class HealOptions(Options):
         "text; only with the objective base_model",
     )
     rank: PositiveInt = Field(default=64, description="rank of the adapters")
-    rate: PositiveFloat = Field(
-        default=5e-3,
+    rate: Annotated[Annotated[float, Gt(0)] | None, Flag(default="0.005, or 0.001 with --train all")] = Field(
+        default=None,
         description="learning rate of the adapters (with --train all: of the weights outside the vocabulary matrices), "
         "relative to the root mean square of those weights",
     )
@@ -85,6 +85,11 @@ class HealOptions(Options):
         default=None, description="device to compute on: cpu, cuda, cuda:1, mps"
     )
     seed: Seed = Field(default=0, description="seed of the order of the passages, the adapters and the sampled tokens")
+
+    @property
+    def body_rate(self) -> float:
+        """The given learning rate of the body, or the default for `train`."""
+        return self.rate or {"lora": 5e-3, "rows": 5e-3, "all": 1e-3}[self.train]
 
     def needed_packages(self) -> tuple[str, ...]:
         """Optional packages that training needs."""

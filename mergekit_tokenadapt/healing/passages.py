@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,11 @@ from mergekit_tokenadapt.texts import TextSet, check_names, halved_to_fit, parse
 LOG = logging.getLogger(__name__)
 
 
-def read_healing_texts(texts: Sequence[str], option: str = "--text") -> list[TextSet]:
+LEAST_BYTES = 500
+"""A text has to have so many bytes: passages of a few characters teach and measure nothing."""
+
+
+def read_healing_texts(texts: Sequence[str | os.PathLike[str]], option: str = "--text") -> list[TextSet]:
     """The texts that the options name; Python's own library, and sums, where they name none.
 
     A jsonl file with ``messages`` in its lines becomes a `ChatSet`.
@@ -34,13 +39,14 @@ def read_healing_texts(texts: Sequence[str], option: str = "--text") -> list[Tex
     """
     if not texts:
         return [TextSet.of("python", default_sample(), DEFAULT)]
-    places = [parse_text(argument, option=option) for argument in texts]
+    arguments = [os.fspath(text) for text in texts]
+    places = [parse_text(argument, option=option) for argument in arguments]
     check_names([place.name for place in places])
     for place in places:
         place.check(option)
     return [
         read_conversations(place) or read_text(argument, option=option)
-        for place, argument in zip(places, texts, strict=True)
+        for place, argument in zip(places, arguments, strict=True)
     ]
 
 
@@ -117,10 +123,17 @@ def _split(text: TextSet, longest: int, renderer: Renderer | None, most: int | N
         longest = min(longest, 1 + text.num_bytes // MANY_PASSAGES)
         split = (p for document in text.documents for p in split_passages(document, longest))
         passages = [p for p in halved_to_fit(split, most) if p.strip()]
-    if len(passages) < HELD_OUT_EVERY:
+    if isinstance(text, ChatSet) and len(passages) < HELD_OUT_EVERY <= len(text.documents):
+        raise TokenAdaptError(
+            f"the text {text.name}: {text.source!r} has {len(text.documents)} conversations, and {len(passages)} of them "
+            f"can be used, where {HELD_OUT_EVERY} are needed: a passage holds whole messages, of at most "
+            f"{longest if most is None else min(longest, most)} bytes together (--passage-bytes, and the models' positions)"
+        )
+    if len(passages) < HELD_OUT_EVERY or text.num_bytes < LEAST_BYTES:
         raise TokenAdaptError(
             f"the text {text.name}: {text.source!r} is too short to learn from and to measure on: it has "
-            f"{text.num_bytes:,} bytes in {len(passages)} passages, and {HELD_OUT_EVERY} are needed"
+            f"{text.num_bytes:,} bytes in {len(passages)} passages, and {LEAST_BYTES} bytes in {HELD_OUT_EVERY} passages "
+            "are needed"
         )
     return passages
 

@@ -108,9 +108,11 @@ def heal(
     destination = check_output(out, force=force, inputs=[model, teacher.folder], texts=[t.source for t in texts])
     longest = passage_limit(teacher.config, opened.config)
     text = HealingText.of(texts, options, Renderer(teacher.tokenizer, opened.tokenizer), longest)
+    _check_disk(opened, text, options)
     if opened.tokenizer.chat_template is not None and not text.has_conversations:
         say("the model has a chat template, and no text holds conversations: tokens of roles are not trained")
-    _check_disk(opened, text, options)
+    if len(texts) == 1:
+        say(f"all text is of one kind ({texts[0].name}): other kinds may get worse; give one --text for each kind")
     work = _Work(opened, teacher, text, longest, options, quiet, say, started)
     states = [state_of(opened.folder, by_content=is_made_anew), state_of(teacher.folder)]
     with shard_folder(f"heal-{_key(states, text, options)}") as kept:
@@ -120,12 +122,28 @@ def heal(
     return Healed(destination, record, trained is not None, tuple(work.curve_seconds))
 
 
+def place_of(options: HealOptions) -> torch.device:
+    """Return the device to compute on.
+
+    Raises:
+        TokenAdaptError: it is not the first GPU, where transformers' Trainer puts the model.
+    """
+    place = choose_device(options.device)
+    if place.index:
+        raise TokenAdaptError(
+            f"heal trains on the first GPU that it sees: in place of --device {place}, set CUDA_VISIBLE_DEVICES="
+            f"{place.index}"
+        )
+    return place
+
+
 def check_heal(texts: Sequence[TextSet], options: HealOptions) -> None:
     """Find out what `heal` would refuse, before there is a model to heal.
 
     Raises:
-        TokenAdaptError: a package is missing, or a text is too short.
+        TokenAdaptError: a package is missing, the device is not the first GPU, or a text is too short.
     """
+    place_of(options)
     for package in options.needed_packages():
         require(package, extra="heal", wanted_by=WANTED_BY)
     HealingText.of(texts, options)
@@ -192,7 +210,7 @@ class _Work:
         return self.started + 60 * self.options.minutes
 
     def __post_init__(self) -> None:
-        self.place = choose_device(self.options.device)
+        self.place = place_of(self.options)
         self.fast = fast_dtype(self.place) is torch.bfloat16
         self.probes = probes(self.options.probe_bytes)
         self.curve: list[dict[str, Any]] = []
@@ -202,7 +220,9 @@ class _Work:
         """Teach, train, judge: the trained model, or None where training did not help; and the record."""
         base_bits = self._base_bits()
         lesson = self._teach(kept)
+        began = time.monotonic()
         loaded = load_model(self.model, device=str(self.place), dtype="float32")
+        load_seconds = time.monotonic() - began
         check_writable(self.model, loaded, kept)
         with Reader(loaded, WANTED_BY) as reader:
             scale = reader.scale
@@ -215,9 +235,15 @@ class _Work:
             held_out = self._measure(whole, self.text.held_out)
             look_seconds = time.monotonic() - began
             before = held_out, self._measure(whole, self.probes)
-        # What comes after the last step: the same measurements, and writing.
-        last_step_by = self.deadline - 1.2 * (time.monotonic() - began) - 5
+        # What comes after the last step: the same measurements, the model before healing (`interpolated`), and writing.
+        last_step_by = self.deadline - 1.2 * (time.monotonic() - began + load_seconds) - 5
         self.say(_line("before", before[0]))
+        if time.monotonic() > last_step_by:
+            LOG.warning(
+                "heal: %g minutes are too short for what comes before and after training: one step is made, and the run "
+                "ends late; give more --minutes, or measure less (--probe-bytes 0)",
+                self.options.minutes,
+            )
         steps, ended_by = self._train(healing, collator, lesson, before[0], kept, look_seconds, last_step_by)
         model = healing.finished()
         interpolated(self.model, model, self.options.interpolate)
@@ -228,14 +254,18 @@ class _Work:
         if not is_better:
             LOG.warning("heal: training did not help on the held-out passages: the model is written as it was")
             after = before
-        got_worse = [*worse(after[0], before[0]), *worse(after[1], before[1])]
+        got_worse = [
+            f"{name} ({what})"
+            for what, now, then in zip(("held out", "built-in"), after, before, strict=True)
+            for name in worse(now, then)
+        ]
         if got_worse:
             LOG.warning("heal: worse than before on %s", ", ".join(got_worse))
         tokens = sum(len(p.ids) for p in lesson.passages)
         record = {
             "base": self.base.name,
             "texts": list(self.text.texts),
-            "options": self.options.model_dump(),
+            "options": self.options.model_dump() | {"rate": self.options.body_rate},
             "steps": steps,
             "ended_by": ended_by,
             "passages": len(lesson.passages),

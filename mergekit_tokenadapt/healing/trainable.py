@@ -21,14 +21,15 @@ def check_trainable(model: ModelFolder, options: HealOptions) -> None:
     `correction.states.Reader`.
 
     Raises:
-        TokenAdaptError: the model is quantised, has no output matrix or one with a bias, caps its logits, has embedding
-            tables of single layers, or cannot get adapters although it is to be trained with them.
+        TokenAdaptError: the model is quantised, is no causal language model, has a bias at its output matrix, caps its
+            logits, has embedding tables of single layers, or cannot get adapters although it is to be trained with them.
     """
     if model.config.get("quantization_config") or model.text_config.get("quantization_config"):
         raise TokenAdaptError(f"{model.name} is quantised: heal the model first, and quantise what comes out")
     tables = model.checkpoint.tables
-    if tables.output is None:
-        raise TokenAdaptError(f"{model.name} has no output matrix: only causal language models can be healed")
+    if tables.output is None or model.config.get("is_encoder_decoder"):
+        what = "has no output matrix" if tables.output is None else "is an encoder-decoder"
+        raise TokenAdaptError(f"{model.name} {what}: only causal language models can be healed")
     if f"{tables.output.rpartition('.')[0]}.bias" in tables.axes:
         raise TokenAdaptError(f"{model.name} has a bias at its output matrix, so that it cannot be healed")
     if capped := next((k for k in model.text_config if LOGIT_CAP.fullmatch(k) and model.text_config[k]), None):

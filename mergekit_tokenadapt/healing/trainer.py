@@ -6,6 +6,7 @@ held-out passages, and the end in time.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -16,14 +17,17 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from mergekit_tokenadapt.healing.model import HealingModel
 from mergekit_tokenadapt.healing.options import HealOptions
+from mergekit_tokenadapt.healing.training import STATE
 from mergekit_tokenadapt.output import write_json
 from mergekit_tokenadapt.storage.tensor_writing import save_tensors
 from mergekit_tokenadapt.terminal.progress import Bar
 from mergekit_tokenadapt.tokenizer.files import read_json
+
+LOG = logging.getLogger(__name__)
 
 TRAINED = "trained.safetensors"
 """What a checkpoint holds of the model."""
@@ -52,6 +56,7 @@ class _EndsInTime(TrainerCallback):  # type: ignore[misc]
         self._pace = pace
         self._last: float | None = None
         self._step_seconds = 0.0
+        self._is_checked = False
 
     def on_step_begin(self, *_args: Any, **_kwargs: Any) -> None:
         self._last = time.monotonic()
@@ -60,11 +65,26 @@ class _EndsInTime(TrainerCallback):  # type: ignore[misc]
         now = time.monotonic()
         if self._last is not None:
             self._step_seconds = max(self._step_seconds, now - self._last)
+        if not self._is_checked:
+            self._is_checked = True
+            self._check_schedule(state, now)
         is_late = now + self._step_seconds + self._pace.seconds_per_look > self._pace.deadline
         if (is_late or self._pace.is_stopped()) and state.global_step < state.max_steps:
             self._pace.ended_by = "a signal" if self._pace.is_stopped() else "the time limit"
             control.should_evaluate = control.should_save = control.should_training_stop = True
         return control
+
+    def _check_schedule(self, state: Any, now: float) -> None:
+        """Warn where training will end in the first half of its schedule, at learning rates that were not meant."""
+        left = state.max_steps - state.global_step
+        possible = max(0.0, self._pace.deadline - now) / max(self._step_seconds, 1e-9)
+        if possible < left / 2:
+            LOG.warning(
+                "heal: the learning rate's schedule is for %d steps, and the time is enough for about %d: give fewer "
+                "--steps or more --minutes",
+                state.max_steps,
+                state.global_step + int(possible),
+            )
 
 
 class _Shows(TrainerCallback):  # type: ignore[misc]
@@ -129,7 +149,7 @@ class HealingTrainer(Trainer):  # type: ignore[misc]
                 for rows, scale in zip(healing.row_parameters(), healing.row_scales(), strict=True)
             ]
             if body := healing.body_parameters():
-                groups.append({"params": body, "lr": self._options.rate * healing.body_scale})
+                groups.append({"params": body, "lr": self._options.body_rate * healing.body_scale})
             self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0)
         return self.optimizer
 
@@ -159,6 +179,16 @@ class HealingTrainer(Trainer):  # type: ignore[misc]
         healing: HealingModel = self.accelerator.unwrap_model(self.model)
         save_tensors(healing.trained_tensors(), folder / TRAINED)
         write_json(folder / CURVE, {"curve": self._curve})
+
+    def is_done(self, checkpoint: Path) -> bool:
+        """Return whether a checkpoint is that of the last step."""
+        return int(TrainerState.load_from_json(str(checkpoint / STATE)).global_step) >= self.args.max_steps
+
+    def take_up(self, checkpoint: Path) -> None:
+        """Take up state and curve of the checkpoint of the last step, and put the best checkpoint in place."""
+        self.state = TrainerState.load_from_json(str(checkpoint / STATE))
+        self._load_from_checkpoint(str(checkpoint))
+        self.load_best()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._load(Path(resume_from_checkpoint))
@@ -196,7 +226,7 @@ def training_arguments(
         per_device_train_batch_size=together,
         gradient_accumulation_steps=options.passages_per_step // together,
         max_steps=steps,
-        learning_rate=options.rate,
+        learning_rate=options.body_rate,
         lr_scheduler_type="linear",
         # The first step of a warm-up has the rate 0. A warm-up of a single step would only waste that step.
         warmup_steps=warm if (warm := steps // 20) > 1 else 0,

@@ -166,6 +166,10 @@ class Training:
             eval_dataset=list(self.passages[:1]),  # Trainer asks for one; `evaluate` measures held-out text
             data_collator=self.collator,
         )
+        if last is not None and trainer.is_done(last):
+            # The run was stopped after its last step. Trainer would make one more.
+            trainer.take_up(last)
+            return trainer.state.global_step, pace.ended_by
         try:
             trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
         except NotFiniteError as error:

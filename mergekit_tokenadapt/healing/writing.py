@@ -19,6 +19,7 @@ from mergekit_tokenadapt.models.tensor_files import WEIGHT_FILE, TensorFiles
 from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import MANIFEST, package_version, write_json
 from mergekit_tokenadapt.output.same_files import write_in_same_files
+from mergekit_tokenadapt.terminal.progress import without_bars
 from mergekit_tokenadapt.tokenizer.files import read_json
 
 CARD = "README.md"
@@ -123,7 +124,7 @@ def _by_stored_name(model: ModelFolder, trained: Any, beside: Path | None) -> Ma
     own = dict(trained.state_dict())
     if all(_fits(own, name, model, name) for name in model.tensors):
         return {name: own[name] for name in model.tensors}
-    with tempfile.TemporaryDirectory(prefix=".weights-", dir=beside) as stage:
+    with tempfile.TemporaryDirectory(prefix=".weights-", dir=beside) as stage, without_bars():
         trained.save_pretrained(stage)
         files = TensorFiles(Path(stage))
         saved = {name: files.read(name).clone() for name in files}
@@ -155,7 +156,7 @@ def _fits(tensors: Mapping[str, Tensor], name: str, model: ModelFolder, stored: 
 def card_text(record: Mapping[str, Any]) -> str:
     """A paragraph for the model card, with a table of bits per byte before and after."""
     objective = LEARNED[record["options"]["objective"]]
-    texts = ", ".join(str(text["name"]) for text in record["texts"])
+    texts = ", ".join(f"{text['name']} (SHA-256 {text['sha256'][:16]}...)" for text in record["texts"])
     lines = [
         "### Healing",
         "",
@@ -172,4 +173,9 @@ def card_text(record: Mapping[str, Any]) -> str:
                 (name, record[kind]["before"][name], record[kind]["after"][name]) for name in record[kind]["before"]
             )
         ]
+    lines += ["", "Held-out passages during training, in bits per byte:", ""]
+    lines += [
+        f"- step {look['step']}: {', '.join(f'{name} {bits:.3f}' for name, bits in look['bits_per_byte'].items())}"
+        for look in record["curve"]
+    ]
     return "\n".join(lines)

@@ -76,6 +76,8 @@ def test_a_short_text(moved, tmp_path):
     line = refused(moved, tmp_path / "out", "--text", f"short={tmp_path / 'short.txt'}")
     assert "the text short:" in line
     assert "too short to learn from and to measure on" in line
+    (tmp_path / "short.txt").write_text("a word, and then another one. " * 16)
+    assert "500 bytes in 10 passages are needed" in refused(moved, tmp_path / "out", "--text", tmp_path / "short.txt")
 
 
 def test_a_text_that_is_not_there(moved, tmp_path):
@@ -98,6 +100,7 @@ def test_a_quantised_model(moved, tmp_path, text_file):
     ("name", "reason"),
     [
         ("BertModel", "has no output matrix"),
+        ("T5ForConditionalGeneration", "is an encoder-decoder"),
         ("PhiForCausalLM", "has a bias at its output matrix"),
         ("Gemma2ForCausalLM", "caps its logits"),
         ("MambaForCausalLM", "this model cannot get adapters"),

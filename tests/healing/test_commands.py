@@ -51,6 +51,21 @@ def short(monkeypatch):
     monkeypatch.setattr(heal_after, "HealOptions", lambda **given: HealOptions(**options, **given))
 
 
+def test_the_text_to_heal_on_is_never_deleted(tied_pair, tmp_path, gemma_style_folder, text_file, short):
+    out = tmp_path / "out"
+    swap = ("transplant", tied_pair[0], gemma_style_folder, out, "--method", "mean")
+    assert run(*swap).exit_code == 0
+    notes = out / "notes.txt"
+    notes.write_text(text_file.read_text())
+    result = run(*swap, "--force", "--heal", "--heal-text", notes)
+    assert result.exit_code == 2
+    assert "notes.txt, which is read" in result.stderr
+    assert notes.is_file()
+    inside = run(*swap[:3], tmp_path / "texts" / "out", "--heal", "--heal-text", tmp_path)
+    assert inside.exit_code == 2
+    assert "would be read as text" in inside.stderr
+
+
 def test_transplant_and_heal(tied_pair, tmp_path, gemma_style_folder, text_file, short):
     out = tmp_path / "out"
     flags = ("--method", "mean", "--heal", "--heal-minutes", "5", "--heal-text", f"lines={text_file}")

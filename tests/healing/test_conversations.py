@@ -1,5 +1,6 @@
 """Healing on conversations: tokens of roles are trained in their places."""
 
+import gzip
 import json
 
 import pytest
@@ -95,6 +96,12 @@ def test_conversations_are_read_from_the_field_that_is_named(tmp_path):
     assert plain.documents == ("x",) * 3
 
 
+def test_conversations_may_be_compressed(tmp_path, chat_file):
+    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(chat_file.read_bytes()))
+    (found,) = read_healing_texts([tmp_path / "packed.jsonl.gz"])
+    assert found.documents == read_healing_texts([chat_file])[0].documents
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -120,7 +127,7 @@ def test_long_conversations_lose_their_last_messages(chat_file):
     short = HealingText.of(texts, HealOptions(passage_bytes=60))
     assert len(short.training) == len(whole.training) == 54
     assert not any("The cat sat" in passage for passage in short.training)
-    with pytest.raises(TokenAdaptError, match="too short to learn from"):
+    with pytest.raises(TokenAdaptError, match="60 conversations, and 0 of them can be used, .* at most 20 bytes"):
         HealingText.of(texts, HealOptions(passage_bytes=20))
 
 
@@ -131,6 +138,6 @@ def test_conversations_fit_into_a_position_table(moved, tied_pair, chat_file, ca
     assert len(short.training) == 54
     assert all(len(passage.encode()) <= 110 and "The cat sat" not in passage for passage in short.training)
     assert "left out" not in caplog.text
-    with pytest.raises(TokenAdaptError, match="too short to learn from"):
+    with pytest.raises(TokenAdaptError, match="60 conversations, and 0 of them can be used, .* at most 130 bytes"):
         HealingText.of(texts, HealOptions(), renderer, most=130)
     assert "60 conversations are left out, because the chat template makes them longer than the 130" in caplog.text

@@ -38,6 +38,25 @@ def raise_interrupt():
     raise KeyboardInterrupt
 
 
+def test_a_run_that_was_killed_after_its_last_step_makes_no_more(pair, tmp_path, text_file, monkeypatch, own_cache):
+    undisturbed = healed(pair, tmp_path / "undisturbed", text_file, steps=7, looks=2)
+    with monkeypatch.context() as killed:
+        killed.setattr(run_module, "write_healed", lambda *_args: raise_interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            healed(pair, tmp_path / "out", text_file, steps=7, looks=2)
+    monkeypatch.setattr(HealingTrainer, "training_step", lambda *_args, **_options: pytest.fail("one more step"))
+    again = healed(pair, tmp_path / "out", text_file, steps=7, looks=2)
+    assert again.record == undisturbed.record
+    assert again.record["steps"] == 7
+    first, second = (tensors_of(tmp_path / name) for name in ("undisturbed", "out"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_schedule_that_is_too_long_for_the_time_is_said(pair, tmp_path, text_file, caplog, own_cache):
+    healed(pair, tmp_path / "out", text_file, steps=100_000, minutes=0.3)
+    assert "the learning rate's schedule is for 100000 steps, and the time is enough for about" in caplog.text
+
+
 def test_a_killed_run_goes_on_and_gives_the_same(pair, tmp_path, text_file, monkeypatch, own_cache):
     undisturbed = healed(pair, tmp_path / "undisturbed", text_file)
     assert list(own_cache.glob("heal-*/*")) == []
