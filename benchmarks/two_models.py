@@ -68,7 +68,7 @@ def smollm2_on_gemma(method: str, minutes: float | None = None) -> Path:
         if minutes is not None:
             prompts = tuple(f"{name}={texts.mixed() / name}.txt" for name in ("prose", "code"))
             options = HealAfterOptions(heal=True, heal_minutes=minutes, heal_texts=prompts)
-        heal = healing_stage(options, str(smollm2()), quiet=False, target=str(gemma()))
+        heal = healing_stage(options, str(smollm2()), str(out), force=False, quiet=False, target=str(gemma()))
         make_draft(str(gemma()), str(smollm2()), str(out), {"method": method, "chat_template": "base"}, heal=heal)
     return out
 

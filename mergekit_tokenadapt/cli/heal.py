@@ -65,6 +65,6 @@ def heal_command(
         quiet=quiet,
         say=line_printer(quiet=quiet),
     )
-    if not quiet:
+    if result.is_first and not quiet:
         print_healed(Console(), result.record)
         click.echo(f"Wrote {result.folder}", err=True)

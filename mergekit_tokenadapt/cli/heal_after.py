@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -78,13 +79,15 @@ def healing_stage(
             choose between one and two; None: the choice was made. See `untied_maker`.
 
     Raises:
-        TokenAdaptError: a package is missing; a text cannot be read or is too short; `out` may not be written; or `base`
-            is no model that can be healed, or names an adapter, too.
+        TokenAdaptError: a package is missing; a text cannot be read or is too short; `out` may not be written; there
+            are several processes; or `base` is no model that can be healed, or names an adapter, too.
     """
     if not options.heal:
         return None
     if "+" in base and not Path(base).exists():
         raise TokenAdaptError(f"--heal needs a base that is one model: merge the adapter of {base} into it first")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise TokenAdaptError("--heal runs in one process: swap first, and launch the command `heal` in several")
     from mergekit_tokenadapt.healing.passages import read_healing_texts
     from mergekit_tokenadapt.healing.run import check_heal
     from mergekit_tokenadapt.healing.trainable import check_trainable

@@ -125,15 +125,16 @@ def _split(text: TextSet, longest: int, renderer: Renderer | None, most: int | N
         passages = [p for p in halved_to_fit(split, most) if p.strip()]
     if isinstance(text, ChatSet) and len(passages) < HELD_OUT_EVERY <= len(text.documents):
         raise TokenAdaptError(
-            f"the text {text.name}: {text.source!r} has {len(text.documents)} conversations, and {len(passages)} of them "
-            f"can be used, where {HELD_OUT_EVERY} are needed: a passage holds whole messages, of at most "
-            f"{longest if most is None else min(longest, most)} bytes together (--passage-bytes, and the models' positions)"
+            f"the text {text.name}: {text.source!r} has {len(text.documents)} conversations, and {len(passages)} of "
+            f"them can be used, where {HELD_OUT_EVERY} are needed: a passage holds whole messages, of at most "
+            f"{longest if most is None else min(longest, most)} bytes together (--passage-bytes, and the models' "
+            "positions)"
         )
     if len(passages) < HELD_OUT_EVERY or text.num_bytes < LEAST_BYTES:
         raise TokenAdaptError(
             f"the text {text.name}: {text.source!r} is too short to learn from and to measure on: it has "
-            f"{text.num_bytes:,} bytes in {len(passages)} passages, and {LEAST_BYTES} bytes in {HELD_OUT_EVERY} passages "
-            "are needed"
+            f"{text.num_bytes:,} bytes in {len(passages)} passages, and {LEAST_BYTES} bytes in {HELD_OUT_EVERY} "
+            "passages are needed"
         )
     return passages
 

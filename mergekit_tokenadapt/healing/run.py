@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from mergekit_tokenadapt.healing.objectives import collator_for, lesson_for
 from mergekit_tokenadapt.healing.options import HealOptions
 from mergekit_tokenadapt.healing.own_text import own_passages, spread
 from mergekit_tokenadapt.healing.passages import HealingText
+from mergekit_tokenadapt.healing.processes import Processes
 from mergekit_tokenadapt.healing.rendering import Renderer
 from mergekit_tokenadapt.healing.targets import WANTED_BY, Lesson
 from mergekit_tokenadapt.healing.trainable import check_trainable
@@ -63,6 +65,8 @@ class Healed:
     """Whether training helped; otherwise the folder holds the model as it was."""
     curve_seconds: tuple[float, ...] = ()
     """Seconds from the beginning to each measurement of the record's curve that this run made."""
+    is_first: bool = True
+    """Whether this process wrote the folder; of several (``accelerate launch``), one does."""
 
 
 def heal(
@@ -100,6 +104,14 @@ def heal(
     started = time.monotonic()
     options = options or HealOptions()
     check_heal(texts, options)
+    processes = Processes.of_run(options.minutes, options.device)
+    if options.passages_per_step % processes.number:
+        raise TokenAdaptError(
+            f"{processes.number} processes cannot share the {options.passages_per_step} passages of a step: set "
+            "--passages-per-step to a multiple"
+        )
+    if not processes.is_first:
+        quiet, say = True, lambda _line: None
     check_output(out, force=force, inputs=[model, *([base] if base else [])], texts=[text.source for text in texts])
     opened = open_model(model, trust_remote_code=trust_remote_code)
     check_trainable(opened, options)
@@ -113,13 +125,19 @@ def heal(
         say("the model has a chat template, and no text holds conversations: tokens of roles are not trained")
     if len(texts) == 1:
         say(f"all text is of one kind ({texts[0].name}): other kinds may get worse; give one --text for each kind")
-    work = _Work(opened, teacher, text, longest, options, quiet, say, started)
+    work = _Work(opened, teacher, text, longest, options, quiet, say, started, processes)
     states = [state_of(opened.folder, by_content=is_made_anew), state_of(teacher.folder)]
-    with shard_folder(f"heal-{_key(states, text, options)}") as kept:
+    name = f"heal-{_key(states, text, options)}"
+    with shard_folder(name) if processes.is_first else nullcontext(cache_folder() / name) as own:
+        kept = processes.agreed(lambda: own)
+        if kept is None and processes.number > 1:
+            raise TokenAdaptError(f"several processes need a folder for what they share: set ${CACHE_VARIABLE}")
         trained, record = work.do(kept)
-        with staged_folder(out, force=force) as staged:
-            write_healed(opened, trained, record, staged)
-    return Healed(destination, record, trained is not None, tuple(work.curve_seconds))
+        if processes.is_first:
+            with staged_folder(out, force=force) as staged:
+                write_healed(opened, trained, record, staged)
+        record = processes.agreed(lambda: record)
+    return Healed(destination, record, record["is_better"], tuple(work.curve_seconds), processes.is_first)
 
 
 def place_of(options: HealOptions) -> torch.device:
@@ -203,6 +221,7 @@ class _Work:
     say: Callable[[str], None]
     started: float
     """On the clock of `time.monotonic`."""
+    processes: Processes
 
     @property
     def deadline(self) -> float:
@@ -210,16 +229,19 @@ class _Work:
         return self.started + 60 * self.options.minutes
 
     def __post_init__(self) -> None:
-        self.place = place_of(self.options)
+        self.place = self.processes.device or place_of(self.options)
         self.fast = fast_dtype(self.place) is torch.bfloat16
         self.probes = probes(self.options.probe_bytes)
         self.curve: list[dict[str, Any]] = []
         self.curve_seconds: list[float] = []
 
     def do(self, kept: Path | None) -> tuple[Any, dict[str, Any]]:
-        """Teach, train, judge: the trained model, or None where training did not help; and the record."""
-        base_bits = self._base_bits()
-        lesson = self._teach(kept)
+        """Teach, train, judge: the trained model, or None where training did not help; and the record.
+
+        Of several processes, all but the first return None and nothing when training is over.
+        """
+        base_bits = self.processes.agreed(self._base_bits)
+        lesson = self.processes.first_then_others(lambda: self._teach(kept))
         began = time.monotonic()
         loaded = load_model(self.model, device=str(self.place), dtype="float32")
         load_seconds = time.monotonic() - began
@@ -232,19 +254,21 @@ class _Work:
         healing = HealingModel(loaded, trained, scale, self.options).to(self.place)
         began = time.monotonic()
         with healing.whole() as whole:
-            held_out = self._measure(whole, self.text.held_out)
+            held_out = self.processes.agreed(lambda: self._measure(whole, self.text.held_out))
             look_seconds = time.monotonic() - began
-            before = held_out, self._measure(whole, self.probes)
+            before = held_out, self.processes.agreed(lambda: self._measure(whole, self.probes))
         # What comes after the last step: the same measurements, the model before healing (`interpolated`), and writing.
         last_step_by = self.deadline - 1.2 * (time.monotonic() - began + load_seconds) - 5
         self.say(_line("before", before[0]))
         if time.monotonic() > last_step_by:
             LOG.warning(
-                "heal: %g minutes are too short for what comes before and after training: one step is made, and the run "
-                "ends late; give more --minutes, or measure less (--probe-bytes 0)",
+                "heal: %g minutes are too short for what comes before and after training: one step is made, and the "
+                "run ends late; give more --minutes, or measure less (--probe-bytes 0)",
                 self.options.minutes,
             )
         steps, ended_by = self._train(healing, collator, lesson, before[0], kept, look_seconds, last_step_by)
+        if not self.processes.is_first:
+            return None, {}
         model = healing.finished()
         interpolated(self.model, model, self.options.interpolate)
         rounded(self.model, model)
@@ -336,15 +360,17 @@ class _Work:
         """Train; the best checkpoint is in place then. Gives the steps that were made, and why there are no more."""
         from mergekit_tokenadapt.healing.training import Training
 
-        training = Training(healing, collator, lesson.passages, self.options, self.place, self.fast, self.quiet)
+        training = Training(
+            healing, collator, lesson.passages, self.options, self.place, self.fast, self.quiet, self.processes
+        )
         if self.options.steps is None:
-            steps, looks = training.affordable(deadline, look_seconds, kept)
+            steps, looks = self.processes.agreed(lambda: training.affordable(deadline, look_seconds, kept))
         else:
             steps, looks = self.options.steps, self.options.looks
 
         def measure(step: int) -> float:
             with healing.whole() as whole:
-                now = self._measure(whole, self.text.held_out)
+                now = self.processes.agreed(lambda: self._measure(whole, self.text.held_out))
             self.curve.append({"step": step, "bits_per_byte": now})
             self.curve_seconds.append(time.monotonic() - self.started)
             self.say(_line(f"step {step} of {steps}", now))

@@ -22,7 +22,8 @@ def check_trainable(model: ModelFolder, options: HealOptions) -> None:
 
     Raises:
         TokenAdaptError: the model is quantised, is no causal language model, has a bias at its output matrix, caps its
-            logits, has embedding tables of single layers, or cannot get adapters although it is to be trained with them.
+            logits, has embedding tables of single layers, or cannot get adapters although it is to be trained with
+            them.
     """
     if model.config.get("quantization_config") or model.text_config.get("quantization_config"):
         raise TokenAdaptError(f"{model.name} is quantised: heal the model first, and quantise what comes out")

@@ -21,6 +21,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from mergekit_tokenadapt.healing.model import HealingModel
 from mergekit_tokenadapt.healing.options import HealOptions
+from mergekit_tokenadapt.healing.processes import Processes
 from mergekit_tokenadapt.healing.training import STATE
 from mergekit_tokenadapt.output import write_json
 from mergekit_tokenadapt.storage.tensor_writing import save_tensors
@@ -52,8 +53,8 @@ class Pace:
 class _EndsInTime(TrainerCallback):  # type: ignore[misc]
     """Measures, saves and stops where time is over, where a signal came, or where the loss is not finite."""
 
-    def __init__(self, pace: Pace) -> None:
-        self._pace = pace
+    def __init__(self, pace: Pace, processes: Processes) -> None:
+        self._pace, self._processes = pace, processes
         self._last: float | None = None
         self._step_seconds = 0.0
         self._is_checked = False
@@ -68,11 +69,18 @@ class _EndsInTime(TrainerCallback):  # type: ignore[misc]
         if not self._is_checked:
             self._is_checked = True
             self._check_schedule(state, now)
-        is_late = now + self._step_seconds + self._pace.seconds_per_look > self._pace.deadline
-        if (is_late or self._pace.is_stopped()) and state.global_step < state.max_steps:
-            self._pace.ended_by = "a signal" if self._pace.is_stopped() else "the time limit"
+        reason = self._processes.agreed(lambda: self._reason(now))
+        if reason and state.global_step < state.max_steps:
+            self._pace.ended_by = reason
             control.should_evaluate = control.should_save = control.should_training_stop = True
         return control
+
+    def _reason(self, now: float) -> str:
+        """Return why training has to end here; empty if it goes on."""
+        if self._pace.is_stopped():
+            return "a signal"
+        is_late = now + self._step_seconds + self._pace.seconds_per_look > self._pace.deadline
+        return "the time limit" if is_late else ""
 
     def _check_schedule(self, state: Any, now: float) -> None:
         """Warn where training will end in the first half of its schedule, at learning rates that were not meant."""
@@ -116,6 +124,7 @@ class HealingTrainer(Trainer):  # type: ignore[misc]
         pace: when to stop.
         curve: the measurements so far; a checkpoint holds them.
         bar: counts the steps.
+        processes: all that train.
         arguments: everything else that Trainer takes.
     """
 
@@ -127,12 +136,14 @@ class HealingTrainer(Trainer):  # type: ignore[misc]
         pace: Pace,
         curve: list[dict[str, Any]],
         bar: Bar,
+        processes: Processes,
         **arguments: Any,
     ) -> None:
         self._options, self._measure, self._pace, self._curve = options, measure, pace, curve
+        self._processes = processes
         self.optimizer: torch.optim.Optimizer | None
         self.control: Any
-        super().__init__(model=model, callbacks=[_EndsInTime(pace), _Shows(bar)], **arguments)
+        super().__init__(model=model, callbacks=[_EndsInTime(pace, processes), _Shows(bar)], **arguments)
         self.remove_callback(PrinterCallback)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -160,7 +171,7 @@ class HealingTrainer(Trainer):  # type: ignore[misc]
             NotFiniteError: it is not a number.
         """
         loss: Tensor = model(**inputs)["loss"]
-        if not math.isfinite(float(loss.detach())):
+        if not self._processes.all_hold(math.isfinite(float(loss.detach()))):
             raise NotFiniteError(self.state.global_step)
         return loss
 
@@ -182,7 +193,8 @@ class HealingTrainer(Trainer):  # type: ignore[misc]
 
     def is_done(self, checkpoint: Path) -> bool:
         """Return whether a checkpoint is that of the last step."""
-        return int(TrainerState.load_from_json(str(checkpoint / STATE)).global_step) >= self.args.max_steps
+        made: int = TrainerState.load_from_json(str(checkpoint / STATE)).global_step
+        return made >= int(self.args.max_steps)
 
     def take_up(self, checkpoint: Path) -> None:
         """Take up state and curve of the checkpoint of the last step, and put the best checkpoint in place."""
@@ -208,7 +220,15 @@ class HealingTrainer(Trainer):  # type: ignore[misc]
 
 
 def training_arguments(
-    folder: Path, options: HealOptions, *, steps: int, every: int, together: int, device: str, fast: bool
+    folder: Path,
+    options: HealOptions,
+    *,
+    steps: int,
+    every: int,
+    together: int,
+    processes: int,
+    device: str,
+    fast: bool,
 ) -> TrainingArguments:
     """The library's settings.
 
@@ -217,14 +237,15 @@ def training_arguments(
         options: see there.
         steps: of training.
         every: steps between two measurements, each of which writes a checkpoint.
-        together: passages in memory at a time; a divisor of those in a step.
+        together: passages in memory of a process at a time; a divisor of its share of a step.
+        processes: number of processes that train.
         device: ``cpu``, or else the best that the library finds.
         fast: compute in bfloat16 where that is safe (autocast).
     """
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=together,
-        gradient_accumulation_steps=options.passages_per_step // together,
+        gradient_accumulation_steps=options.passages_per_step // processes // together,
         max_steps=steps,
         learning_rate=options.body_rate,
         lr_scheduler_type="linear",

@@ -19,6 +19,7 @@ from mergekit_tokenadapt.extensions.extras import importing
 from mergekit_tokenadapt.healing.collator import Collator
 from mergekit_tokenadapt.healing.model import HealingModel
 from mergekit_tokenadapt.healing.options import HealOptions
+from mergekit_tokenadapt.healing.processes import Processes
 from mergekit_tokenadapt.healing.targets import WANTED_BY, Passage
 from mergekit_tokenadapt.output import write_json
 from mergekit_tokenadapt.terminal.progress import progress
@@ -53,6 +54,7 @@ class Training:
     fast: bool
     """Compute in bfloat16 (autocast)."""
     quiet: bool
+    processes: Processes
 
     def affordable(self, deadline: float, look_seconds: float, kept: Path | None) -> tuple[int, int]:
         """How many steps and measurements there is time for, or what a run that was stopped had found.
@@ -77,13 +79,14 @@ class Training:
     @property
     def _together(self) -> int:
         """Passages in memory at a time; gradients of those of a step are added up."""
-        number = self.options.passages_per_step
+        number = self.options.passages_per_step // self.processes.number
         most = 1 if self.place.type == "cpu" else TOGETHER
         return max(n for n in range(1, number + 1) if number % n == 0 and n <= most)
 
     def _seconds_per_step(self) -> float:
         """Of a step without its update, on passages of middle length. The first time is not counted."""
-        return min(self._seconds_of_gradients() for _ in range(2)) * self.options.passages_per_step / self._together
+        times = self.options.passages_per_step // self.processes.number // self._together
+        return min(self._seconds_of_gradients() for _ in range(2)) * times
 
     def _seconds_of_gradients(self) -> float:
         by_length = sorted(self.passages, key=lambda p: len(p.ids))
@@ -128,7 +131,7 @@ class Training:
 
         with tempfile.TemporaryDirectory() as temporary:
             folder = (Path(temporary) if kept is None else kept) / CHECKPOINTS
-            last = _last_checkpoint(folder)
+            last = self.processes.agreed(lambda: _last_checkpoint(folder))
             pace = Pace(deadline, is_stopped)
             every = max(1, -(-steps // looks))
             arguments = training_arguments(
@@ -137,6 +140,7 @@ class Training:
                 steps=steps,
                 every=every,
                 together=self._together,
+                processes=self.processes.number,
                 device=self.place.type,
                 fast=self.fast,
             )
@@ -161,6 +165,7 @@ class Training:
             pace,
             curve,
             bar,
+            self.processes,
             args=arguments,
             train_dataset=list(self.passages),
             eval_dataset=list(self.passages[:1]),  # Trainer asks for one; `evaluate` measures held-out text

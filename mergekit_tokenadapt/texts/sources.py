@@ -156,8 +156,8 @@ def read_text(argument: str, *, option: str = "--text", name: str | None = None)
     found = TextSet.of(text.name, documents, text.source)
     if found.num_repaired:
         LOG.warning(
-            "%s %s: %d of %d documents are not UTF-8, or their JSON spells half a character (\\ud83d alone), and U+FFFD "
-            "takes the place of what is wrong; convert the text, for instance with iconv",
+            "%s %s: %d of %d documents are not UTF-8, or their JSON spells half a character (\\ud83d alone), and "
+            "U+FFFD takes the place of what is wrong; convert the text, for instance with iconv",
             option,
             text.name,
             found.num_repaired,

@@ -127,7 +127,7 @@ def test_long_conversations_lose_their_last_messages(chat_file):
     short = HealingText.of(texts, HealOptions(passage_bytes=60))
     assert len(short.training) == len(whole.training) == 54
     assert not any("The cat sat" in passage for passage in short.training)
-    with pytest.raises(TokenAdaptError, match="60 conversations, and 0 of them can be used, .* at most 20 bytes"):
+    with pytest.raises(TokenAdaptError, match=r"60 conversations, and 0 of them can be used, .* at most 20 bytes"):
         HealingText.of(texts, HealOptions(passage_bytes=20))
 
 
@@ -138,6 +138,6 @@ def test_conversations_fit_into_a_position_table(moved, tied_pair, chat_file, ca
     assert len(short.training) == 54
     assert all(len(passage.encode()) <= 110 and "The cat sat" not in passage for passage in short.training)
     assert "left out" not in caplog.text
-    with pytest.raises(TokenAdaptError, match="60 conversations, and 0 of them can be used, .* at most 130 bytes"):
+    with pytest.raises(TokenAdaptError, match=r"60 conversations, and 0 of them can be used, .* at most 130 bytes"):
         HealingText.of(texts, HealOptions(), renderer, most=130)
     assert "60 conversations are left out, because the chat template makes them longer than the 130" in caplog.text
