@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,21 @@ AFTERWARDS = 2.5
 """What follows the healing takes so many times as long as measuring one model: the healed one, and the report."""
 SHOWN = 1000
 """Characters of the Chinese text, and bytes of each text in the report."""
-PROMPT = "The three most important inventions of the nineteenth century were"
+PROMPTS = {
+    "English": "The three most important inventions of the nineteenth century were",
+    "code": "def read_lines(path):\n    with open(",
+    "Chinese": "在中国的历史上，",
+}
+NEW_TOKENS = 24
+"""Tokens of each continuation."""
+PARTS: list[tuple[float, str]] = []
+"""Second since the start at which a part began, and what it does."""
 
 
 def say(text: str) -> None:
-    """A step, with the seconds since the start."""
-    print(f"[{time.monotonic() - START:5.0f} s] {text}", flush=True)
+    """The next part, with the seconds since the start."""
+    PARTS.append((time.monotonic() - START, text))
+    print(f"[{PARTS[-1][0]:5.0f} s] {text}", flush=True)
 
 
 def main() -> None:
@@ -66,7 +76,7 @@ def main() -> None:
         "Chinese": "\n".join(builtin_text("zh").documents)[:SHOWN],
     }
     table = Table("model", "tokens", "rows", *[f"bits per byte, {name}" for name in texts], "tokens per text")
-    sentences = {}
+    sentences: dict[str, dict[str, str]] = {}
 
     def look_at(name: str, folder: Path) -> float:
         """Measure a model, let it write a sentence, and return the seconds that this took."""
@@ -75,7 +85,8 @@ def main() -> None:
         model = transformers.AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
         table.add_row(*measure(name, model, tokenizer, texts))
-        sentences[name] = generate(model, tokenizer)
+        for kind, prompt in PROMPTS.items():
+            sentences.setdefault(kind, {})[name] = generate(model, tokenizer, prompt)
         return time.monotonic() - began
 
     seconds = look_at("base", base)
@@ -107,14 +118,19 @@ def main() -> None:
         f"{minutes:.1f} minutes, on text of other sources.",
         highlight=False,
     )
-    for name, sentence in sentences.items():
-        console.print(f"[bold]{name}[/bold]: ", end="")
-        console.print(sentence, markup=False, highlight=False)
+    for kind, prompt in PROMPTS.items():
+        console.print(f"[bold]{kind}[/bold], after the prompt {prompt!r}:", highlight=False)
+        for name, sentence in sentences[kind].items():
+            console.print(f"  {name:11}{sentence.removeprefix(prompt)!r}", markup=False, highlight=False)
     say("a report on the base, the swapped and the healed model")
     page = ta.compare(base, swapped[HEALED], healed, builtin=["prose", "code", "zh"], max_bytes=SHOWN).save(
         DEMO / "report.html"
     )
-    say(f"done; the models are in {DEMO.relative_to(ROOT)}/, and the report is")
+    say("done")
+    print("Seconds of each part:")
+    for (began, part), (ended, _) in pairwise(PARTS):
+        print(f"{ended - began:7.0f}  {part}")
+    print(f"The models are in {DEMO.relative_to(ROOT)}/, and the report is")
     print(page.relative_to(ROOT))
 
 
@@ -146,10 +162,10 @@ def measure(name: str, model: Any, tokenizer: Any, texts: dict[str, str]) -> lis
     return [name, f"{len(tokenizer):,}", f"{model.config.vocab_size:,}", *bits, " / ".join(counts)]
 
 
-def generate(model: Any, tokenizer: Any) -> str:
-    """A greedy continuation of the prompt."""
-    ids = tokenizer(PROMPT, return_tensors="pt").input_ids
-    out = model.generate(ids, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+def generate(model: Any, tokenizer: Any, prompt: str) -> str:
+    """The prompt and its greedy continuation."""
+    encoded = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+    out = model.generate(**encoded, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=tokenizer.eos_token_id)
     return str(tokenizer.decode(out[0], skip_special_tokens=True))
 
 

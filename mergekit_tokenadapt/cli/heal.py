@@ -46,9 +46,9 @@ def heal_command(
     """Write OUT: the transplanted model MODEL after some minutes of training to predict what its base predicts.
 
     One passage in ten of each text is held out. The weights that are best on these passages are kept. If none are
-    better than MODEL's, OUT is MODEL as it was. The run ends within --minutes. Ctrl-C or SIGTERM during training ends
-    it with the best weights so far, and a second one stops at once. If a run was killed, give the same command again:
-    it continues.
+    better than MODEL's, OUT is MODEL as it was. The run ends within --minutes, if these are enough to read and to
+    measure. Ctrl-C or SIGTERM during training ends it with the best weights so far, and a second one stops at once. If
+    a run was killed, give the same command again: it continues.
     """
     from mergekit_tokenadapt.healing.passages import read_healing_texts
     from mergekit_tokenadapt.healing.report import print_healed
