@@ -59,14 +59,14 @@ def tasks_command(
     from mergekit_tokenadapt.evaluation.report.compare import print_compare
     from mergekit_tokenadapt.evaluation.report.html import compare_page
     from mergekit_tokenadapt.evaluation.report.tasks import print_tasks
-    from mergekit_tokenadapt.evaluation.tasks import add_to_report
+    from mergekit_tokenadapt.evaluation.tasks import add_to_report, check_report
 
     if html is not None and report is None:
         raise TokenAdaptError("--html needs --report: a page is made of the JSON of compare and the scores")
     names = _names_of(tasks, requests, options)
     check_page(html, [*map(str, requests), *([str(report)] if report is not None else [])])
     if report is not None:
-        add_to_report(report, {})  # found out now, not after an hour of scoring
+        check_report(report, models)  # found out now, not after an hour of scoring
     scores = _score(models, names, requests, options, trust_remote_code=trust_remote_code, quiet=quiet)
     result = scores if report is None else add_to_report(report, scores)
     if html is not None:

@@ -64,6 +64,11 @@ def infer_mixture(tokenizer: TokenizerFiles, samples: Sequence[TextSet], num_mer
     merges = read_merges(tokenizer)[:num_merges]
     words = count_words(tokenizer.fast_tokenizer(), samples)
     history = replay(words, merges, np.array([sample.num_bytes for sample in samples], dtype=np.float64))
+    for sample, has_pairs in zip(samples, history.has_pairs, strict=True):
+        if not has_pairs:
+            raise TokenAdaptError(
+                f"the sample {sample.name} has no word of two characters or more, so merges say nothing about its share"
+            )
     if not history.seen.any():
         raise TokenAdaptError(f"none of the first {len(merges)} merges of {tokenizer.name} occurs in the samples")
     shares, violation = solve(history)
@@ -126,6 +131,12 @@ class History:
     """For each merge: the pairs whose counts it changes, int64 [n], and their counts after it, float64 [n, K]."""
     merged: np.ndarray
     """int64 [T]: the pair that each step merges, or -1 if the samples do not have it."""
+
+    @property
+    def has_pairs(self) -> np.ndarray:
+        """bool [K]: whether a sample has any pair."""
+        counts_K: np.ndarray = self.initial.sum(axis=0) > 0
+        return counts_K
 
     @property
     def seen(self) -> np.ndarray:

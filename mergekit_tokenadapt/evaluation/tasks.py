@@ -112,6 +112,29 @@ def read_scores(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     return scores
 
 
+def check_report(report: Path, models: Sequence[str]) -> None:
+    """Check, before models are scored, that a report is about them.
+
+    Args:
+        report: the JSON file that `compare` wrote.
+        models: names of the models that will be scored.
+
+    Raises:
+        TokenAdaptError: the file does not exist, `compare` did not write it, or it is about none of the models.
+    """
+    named = [str(model["name"]) for model in add_to_report(report, {})["models"]]
+    if not {_place(name) for name in named} & {_place(name) for name in models}:
+        raise TokenAdaptError(
+            f"--report: {str(report)!r} is about {', '.join(named)}, and none of them is scored here: "
+            "give these models, or another report"
+        )
+
+
+def _place(model: str) -> str:
+    """Return what two names of one folder have in common; other names as they are."""
+    return str(Path(model).resolve()) if Path(model).exists() else model
+
+
 def add_to_report(report: Path, tasks: dict[str, Any]) -> dict[str, Any]:
     """Read the result of `compare` from a JSON file, and return it with task scores.
 

@@ -125,6 +125,10 @@ def test_other_tokenizers_are_refused(tmp_path: Path) -> None:
 
 def test_samples_without_any_merge_are_refused(tmp_path: Path) -> None:
     folder = tiny_models.write_tokenizer(tiny_models.byte_level_tokenizer(["zzzz zzzz"], 262), tmp_path / "t")
-    samples = [TextSet.of("a", ["x"], "test"), TextSet.of("b", ["y"], "test")]
+    samples = [TextSet.of("a", ["xx"], "test"), TextSet.of("b", ["yy"], "test")]
     with pytest.raises(TokenAdaptError, match="none of the first 2 merges"):
         infer_mixture(load_tokenizer(str(folder)), samples, 2)
+    with pytest.raises(TokenAdaptError, match="the sample b has no word of two characters"):
+        infer_mixture(
+            load_tokenizer(str(folder)), [TextSet.of("a", ["zzzz"], "test"), TextSet.of("b", ["y"], "test")], 2
+        )

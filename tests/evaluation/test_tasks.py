@@ -102,13 +102,16 @@ def test_scores_join_the_report_of_compare(
         (["--html", "report.html"], "--html needs --report"),
         (["--report", "/nowhere.json"], "there is no file '/nowhere.json'"),
         (["--report", "{other}"], "was not written by compare --json"),
+        (["--report", "{stranger}"], "is about ./another, and none of them is scored here"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
     harness: list[dict[str, Any]], run: Run, base: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "other.json").write_text('{"command": "check"}')
-    result = run("tasks", base, "--tasks", "arc_easy", *[a.format(other=tmp_path / "other.json") for a in arguments])
+    (tmp_path / "stranger.json").write_text('{"command": "compare", "models": [{"name": "./another"}]}')
+    files = {name: tmp_path / f"{name}.json" for name in ("other", "stranger")}
+    result = run("tasks", base, "--tasks", "arc_easy", *[a.format(**files) for a in arguments])
     assert result.exit_code == 2
     assert message in result.output
     assert harness == []
