@@ -155,8 +155,13 @@ class ModelFolder:
         return self.tensors.read(name).movedim(self.vocabulary_tensors[name], 0)
 
 
-def open_model(name: str, *, trust_remote_code: bool = False) -> ModelFolder:
+def open_model(name: str, *, trust_remote_code: bool = False, tokenizer_in: Path | None = None) -> ModelFolder:
     """Open a model folder; a hub id is downloaded.
+
+    Args:
+        name: a folder or a hub id.
+        trust_remote_code: whether the model's own code may run.
+        tokenizer_in: a folder with the model's tokenizer; None: the model's own.
 
     Raises:
         TokenAdaptError: `name` is no model, or has no config.json or no readable tokenizer.
@@ -169,7 +174,7 @@ def open_model(name: str, *, trust_remote_code: bool = False) -> ModelFolder:
     check_plain(folder)
     if not (folder / "config.json").is_file():
         raise TokenAdaptError(f"{name!r} is not a model folder: it has no config.json{what_is_there(folder)}")
-    tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(str(tokenizer_in or folder), trust_remote_code=trust_remote_code)
     return ModelFolder(name, folder, tokenizer, trust_remote_code)
 
 

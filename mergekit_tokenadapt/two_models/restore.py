@@ -31,7 +31,7 @@ from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes, inputs_in
 from mergekit_tokenadapt.output.configs import set_nested
 from mergekit_tokenadapt.output.same_files import write_in_same_files
-from mergekit_tokenadapt.storage.input_files import check_own
+from mergekit_tokenadapt.storage.input_files import check_own, local_path
 from mergekit_tokenadapt.storage.staging import check_output, staged_folder
 from mergekit_tokenadapt.tokenizer.files import TOKENIZER_FILES, copy_files, read_json
 from mergekit_tokenadapt.transfer.matching import Reason
@@ -74,8 +74,8 @@ def restore(
     Args:
         model: the folder of the transplanted model, trained or not.
         out: the folder to write. It appears only when it is complete.
-        manifest: a folder with the model's `tokenadapt.json` and `tokenadapt.plan`; `model` itself by default.
-            (Trainers do not copy these files.)
+        manifest: a folder with the model's `tokenadapt.json` and `tokenadapt.plan`, and with its tokenizer if `model`
+            has none; `model` itself by default. (Trainers do not copy these files.)
         base: the model that `model` was made from; by default the one that the manifest names.
         input_number: for a merge, the number of the input model whose vocabulary to restore, from 0.
         force: replace `out` where it exists.
@@ -86,7 +86,9 @@ def restore(
     """
     inputs = [model, *(str(one) for one in (manifest, base) if one is not None)]
     check_output(out, force=force, inputs=inputs)
-    adapted = open_model(model)
+    # Trainers save weights, and often no tokenizer.
+    has_tokenizer = any((local_path(model) / name).is_file() for name in TOKENIZER_FILES)
+    adapted = open_model(model, tokenizer_in=None if has_tokenizer else manifest)
     described, plan = _read_manifest(manifest or adapted.folder, input_number)
     _check_own_manifest(adapted, manifest)
     original = _open_base(base, described)
