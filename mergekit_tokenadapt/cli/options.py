@@ -106,7 +106,11 @@ def output_argument(command: CommandT) -> CommandT:
 
     argument = click.argument("out", cls=Positional, type=click.Path(file_okay=False), required=False)
     option = click.option(
-        "-o", "--out", "named_out", type=click.Path(file_okay=False), help="Folder to write; another way to give OUT."
+        "-o",
+        "--out",
+        "named_out",
+        type=click.Path(file_okay=False),
+        help="Folder to write, in place of the argument.  [default: the argument OUT]",
     )
     return cast("CommandT", argument(option(with_out)))
 

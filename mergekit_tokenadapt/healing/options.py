@@ -54,8 +54,8 @@ class HealOptions(Options):
     )
     copies: Annotated[float, Ge(0), Le(1)] = Field(
         default=0.06,
-        description="bytes of passages that teach copying (lines of random new tokens, each twice), for each byte of "
-        "text; only with the objective base_model",
+        description="amount of text that teaches copying (lines of random new tokens, each twice), as a share of the "
+        "bytes of the user's text; only with the objective base_model",
     )
     rank: PositiveInt = Field(default=64, description="rank of the adapters")
     rate: Annotated[Annotated[float, Gt(0)] | None, Flag(default="0.005, or 0.001 with --train all")] = Field(
@@ -82,7 +82,7 @@ class HealOptions(Options):
         default=500, description="bytes of each built-in text that are measured before and after; 0 for none"
     )
     device: Annotated[Device | None, Flag(metavar="DEVICE", default="the best there is")] = Field(
-        default=None, description="device to compute on: cpu, cuda, cuda:1, mps"
+        default=None, description="device to compute on: cpu, cuda, mps"
     )
     seed: Seed = Field(default=0, description="seed of the order of the passages, the adapters and the sampled tokens")
 
