@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,17 @@ def sizes_of(base: TokenizerFiles) -> BaseSizes:
     return BaseSizes(
         rows=base.model_rows or base.vocabulary.num_ids,
         hidden_size=next((text[key] for key in WIDTH_KEYS if text.get(key)), None),
-        matrices=1 if text.get("tie_word_embeddings", True) else 2,
+        matrices=1 if text.get("tie_word_embeddings", _is_tied_by_default(text)) else 2,
         bytes_per_number=BYTES.get(str(text.get("dtype") or text.get("torch_dtype")), 4),
     )
+
+
+def _is_tied_by_default(config: Mapping[str, Any]) -> bool:
+    """Return whether models of this type are tied where config.json does not say so, as transformers has it."""
+    from transformers import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    return bool(kind in CONFIG_MAPPING and getattr(CONFIG_MAPPING[kind](), "tie_word_embeddings", False))
 
 
 def make_transfer(

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import click
 import pytest
 import yaml
 from click.testing import CliRunner
+from transplanting import edit_json
 
 from mergekit_tokenadapt.cli.evaluate import main as evaluate
 from mergekit_tokenadapt.cli.main import main
@@ -101,11 +103,15 @@ def test_every_example_is_understood(tool, words):
     command.make_context(command.name, list(words))
 
 
-def test_plan_counts_every_row(base, gemma_style_folder):
+def test_plan_counts_every_row(base, gemma_style_folder, tmp_path):
     report = json.loads(run("plan", base, gemma_style_folder, "--json"))
     vocabulary = load_tokenizer(str(gemma_style_folder)).vocabulary
     assert sum(report["rows_by_reason"].values()) == report["target_rows"] == vocabulary.num_ids
     assert report["vocabulary_parameters_after"] == 32 * vocabulary.num_ids  # tied: one matrix
+    silent = shutil.copytree(base, tmp_path / "silent")
+    edit_json(silent / "config.json", tie_word_embeddings=None)  # Llama's default is two matrices
+    untold = json.loads(run("plan", silent, gemma_style_folder, "--json"))
+    assert untold["vocabulary_parameters_after"] == 2 * 32 * vocabulary.num_ids
     text = run("plan", base, gemma_style_folder)
     assert f"{report['rows_by_reason']['new']:,}" in text
     assert "pieces per new token" in text
