@@ -79,7 +79,7 @@ def main() -> None:
     sentences: dict[str, dict[str, str]] = {}
 
     def look_at(name: str, folder: Path) -> float:
-        """Measure a model, let it write a sentence, and return the seconds that this took."""
+        """Measure a model, let it continue the prompts, and return the seconds that this took."""
         say(f"measuring {name}")
         began = time.monotonic()
         model = transformers.AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()

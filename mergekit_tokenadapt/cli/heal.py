@@ -6,8 +6,8 @@ import click
 from rich.console import Console
 
 from mergekit_tokenadapt.cli.generated_options import flags_of
-from mergekit_tokenadapt.cli.heal_after import line_printer
-from mergekit_tokenadapt.cli.options import output_argument
+from mergekit_tokenadapt.cli.heal_after import line_printer, say_one_kind
+from mergekit_tokenadapt.cli.options import output_argument, refuse_idle
 from mergekit_tokenadapt.healing.options import HealOptions
 
 EXAMPLES = """\b
@@ -54,6 +54,10 @@ def heal_command(
     from mergekit_tokenadapt.healing.report import print_healed
     from mergekit_tokenadapt.healing.run import heal
 
+    if options.train == "rows":
+        refuse_idle(("rank", "rate"), "does nothing with --train rows")
+    if options.objective != "base_model":
+        refuse_idle(("text_share", "copies"), f"does nothing with --objective {options.objective}")
     result = heal(
         model,
         out,
@@ -67,4 +71,5 @@ def heal_command(
     )
     if result.is_first and not quiet:
         print_healed(Console(), result.record)
+        say_one_kind(texts, "--text")
         click.echo(f"Wrote {result.folder}", err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,12 @@ WRITING_SHARE = 0.3
 def line_printer(*, quiet: bool) -> Callable[[str], None]:
     """Return a function that prints a line about healing on standard error, or does nothing with `quiet`."""
     return (lambda _line: None) if quiet else (lambda line: click.echo(line, err=True))
+
+
+def say_one_kind(texts: Sequence[str], option: str) -> None:
+    """Say that other kinds of text may get worse, if the user gave one text with this option."""
+    if len(texts) == 1:
+        click.echo(f"One text was given. Kinds of text that it lacks may get worse: give one {option} for each kind.")
 
 
 def untied_maker(
@@ -86,7 +91,9 @@ def healing_stage(
         return None
     if "+" in base and not Path(base).exists():
         raise TokenAdaptError(f"--heal needs a base that is one model: merge the adapter of {base} into it first")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    from mergekit_tokenadapt.healing.processes import launched
+
+    if launched() > 1:
         raise TokenAdaptError("--heal runs in one process: swap first, and launch the command `heal` in several")
     from mergekit_tokenadapt.healing.passages import read_healing_texts
     from mergekit_tokenadapt.healing.run import check_heal
@@ -101,12 +108,11 @@ def healing_stage(
         texts = [TextSet.of("text", learned_from.pieces(chosen.max_bytes), ", ".join(learned_from.sources))]
     else:
         texts = read_healing_texts(options.heal_texts, "--heal-text")
+    say = line_printer(quiet=quiet)
     check_output(out, force=force, inputs=[base], texts=[text.source for text in texts])
     check_heal(texts, chosen)
     check_trainable(open_model(base, trust_remote_code=trust_remote_code), chosen)
     writer = None if target is None else _writer(target, texts, chosen.seed, trust_remote_code=trust_remote_code)
-
-    say = line_printer(quiet=quiet)
 
     def heal_folder(folder: Path) -> None:
         from rich.console import Console
@@ -130,6 +136,7 @@ def healing_stage(
         if not quiet:
             try:
                 print_healed(Console(), healed.record)
+                say_one_kind(options.heal_texts, "--heal-text")
             except OSError as error:  # nobody reads the output, or its disk is full: the model does not depend on it
                 LOG.warning("the result of healing cannot be printed (%s): tokenadapt.json has it", error)
 

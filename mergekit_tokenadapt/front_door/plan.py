@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class Plan:
         """Return the number of rows of each kind: copied, special, new, padding, unreachable and unresolved."""
         return self.rows.counts()
 
-    def explain(self, token: str | int) -> RowExplanation:
+    def explain(self, token: str | SupportsIndex) -> RowExplanation:
         """Return the old tokens and weights that make the row of a token of the target.
 
         Args:
@@ -61,13 +62,13 @@ class Plan:
         Raises:
             TokenAdaptError: the target has no such token; the message names the nearest ones.
         """
-        if not isinstance(token, int | str):
-            raise TokenAdaptError(f"a token is its text, its spelling or its id, not {token!r:.80}")
-        if isinstance(token, int):
-            find_id(self.transfer.target, token, self.num_rows)
-            row = token
-        else:
+        if isinstance(token, str):
             row = find_token(self.transfer.target, token).id
+        elif isinstance(token, SupportsIndex):
+            row = index(token)
+            find_id(self.transfer.target, row, self.num_rows)
+        else:
+            raise TokenAdaptError(f"a token is its text, its spelling or its id, not {token!r:.80}")
         told = self.transfer.method.explain(self.transfer.among([row]))
         return RowExplanation.of(row, self.rows, self.transfer, told.get(row))
 

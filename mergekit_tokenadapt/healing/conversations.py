@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.errors import TokenAdaptError, first_line
 from mergekit_tokenadapt.texts import TextSet
 from mergekit_tokenadapt.texts.sources import UNREADABLE, TextPlace, open_text, parsed_line
 
@@ -35,7 +35,8 @@ def read_conversations(place: TextPlace) -> ChatSet | None:
         place: an existing text. The first line of its file says whether it holds conversations.
 
     Raises:
-        TokenAdaptError: a line is not JSON, or a message has no role or content; the message names the line.
+        TokenAdaptError: the file cannot be read, a line is not JSON, or a message has no role or content; the message
+            names the line.
     """
     path, field = Path(place.place), place.settings.get("field", FIELD)
     if ".jsonl" not in path.suffixes or not path.is_file() or not _has_messages(path, field):
@@ -56,8 +57,11 @@ def _has_messages(path: Path, field: str) -> bool:
 
 
 def _read(path: Path, field: str) -> Iterator[Conversation]:
-    with open_text(path) as opened:
-        lines = opened.read().splitlines()
+    try:
+        with open_text(path) as opened:
+            lines = opened.read().splitlines()
+    except UNREADABLE as error:
+        raise TokenAdaptError(f"{path} cannot be read: {first_line(error)}") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -117,8 +117,9 @@ class HealingText:
 
 
 def _split(text: TextSet, longest: int, renderer: Renderer | None, most: int | None) -> list[str]:
+    left_out: list[str] = []
     if isinstance(text, ChatSet):
-        passages = _rendered(text, longest, renderer, most)
+        passages, left_out = _rendered(text, longest, renderer, most)
     else:
         longest = min(longest, 1 + text.num_bytes // MANY_PASSAGES)
         split = (p for document in text.documents for p in split_passages(document, longest))
@@ -126,10 +127,11 @@ def _split(text: TextSet, longest: int, renderer: Renderer | None, most: int | N
     if isinstance(text, ChatSet) and len(passages) < HELD_OUT_EVERY <= len(text.documents):
         raise TokenAdaptError(
             f"the text {text.name}: {text.source!r} has {len(text.documents)} conversations, and {len(passages)} of "
-            f"them can be used, where {HELD_OUT_EVERY} are needed: a passage holds whole messages, of at most "
-            f"{longest if most is None else min(longest, most)} bytes together (--passage-bytes, and the models' "
-            "positions)"
+            f"them can be used, where {HELD_OUT_EVERY} are needed: {'; '.join(left_out)}"
         )
+    if renderer is not None:
+        for reason in left_out:
+            LOG.warning("the text %s: %s", text.name, reason)
     if len(passages) < HELD_OUT_EVERY or text.num_bytes < LEAST_BYTES:
         raise TokenAdaptError(
             f"the text {text.name}: {text.source!r} is too short to learn from and to measure on: it has "
@@ -139,41 +141,32 @@ def _split(text: TextSet, longest: int, renderer: Renderer | None, most: int | N
     return passages
 
 
-def _rendered(text: ChatSet, longest: int, renderer: Renderer | None, most: int | None) -> list[str]:
+def _rendered(text: ChatSet, longest: int, renderer: Renderer | None, most: int | None) -> tuple[list[str], list[str]]:
     """A passage for each conversation: its first messages, of `longest` bytes at most.
 
     Conversations without such messages, those whose messages a chat template changes, and those of more than `most`
     bytes with the template's own text are left out.
+
+    Returns:
+        The passages, and a sentence for each reason why conversations were left out.
     """
     longest = longest if most is None else min(longest, most)
     shortened = [_first_messages(conversation, longest) for conversation in text.conversations()]
     fitting = [conversation for conversation in shortened if conversation]
     if renderer is None:
-        return ["\n".join(message["content"] for message in conversation) for conversation in fitting]
-    rendered = [passage for c in fitting if (passage := renderer.render(c)) is not None]
-    if len(fitting) < len(shortened):
-        LOG.warning(
-            "the text %s: %d conversations are left out, because their first message has more than %d bytes",
-            text.name,
-            len(shortened) - len(fitting),
-            longest,
-        )
-    if len(rendered) < len(fitting):
-        LOG.warning(
-            "the text %s: %d conversations are left out, because a chat template changes their messages",
-            text.name,
-            len(fitting) - len(rendered),
-        )
-    passages: list[str] = [passage for passage in rendered if most is None or len(passage.encode("utf-8")) <= most]
-    if len(passages) < len(rendered):
-        LOG.warning(
-            "the text %s: %d conversations are left out, because the chat template makes them longer than the %d bytes "
-            "that the models can read",
-            text.name,
-            len(rendered) - len(passages),
-            most,
-        )
-    return passages
+        passages = ["\n".join(message["content"] for message in conversation) for conversation in fitting]
+        rendered = passages
+    else:
+        rendered = [passage for c in fitting if (passage := renderer.render(c)) is not None]
+        passages = [passage for passage in rendered if most is None or len(passage.encode("utf-8")) <= most]
+    reasons = {
+        f"their first message has more than {longest} bytes (--passage-bytes)": len(shortened) - len(fitting),
+        "a chat template changes their messages": len(fitting) - len(rendered),
+        f"the chat template makes them longer than the {most} bytes that the models can read": len(rendered)
+        - len(passages),
+    }
+    left_out = [f"{n} conversations are left out, because {reason}" for reason, n in reasons.items() if n]
+    return passages, left_out
 
 
 def _first_messages(conversation: Conversation, longest: int) -> Conversation:

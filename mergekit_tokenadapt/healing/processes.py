@@ -22,6 +22,11 @@ SLACK = timedelta(hours=1)
 """Time beyond the minutes of healing for which a process waits for the first one."""
 
 
+def launched() -> int:
+    """Return the number of processes that the launcher has started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @dataclass(frozen=True, eq=False)
 class Processes:
     """All processes of a run. The first one reads, measures and writes; all of them train."""
@@ -40,7 +45,7 @@ class Processes:
         Raises:
             TokenAdaptError: the launcher asks for an engine that divides the model.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        if launched() < 2:
             return cls()
         for variable, engine in OTHER_ENGINES.items():
             if os.environ.get(variable, "false").lower() == "true":
@@ -70,13 +75,27 @@ class Processes:
         return None if self.state is None else self.state.device
 
     def agreed(self, make: Callable[[], T]) -> T:
-        """Return in every process what `make` returns in the first, where alone it is called."""
+        """Return in every process what `make` returns in the first, where alone it is called.
+
+        Raises:
+            TokenAdaptError: `make` raised it. The first process tells the user, and the others end without a word.
+        """
         if self.state is None:
             return make()
         from accelerate.utils import broadcast_object_list
 
-        made: list[Any] = [make() if self.is_first else None]
-        agreed: T = broadcast_object_list(made)[0]
+        made: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                made[0] = make()
+            except TokenAdaptError as error:
+                made[1] = error
+        value, failure = broadcast_object_list(made)
+        if failure is not None and self.is_first:
+            raise failure
+        if failure is not None:
+            raise SystemExit(failure.exit_code)
+        agreed: T = value
         return agreed
 
     def all_hold(self, condition: bool) -> bool:
@@ -88,8 +107,11 @@ class Processes:
         return all(gather_object([condition]))
 
     def first_then_others(self, make: Callable[[], T]) -> T:
-        """Call `make` in the first process, and then in the others, which find its results on disk."""
-        if self.state is None:
-            return make()
-        with self.state.main_process_first():
-            return make()
+        """Call `make` in the first process, and then in the others, which find its results on disk.
+
+        Raises:
+            TokenAdaptError: see `agreed`.
+        """
+        own: list[T] = []
+        self.agreed(lambda: own.append(make()))
+        return own[0] if own else make()

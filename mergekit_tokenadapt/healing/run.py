@@ -103,8 +103,8 @@ def heal(
     """
     started = time.monotonic()
     options = options or HealOptions()
+    processes = Processes.of_run(options.minutes, options.device)  # first: it chooses the GPU of this process
     check_heal(texts, options)
-    processes = Processes.of_run(options.minutes, options.device)
     if options.passages_per_step % processes.number:
         raise TokenAdaptError(
             f"{processes.number} processes cannot share the {options.passages_per_step} passages of a step: set "
@@ -123,8 +123,6 @@ def heal(
     _check_disk(opened, text, options)
     if opened.tokenizer.chat_template is not None and not text.has_conversations:
         say("the model has a chat template, and no text holds conversations: tokens of roles are not trained")
-    if len(texts) == 1:
-        say(f"all text is of one kind ({texts[0].name}): other kinds may get worse; give one --text for each kind")
     work = _Work(opened, teacher, text, longest, options, quiet, say, started, processes)
     states = [state_of(opened.folder, by_content=is_made_anew), state_of(teacher.folder)]
     name = f"heal-{_key(states, text, options)}"
@@ -147,10 +145,10 @@ def place_of(options: HealOptions) -> torch.device:
         TokenAdaptError: it is not the first GPU, where transformers' Trainer puts the model.
     """
     place = choose_device(options.device)
-    if place.index:
+    if place.type == "cuda" and place.index:
         raise TokenAdaptError(
-            f"heal trains on the first GPU that it sees: in place of --device {place}, set CUDA_VISIBLE_DEVICES="
-            f"{place.index}"
+            f"heal trains on the first GPU that it sees, and not on {place}: set CUDA_VISIBLE_DEVICES to the one that "
+            "is meant"
         )
     return place
 
@@ -242,6 +240,12 @@ class _Work:
         """
         base_bits = self.processes.agreed(self._base_bits)
         lesson = self.processes.first_then_others(lambda: self._teach(kept))
+        read = hash_of(lesson)
+        if not self.processes.all_hold(read == self.processes.agreed(lambda: read)):
+            raise TokenAdaptError(
+                "the processes do not find what the first of them has read: they need one folder for all, on a disk "
+                f"with space, in ${CACHE_VARIABLE}"
+            )
         began = time.monotonic()
         loaded = load_model(self.model, device=str(self.place), dtype="float32")
         load_seconds = time.monotonic() - began
@@ -273,7 +277,8 @@ class _Work:
         interpolated(self.model, model, self.options.interpolate)
         rounded(self.model, model)
         after = self._measure(model, self.text.held_out), self._measure(model, self.probes)
-        self.say(_line("after", after[0]))
+        share = self.options.interpolate
+        self.say(_line("after" if share == 1 else f"after, with {share:.0%} of the change", after[0]))
         is_better = relative(after[0], before[0]) < 1
         if not is_better:
             LOG.warning("heal: training did not help on the held-out passages: the model is written as it was")
@@ -378,6 +383,14 @@ class _Work:
 
         with signals_noted() as came:
             return training.run(steps, looks, measure, deadline, lambda: bool(came), kept, self.curve)
+
+
+def hash_of(lesson: Lesson) -> str:
+    """Return a hash of the passages that are trained on."""
+    digest = hashlib.sha256()
+    for passage in lesson.passages:
+        digest.update(passage.ids.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _line(when: str, bits: dict[str, float]) -> str:

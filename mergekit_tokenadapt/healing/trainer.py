@@ -51,13 +51,14 @@ class Pace:
 
 
 class _EndsInTime(TrainerCallback):  # type: ignore[misc]
-    """Measures, saves and stops where time is over, where a signal came, or where the loss is not finite."""
+    """Measures, saves and stops where time is over or a signal came."""
 
-    def __init__(self, pace: Pace, processes: Processes) -> None:
+    def __init__(self, pace: Pace, processes: Processes, *, is_asked: bool) -> None:
+        """`is_asked`: whether the user set the number of steps."""
         self._pace, self._processes = pace, processes
+        self._is_checked = not is_asked
         self._last: float | None = None
         self._step_seconds = 0.0
-        self._is_checked = False
 
     def on_step_begin(self, *_args: Any, **_kwargs: Any) -> None:
         self._last = time.monotonic()
@@ -83,10 +84,10 @@ class _EndsInTime(TrainerCallback):  # type: ignore[misc]
         return "the time limit" if is_late else ""
 
     def _check_schedule(self, state: Any, now: float) -> None:
-        """Warn where training will end in the first half of its schedule, at learning rates that were not meant."""
+        """Warn where training will end within its schedule, at learning rates that were not meant."""
         left = state.max_steps - state.global_step
         possible = max(0.0, self._pace.deadline - now) / max(self._step_seconds, 1e-9)
-        if possible < left / 2:
+        if possible < left:
             LOG.warning(
                 "heal: the learning rate's schedule is for %d steps, and the time is enough for about %d: give fewer "
                 "--steps or more --minutes",
@@ -143,7 +144,11 @@ class HealingTrainer(Trainer):  # type: ignore[misc]
         self._processes = processes
         self.optimizer: torch.optim.Optimizer | None
         self.control: Any
-        super().__init__(model=model, callbacks=[_EndsInTime(pace, processes), _Shows(bar)], **arguments)
+        super().__init__(
+            model=model,
+            callbacks=[_EndsInTime(pace, processes, is_asked=options.steps is not None), _Shows(bar)],
+            **arguments,
+        )
         self.remove_callback(PrinterCallback)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:

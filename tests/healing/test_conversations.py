@@ -100,6 +100,9 @@ def test_conversations_may_be_compressed(tmp_path, chat_file):
     (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(chat_file.read_bytes()))
     (found,) = read_healing_texts([tmp_path / "packed.jsonl.gz"])
     assert found.documents == read_healing_texts([chat_file])[0].documents
+    (tmp_path / "cut.jsonl.gz").write_bytes((tmp_path / "packed.jsonl.gz").read_bytes()[:-20])
+    with pytest.raises(TokenAdaptError, match=r"cut\.jsonl\.gz cannot be read"):
+        read_healing_texts([tmp_path / "cut.jsonl.gz"])
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,9 @@ def test_long_conversations_lose_their_last_messages(chat_file):
     short = HealingText.of(texts, HealOptions(passage_bytes=60))
     assert len(short.training) == len(whole.training) == 54
     assert not any("The cat sat" in passage for passage in short.training)
-    with pytest.raises(TokenAdaptError, match=r"60 conversations, and 0 of them can be used, .* at most 20 bytes"):
+    with pytest.raises(
+        TokenAdaptError, match=r"60 conversations, and 0 of them can be used, .* first message has more than 20 bytes"
+    ):
         HealingText.of(texts, HealOptions(passage_bytes=20))
 
 
@@ -138,6 +143,7 @@ def test_conversations_fit_into_a_position_table(moved, tied_pair, chat_file, ca
     assert len(short.training) == 54
     assert all(len(passage.encode()) <= 110 and "The cat sat" not in passage for passage in short.training)
     assert "left out" not in caplog.text
-    with pytest.raises(TokenAdaptError, match=r"60 conversations, and 0 of them can be used, .* at most 130 bytes"):
+    with pytest.raises(
+        TokenAdaptError, match=r"60 conversations, and 0 of them can be used, .* longer than the 130 bytes"
+    ):
         HealingText.of(texts, HealOptions(), renderer, most=130)
-    assert "60 conversations are left out, because the chat template makes them longer than the 130" in caplog.text
