@@ -69,6 +69,7 @@ HEALED: dict[str, tuple[str, str, str]] = {
     "calibrated, untied, healed 15 minutes": ("calibrated, untied", "default", "15 minutes"),
     "calibrated, untied, healed 60 minutes": ("calibrated, untied", "default", "60 minutes"),
     "calibrated, untied, healed 93 minutes (AVX2)": ("calibrated, untied", "default", "120 minutes"),
+    "calibrated, untied, healed 20 steps": ("calibrated, untied", "default", "20 steps"),
     "mean, healed 15 minutes": ("mean", "default", "15 minutes"),
     "calibrated, untied, next-token training for 15 minutes": ("calibrated, untied", "next-token", "15 minutes"),
     "calibrated, untied, ALM's loss for 15 minutes": ("calibrated, untied", "chunks", "15 minutes"),

@@ -56,7 +56,7 @@ class _EndsInTime(TrainerCallback):  # type: ignore[misc]
     def __init__(self, pace: Pace, processes: Processes, *, is_asked: bool) -> None:
         """`is_asked`: whether the user set the number of steps."""
         self._pace, self._processes = pace, processes
-        self._is_checked = not is_asked
+        self._to_check = 2 if is_asked else 0  # the first step is a slow one
         self._last: float | None = None
         self._step_seconds = 0.0
 
@@ -67,9 +67,9 @@ class _EndsInTime(TrainerCallback):  # type: ignore[misc]
         now = time.monotonic()
         if self._last is not None:
             self._step_seconds = max(self._step_seconds, now - self._last)
-        if not self._is_checked:
-            self._is_checked = True
-            self._check_schedule(state, now)
+            self._to_check -= 1
+            if self._to_check == 0:
+                self._check_schedule(state, now, now - self._last)
         reason = self._processes.agreed(lambda: self._reason(now))
         if reason and state.global_step < state.max_steps:
             self._pace.ended_by = reason
@@ -83,10 +83,10 @@ class _EndsInTime(TrainerCallback):  # type: ignore[misc]
         is_late = now + self._step_seconds + self._pace.seconds_per_look > self._pace.deadline
         return "the time limit" if is_late else ""
 
-    def _check_schedule(self, state: Any, now: float) -> None:
+    def _check_schedule(self, state: Any, now: float, step_seconds: float) -> None:
         """Warn where training will end within its schedule, at learning rates that were not meant."""
         left = state.max_steps - state.global_step
-        possible = max(0.0, self._pace.deadline - now) / max(self._step_seconds, 1e-9)
+        possible = max(0.0, self._pace.deadline - now) / max(step_seconds, 1e-9)
         if possible < left:
             LOG.warning(
                 "heal: the learning rate's schedule is for %d steps, and the time is enough for about %d: give fewer "
