@@ -30,7 +30,9 @@ SITUATIONS: dict[str, tuple[str, ...]] = {
     "no text and no training": tuple(row for row in ROWS if row not in NEEDS_DONOR and not _with_text(row)),
     "a few hundred kilobytes of text, and no training": tuple(row for row in ROWS if row not in NEEDS_DONOR),
     "15 minutes of one core for training": tuple(row for row, cell in HEALED.items() if cell[2] == "15 minutes"),
-    "an hour of one core for training": tuple(row for row, cell in HEALED.items() if cell[2] == "60 minutes"),
+    "an hour of one core for training": tuple(
+        row for row, cell in HEALED.items() if cell[2] in ("20 steps", "60 minutes")
+    ),
     DONOR: tuple(NEEDS_DONOR),
 }
 """What a user has, and the rows that this is enough for, beside those above."""
