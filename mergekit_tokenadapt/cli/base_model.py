@@ -40,13 +40,15 @@ def sizes_of(base: TokenizerFiles) -> BaseSizes:
     return BaseSizes(
         rows=base.model_rows or base.vocabulary.num_ids,
         hidden_size=next((text[key] for key in WIDTH_KEYS if text.get(key)), None),
-        matrices=1 if text.get("tie_word_embeddings", _is_tied_by_default(text)) else 2,
+        matrices=1 if _is_tied(text) else 2,
         bytes_per_number=BYTES.get(str(text.get("dtype") or text.get("torch_dtype")), 4),
     )
 
 
-def _is_tied_by_default(config: Mapping[str, Any]) -> bool:
-    """Return whether models of this type are tied where config.json does not say so, as transformers has it."""
+def _is_tied(config: Mapping[str, Any]) -> bool:
+    """Return what config.json says about the two matrices, or where it is silent, what transformers does."""
+    if "tie_word_embeddings" in config:
+        return bool(config["tie_word_embeddings"])
     from transformers import CONFIG_MAPPING
 
     kind = config.get("model_type")

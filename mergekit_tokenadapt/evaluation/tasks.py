@@ -122,7 +122,7 @@ def check_report(report: Path, models: Sequence[str]) -> None:
     Raises:
         TokenAdaptError: the file does not exist, `compare` did not write it, or it is about none of the models.
     """
-    named = [str(model["name"]) for model in add_to_report(report, {})["models"]]
+    named = [str(model["name"]) for model in _read_report(report)["models"]]
     if not {_place(name) for name in named} & {_place(name) for name in models}:
         raise TokenAdaptError(
             f"--report: {str(report)!r} is about {', '.join(named)}, and none of them is scored here: "
@@ -141,9 +141,13 @@ def add_to_report(report: Path, tasks: dict[str, Any]) -> dict[str, Any]:
     Raises:
         TokenAdaptError: the file does not exist, or `compare` did not write it.
     """
+    return {**_read_report(report), "tasks": tasks}
+
+
+def _read_report(report: Path) -> Mapping[str, Any]:
     if not report.is_file():
         raise TokenAdaptError(f"--report: there is no file {str(report)!r}")
     result = read_json(report)
     if result.get("command") != "compare":
         raise TokenAdaptError(f"--report: {str(report)!r} was not written by compare --json")
-    return {**result, "tasks": tasks}
+    return result

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergekit_tokenadapt.errors import TokenAdaptError, first_line
+from mergekit_tokenadapt.errors import TokenAdaptError, one_error
 from mergekit_tokenadapt.texts import TextSet
 from mergekit_tokenadapt.texts.sources import UNREADABLE, TextPlace, open_text, parsed_line
 
@@ -57,11 +57,8 @@ def _has_messages(path: Path, field: str) -> bool:
 
 
 def _read(path: Path, field: str) -> Iterator[Conversation]:
-    try:
-        with open_text(path) as opened:
-            lines = opened.read().splitlines()
-    except UNREADABLE as error:
-        raise TokenAdaptError(f"{path} cannot be read: {first_line(error)}") from error
+    with one_error(f"{path} cannot be read"), open_text(path) as opened:
+        lines = opened.read().splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -106,6 +106,13 @@ class Processes:
 
         return all(gather_object([condition]))
 
+    def all_same(self, make: Callable[[], T]) -> bool:
+        """Return whether `make` returns the same in every process; it is not called for a single one."""
+        if self.state is None:
+            return True
+        made = make()
+        return self.all_hold(made == self.agreed(lambda: made))
+
     def first_then_others(self, make: Callable[[], T]) -> T:
         """Call `make` in the first process, and then in the others, which find its results on disk.
 

@@ -240,8 +240,7 @@ class _Work:
         """
         base_bits = self.processes.agreed(self._base_bits)
         lesson = self.processes.first_then_others(lambda: self._teach(kept))
-        read = hash_of(lesson)
-        if not self.processes.all_hold(read == self.processes.agreed(lambda: read)):
+        if not self.processes.all_same(lambda: hash_of(lesson)):
             raise TokenAdaptError(
                 "the processes do not find what the first of them has read: they need one folder for all, on a disk "
                 f"with space, in ${CACHE_VARIABLE}"

@@ -173,11 +173,10 @@ def card_text(record: Mapping[str, Any]) -> str:
                 (name, record[kind]["before"][name], record[kind]["after"][name]) for name in record[kind]["before"]
             )
         ]
-    share = record["options"]["interpolate"]
     if record["curve"]:
+        share = record["options"]["interpolate"]
         lines += ["", f"Held-out passages during training, in bits per byte; of this change, {share:.0%} is kept:", ""]
-    lines += [
-        f"- step {look['step']}: {', '.join(f'{name} {bits:.3f}' for name, bits in look['bits_per_byte'].items())}"
-        for look in record["curve"]
-    ]
+    for look in record["curve"]:
+        figures = ", ".join(f"{name} {bits:.3f}" for name, bits in look["bits_per_byte"].items())
+        lines.append(f"- step {look['step']}: {figures}")
     return "\n".join(lines)
