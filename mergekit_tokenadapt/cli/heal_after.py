@@ -108,11 +108,12 @@ def healing_stage(
         texts = [TextSet.of("text", learned_from.pieces(chosen.max_bytes), ", ".join(learned_from.sources))]
     else:
         texts = read_healing_texts(options.heal_texts, "--heal-text")
-    say = line_printer(quiet=quiet)
     check_output(out, force=force, inputs=[base], texts=[text.source for text in texts])
     check_heal(texts, chosen)
     check_trainable(open_model(base, trust_remote_code=trust_remote_code), chosen)
     writer = None if target is None else _writer(target, texts, chosen.seed, trust_remote_code=trust_remote_code)
+
+    say = line_printer(quiet=quiet)
 
     def heal_folder(folder: Path) -> None:
         from rich.console import Console

@@ -131,11 +131,14 @@ def heal(
         if kept is None and processes.number > 1:
             raise TokenAdaptError(f"several processes need a folder for what they share: set ${CACHE_VARIABLE}")
         trained, record = work.do(kept)
-        if processes.is_first:
+
+        def written() -> dict[str, Any]:
             with staged_folder(out, force=force) as staged:
                 write_healed(opened, trained, record, staged)
-        record = processes.agreed(lambda: record)
-    return Healed(destination, record, record["is_better"], tuple(work.curve_seconds), processes.is_first)
+            return record
+
+        told = processes.agreed(written)
+    return Healed(destination, told, told["is_better"], tuple(work.curve_seconds), processes.is_first)
 
 
 def place_of(options: HealOptions) -> torch.device:
@@ -240,7 +243,7 @@ class _Work:
         """
         base_bits = self.processes.agreed(self._base_bits)
         lesson = self.processes.first_then_others(lambda: self._teach(kept))
-        if not self.processes.all_same(lambda: hash_of(lesson)):
+        if not self.processes.all_same(lambda: _hash_of(lesson)):
             raise TokenAdaptError(
                 "the processes do not find what the first of them has read: they need one folder for all, on a disk "
                 f"with space, in ${CACHE_VARIABLE}"
@@ -384,7 +387,7 @@ class _Work:
             return training.run(steps, looks, measure, deadline, lambda: bool(came), kept, self.curve)
 
 
-def hash_of(lesson: Lesson) -> str:
+def _hash_of(lesson: Lesson) -> str:
     """Return a hash of the passages that are trained on."""
     digest = hashlib.sha256()
     for passage in lesson.passages:
