@@ -20,6 +20,14 @@ LANGUAGES = {"prose": "en", "de": "de", "zh": "zh-cn"}
 """Name of the built-in text of the same language to the language code of the translation."""
 BYTES_EACH = 240_000
 SUMS_BYTES = 29_000
+SEVERAL_LANGUAGES = "code in several languages"
+TWICE = "twice as much text"
+FOLDERS = {
+    "": "calibration-text",
+    SEVERAL_LANGUAGES: "calibration-text-several-languages",
+    TWICE: "calibration-text-twice",
+}
+"""The kinds of `mixed`, and where they are kept."""
 FIRST_UNREAD = 300_000
 """Bytes of a translation after which `alike` begins: other chapters than those that `mixed` has."""
 PACKAGES = ("asyncio", "email", "http", "unittest")
@@ -31,22 +39,25 @@ EXCERPT = 3000
 _LINES = re.compile(r"[-─═│┌┐└┘├┤┬┴┼+|_]{3,}")
 
 
-def mixed(*, several_languages: bool = False) -> Path:
+def mixed(kind: str = "") -> Path:
     """Return a folder with one text file for each of the five kinds; it is made on the first call.
 
     Args:
-        several_languages: the code is C, JavaScript, PHP, Emacs Lisp and Python, as much as there is otherwise of
-            Python alone.
+        kind: with `SEVERAL_LANGUAGES`, the code is C, JavaScript, PHP, Emacs Lisp and Python, as much as there is
+            otherwise of Python alone. With `TWICE`, each translation is twice as long, and the code is both.
     """
-    folder = CACHE / ("calibration-text-several-languages" if several_languages else "calibration-text")
+    folder = CACHE / FOLDERS[kind]
     if folder.is_dir():
         return folder
     stage = folder.with_suffix(".partial")
     stage.mkdir(parents=True, exist_ok=True)
     code, sums = _code_and_sums()
-    texts = {name: _start(_reference(name), BYTES_EACH) for name in LANGUAGES}
+    times = 2 if kind == TWICE else 1
+    texts = {name: _start(_reference(name), times * BYTES_EACH) for name in LANGUAGES}
+    python = _start(code, BYTES_EACH)
+    others = _code_in_several_languages() if kind else ""
     texts |= {
-        "code": _code_in_several_languages() if several_languages else _start(code, BYTES_EACH),
+        "code": {"": python, SEVERAL_LANGUAGES: others, TWICE: f"{python}\n{others}"}[kind],
         "arithmetic": _start(sums, SUMS_BYTES),
     }
     for name, text in texts.items():

@@ -37,7 +37,6 @@ STARTS: dict[str, dict[str, Any]] = {
     "calibrated, untied": {"method": "calibrated", "untie": True},
 }
 """Rows that healing starts from."""
-SEVERAL_LANGUAGES = "code in several languages"
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     "slower": {"rate": 1.5e-3, "row_rate": 4e-3},
@@ -51,9 +50,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "eight passages in a step": {"passages_per_step": 8},
     "rank 16": {"rank": 16},
     "250 passages that the base model writes": {"own_passages": 250},
-    SEVERAL_LANGUAGES: {},
+    texts.SEVERAL_LANGUAGES: {},
+    texts.TWICE: {},
 }
-"""Options of `heal`, beside the time. `SEVERAL_LANGUAGES` has another text instead: see `text_of`."""
+"""Options of `heal`, beside the time. The last two have other text instead: see `texts.mixed`."""
 
 
 def unhealed(pair: str, start: str) -> dict[str, Scores]:
@@ -116,7 +116,7 @@ def healed(pair: str, start: str, recipe: str, amount: str) -> dict[str, Any]:
 
 def text_of(recipe: str) -> list[Path]:
     """The files to heal with, one for each kind of text."""
-    return sorted(texts.mixed(several_languages=recipe == SEVERAL_LANGUAGES).iterdir())
+    return sorted(texts.mixed(recipe if recipe in texts.FOLDERS else "").iterdir())
 
 
 def interpolated(pair: str, start: str, recipe: str, amount: str, share: float) -> dict[str, Any]:
