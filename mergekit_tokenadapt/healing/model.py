@@ -33,7 +33,7 @@ class HealingModel(torch.nn.Module):
     """A causal language model whose forward pass gives the loss of a training step.
 
     While it is trained, its input embedding holds the trained rows alone, and ids are places among them. `whole` puts
-    all rows in place.
+    all rows in place: it writes the trained ones into the model's own matrices, so that no other copy of these is made.
 
     Args:
         model: of transformers, in float32; changed in place.
@@ -57,15 +57,17 @@ class HealingModel(torch.nn.Module):
         self.body_scale = _body_scale(model, self._head)
         """Root mean square of the weights of the body's linear layers, before training."""
         model.requires_grad_(options.train == "all")
-        self._head.weight = torch.nn.Parameter(self._output_rows, requires_grad=False)
-        self._embedding.weight = torch.nn.Parameter(self._input_rows, requires_grad=False)
+        self._head.weight = _fixed(self._output_rows)
+        self._embedding.weight = _fixed(self._input_rows)
         self.adapted = with_adapters(model, options) if options.train == "lora" else None
         self.model = model
         self._attention = model.config._attn_implementation
         self._has_short_passages = options.passage_bytes <= SHORT_PASSAGE
         self._attend_for_training()
-        self.rows = torch.nn.Parameter(self._input_rows[trained].clone())
-        self.output_rows = None if self.is_tied else torch.nn.Parameter(self._output_rows[trained].clone())
+        self.rows = torch.nn.Parameter(self._input_rows[trained])
+        self.output_rows = None if self.is_tied else torch.nn.Parameter(self._output_rows[trained])
+        self.row_scales = [_root_mean_square([rows]) for rows in self.row_parameters()]
+        """The root mean square of the trained rows of each matrix, before training."""
         self._embedding.weight = self.rows
 
     def forward(self, input_ids: Tensor, others: Tensor, **targets: Tensor) -> dict[str, Tensor]:
@@ -88,13 +90,6 @@ class HealingModel(torch.nn.Module):
     def row_parameters(self) -> list[torch.nn.Parameter]:
         """The trained rows of each matrix."""
         return [self.rows] if self.output_rows is None else [self.rows, self.output_rows]
-
-    def row_scales(self) -> list[float]:
-        """The root mean square of the trained rows of each matrix, before training."""
-        return [_root_mean_square([matrix[self._trained]]) for matrix in self._matrices()]
-
-    def _matrices(self) -> list[Tensor]:
-        return [self._input_rows] if self.output_rows is None else [self._input_rows, self._output_rows]
 
     def body_parameters(self) -> list[torch.nn.Parameter]:
         """All that is trained but rows."""
@@ -124,7 +119,6 @@ class HealingModel(torch.nn.Module):
         try:
             yield self.model
         finally:
-            self._head.weight = torch.nn.Parameter(self._output_rows, requires_grad=False)
             self._embedding.weight = self.rows
             self._attend_for_training()
             self.train(was_training)
@@ -143,12 +137,13 @@ class HealingModel(torch.nn.Module):
         if is_cpu and self._has_short_passages and type(self.model)._can_set_attn_implementation():
             self.model.set_attn_implementation("eager")
 
+    @torch.no_grad()
     def _put_rows(self) -> None:
-        inputs = _with_rows(self._input_rows, self._trained, self.rows)
-        outputs = inputs if self.output_rows is None else _with_rows(self._output_rows, self._trained, self.output_rows)
-        self._embedding.weight = torch.nn.Parameter(inputs, requires_grad=False)
-        same = self._embedding.weight if self.output_rows is None else torch.nn.Parameter(outputs, requires_grad=False)
-        self._head.weight = same
+        self._input_rows[self._trained] = self.rows.to(self._input_rows)
+        if self.output_rows is not None:
+            self._output_rows[self._trained] = self.output_rows.to(self._output_rows)
+        # A tied model's head has the same matrix.
+        self._embedding.weight = self._head.weight if self.is_tied else _fixed(self._input_rows)
 
 
 def _body_scale(model: Any, head: Any) -> float:
@@ -162,10 +157,9 @@ def _root_mean_square(tensors: Sequence[Tensor]) -> float:
     return math.sqrt(squares / sum(t.numel() for t in tensors))
 
 
-def _with_rows(matrix_VD: Tensor, ids: Tensor, rows_AD: Tensor) -> Tensor:
-    changed = matrix_VD.clone()
-    changed[ids] = rows_AD.detach().to(changed)
-    return changed
+def _fixed(matrix: Tensor) -> torch.nn.Parameter:
+    """A parameter that is not trained."""
+    return torch.nn.Parameter(matrix, requires_grad=False)
 
 
 def _unusual_layers(model: Any) -> list[str]:

@@ -162,7 +162,7 @@ class HealingTrainer(Trainer):  # type: ignore[misc]
             healing: HealingModel = self.accelerator.unwrap_model(self.model)
             groups: list[dict[str, Any]] = [
                 {"params": [rows], "lr": self._options.row_rate * scale}
-                for rows, scale in zip(healing.row_parameters(), healing.row_scales(), strict=True)
+                for rows, scale in zip(healing.row_parameters(), healing.row_scales, strict=True)
             ]
             if body := healing.body_parameters():
                 groups.append({"params": body, "lr": self._options.body_rate * healing.body_scale})

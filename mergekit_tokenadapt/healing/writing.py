@@ -70,7 +70,10 @@ def interpolated(model: ModelFolder, trained: Any, share: float) -> None:
     """
     if share == 1:
         return
-    before = dict(load_model(model, device="cpu", dtype="float32").named_parameters())
+    stored = set(_stored_dtypes(model).values())
+    # Half the memory where all weights are stored in 16 bits, and the same numbers.
+    dtype = stored.pop() if len(stored) == 1 else torch.float32
+    before = dict(load_model(model, device="cpu", dtype=dtype).named_parameters())
     with torch.no_grad():
         for name, parameter in trained.named_parameters():
             parameter.copy_(torch.lerp(before[name].to(parameter), parameter, share))
@@ -78,14 +81,18 @@ def interpolated(model: ModelFolder, trained: Any, share: float) -> None:
 
 def rounded(model: ModelFolder, trained: Any) -> None:
     """Give every weight the precision in which it is stored, in place: so it is measured as it is written."""
-    dtypes = {name: model.tensors.dtype(name) for name in model.tensors}
-    # Older files of GPT-2 hold masks, too.
-    stored = {name: getattr(torch, dtype) for name, dtype in dtypes.items() if "float" in dtype}
+    stored = _stored_dtypes(model)
     usual = Counter(stored.values()).most_common(1)[0][0]
     with torch.no_grad():
         for name, parameter in trained.named_parameters():
             dtype = next((stored[s] for s in _spellings(name, trained) if s in stored), usual)
             parameter.copy_(parameter.to(dtype).to(parameter.dtype))
+
+
+def _stored_dtypes(model: ModelFolder) -> dict[str, torch.dtype]:
+    """The dtypes of the weights in the model's files. Older files of GPT-2 hold masks, too, which are no weights."""
+    dtypes = {name: model.tensors.dtype(name) for name in model.tensors}
+    return {name: getattr(torch, dtype) for name, dtype in dtypes.items() if "float" in dtype}
 
 
 def _write_weights(model: ModelFolder, trained: Any, out: Path) -> None:
