@@ -5,13 +5,17 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+import torch
 
 from benchmarks.common import models, texts
 from benchmarks.common.gaps import Scores
+from benchmarks.healing.faster_rows import faster_new_rows
 from benchmarks.quality.cases import PAIRS as QUALITY_PAIRS
 
 PAIRS = QUALITY_PAIRS | {"smollm2-tekken": ("smollm2", "tekken")}
@@ -52,8 +56,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "250 passages that the base model writes": {"own_passages": 250},
     texts.SEVERAL_LANGUAGES: {},
     texts.TWICE: {},
+    "new rows move twice as far": {},
+    "new rows move four times as far": {},
 }
-"""Options of `heal`, beside the time. The last two have other text instead: see `texts.mixed`."""
+"""Options of `heal`, beside the time. Those without options have other text (see `texts.mixed`), or `FACTORS`."""
+FACTORS = {"new rows move twice as far": 2.0, "new rows move four times as far": 4.0}
+"""How many times as far each step moves the rows of new tokens: see `faster_rows`."""
 
 
 def unhealed(pair: str, start: str) -> dict[str, Scores]:
@@ -90,7 +98,7 @@ def healed(pair: str, start: str, recipe: str, amount: str) -> dict[str, Any]:
         **RECIPES[recipe],
     )
     sets = [read_text(f"{file.stem}={file}") for file in text_of(recipe)]
-    with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:
+    with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary, _faster(pair, start, recipe):
         began, cpu = time.perf_counter(), time.process_time()
         done = heal(
             str(swapped(pair, start)),
@@ -114,6 +122,21 @@ def healed(pair: str, start: str, recipe: str, amount: str) -> dict[str, Any]:
     }
 
 
+def _faster(pair: str, start: str, recipe: str) -> AbstractContextManager[None]:
+    """Moves the rows of new tokens farther, if the recipe says so."""
+    if recipe not in FACTORS:
+        return nullcontext()
+    return faster_new_rows(FACTORS[recipe], torch.from_numpy(~is_old(_base(pair), swapped(pair, start))))
+
+
+def is_old(base: Path, model: Path) -> np.ndarray:
+    """Whether the base model has a token of the same bytes, bool [rows of the model]."""
+    from mergekit_tokenadapt.transfer.matching import match
+
+    old, new = (models.tokenizer_files(folder).vocabulary for folder in (base, model))
+    return match(old, new).sources >= 0
+
+
 def text_of(recipe: str) -> list[Path]:
     """The files to heal with, one for each kind of text."""
     return sorted(texts.mixed(recipe if recipe in texts.FOLDERS else "").iterdir())
@@ -121,8 +144,6 @@ def text_of(recipe: str) -> list[Path]:
 
 def interpolated(pair: str, start: str, recipe: str, amount: str, share: float) -> dict[str, Any]:
     """Score weights between those before and after a healing that was measured."""
-    import torch
-
     from mergekit_tokenadapt.healing.judging import bits_per_byte, probes, worse
 
     model, trained = (models.in_float32(f) for f in (swapped(pair, start), kept(pair, start, recipe, amount)))
