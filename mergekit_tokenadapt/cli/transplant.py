@@ -38,6 +38,12 @@ def _merge_options(command: CommandT) -> CommandT:
     return command
 
 
+def _named_device(options: MergeOptions) -> str | None:
+    """The device that the user named. Without one, mergekit takes the CPU, and healing (None) the best there is."""
+    is_named = click.get_current_context().params["device"] is not None
+    return options.device if is_named or options.device != "cpu" else None
+
+
 @click.command("transplant", cls=PrettyPrintHelp, epilog=EXAMPLES)
 @click.argument("base", cls=Positional)
 @click.argument("target", cls=Positional)
@@ -82,7 +88,7 @@ def transplant_command(
         out,
         force=force,
         quiet=merge_options.quiet,
-        device=None if merge_options.device == "cpu" else merge_options.device,
+        device=_named_device(merge_options),
         trust_remote_code=merge_options.trust_remote_code,
         make_untied=untied_maker(adapt, lambda folder, block: run_recipe(recipe_of(block), folder, merge_options)),
     )

@@ -6,8 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from mergekit_tokenadapt.cli import heal_after
+from mergekit_tokenadapt.cli import transplant as transplant_module
 from mergekit_tokenadapt.cli.evaluate import main as evaluate
 from mergekit_tokenadapt.cli.main import main
+from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.healing import run as run_module
 from mergekit_tokenadapt.healing.options import HealOptions
 from mergekit_tokenadapt.healing.trainer import HealingTrainer
@@ -64,6 +66,21 @@ def test_the_text_to_heal_on_is_never_deleted(tied_pair, tmp_path, gemma_style_f
     inside = run(*swap[:3], tmp_path / "texts" / "out", "--heal", "--heal-text", tmp_path)
     assert inside.exit_code == 2
     assert "would be read as text" in inside.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "device"),
+    [((), None), (("--device", "cpu"), "cpu"), (("--cuda",), "cuda"), (("--device", "cuda:1"), "cuda:1")],
+)
+def test_the_device_that_the_user_names_is_healed_on(flags, device, monkeypatch, tmp_path):
+    """mergekit's default is the CPU, and healing's the best there is."""
+
+    def stop(*_arguments, **settings):
+        raise TokenAdaptError(f"device {settings['device']}")
+
+    monkeypatch.setattr(transplant_module, "healing_stage", stop)
+    result = run("transplant", "model", "tokenizer", tmp_path / "out", "--heal", *flags)
+    assert f"device {device}" in result.stderr
 
 
 def test_transplant_and_heal(tied_pair, tmp_path, gemma_style_folder, text_file, short):
