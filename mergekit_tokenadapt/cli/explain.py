@@ -48,8 +48,8 @@ def explain_command(
 ) -> None:
     """Show the old tokens and weights that make the row of a token of TARGET.
 
-    Takes the options of `transplant`. If TARGET has no token with a given text, an error names the nearest tokens, and
-    the exit code is 2. The tokens that TARGET has are shown first.
+    Takes the options of `transplant` that decide about rows. If TARGET has no token with a given text, an error names
+    the nearest tokens, and the exit code is 2. The tokens that TARGET has are shown first.
     """
     if not texts and not ids:
         raise click.UsageError("give a --token or an --id")

@@ -43,7 +43,7 @@ def plan_command(
 ) -> None:
     """Print what `transplant` would do: tokens by reason, sizes, memory.
 
-    Takes the options of `transplant`. Reads only tokenizers and config.json, no weights.
+    Takes the options of `transplant` that decide about rows. Reads only tokenizers and config.json, no weights.
     """
     transfer = make_transfer(base, target, adapt, quiet=True, pad_to_multiple_of=pad_to_multiple_of)
     before = sizes_of(transfer.base)

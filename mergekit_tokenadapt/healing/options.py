@@ -113,7 +113,7 @@ class HealAfterOptions(Options):
         Flag(
             "heal-text",
             metavar="[NAME=]PATH",
-            default="the text of --text where the command has this option, otherwise Python's own library, and sums",
+            default="Python's own library, and sums; with the command supertokens, the text of --text",
         ),
     ] = Field(default=(), description="text for --heal, as `heal --text` takes it")
 

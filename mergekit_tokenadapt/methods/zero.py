@@ -13,10 +13,12 @@ from mergekit_tokenadapt.transfer.transfer import Transfer
 class Zero(DrawnMethod):
     """Give every new token a row of zeros.
 
-    The logit of a zero row is 0. Where the logits of all other tokens are negative, such a row wins.
+    The logit of a zero row is 0. Where the logits of all other tokens are negative, it is the largest.
     """
 
-    summary: ClassVar[str] = "rows of zeros, a baseline; a zero output row wins where all other logits are negative"
+    summary: ClassVar[str] = (
+        "rows of zeros, a baseline; such a token is the likeliest where all other logits are negative"
+    )
     source: ClassVar[str] = "a baseline, as in mergekit's tokensurgeon"
     drawn_are: ClassVar[str] = "the row is zero; its logit is 0, which is the largest where all others are negative"
 

@@ -104,8 +104,7 @@ def input_rows(
         batch: see `merge_frequent_pairs`.
         tokenizer: the model's tokenizer.
         matrix_VD: the model's input embeddings.
-        name: name of the method, for the plan.
-        method: the method that composes rows.
+        adapt: the method and its options, as in a recipe's `adapt` block.
         auxiliary: an auxiliary space, for methods that need one.
     """
     base = tokenizer.vocabulary

@@ -29,8 +29,8 @@ class AdaptConfig(BaseModel):
     method: str = Field(default="calibrated", description="method that computes the rows of new tokens")
     auxiliary: str = Field(
         default="ngram",
-        description="embedding space in which token texts are compared: ngram, a folder, or a hub id such as "
-        "sentence-transformers/all-MiniLM-L6-v2",
+        description="embedding space in which token texts are compared: ngram, a file of word vectors, a folder, a hub "
+        "id such as sentence-transformers/all-MiniLM-L6-v2, or NAME:ARGUMENT (the command methods lists the names)",
     )
     rows: Annotated[
         Literal["exact", "donor"] | PositiveInt | None,
@@ -78,8 +78,8 @@ class AdaptConfig(BaseModel):
     missing_rows: Annotated[Literal["composed", "base_model"], Flag(metavar="composed|base_model")] = Field(
         default="composed",
         description="rows of tokens that an input model does not have: made by the method (composed), or copied "
-        "from the recipe's base_model, so that the task vector is zero there. A recipe of one model has no base_model: "
-        "there, only composed works",
+        "from the recipe's base_model, so that the task vector is zero there. Without a base_model (the "
+        "command transplant makes such a recipe), only composed is possible",
     )
     save_plan: bool = Field(
         default=True, description="write tokenadapt.plan, which says how every row was made, into the output folder"
