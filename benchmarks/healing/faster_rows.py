@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -18,14 +19,13 @@ def faster_new_rows(factor: float, is_new: torch.Tensor) -> Iterator[None]:
         factor: see above.
         is_new: bool [V]: the tokens that the base model does not have.
     """
-    from mergekit_tokenadapt.healing import run
+    from mergekit_tokenadapt.healing import collator, run
 
     trained: list[torch.Tensor] = []
     before: list[torch.Tensor] = []
-    find = run.rows_to_train
 
     def rows_to_train(*arguments: Any) -> torch.Tensor:
-        trained[:] = [find(*arguments)]
+        trained[:] = [collator.rows_to_train(*arguments)]
         return trained[0]
 
     def rows(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
@@ -43,10 +43,9 @@ def faster_new_rows(factor: float, is_new: torch.Tensor) -> Iterator[None]:
             matrix[new] = then + factor * (matrix[new] - then)
 
     hooks = [register_optimizer_step_pre_hook(note), register_optimizer_step_post_hook(go_on)]
-    run.rows_to_train = rows_to_train
     try:
-        yield
+        with patch.object(run, "rows_to_train", rows_to_train):
+            yield
     finally:
-        run.rows_to_train = find
         for hook in hooks:
             hook.remove()
