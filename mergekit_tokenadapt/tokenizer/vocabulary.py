@@ -118,6 +118,7 @@ class Vocabulary:
                 kind = TokenKind.BYTE if is_byte else TokenKind.ORDINARY
                 tokens[token_id] = Token(token_id, spelling, content, kind)
         in_the_model = set(model_entries)
+        kinds = {token_id: token.kind for token_id, token in tokens.items()}
         for added in _added_tokens(definition):
             spelling = added["content"]
             in_model = (added["id"], spelling) in in_the_model
@@ -135,7 +136,9 @@ class Vocabulary:
         id_of = {tokens[i].spelling: i for i in sorted(tokens, reverse=True)}
         role_ids = {role: id_of[s] for role, s in sorted((roles or {}).items()) if s in id_of}
         for token_id in role_ids.values():  # transformers treats every token with a role as special
-            tokens[token_id] = tokens[token_id]._replace(kind=TokenKind.SPECIAL)
+            token = tokens[token_id]
+            is_text = (token_id, token.spelling) in in_the_model and _stands_for_text(token)
+            tokens[token_id] = token._replace(kind=kinds[token_id] if is_text else TokenKind.SPECIAL)
         return cls(tuple(tokens[i] for i in sorted(tokens)), role_ids)
 
     def __len__(self) -> int:
@@ -187,12 +190,15 @@ class Vocabulary:
 
     @cached_property
     def byte_twins(self) -> frozenset[int]:
-        """Ids of byte-fallback tokens that have the same byte as another token, such as ``<0x41>`` beside ``A``.
+        """Ids of tokens that the tokenizer never produces, because it produces another token of the same bytes.
 
-        The tokenizer never produces them, so their rows were never trained.
+        These are byte-fallback tokens beside an ordinary one (``<0x41>`` beside ``A``), and ordinary tokens beside an
+        added one, which is found in the text first (CodeGen's runs of spaces). Their rows were never trained.
         """
-        others = {t.bytes for t in self.tokens if t.kind in (TokenKind.ORDINARY, TokenKind.ADDED)}
-        return frozenset(t.id for t in self.tokens if t.kind is TokenKind.BYTE and t.bytes in others)
+        added = {t.bytes for t in self.tokens if t.kind is TokenKind.ADDED}
+        others = added | {t.bytes for t in self.tokens if t.kind is TokenKind.ORDINARY}
+        hidden_by = {TokenKind.ORDINARY: added, TokenKind.BYTE: others}
+        return frozenset(t.id for t in self.tokens if t.bytes in hidden_by.get(t.kind, ()))
 
     def ids(self, *kinds: TokenKind) -> np.ndarray:
         """Return the ascending ids of the tokens of the given kinds, int64 [tokens]. Without kinds, of all tokens."""
@@ -216,6 +222,15 @@ class Vocabulary:
 
 
 # --- reading the definition ----------------------------------------------------------------------
+
+
+def _stands_for_text(token: Token) -> bool:
+    """Whether a token is one character, or has no letters: such a token stands for text, also if it has a role.
+
+    Some tokenizers have ``!`` as pad or a line end as eos. Tokens that are made for a role are words (``</s>``).
+    """
+    text = token.bytes.decode("utf-8", errors="replace").strip()
+    return bool(token.bytes) and (len(text) <= 1 or not any(character.isalnum() for character in text))
 
 
 def _model_entries(definition: Definition) -> list[tuple[int, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -66,10 +67,11 @@ def match(
 ) -> VocabularyMap:
     """Return the reason and the source of every target row.
 
-    Ordinary, byte and added tokens match by bytes. If several base tokens have these bytes, the order of preference
-    is: a token that the base tokenizer produces (for a target token that is produced), the same kind and spelling,
-    the same kind, the lowest id. Special tokens match by `token_map`, then by string, then by role. A string that is
-    ordinary text in the base comes last.
+    Ordinary, byte and added tokens match by bytes; added tokens match a special token of the same string, too, unless
+    it is a tag (``</s>``) whose role another target token has. If several base tokens have these bytes, the order of
+    preference is: a token that the base tokenizer produces (for a target token that is produced), the same kind and
+    spelling, the same kind, the lowest id. Special tokens match by `token_map`, then by string, then by role. A string
+    that is ordinary text in the base comes last.
 
     Args:
         base: the model's own vocabulary.
@@ -94,11 +96,12 @@ def match(
     sources = np.full(num_rows, -1, dtype=np.int64)
     find_copy = _copy_finder(base, usable, target)
     find_special = _special_finder(base, usable, target)
+    find_marker = _marker_finder(base, usable, target)
     for token in target:
-        is_special = token.kind is TokenKind.SPECIAL
-        source = find_special(token) if is_special else find_copy(token)
+        special = find_special(token) if token.kind is TokenKind.SPECIAL else find_marker(token)
+        source = find_copy(token) if special is None and token.kind is not TokenKind.SPECIAL else special
         sources[token.id] = -1 if source is None else source
-        found = Reason.SPECIAL if is_special else Reason.COPIED
+        found = Reason.COPIED if special is None else Reason.SPECIAL
         reasons[token.id] = Reason.NEW if source is None else found
 
     mapped, texts = read_token_map(token_map or {}, base, target)
@@ -177,6 +180,30 @@ def _copy_finder(base: Vocabulary, usable: list[Token], target: Vocabulary) -> F
     return find
 
 
+def _marker_finder(base: Vocabulary, usable: list[Token], target: Vocabulary) -> Finder:
+    """Return a function that finds the special base token of an added token's string, such as ``<|im_start|>``.
+
+    Fine-tuned models often have such markers as added tokens that are not special. But a tag such as ``</s>`` is text
+    where the target has another token for its role: Gemma's eos is ``<eos>``.
+    """
+    special = {t.spelling: t.id for t in reversed(usable) if t.kind is TokenKind.SPECIAL}
+
+    def find(token: Token) -> int | None:
+        source = special.get(token.spelling) if token.kind is TokenKind.ADDED else None
+        is_text = _TAG.fullmatch(token.spelling) and has_other_token_for_role(base, target, source, token.id)
+        return None if is_text else source
+
+    return find
+
+
+_TAG = re.compile(r"</?\w+>")
+
+
+def has_other_token_for_role(base: Vocabulary, target: Vocabulary, old: int | None, new: int) -> bool:
+    """Return whether a role of the base token `old` belongs to another target token than `new`."""
+    return any(target.roles.get(role, new) != new for role, token_id in base.roles.items() if token_id == old)
+
+
 def _special_finder(base: Vocabulary, usable: list[Token], target: Vocabulary) -> Finder:
     """Return a function that finds the base token of the same string, or else of the same role.
 
@@ -193,7 +220,8 @@ def _special_finder(base: Vocabulary, usable: list[Token], target: Vocabulary) -
     # One target token may have several roles. `eos` comes first, because it is the role that the model predicts.
     for role in sorted(target.roles, key=lambda role: (role != "eos", role)):
         source = base.roles.get(role)
-        if source is not None and source in usable_ids:
+        # A pad token that stands for text (`!`) has the row of this text. A copy would be predicted in its place.
+        if source in (usable_ids if role in ("bos", "eos") else special):
             by_role.setdefault(target.roles[role], source)
 
     def find(token: Token) -> int | None:
