@@ -171,7 +171,8 @@ def _new_configs(loaded: LoadedModel, plan: Plan, *, is_untied: bool) -> _Config
         TokenAdaptError: the model needs a token that the target lacks, or it cannot run with another pad token id.
     """
     transfer, config = plan.transfer, loaded.config
-    ids = SpecialIds(transfer.base.vocabulary, transfer.target.vocabulary, transfer.mapping)
+    target = transfer.target
+    ids = SpecialIds(transfer.base.vocabulary, target.vocabulary, transfer.mapping, definition=target.definition)
     _check_positions(loaded, ids)
     content = config_content(config)
     translation = translate_model(content, ids, loaded.size_keys, plan.num_rows)

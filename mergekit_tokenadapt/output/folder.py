@@ -179,7 +179,13 @@ class OutputFolder:
     # --- configs
 
     def _special_ids(self, mapping: VocabularyMap) -> SpecialIds:
-        return SpecialIds(self.base.vocabulary, self.target.vocabulary, mapping, new_bos=self._new_bos(mapping))
+        return SpecialIds(
+            self.base.vocabulary,
+            self.target.vocabulary,
+            mapping,
+            new_bos=self._new_bos(mapping),
+            definition=self.target.definition,
+        )
 
     def _new_bos(self, mapping: VocabularyMap) -> int | None:
         """Return the id of the token that only the output's tokenizer_config.json names as bos; None if none is."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, TypeGuard
 
-from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
-from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap
+from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
+from mergekit_tokenadapt.tokenizer.vocabulary import Definition, Token, TokenKind, Vocabulary
+from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap, has_other_token_for_role
 
 NO_FALLBACK = ("bos", "pad")
 """Roles that a model does not need. If the target tokenizer has no token for them, the config names none."""
@@ -19,12 +22,20 @@ class SpecialIds:
         target: the target vocabulary.
         mapping: the base row of each target row.
         new_bos: id of the token that becomes bos in the output's tokenizer; None if the target's bos stays.
+        definition: the content of the target's tokenizer.json, to segment texts; None: `phrase` translates id by id.
     """
 
     def __init__(
-        self, base: Vocabulary, target: Vocabulary, mapping: VocabularyMap, *, new_bos: int | None = None
+        self,
+        base: Vocabulary,
+        target: Vocabulary,
+        mapping: VocabularyMap,
+        *,
+        new_bos: int | None = None,
+        definition: Definition | None = None,
     ) -> None:
-        self.base, self.target, self._new_bos = base, target, new_bos
+        self.base, self.target, self._mapping, self._new_bos = base, target, mapping, new_bos
+        self._definition = definition
         self._by_source: dict[int, int] = {}
         self._sources = {row: int(mapping.sources[row]) for row in mapping.ids(Reason.SPECIAL).tolist()}
         # A special counterpart takes precedence over a token with the same bytes.
@@ -36,9 +47,9 @@ class SpecialIds:
             source: row for row, source in self._sources.items() if self._is_user_match(row, source)
         }
 
-    def _preference(self, row: int) -> tuple[bool, int]:
-        """Return a sort key that prefers tokens that the tokenizer produces to byte twins, then lower ids."""
-        return row in self.target.byte_twins, row
+    def _preference(self, row: int) -> tuple[bool, bool, int]:
+        """Return a sort key: tokens that the tokenizer produces come before byte twins, then eos, then lower ids."""
+        return row in self.target.byte_twins, row != self.target.roles.get("eos"), row
 
     def _is_user_match(self, row: int, source: int) -> bool:
         """Return whether the user matched two tokens (`token_map`), as neither spelling nor role would match them."""
@@ -48,6 +59,9 @@ class SpecialIds:
     def new_id(self, old: int) -> int | None:
         """Return the id of the special or added target token with the same spelling, else of the one with its row.
 
+        A token of the same spelling that has another token's row, or that is text where another token has the role
+        (Gemma's HTML tag ``</s>``), is another token.
+
         Args:
             old: an id of the base vocabulary.
 
@@ -56,9 +70,44 @@ class SpecialIds:
         """
         token = self.base.by_id.get(old)
         same = self.target.by_spelling.get(token.spelling) if token else None
-        if same is not None and token is not None and token.kind in (TokenKind.SPECIAL, TokenKind.ADDED):
+        if token is not None and token.kind in (TokenKind.SPECIAL, TokenKind.ADDED) and self._is_same(same, token):
             return same.id
         return self._by_source.get(old)
+
+    def _is_same(self, new: Token | None, old: Token) -> TypeGuard[Token]:
+        """Return whether a target token with the spelling of a base token is that token."""
+        if new is None:
+            return False
+        if (source := int(self._mapping.sources[new.id])) >= 0:
+            return source == old.id
+        is_special = new.kind is TokenKind.SPECIAL
+        return is_special or not has_other_token_for_role(self.base, self.target, old.id, new.id)
+
+    def phrase(self, old: Sequence[int]) -> list[int | None]:
+        """Return the ids with which the target tokenizer writes the text of several base tokens.
+
+        A phrase of a token that the target has, and one with tokens that are no text, is translated id by id.
+
+        Args:
+            old: ids of the base vocabulary.
+
+        Returns:
+            Ids of the target vocabulary; None for a token without a counterpart.
+        """
+        one_by_one = [self.new_id(i) for i in old]
+        if self._definition is None or self._mapping.is_identity or (len(old) == 1 and one_by_one != [None]):
+            return one_by_one
+        tokens = [self.base.by_id.get(i) for i in old]
+        if not all(t is not None and t.kind in (TokenKind.ORDINARY, TokenKind.BYTE) for t in tokens):
+            return one_by_one
+        text = b"".join(t.bytes for t in tokens if t is not None)
+        pieces: list[int | None] = [*self._segmenter.segment([text])[0].tolist()]
+        is_whole = b"".join(self.target.by_id[i].bytes for i in pieces if i is not None) == text
+        return pieces if is_whole else one_by_one
+
+    @cached_property
+    def _segmenter(self) -> Segmenter:
+        return Segmenter(self._definition or {}, self.target)
 
     def new_token(self, old: int) -> Token | None:
         """Return the target token of `new_id`; None if there is none."""
@@ -85,6 +134,16 @@ class SpecialIds:
         if old is None or role in NO_FALLBACK:
             return None if old is None else self._matched_by_user.get(old)
         return self.new_id(old)
+
+    def other_eos(self, old: int | None) -> int | None:
+        """Return the counterpart of a config's eos id that is not the eos of the base's tokenizer.
+
+        A chat model may stop at ``<|im_end|>``, and its tokenizer may still say ``<|endoftext|>``.
+
+        Returns:
+            An id of the target vocabulary; None if `old` is the tokenizer's eos, is None, or has no counterpart.
+        """
+        return None if old is None or old == self.base.roles.get("eos") else self.new_id(old)
 
     def with_twins(self, eos: Any) -> Any:
         """Add to the eos ids all special tokens that got the same base row as one of them.

@@ -156,6 +156,8 @@ def _role(value: Any, ids: SpecialIds, key: str, missing: list[int]) -> Any:
         new = ids.in_role(role, value)
         if new is None and value is not None and value >= 0:
             missing.append(value)
+        if role == "eos" and (also := ids.other_eos(value)) not in (None, new):
+            return [new, also]
         return value if new is None and value is not None and value < 0 else new
     own = ids.target.roles.get(role)
     kept = _nested(value, ids, key, missing) or []
@@ -173,7 +175,8 @@ def _phrase(value: Any, ids: SpecialIds, missing: list[int]) -> Any:
     """Translate a list of ids, or a list of alternative lists; return None if a token of every alternative is lost."""
     if value and isinstance(value[0], list | tuple):
         return [new for each in value if (new := _phrase(each, ids, missing)) is not None] or None
-    new = [_id(each, ids, missing) for each in value]
+    new = ids.phrase(value)
+    missing += [old for old, each in zip(value, new, strict=False) if each is None]
     return None if None in new else new
 
 

@@ -141,6 +141,21 @@ def test_an_eos_list_stays_a_list() -> None:
     assert translated(ids, {"eos_token_id": [9, 9, 6]})["eos_token_id"] == [6, 4]
 
 
+def test_an_eos_that_is_not_the_tokenizers_is_kept_beside_the_targets() -> None:
+    """A chat model stops at <|eot|>, and its tokenizer still says </s>."""
+    assert translated(special_ids(WITHOUT_PAD), {"eos_token_id": 9}) == {"eos_token_id": [6, 4]}
+    assert translated(special_ids(WITHOUT_PAD), {"eos_token_id": 6}) == {"eos_token_id": 6}
+    assert translated(special_ids(WITHOUT_PAD), {"eos_token_id": 10}) == {"eos_token_id": 6}
+
+
+def test_the_html_tag_is_no_eos() -> None:
+    """Gemma has `</s>` as text. The eos of another base is `<eos>` there."""
+    with_tag = plain_definition([*"edc"], [added("<eos>", 3), added("</s>", 4, special=False)], decoder=BYTE_LEVEL)
+    ids = special_ids({"eos": "<eos>"}, target=with_tag)
+    config = {"eos_token_id": [6], "forced_eos_token_id": 6, "suppress_tokens": [6]}
+    assert translated(ids, config) == {"eos_token_id": [3], "forced_eos_token_id": 3, "suppress_tokens": [3]}
+
+
 def test_an_eos_list_without_any_counterpart_is_none() -> None:
     assert translated(special_ids({}), {"eos_token_id": [10]})["eos_token_id"] is None
 
@@ -200,6 +215,24 @@ def test_a_word_that_cannot_be_written_any_more_is_no_bad_word() -> None:
         "bad_words_ids": None,
         "force_words_ids": None,
     }
+
+
+def test_a_phrase_is_what_the_target_writes(zoo: Mapping[str, TokenizerFiles]) -> None:
+    """Id by id, ` a[i]` would become tokens that the target never writes in a row, and the ban would do nothing."""
+    base, target = zoo["byte-level"], zoo["gemma-style"]
+    transfer = make_transfer(base, target)
+    ids = SpecialIds(base.vocabulary, target.vocabulary, transfer.mapping, definition=target.definition)
+    for text in (" a[i]", " grinding", " the", "\n    x = 1"):
+        old = base.fast_tokenizer().encode(text, add_special_tokens=False).ids
+        config = translated(ids, {"bad_words_ids": [old], "sequence_bias": [[old, -1.0]]})
+        (banned,) = config["bad_words_ids"]
+        written = target.fast_tokenizer().encode(f"x{text}", add_special_tokens=False).ids
+        assert written[-len(banned) :] == banned, text
+        assert b"".join(target.vocabulary.by_id[i].bytes for i in banned).decode() == text
+        assert config["sequence_bias"] == [[banned, -1.0]]
+    end, letter = base.vocabulary.roles["eos"], base.vocabulary.by_spelling["a"].id
+    one_by_one = [target.vocabulary.roles["eos"], target.vocabulary.by_spelling["a"].id]
+    assert translated(ids, {"bad_words_ids": [[end, letter]]}) == {"bad_words_ids": [one_by_one]}
 
 
 def test_a_config_is_not_changed_and_other_keys_are_kept() -> None:

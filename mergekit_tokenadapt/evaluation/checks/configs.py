@@ -75,7 +75,8 @@ def _stale_ids(model: ModelFolder, origins: RowOrigins | None) -> Iterator[str]:
     if origins is None or origins.base is None:
         return
     base = origins.base
-    ids = SpecialIds(base.tokenizer.vocabulary, model.tokenizer.vocabulary, origins.mapping)
+    new = model.tokenizer
+    ids = SpecialIds(base.tokenizer.vocabulary, new.vocabulary, origins.mapping, definition=new.definition)
     before = _configs(base)
     for file, content in _configs(model).items():
         for path, wanted in translate(before[file], ids, _foreign(base)).places.items():
