@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from benchmarks.common import models
 from benchmarks.common.curves import STYLE
+from benchmarks.healing.cells import RECIPES
 from benchmarks.tasks.cases import ALL_ROWS, BASE, HEALED, OURS, PAIRS, ROWS, TASKS, key_of
 from benchmarks.tasks.shares import Runs, by_cells, mean_shares, tasks_and_rows
 from mergekit_tokenadapt.evaluation.report.charts import colour
@@ -40,7 +41,7 @@ def _point(runs: Runs, pair: str, row: str, tasks: list[str], documents: int) ->
 
 def _kind(row: str) -> str:
     if row in HEALED:
-        return "ours, healed" if HEALED[row][1] == "default" else "others"
+        return "others" if "objective" in RECIPES[HEALED[row][1]] else "ours, healed"
     return "ours, without training" if ROWS[row].get("method") in OURS else "others"
 
 
