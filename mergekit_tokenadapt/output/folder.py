@@ -7,6 +7,7 @@ tokenizer. Its `save_pretrained` writes tokenizer files, token ids in configs, c
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from mergekit_tokenadapt.output.ids import SpecialIds
 from mergekit_tokenadapt.output.limits import model_max_length
 from mergekit_tokenadapt.output.loading import minimal_config
 from mergekit_tokenadapt.output.manifest import MANIFEST, PLAN, UNFINISHED, contents_hash, input_record, manifest_of
+from mergekit_tokenadapt.output.own_code import check_same_names, code_files
 from mergekit_tokenadapt.output.requirements import check_needed, check_offsets, config_content
 from mergekit_tokenadapt.output.side_files import PROCESSOR_FILES, write_processors
 from mergekit_tokenadapt.output.start_tokens import (
@@ -90,6 +92,8 @@ class OutputFolder:
     """How position tables follow a new pad id; None if nothing moves (see `models.pad_positions`)."""
     config: Any = None
     """The transformers config that mergekit will write; None if it is not known."""
+    trust_remote_code: bool = False
+    """Whether the inputs' own code may run. The output gets the code that its configs name only if it may."""
     last_look: Callable[[Path, Path], None] | None = None
     """A check of the written folder. It gets that folder and the base model's, and raises if something does not fit."""
     when_finished: Callable[[OutputFolder, Path], None] | None = None
@@ -103,12 +107,17 @@ class OutputFolder:
 
         Raises:
             TokenAdaptError: the chosen chat template does not exist, a file to be copied is a link that points out of
-                its folder, or the model does not load without a token that the target lacks.
+                its folder, two files of code to be copied have one name, or the model does not load without a token
+                that the target lacks.
         """
         check_own(self.target.folder, self.target.files())
         check_own(self.base_folder, [self.base_folder / n for n in ("generation_config.json", *PROCESSOR_FILES)])
         if self.adapt["chat_template"] == "base":
             check_own(self.base.folder, self.base.files())
+        code = self._code()
+        for file in code:
+            check_own(file.parent, [file])
+        check_same_names(code)
         self.templates()
         if mapping is not None:
             self._warn_of_templates(mapping)
@@ -144,6 +153,8 @@ class OutputFolder:
         """
         self._write_tokenizer(out)
         self._write_configs(out)
+        for file in self._code():
+            shutil.copyfile(file, out / file.name)
         if self.adapt["save_plan"]:
             for n, plan in enumerate(self.plans):
                 save_plan(plan, out / (PLAN if n == 0 else f"{PLAN}.{n}"))
@@ -175,6 +186,13 @@ class OutputFolder:
         if self.adapt["start_token"] == "target" and (lost := lost_start_token(self.base, self.target)) is not None:
             manifest["lost_start_token"] = lost.spelling
         return manifest
+
+    def _code(self) -> list[Path]:
+        """Return the files of own code that the output's configs and tokenizer name."""
+        if not self.trust_remote_code:
+            return []
+        configs = [read_json(self.base_folder / name) for name in ("config.json", *PROCESSOR_FILES)]
+        return [*code_files(self.base_folder, configs), *code_files(self.target.folder, [self.target.config])]
 
     # --- configs
 

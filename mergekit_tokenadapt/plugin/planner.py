@@ -274,6 +274,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             method_files=plans[models[0].reference].transfer.method.files,
             pad_move=self._moves.get(models[0].reference),
             config=self.out_model_config,
+            trust_remote_code=self.options.trust_remote_code,
             last_look=check_written,
             when_finished=None if self.options.quiet else report,
         )

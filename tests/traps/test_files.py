@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from tokenizers_zoo import CORPUS, FAMILIES, renumbered, write_tokenizer
-from transplanting import HEAD, tensors_of, transplant
+from transplanting import HEAD, edit_json, tensors_of, transplant
 
+from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 
@@ -55,6 +57,82 @@ def test_sharded_input(tmp_path, untied_base, gemma_style_folder):
     found = tensors_of(transplant(sharded, gemma_style_folder, tmp_path / "out"))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+MODEL_CODE = """from transformers import LlamaForCausalLM
+from .configuration_own import OwnConfig
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+CONFIG_CODE = """from transformers import LlamaConfig
+class OwnConfig(LlamaConfig):
+    model_type = "own_llama"
+"""
+TOKENIZER_CODE = """from transformers import PreTrainedTokenizerFast
+from .helpers import NAME
+class OwnTokenizer(PreTrainedTokenizerFast):
+    made_by = NAME
+"""
+
+
+@pytest.fixture
+def with_code(
+    tmp_path: Path, base: Path, gemma_style_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, Path]:
+    """A model and a tokenizer whose classes are code in their folders, and a file that no class needs."""
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    model, target = shutil.copytree(base, tmp_path / "model"), shutil.copytree(gemma_style_folder, tmp_path / "target")
+    (model / "modeling_own.py").write_text(MODEL_CODE)
+    (model / "configuration_own.py").write_text(CONFIG_CODE)
+    (model / "convert.py").write_text("raise RuntimeError\n")
+    auto_map = {"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    edit_json(
+        model / "config.json",
+        model_type="own_llama",
+        architectures=["OwnForCausalLM"],
+        auto_map={**auto_map, "AutoModel": "org/other--elsewhere.Model"},
+    )
+    (target / "tokenization_own.py").write_text(TOKENIZER_CODE)
+    (target / "helpers.py").write_text("NAME = 'own'\n")
+    edit_json(
+        target / "tokenizer_config.json",
+        tokenizer_class="OwnTokenizer",
+        auto_map={"AutoTokenizer": [None, "tokenization_own.OwnTokenizer"]},
+    )
+    return model, target
+
+
+def test_own_code_of_model_and_tokenizer_comes_along(
+    tmp_path: Path, with_code: tuple[Path, Path], base: Path, gemma_style_folder: Path
+) -> None:
+    out = transplant(*with_code, tmp_path / "out", options={"trust_remote_code": True})
+    code = {"modeling_own.py", "configuration_own.py", "tokenization_own.py", "helpers.py"}
+    assert {file.name for file in out.glob("*.py")} == code
+    model = transformers.AutoModelForCausalLM.from_pretrained(str(out), trust_remote_code=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(out), trust_remote_code=True)
+    assert type(model).__name__ == "OwnForCausalLM"
+    assert tokenizer.made_by == "own"
+    expected = tensors_of(transplant(base, gemma_style_folder, tmp_path / "plain"))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors_of(out).items())
+
+
+def test_own_code_that_would_overwrite_or_leave_the_folder_is_refused(
+    tmp_path: Path, with_code: tuple[Path, Path]
+) -> None:
+    model, target = with_code
+    options = {"trust_remote_code": True}
+    (target / "tokenization_own.py").write_text(TOKENIZER_CODE.replace("helpers", "configuration_own"))
+    (target / "configuration_own.py").write_text("NAME = 'another'\n")
+    with pytest.raises(TokenAdaptError, match=r"configuration_own\.py would both be copied .*, and differ"):
+        transplant(model, target, tmp_path / "out", options=options)
+    secret = tmp_path / "secret.txt"
+    secret.write_text("NAME = 'secret'\n")
+    (target / "configuration_own.py").unlink()
+    (target / "configuration_own.py").symlink_to(secret)
+    with pytest.raises(TokenAdaptError, match="which is outside its folder"):
+        transplant(model, target, tmp_path / "out", options=options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_tokenizer_files_are_identical_by_hash(tmp_path, base, family, tokenizer_folder):
