@@ -11,7 +11,6 @@ Every row of the old vocabulary comes from one of two models:
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from copy import deepcopy
@@ -26,10 +25,10 @@ from torch import Tensor
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.models.folder import ModelFolder, open_model
 from mergekit_tokenadapt.models.identity import is_described_by
-from mergekit_tokenadapt.models.pad_positions import move_between, pad_of
+from mergekit_tokenadapt.models.pad_positions import PadMove, move_between, pad_of
 from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes, inputs_in
-from mergekit_tokenadapt.output.configs import set_nested
+from mergekit_tokenadapt.output.configs import write_json
 from mergekit_tokenadapt.output.same_files import write_in_same_files
 from mergekit_tokenadapt.storage.input_files import check_own, local_path
 from mergekit_tokenadapt.storage.staging import check_output, staged_folder
@@ -37,13 +36,12 @@ from mergekit_tokenadapt.tokenizer.files import TOKENIZER_FILES, copy_files, rea
 from mergekit_tokenadapt.transfer.matching import Reason
 from mergekit_tokenadapt.transfer.plan import TransferPlan
 from mergekit_tokenadapt.transfer.plan_files import load_plan
+from mergekit_tokenadapt.two_models.old_values import OldValues
 
 LOG = logging.getLogger(__name__)
 
 COPIED = ("generation_config.json", *TOKENIZER_FILES)
 """Files that the restored model gets from the base model."""
-SAVED_BY_TRAINING = ("dtype", "torch_dtype", "transformers_version")
-"""Keys of ``config.json`` that describe how the weights were saved. The adapted model's values stay."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +97,9 @@ def restore(
     _check_weights(adapted, original, described, rows)
     with staged_folder(out, force=force) as staged:
         staged.mkdir()
-        _write_weights(adapted, original, plan, rows, staged)
-        _write_configs(adapted, original, staged)
+        move = _pad_move(adapted, original)
+        _write_weights(adapted, original, plan, rows, move, staged)
+        _write_configs(adapted, original, move, staged)
         check_written(staged, original.folder)
     num_kept = int((rows >= 0).sum())
     return Restored(destination, len(rows), num_kept, len(rows) - num_kept)
@@ -237,8 +236,16 @@ def _shares_rows(adapted: ModelFolder, original: ModelFolder, rows: np.ndarray) 
     return bool(((old == now[torch.from_numpy(rows[kept])]).all(dim=1) & (old != 0).any(dim=1)).any())
 
 
+def _pad_move(adapted: ModelFolder, original: ModelFolder) -> PadMove | None:
+    """Return how position tables that follow the pad token's id move back; None if there are none."""
+    pad = pad_of(original.transformers_config)
+    return move_between(
+        adapted.transformers_config, adapted.tensors.names, pad, model=adapted.name, target=original.name
+    )
+
+
 def _write_weights(
-    adapted: ModelFolder, original: ModelFolder, plan: TransferPlan, rows: np.ndarray, out: Path
+    adapted: ModelFolder, original: ModelFolder, plan: TransferPlan, rows: np.ndarray, move: PadMove | None, out: Path
 ) -> None:
     """Write all tensors in files as the adapted model has them.
 
@@ -248,10 +255,6 @@ def _write_weights(
         raise TokenAdaptError(
             f"{adapted.name} has {adapted.num_rows} rows, but was made with {plan.num_rows}: its vocabulary was changed"
         )
-    pad = pad_of(original.transformers_config)
-    move = move_between(
-        adapted.transformers_config, adapted.tensors.names, pad, model=adapted.name, target=original.name
-    )
 
     def new(name: str) -> Tensor:
         if name in adapted.vocabulary_tensors:
@@ -288,15 +291,12 @@ def _same_tensor(name: str, adapted: ModelFolder, original: ModelFolder) -> str:
     raise TokenAdaptError(f"{original.name} has no vocabulary tensor {name}")
 
 
-def _write_configs(adapted: ModelFolder, original: ModelFolder, out: Path) -> None:
-    """Write the base's config and tokenizer files. Dtype and tying of the weights stay as in the adapted model."""
-    saved = {key: adapted.config[key] for key in SAVED_BY_TRAINING if key in adapted.config}
-    config = deepcopy({**original.config, **saved})
-    is_tied = adapted.checkpoint.tables.is_tied
-    if is_tied != original.checkpoint.tables.is_tied:
-        # Training untied the matrices. With the base's config, transformers would ignore the learned output rows.
-        nested = ("text_config.",) if isinstance(config.get("text_config"), dict) else ()
-        for section in ("", *nested):
-            set_nested(config, f"{section}tie_word_embeddings", is_tied)
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+def _write_configs(adapted: ModelFolder, original: ModelFolder, move: PadMove | None, out: Path) -> None:
+    """Write the adapted model's config with the base's sizes and token ids, and the base's tokenizer files."""
+    config = deepcopy(dict(adapted.config))
+    if move is not None:
+        move.change(config)
+    sizes = {*adapted.checkpoint.size_keys, *original.checkpoint.size_keys}
+    old = OldValues(adapted.tokenizer.vocabulary, original.tokenizer.vocabulary, sizes)
+    write_json(out / "config.json", old.put_into(config, original.config))
     copy_files(original.folder, out, COPIED)

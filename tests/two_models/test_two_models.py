@@ -17,10 +17,12 @@ from mergekit_tokenadapt.models.identity import HASHES
 from mergekit_tokenadapt.models.same_vocabulary import check_same_vocabulary
 from mergekit_tokenadapt.numerics.sparse_rows import SparseRows
 from mergekit_tokenadapt.tokenizer.post_processors import with_leading_tokens
+from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
 from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap
 from mergekit_tokenadapt.transfer.plan import TransferPlan
 from mergekit_tokenadapt.transfer.plan_files import load_plan
 from mergekit_tokenadapt.two_models.draft_model import accepted_by, make_draft
+from mergekit_tokenadapt.two_models.old_values import OldValues
 from mergekit_tokenadapt.two_models.prepare import ORIGINS
 from mergekit_tokenadapt.two_models.restore import restore, row_sources
 
@@ -141,6 +143,46 @@ def test_what_was_trained_comes_along_and_dropped_rows_do_not(folders, tmp_path)
     assert set(plan.mapping.sources[plan.copied_ids.numpy()].tolist()) == set(np.flatnonzero(kept).tolist())
     norm = "model.norm.weight"
     assert torch.equal(after[norm], before[norm] + 1)
+
+
+def test_settings_that_training_changed_stay(folders, tmp_path):
+    """Further training may give a model a longer context, or other dropout."""
+    out = shutil.copytree(folders["out"], tmp_path / "out")
+    rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 500_000.0}
+    changed = {"rope_parameters": rope, "max_position_embeddings": 2048, "attention_dropout": 0.5}
+    edit_json(out / "config.json", **changed, unk_token_id=3)  # an id of the target that the base does not state
+    restore(str(out), str(tmp_path / "back"))
+    base = json.loads((folders["student"] / "config.json").read_text())
+    assert json.loads((tmp_path / "back" / "config.json").read_text()) == {**base, **changed}
+
+
+def test_nested_values_of_the_vocabulary_come_back_and_others_stay():
+    vocabulary = [
+        Vocabulary((Token(0, image, b"", TokenKind.SPECIAL), Token(1, "a", b"a", TokenKind.ORDINARY)))
+        for image in ("<image>", "[IMG]")
+    ]
+    old = OldValues(*vocabulary, {("text", "rows")})
+    now = {
+        "text": {"rows": 9, "eos_token_id": 1, "pad_token_id": 0, "depth": 7},
+        "parts": [{"bos_token_id": 0, "width": 8}],
+        "image_token": "<image>",
+        "mean": [0.5, 0.5],
+    }
+    then = {
+        "text": {"rows": 2, "eos_token_id": [0, 1], "depth": 3},
+        "parts": [{"bos_token_id": 1, "width": 4}],
+        "image_token": "[IMG]",
+        "mean": [0.1, 0.1],
+        "size": 3,
+        "image_token_id": 0,
+    }
+    assert old.put_into(now, then) == {
+        "text": {"rows": 2, "eos_token_id": [0, 1], "depth": 7},
+        "parts": [{"bos_token_id": 1, "width": 8}],
+        "image_token": "[IMG]",
+        "mean": [0.5, 0.5],
+        "image_token_id": 0,
+    }
 
 
 def test_restored_shards_are_a_model(folders, tmp_path):
