@@ -30,6 +30,7 @@ from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import MANIFEST, PLAN, file_hashes, inputs_in
 from mergekit_tokenadapt.output.configs import write_json
 from mergekit_tokenadapt.output.same_files import write_in_same_files
+from mergekit_tokenadapt.output.side_files import PROCESSOR_FILES
 from mergekit_tokenadapt.storage.input_files import check_own, local_path
 from mergekit_tokenadapt.storage.staging import check_output, staged_folder
 from mergekit_tokenadapt.tokenizer.files import TOKENIZER_FILES, copy_files, read_json
@@ -92,7 +93,8 @@ def restore(
     original = _open_base(base, described)
     destination = check_output(out, force=force, inputs=[*inputs, original.folder])
     _check_base(original, described)
-    check_own(original.folder, [original.folder / name for name in COPIED])
+    check_own(original.folder, [original.folder / name for name in (*COPIED, *PROCESSOR_FILES)])
+    check_own(adapted.folder, [adapted.folder / name for name in PROCESSOR_FILES])
     rows = row_sources(plan, original.num_rows)
     _check_weights(adapted, original, described, rows)
     with staged_folder(out, force=force) as staged:
@@ -292,11 +294,18 @@ def _same_tensor(name: str, adapted: ModelFolder, original: ModelFolder) -> str:
 
 
 def _write_configs(adapted: ModelFolder, original: ModelFolder, move: PadMove | None, out: Path) -> None:
-    """Write the adapted model's config with the base's sizes and token ids, and the base's tokenizer files."""
+    """Write the adapted model's configs with the base's sizes and token ids, and the base's tokenizer files.
+
+    Trainers may not save processor configs. Those that the adapted model's folder lacks are the base's.
+    """
     config = deepcopy(dict(adapted.config))
     if move is not None:
         move.change(config)
     sizes = {*adapted.checkpoint.size_keys, *original.checkpoint.size_keys}
     old = OldValues(adapted.tokenizer.vocabulary, original.tokenizer.vocabulary, sizes)
     write_json(out / "config.json", old.put_into(config, original.config))
+    for name in PROCESSOR_FILES:
+        then = read_json(original.folder / name)
+        if now := read_json(adapted.folder / name) or then:
+            write_json(out / name, old.put_into(now, then))
     copy_files(original.folder, out, COPIED)

@@ -156,6 +156,23 @@ def test_settings_that_training_changed_stay(folders, tmp_path):
     assert json.loads((tmp_path / "back" / "config.json").read_text()) == {**base, **changed}
 
 
+@pytest.mark.parametrize("is_saved", [True, False], ids=["saved by the trainer", "not saved"])
+def test_processor_configs_come_back(tmp_path, zoo_folders, tiny_model_folder, is_saved):
+    base = tiny_model_folder(zoo_folders["byte-level"], tmp_path / "base")
+    processor = {"image_size": 224, "image_token": "<|im_start|>", "image_token_id": 1}
+    (base / "preprocessor_config.json").write_text(json.dumps(processor))
+    mapped = {"<|im_start|>": "<bos>"}
+    out = transplant(base, zoo_folders["gemma-style"], tmp_path / "out", method="mean", token_map=mapped)
+    assert json.loads((out / "preprocessor_config.json").read_text())["image_token"] == "<bos>"
+    if is_saved:
+        edit_json(out / "preprocessor_config.json", image_size=448)
+    else:
+        (out / "preprocessor_config.json").unlink()
+    restore(str(out), str(tmp_path / "back"))
+    back = json.loads((tmp_path / "back" / "preprocessor_config.json").read_text())
+    assert back == {**processor, "image_size": 448 if is_saved else 224}
+
+
 def test_nested_values_of_the_vocabulary_come_back_and_others_stay():
     vocabulary = [
         Vocabulary((Token(0, image, b"", TokenKind.SPECIAL), Token(1, "a", b"a", TokenKind.ORDINARY)))
