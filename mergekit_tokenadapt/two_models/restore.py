@@ -3,8 +3,8 @@
 Every row of the old vocabulary comes from one of two models:
 
 - If the transplant copied the row, the row comes from the adapted model, trained or not. Rows that training left alone
-  return bit for bit. If several tokens got the same old row (a special token by its role, for instance), the token with
-  the same bytes is used, or else the token with the lowest id.
+  return bit for bit. If several tokens got the same old row (special tokens by their roles, for instance), the token
+  with the same bytes is used, or else the eos token, or else the bos token, or else the token with the lowest id.
 - If the transplant dropped the row, because the target had no such token, the row comes from the base model. Training
   of the adapted model could not change it.
 """
@@ -95,7 +95,7 @@ def restore(
     _check_base(original, described)
     check_own(original.folder, [original.folder / name for name in (*COPIED, *PROCESSOR_FILES)])
     check_own(adapted.folder, [adapted.folder / name for name in PROCESSOR_FILES])
-    rows = row_sources(plan, original.num_rows)
+    rows = row_sources(plan, original.num_rows, adapted.tokenizer.vocabulary.roles)
     _check_weights(adapted, original, described, rows)
     with staged_folder(out, force=force) as staged:
         staged.mkdir()
@@ -107,13 +107,22 @@ def restore(
     return Restored(destination, len(rows), num_kept, len(rows) - num_kept)
 
 
-def row_sources(plan: TransferPlan, base_rows: int) -> np.ndarray:
-    """Return for each old row the new row that is its copy, or -1 if the transplant dropped it; int64 [base_rows]."""
+def row_sources(plan: TransferPlan, base_rows: int, roles: Mapping[str, int]) -> np.ndarray:
+    """Return for each old row the new row that is its copy, or -1 if the transplant dropped it; int64 [base_rows].
+
+    Args:
+        plan: the plan of the transplant.
+        base_rows: number of rows of the base model.
+        roles: role -> id of its token in the adapted model's tokenizer.
+    """
     rows = np.full(base_rows, -1, dtype=np.int64)
-    # Later assignments overwrite earlier ones. Tokens with the same bytes therefore come last, and among them the
-    # lowest id comes last.
-    order = sorted(plan.copied_ids.tolist(), key=lambda row: (plan.mapping.reasons[row] == Reason.COPIED, -row))
-    for row in order:
+    eos, bos = roles.get("eos"), roles.get("bos")
+
+    def preference(row: int) -> tuple[bool, bool, bool, int]:
+        # If the base's pad token is its eos token, training moves the row of the new eos, and not that of the new pad.
+        return bool(plan.mapping.reasons[row] == Reason.COPIED), row == eos, row == bos, -row
+
+    for row in sorted(plan.copied_ids.tolist(), key=preference):  # later assignments overwrite earlier ones
         rows[plan.mapping.sources[row]] = row
     return rows
 

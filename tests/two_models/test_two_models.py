@@ -98,19 +98,34 @@ def test_a_digit_scheme_that_changes_is_a_warning(tmp_path, zoo_folders, tiny_mo
 # --- restore -----------------------------------------------------------------------------------------
 
 
-def test_of_several_copies_the_one_of_the_same_bytes_comes_back_then_the_lowest_id():
+def test_of_several_copies_the_one_of_the_same_bytes_comes_back_then_eos_then_bos_then_the_lowest_id():
     """A trained model no longer has the same row for all copies: which of them is taken is no matter of chance."""
     copied, special, new = int(Reason.COPIED), int(Reason.SPECIAL), int(Reason.NEW)
     rows = [  # (reason, the old row that it is a copy of)
         (special, 1), (special, 0), (copied, 0), (copied, 1), (new, -1),
         (copied, 1), (special, 1), (special, 2), (special, 2), (copied, 4),
+        (special, 5), (special, 5), (special, 6), (special, 6), (special, 6),
     ]  # fmt: skip
     reasons, sources = (np.array(column) for column in zip(*rows, strict=True))
     mapping = VocabularyMap(reasons.astype(np.int8), sources, {}, is_identity=False)
     none = torch.zeros(0, dtype=torch.int64)
     mixture = SparseRows(torch.zeros(1, dtype=torch.int64), none, torch.zeros(0))
     plan = TransferPlan(mapping, none, mixture, "mean", {}, unreachable_ids=torch.tensor([9]))
-    assert row_sources(plan, 5).tolist() == [2, 3, 7, -1, -1]
+    assert row_sources(plan, 7, {"bos": 13, "eos": 11, "pad": 10}).tolist() == [2, 3, 7, -1, -1, 11, 13]
+    assert row_sources(plan, 7, {"bos": 13, "eos": 14, "unk": 12}).tolist() == [2, 3, 7, -1, -1, 10, 14]
+    assert row_sources(plan, 7, {"eos": 1}).tolist() == [2, 3, 7, -1, -1, 10, 12]
+
+
+def test_a_trained_eos_row_comes_back_although_the_base_pads_with_eos(tmp_path, zoo_folders, tiny_model_folder):
+    base = tiny_model_folder(zoo_folders["sentencepiece-bpe"], tmp_path / "base")
+    out = transplant(base, zoo_folders["gemma-style"], tmp_path / "out", method="mean")
+    old, new = (open_model(str(folder)).tokenizer.vocabulary.roles for folder in (base, out))
+    assert old["pad"] == old["eos"]
+    assert new["pad"] < new["eos"], "the pad token would win by its id"
+    with_tensors(out, lambda t: t[INPUT][new["eos"]].add_(1))
+    restore(str(out), str(tmp_path / "back"))
+    before, after = (tensors_of(folder)[INPUT][old["eos"]] for folder in (base, tmp_path / "back"))
+    assert torch.equal(after, before + 1)
 
 
 def test_the_way_back_is_exact(folders, tmp_path):
