@@ -38,7 +38,7 @@ Examples:
 @click.option(
     "--like",
     metavar="TOK",
-    help="Tokenizer to copy special tokens, chat template and, if possible, word pre-tokenization from.  "
+    help="Tokenizer to copy special and added tokens, chat template and, if possible, word pre-tokenization from.  "
     "[default: MODEL of --onto]",
 )
 @click.option("--force", is_flag=True, help="Replace OUT (and OUT_MODEL) where it exists.")

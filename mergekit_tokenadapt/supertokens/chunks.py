@@ -21,7 +21,7 @@ from mergekit_tokenadapt.supertokens.chunk_lengths import ChunkLengths
 from mergekit_tokenadapt.supertokens.coarsening import coarsened
 from mergekit_tokenadapt.supertokens.counting import readable
 from mergekit_tokenadapt.supertokens.options import Limits
-from mergekit_tokenadapt.supertokens.reach import whole_pieces
+from mergekit_tokenadapt.supertokens.reach import merged_spellings, whole_pieces
 from mergekit_tokenadapt.supertokens.reading import with_progress
 from mergekit_tokenadapt.supertokens.rules import Rules
 from mergekit_tokenadapt.supertokens.seams import seams
@@ -113,7 +113,7 @@ def _without_refused(
     """
     vocabulary = Vocabulary.from_definition({**definition, "decoder": {"type": "ByteLevel"}})
     model = definition["model"]
-    made = {x + y for x, y in model["merges"]}
+    made = merged_spellings(definition)
     learned = [t for t in vocabulary if t.spelling in made]
     refused = {t.spelling for t in learned if not rules.accept(t.bytes) or not in_one_piece(t.text or "")}
     kept: dict[str, int] = {t.spelling: t.id for t in vocabulary if t.spelling not in made}

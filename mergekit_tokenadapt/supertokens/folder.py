@@ -22,6 +22,11 @@ MANIFEST = "supertokens.json"
 """File that records how the tokenizer was made."""
 COPIED = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json")
 """Files of another tokenizer that stay correct when its vocabulary grows. ``vocab.json`` and ``merges.txt`` do not."""
+NOT_COPIED = (
+    *("auto_map", "tokenizer_file", "vocab_file", "merges_file", "backend", "is_local", "local_files_only"),
+    "added_tokens_decoder",
+)
+"""Keys of another tokenizer's ``tokenizer_config.json`` that name its files, its code or the ids of its tokens."""
 
 
 def write_tokenizer(
@@ -82,11 +87,9 @@ def _config(like: TokenizerFiles | None) -> dict[str, Any]:
     """Return the other tokenizer's config with the class ``PreTrainedTokenizerFast``.
 
     That class uses ``tokenizer.json`` as it is. The classes of model families replace the pre-tokenizer with their own,
-    which would split at every word again.
+    which would split at every word again. Ids and flags of added tokens are in ``tokenizer.json``.
     """
-    config = {} if like is None else dict(like.config)
-    for key in ("auto_map", "tokenizer_file", "vocab_file", "merges_file", "backend", "is_local", "local_files_only"):
-        config.pop(key, None)
+    config = {} if like is None else {key: value for key, value in like.config.items() if key not in NOT_COPIED}
     if like is not None:
         config |= {f"{role}_token": token for role, token in like.role_tokens.items()}
     return {**config, "tokenizer_class": "PreTrainedTokenizerFast"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mergekit_tokenadapt.supertokens.superwords import train_superwords
 from mergekit_tokenadapt.supertokens.texts import Corpus
 from mergekit_tokenadapt.supertokens.word_patterns import byte_level_split, word_pattern
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
-from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind, Vocabulary
+from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind, Vocabulary
 
 LOG = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ def train_folder(
         out: the folder to write.
         corpus: the text to learn from.
         options: how to learn.
-        like: a tokenizer whose special tokens, roles and chat template the result gets. The result also gets its word
-            pre-tokenizer if that can be made coarser.
+        like: a tokenizer whose special tokens, added tokens, roles and chat template the result gets. The result also
+            gets its word pre-tokenizer if that can be made coarser.
         force: replace `out` if this package wrote it.
         may_be_there: accept an `out` that the same command made before it was stopped.
 
@@ -47,7 +48,7 @@ def train_folder(
     """
     if may_be_there:
         check_same_command(Path(out), {"made": "train", **_described(options, corpus, like)})
-    special = dict.fromkeys([*_special_tokens(like), *options.special_tokens])
+    special = dict.fromkeys([*_kept_tokens(like), *options.special_tokens])
     cutter = byte_level_split(word_pattern(options.digits))
     if like is not None and can_be_coarser(like.definition):
         cutter = like.definition["pre_tokenizer"]
@@ -61,6 +62,8 @@ def train_folder(
         definition = train_superwords(corpus, options.vocab_size, word_share=options.word_share, **common)
     else:
         definition = train_chunks(corpus, options.vocab_size, lengths=options.lengths, seed=options.seed, **common)
+    if like is not None:
+        definition = _with_flags(definition, like, options.special_tokens)
     definition, dropped = pruned(definition, {}, merged_spellings(definition))
     tell_dropped(dropped)
     vocabulary = Vocabulary.from_definition(definition)
@@ -137,11 +140,45 @@ def extend_folder(
     return extension
 
 
-def _special_tokens(like: TokenizerFiles | None) -> list[str]:
-    """Return the special tokens of another tokenizer in the order of their ids."""
+def _kept_tokens(like: TokenizerFiles | None) -> list[str]:
+    """Return the special and added tokens that a new tokenizer takes from another one, in the order of their ids.
+
+    Added tokens of white space are left out, because the new tokenizer learns its own. So are those that are spelled in
+    the other model's alphabet, because the new one has another.
+    """
     if like is None:
         return []
-    return [t.spelling for t in like.vocabulary if t.kind is TokenKind.SPECIAL]
+    kept, lost = list[str](), list[Token]()
+    for token in like.vocabulary:
+        if token.kind is TokenKind.ADDED and (token.is_blank or token.text != token.spelling):
+            lost.append(token)
+        elif token.kind in (TokenKind.SPECIAL, TokenKind.ADDED):
+            kept.append(token.spelling)
+    if lost:
+        LOG.warning(
+            "the new tokenizer goes without %d of the added tokens of %s, %r for one: they stand for white space or "
+            "are spelled in that model's alphabet, and it learns its own tokens for such text",
+            len(lost),
+            like.name,
+            lost[0].label,
+        )
+    return kept
+
+
+def _with_flags(definition: Mapping[str, Any], like: TokenizerFiles, special: Collection[str]) -> dict[str, Any]:
+    """Return a copy in which the tokens of another tokenizer have the flags that they have there (``special``, ...).
+
+    Args:
+        definition: the new tokenizer, in which all added tokens are special.
+        like: the other tokenizer.
+        special: spellings of tokens that stay as they are.
+    """
+    flags = {
+        entry["content"]: {key: value for key, value in entry.items() if key != "id"}
+        for entry in like.definition.get("added_tokens") or ()
+        if entry["content"] not in special
+    }
+    return {**definition, "added_tokens": [e | flags.get(e["content"], {}) for e in definition["added_tokens"]]}
 
 
 def _described(options: TrainOptions, corpus: Corpus, like: TokenizerFiles | None) -> dict[str, Any]:

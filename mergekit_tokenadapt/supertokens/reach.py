@@ -109,10 +109,10 @@ def pruned(
 
 
 def merged_spellings(definition: Definition) -> set[str]:
-    """Return the spellings of all tokens that a merge makes. In a new tokenizer only bytes and special tokens are
+    """Return the spellings of all tokens that only a merge makes. In a new tokenizer only bytes and added tokens are
     missing.
     """
-    return {x + y for x, y in merges_of(definition)}
+    return {x + y for x, y in merges_of(definition)} - {entry["content"] for entry in definition["added_tokens"]}
 
 
 def _without(model: Mapping[str, Any], new: Collection[str], lost: Collection[str]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def check_size(vocab_size: int, num_special: int) -> int:
 
     Args:
         vocab_size: number of tokens, including special tokens and the 256 bytes.
-        num_special: number of special tokens.
+        num_special: number of special and added tokens.
 
     Raises:
         TokenAdaptError: `vocab_size` is smaller than that, or larger than `MAX_IDS`.
@@ -86,8 +86,8 @@ def check_size(vocab_size: int, num_special: int) -> int:
         raise TokenAdaptError(f"a vocabulary of {vocab_size:,} tokens is too large: at most {MAX_IDS:,} can be learned")
     if vocab_size < smallest:
         raise TokenAdaptError(
-            f"a vocabulary of {vocab_size} tokens is too small: 256 bytes and {num_special} special tokens "
-            f"need {smallest}"
+            f"a vocabulary of {vocab_size} tokens is too small: 256 bytes and {num_special} special or added "
+            f"tokens need {smallest}"
         )
     return smallest
 

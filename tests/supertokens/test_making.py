@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from learning_texts import QUIET, new_ids
+from tokenizers_zoo import added, write_tokenizer
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.supertokens.chunks import train_chunks
@@ -19,7 +20,9 @@ from mergekit_tokenadapt.supertokens.rules import Crossing, Rules
 from mergekit_tokenadapt.supertokens.superwords import train_superwords
 from mergekit_tokenadapt.supertokens.texts import Corpus
 from mergekit_tokenadapt.texts.builtin import BUILTIN, builtin_text
+from mergekit_tokenadapt.tokenizer.auto_tokenizer import auto_tokenizer
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
+from mergekit_tokenadapt.tokenizer.vocabulary import TokenKind
 
 
 def test_same_text_same_tokenizer(trained, corpus, text_file, tmp_path):
@@ -36,7 +39,7 @@ def test_same_text_same_tokenizer(trained, corpus, text_file, tmp_path):
 
 def test_wrong_sizes_and_no_text(corpus, tmp_path):
     for train in (train_superwords, train_chunks):
-        with pytest.raises(TokenAdaptError, match="256 bytes and 2 special tokens need 258"):
+        with pytest.raises(TokenAdaptError, match="256 bytes and 2 special or added tokens need 258"):
             train(corpus, 257, rules=Rules(), limits=QUIET, special_tokens=["<a>", "<b>"])
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(TokenAdaptError, match="there is no text"):
@@ -54,6 +57,39 @@ def test_a_size_that_the_text_does_not_support_is_stated(algorithm, tmp_path, ca
     assert 256 < number < 400
     assert f"{number} tokens could be learned from the text, not 5,000" in caplog.text
     assert load_tokenizer(str(tmp_path / "out")).vocabulary.num_ids == number
+
+
+@pytest.fixture
+def with_added(zoo, tmp_path):
+    """A byte-level tokenizer with added tokens of several kinds, as `save_pretrained` of transformers 4 wrote it."""
+    definition = json.loads(json.dumps(zoo["byte-level"].definition))
+    first = zoo["byte-level"].vocabulary.num_ids
+    new = [("<fim>", {"lstrip": True}), ("river", {"single_word": True}), ("caf\u00e9", {}), ("\n\n\n", {})]
+    definition["added_tokens"] += [{**added(s, first + n, special=False), **flags} for n, (s, flags) in enumerate(new)]
+    decoder = {str(e["id"]): {k: v for k, v in e.items() if k != "id"} for e in definition["added_tokens"]}
+    config = {**zoo["byte-level"].config, "added_tokens_decoder": decoder}
+    return load_tokenizer(str(write_tokenizer(tmp_path / "like", definition, config)))
+
+
+@pytest.mark.parametrize("algorithm", ["superwords", "chunks"])
+def test_added_tokens_of_another_tokenizer_are_kept_and_its_ids_are_not(
+    with_added, corpus, tmp_path, caplog, algorithm
+):
+    options = TrainOptions(vocab_size=700, algorithm=algorithm, limits=QUIET, special_tokens=("<fim>", "<end>"))
+    assert train_folder(tmp_path / "out", corpus, options, with_added) == 700
+    before, made = with_added.vocabulary, load_tokenizer(str(tmp_path / "out"))
+    kinds = {t.spelling: t.kind for t in before if t.kind in (TokenKind.SPECIAL, TokenKind.ADDED)}
+    assert kinds.pop("\n\n\n") is kinds["<fim>"] is TokenKind.ADDED
+    expected = {**kinds, "<fim>": TokenKind.SPECIAL, "<end>": TokenKind.SPECIAL}
+    found = {t.spelling: t for t in made.vocabulary if t.kind in (TokenKind.SPECIAL, TokenKind.ADDED)}
+    assert {spelling: token.kind for spelling, token in found.items()} == expected
+    assert [t.id for t in made.vocabulary] == list(range(700))
+    assert "goes without 1 of the added tokens of" in caplog.text
+    entries = {e["content"]: e for e in json.loads((tmp_path / "out" / "tokenizer.json").read_text())["added_tokens"]}
+    assert entries["river"] == {**added("river", found["river"].id, special=False), "single_word": True}
+    assert "added_tokens_decoder" not in made.config
+    assert len(auto_tokenizer(tmp_path / "out")) == 700
+    assert new_ids(made.definition, "a caf\u00e9 river")[-1] == found["river"].id
 
 
 WHITE = [
