@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections import Counter
@@ -19,10 +20,17 @@ from mergekit_tokenadapt.models.tensor_files import WEIGHT_FILE, TensorFiles
 from mergekit_tokenadapt.models.written import check_written
 from mergekit_tokenadapt.output import MANIFEST, package_version, write_json
 from mergekit_tokenadapt.output.same_files import write_in_same_files
+from mergekit_tokenadapt.storage.whole_files import FOREIGN, WEIGHTS
 from mergekit_tokenadapt.terminal.progress import without_bars
+from mergekit_tokenadapt.tokenizer.chat_templates import NAMED_FOLDER
 from mergekit_tokenadapt.tokenizer.files import read_json
 
+LOG = logging.getLogger(__name__)
+
 CARD = "README.md"
+INDEXES = tuple(index for index, _pattern, _single in WEIGHTS)
+OTHER_WEIGHTS = (*FOREIGN, "*.onnx_data", "*.bin", "*.pt")
+"""Patterns of files beside the weights of transformers that hold weights or the state of an earlier training."""
 LEARNED = {
     "base_model": "by cross-entropy to what the base model predicts",
     "chunks": "so that parts of the text become as likely as they are to the base model (ALM, arXiv 2503.20083)",
@@ -34,8 +42,10 @@ LEARNED = {
 def write_healed(model: ModelFolder, trained: Any, record: Mapping[str, Any], out: Path) -> None:
     """Write the folder.
 
+    Subfolders and weights in other formats hold the model before training, so they are left out with a warning.
+
     Args:
-        model: the transplanted model; all its files but weights are taken as they are.
+        model: the transplanted model; its other files are taken as they are.
         trained: the model of transformers after training; None: its weights stay as they are.
         record: what was done, for the manifest and the card.
         out: is made.
@@ -44,11 +54,7 @@ def write_healed(model: ModelFolder, trained: Any, record: Mapping[str, Any], ou
         TokenAdaptError: what was written would not load.
     """
     out.mkdir()
-    for file in sorted(model.folder.iterdir()):
-        if file.is_dir():
-            shutil.copytree(file, out / file.name)
-        elif trained is None or not WEIGHT_FILE.fullmatch(file.name):
-            shutil.copyfile(file, out / file.name)
+    _copy_files(model, out, with_weights=trained is None)
     if trained is not None:
         _write_weights(model, trained, out)
     manifest = dict(read_json(model.folder / MANIFEST)) or {"format": "mergekit-tokenadapt manifest 1"}
@@ -58,6 +64,32 @@ def write_healed(model: ModelFolder, trained: Any, record: Mapping[str, Any], ou
             opened.write("\n" + card_text(record) + "\n")
     check_written(out, model.folder)
     write_json(out / MANIFEST, manifest)
+
+
+def _copy_files(model: ModelFolder, out: Path, *, with_weights: bool) -> None:
+    """Copy the files of a model's folder, and warn about those that are left out."""
+    left_out = []
+    for file in sorted(model.folder.iterdir()):
+        if file.is_dir():
+            is_copied = file.name == NAMED_FOLDER
+        elif WEIGHT_FILE.fullmatch(file.name):
+            is_copied = with_weights
+        else:
+            is_copied = not any(map(file.match, OTHER_WEIGHTS))
+        if not is_copied:
+            left_out.append(file)
+        elif file.is_dir():
+            shutil.copytree(file, out / file.name)
+        else:
+            shutil.copyfile(file, out / file.name)
+    replaced = {model.tensors.file(name) for name in model.tensors}
+    names = [file.name for file in left_out if file not in replaced and file.name not in INDEXES]
+    if names:
+        LOG.warning(
+            "the healed model goes without %s of %s: subfolders and weights in other formats are not healed",
+            ", ".join(names),
+            model.name,
+        )
 
 
 def interpolated(model: ModelFolder, trained: Any, share: float) -> None:

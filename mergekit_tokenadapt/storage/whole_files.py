@@ -23,7 +23,7 @@ WEIGHTS = (
 ADAPTER = "adapter_config.json"
 """Config of a LoRA adapter (PEFT)."""
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.\w+$")
-_FOREIGN = ("*.gguf", "consolidated*", "*.pth", "*.h5", "*.msgpack", "*.onnx", "*.ckpt", "*.npz", "*.mlmodel")
+FOREIGN = ("*.gguf", "consolidated*", "*.pth", "*.h5", "*.msgpack", "*.onnx", "*.ckpt", "*.npz", "*.mlmodel")
 """Patterns of weight files in formats that transformers does not load by itself."""
 
 
@@ -160,7 +160,7 @@ def what_is_there(folder: Path, *, wanted: str = "model") -> str:
         return f"; it is a LoRA adapter of {_base_of(folder)}: {do}"
     if unfinished := _unfinished(folder):
         return unfinished
-    foreign = sorted(file.name for pattern in _FOREIGN for file in folder.glob(pattern))
+    foreign = sorted(file.name for pattern in FOREIGN for file in folder.glob(pattern))
     if foreign:
         found = f"{foreign[0]}, which is in the format of another program"
         return f"; it holds {found}: use the {wanted} in the format of transformers"

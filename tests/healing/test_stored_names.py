@@ -11,6 +11,9 @@ from small_models import small_config, small_model
 from transplanting import tensors_of, transplant
 
 from mergekit_tokenadapt.errors import TokenAdaptError
+from mergekit_tokenadapt.healing.writing import write_healed
+from mergekit_tokenadapt.models.folder import open_model
+from mergekit_tokenadapt.models.loading import load_model
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
 
@@ -89,3 +92,30 @@ def test_weights_that_cannot_be_written_are_refused_before_training(bare_pair, t
     with pytest.raises(TokenAdaptError, match=r"cannot be healed: transformers saves the tensor transformer\.other\.w"):
         healed(bare_pair, tmp_path / "out", text_file, passage_bytes=100)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("is_trained", [True, False], ids=["trained", "weights as they were"])
+def test_weights_before_healing_in_other_files_are_left_out(tied_pair, tmp_path, caplog, is_trained):
+    moved = shutil.copytree(tied_pair[1], tmp_path / "moved")
+    stale = ["checkpoint-10/model.safetensors", "model-f16.gguf", "onnx/model.onnx", "optimizer.pt", "training.bin"]
+    kept = ["additional_chat_templates/x.jinja", "LICENSE", "modeling_own.py", "token_map.safetensors"]
+    for name in (*stale, *kept):
+        (moved / name).parent.mkdir(exist_ok=True)
+        (moved / name).write_text("of the model before healing")
+    shutil.copyfile(moved / "model.safetensors", moved / "model.fp16.safetensors")
+    model = open_model(str(moved))
+    trained = load_model(model, device="cpu", dtype="float32") if is_trained else None
+    if is_trained:
+        with torch.no_grad():
+            trained.get_input_embeddings().weight.add_(1)
+    figures = {"before": {}, "after": {}}
+    record = {"options": {"objective": "next_token"}, "texts": [], "steps": 1, "tokens": 1, "curve": []}
+    write_healed(model, trained, {**record, "held_out": figures, "probes": figures}, tmp_path / "out")
+    found = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    copy = "model.fp16.safetensors"
+    assert found == {file.name for file in tied_pair[1].iterdir()} | {*kept, *(() if is_trained else (copy,))}
+    names = sorted([*(name.split("/")[0] for name in stale), *((copy,) if is_trained else ())])
+    (said,) = [r.message for r in caplog.records if r.message.startswith("the healed model goes without")]
+    assert f"without {', '.join(names)} of {moved}: " in said
+    before, after = (load_file(folder / "model.safetensors") for folder in (moved, tmp_path / "out"))
+    assert any(not torch.equal(before[name], after[name]) for name in before) == is_trained
