@@ -6,6 +6,7 @@ Each case gets an error of one line that says what was found and what to do.
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -137,7 +138,8 @@ def check_listed(folder: Path, index: str) -> None:
         return  # the code that reads the index reports what is wrong with it
     if any(".." in Path(str(file)).parts for file in listed):
         return  # the code that reads the index refuses paths out of the folder
-    missing = sorted(str(file) for file in listed if not (folder / str(file)).is_file())
+    # Unlike that of Path, this function is False for a name that is too long for a file.
+    missing = sorted(str(file) for file in listed if not os.path.isfile(folder / str(file)))
     if missing:
         raise TokenAdaptError(
             f"{folder}: {len(missing)} of {len(listed)} files of weights are missing, {missing[0]} for one: "

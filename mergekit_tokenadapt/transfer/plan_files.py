@@ -108,7 +108,7 @@ def load_plan(file: Path) -> TransferPlan:
         )
         _check(plan)
         return plan
-    except (OSError, KeyError, ValueError, AttributeError, TypeError, SafetensorError) as error:
+    except (OSError, KeyError, ValueError, AttributeError, TypeError, RuntimeError, SafetensorError) as error:
         if isinstance(error, TokenAdaptError):
             raise
         raise TokenAdaptError(f"{file} is not a transfer plan: {error}") from error

@@ -148,6 +148,14 @@ def test_an_eos_that_is_not_the_tokenizers_is_kept_beside_the_targets() -> None:
     assert translated(special_ids(WITHOUT_PAD), {"eos_token_id": 10}) == {"eos_token_id": 6}
 
 
+def test_a_base_that_pads_with_eos_keeps_its_eos() -> None:
+    """Its row is that of the new pad and of the new eos, and the pad's id is lower."""
+    target = plain_definition([*"edc"], [added("<pad>", 3), added("<end>", 4)], decoder=BYTE_LEVEL)
+    ids = special_ids({"pad": "<pad>", "eos": "<end>"}, target=target, base_roles={"pad": "</s>", "eos": "</s>"})
+    config = {"forced_eos_token_id": 6, "eos_token_id": 6, "pad_token_id": 6}
+    assert translated(ids, config) == {"forced_eos_token_id": 4, "eos_token_id": 4, "pad_token_id": 3}
+
+
 def test_the_html_tag_is_no_eos() -> None:
     """Gemma has `</s>` as text. The eos of another base is `<eos>` there."""
     with_tag = plain_definition([*"edc"], [added("<eos>", 3), added("</s>", 4, special=False)], decoder=BYTE_LEVEL)
