@@ -190,7 +190,7 @@ def check_supported(tokenizer: TokenizerFiles) -> None:
         )
 
     model = tokenizer.definition["model"]
-    if model.get("type", "BPE") != "BPE":
+    if model["type"] != "BPE":
         raise refuse(f"its tokenizer is {model['type']}")
     missing = set(range(256)) - SPARED - set(tokenizer.vocabulary.single_bytes)
     if missing:

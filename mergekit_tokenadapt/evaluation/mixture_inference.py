@@ -98,7 +98,7 @@ def read_merges(tokenizer: TokenizerFiles) -> list[Pair]:
         TokenAdaptError: the tokenizer has no merges.
     """
     model = tokenizer.definition["model"]
-    merges = model.get("merges") if model.get("type") in (None, "BPE") else None
+    merges = model.get("merges") if model["type"] == "BPE" else None
     if not merges:
         raise TokenAdaptError(f"{tokenizer.name} is not a BPE tokenizer: it has no merges to infer a mixture from")
     return [_as_pair(merge) for merge in merges]

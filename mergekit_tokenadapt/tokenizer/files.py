@@ -223,8 +223,9 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
     for companion in ("special_tokens_map.json", "added_tokens.json"):
         read_json(folder / companion)  # reports a broken file by name, which transformers does not
     whole = load_whole(folder, definition, trust_remote_code=trust_remote_code)
-    _share_strings(whole.definition["model"])
-    return TokenizerFiles(name, folder, whole.definition, config, whole.roles, _temporary=temporary)
+    definition = _with_model_type(whole.definition)
+    _share_strings(definition["model"])
+    return TokenizerFiles(name, folder, definition, config, whole.roles, _temporary=temporary)
 
 
 def _find(name: str, revision: str | None) -> Path:
@@ -258,6 +259,14 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TokenAdaptError(f"{file} should hold a JSON object, not a {type(content).__name__}")
     return content
+
+
+def _with_model_type(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the definition with the type of its model. `tokenizers` finds the type out where a file lacks it."""
+    model = definition["model"]
+    if model.get("type") is None:
+        model = {**model, "type": type(tokenizer_of(definition).model).__name__}
+    return {**definition, "model": model}
 
 
 def _share_strings(model: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers_zoo import BYTE_LEVEL, CHAT_TEMPLATE, METASPACE, added, plain_definition, write_tokenizer
+from tokenizers_zoo import BYTE_LEVEL, CHAT_TEMPLATE, METASPACE, Built, added, plain_definition, write_tokenizer
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer, read_json
@@ -233,6 +233,16 @@ def test_the_fast_tokenizer_is_the_one_on_disk(tokenizer: TokenizerFiles) -> Non
     text = "The river 河 <tool> 12   x"
     on_disk = Tokenizer.from_file(str(tokenizer.folder / "tokenizer.json"))
     assert tokenizer.fast_tokenizer().encode(text).ids == on_disk.encode(text).ids
+
+
+def test_a_model_without_a_type_gets_the_one_that_the_library_finds(
+    family: str, built_families: Mapping[str, Built], load: Callable[..., TokenizerFiles], tokenizer: TokenizerFiles
+) -> None:
+    definition, config = built_families[family]
+    model = {key: value for key, value in definition["model"].items() if key != "type"}
+    files = load({**definition, "model": model}, config)
+    assert files.definition["model"]["type"] == definition["model"]["type"]
+    assert files.vocabulary == tokenizer.vocabulary
 
 
 def test_transformers_loads_every_zoo_tokenizer(tokenizer_folder: Path, tokenizer: TokenizerFiles) -> None:
