@@ -85,7 +85,8 @@ def healing_stage(
 
     Raises:
         TokenAdaptError: a package is missing; a text cannot be read or is too short; `out` may not be written; there
-            are several processes; or `base` is no model that can be healed, or names an adapter, too.
+            are several processes; `base` is no model that can be healed, or names an adapter, too; or an ordinary token
+            of `base` or `target` has no row.
     """
     if not options.heal:
         return None
@@ -110,7 +111,7 @@ def healing_stage(
         texts = read_healing_texts(options.heal_texts, "--heal-text")
     check_output(out, force=force, inputs=[base], texts=[text.source for text in texts])
     check_heal(texts, chosen)
-    check_trainable(open_model(base, trust_remote_code=trust_remote_code), chosen)
+    check_trainable(open_model(base, trust_remote_code=trust_remote_code).with_own_rows(), chosen)
     writer = None if target is None else _writer(target, texts, chosen.seed, trust_remote_code=trust_remote_code)
 
     say = line_printer(quiet=quiet)
@@ -152,7 +153,7 @@ def _writer(target: str, texts: Sequence[TextSet], seed: int, *, trust_remote_co
     for text in texts:
         if isinstance(text, ChatSet):
             raise TokenAdaptError(f"--heal-text {text.name}: a draft's target gets prompts of plain text, not messages")
-    return TargetWriter(open_model(target, trust_remote_code=trust_remote_code), texts, seed)
+    return TargetWriter(open_model(target, trust_remote_code=trust_remote_code).with_own_rows(), texts, seed)
 
 
 @contextmanager

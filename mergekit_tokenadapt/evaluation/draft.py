@@ -58,9 +58,11 @@ def measure_draft(
         The content of the report, see docs/evaluation.md.
 
     Raises:
-        TokenAdaptError: the vocabularies differ, no document is long enough, or a model cannot be loaded.
+        TokenAdaptError: an ordinary token has no row, the vocabularies differ, no document is long enough, or a model
+            cannot be loaded.
     """
     options = options or DraftOptions()
+    target, draft = target.with_own_rows(), draft.with_own_rows()
     check_same_vocabulary(target, draft)
     _check_positions((target, draft), options)
     prompts = make_prompts(target, texts, options)

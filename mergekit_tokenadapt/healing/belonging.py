@@ -15,7 +15,7 @@ from mergekit_tokenadapt.transfer.matching import VocabularyMap, match
 
 
 def open_base(model: ModelFolder, base: str | None) -> ModelFolder:
-    """The model that `model` was made from.
+    """The model that `model` was made from, with the tokens that have rows.
 
     Args:
         model: a transplanted model.
@@ -23,7 +23,7 @@ def open_base(model: ModelFolder, base: str | None) -> ModelFolder:
 
     Raises:
         TokenAdaptError: the manifest names none, there is none at that place, it is not the one of the manifest, or
-            its body is another one.
+            its body is another one; or an ordinary token of it has no row.
     """
     inputs = inputs_in(model.folder)
     if base is None and len(inputs) > 1:
@@ -48,7 +48,7 @@ def open_base(model: ModelFolder, base: str | None) -> ModelFolder:
             f"{MANIFEST} says"
         )
     _check_body(model, opened)
-    return opened
+    return opened.with_own_rows()
 
 
 def matched(model: ModelFolder, base: ModelFolder) -> VocabularyMap:

@@ -11,11 +11,13 @@ from tokenizers_zoo import added, byte_level, tiny_model_folder, write_tokenizer
 from transformers import AutoModelForCausalLM
 from transplanting import EMBEDDINGS, edit_json, tensors_of, transplant
 
+from mergekit_tokenadapt.cli import heal_after
 from mergekit_tokenadapt.cli.evaluate import main as evaluate
 from mergekit_tokenadapt.cli.main import main
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.checks.finding import Status
 from mergekit_tokenadapt.evaluation.checks.sizes import check_sizes
+from mergekit_tokenadapt.healing.options import HealOptions
 from mergekit_tokenadapt.models.folder import open_model
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
@@ -77,6 +79,32 @@ def test_such_a_model_is_compared(models: tuple[Path, Path, int], tmp_path: Path
     arguments = ["compare", str(models[0]), str(models[1]), "--text", f"t={text}"]
     result = CliRunner().invoke(evaluate, arguments)
     assert result.exit_code == 0, result.output
+
+
+def test_what_such_a_model_accepts_of_a_draft_is_measured(models: tuple[Path, Path, int], tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the river <image> of the mill <tool>s " * 20)
+    arguments = ["draft", str(models[0]), str(models[0]), "--text", f"t={text}", "--new-tokens", "8", "--json"]
+    result = CliRunner().invoke(evaluate, arguments)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["modes"]["greedy"]["acceptance"] == 1
+
+
+def test_such_a_model_writes_the_text_to_heal_on(
+    models: tuple[Path, Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both the base of a healed model and the target of a draft write."""
+    model, other, _ = models
+    short = {"steps": 2, "looks": 1, "passages_per_step": 2, "passage_bytes": 400, "rank": 4, "probe_bytes": 0}
+    monkeypatch.setattr(heal_after, "HealOptions", lambda **given: HealOptions(**short, own_passages=2, **given))
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"the river {n} <image> of the mill <tool>s" for n in range(300)))
+    heal = ("--method", "mean", "--no-untie", "--quiet", "--heal", "--heal-text", str(text))
+    swap = ["transplant", str(model), str(other), str(tmp_path / "moved"), *heal]
+    draft = ["draft", str(model), str(other), str(tmp_path / "draft"), *heal]
+    for arguments in (swap, draft):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
 
 
 def test_rows_of_the_donor(models: tuple[Path, Path, int], tmp_path: Path) -> None:
