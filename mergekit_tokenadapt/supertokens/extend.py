@@ -31,6 +31,7 @@ from mergekit_tokenadapt.supertokens.texts import Corpus
 from mergekit_tokenadapt.texts.builtin import BUILTIN, builtin_text
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, tokenizer_of
 from mergekit_tokenadapt.tokenizer.segmentation import without_dummy_space
+from mergekit_tokenadapt.tokenizer.spelling import speller
 from mergekit_tokenadapt.tokenizer.vocabulary import Definition, Token, TokenKind, Vocabulary
 
 
@@ -212,11 +213,23 @@ def with_all_ids(definition: dict[str, Any], vocabulary: Vocabulary) -> dict[str
 
     `tokenizers` ignores the id of an added token that is not in the model's vocabulary and gives it the next free id.
     That id would change when new tokens are appended.
+
+    Raises:
+        TokenAdaptError: as an entry of the model, an added token would spell other bytes than its text. In a byte-level
+            vocabulary, for instance, the ``é`` of ``café`` spells the byte 0xE9.
     """
-    vocab = dict(definition["model"]["vocab"])
+    vocab, spell_out = dict(definition["model"]["vocab"]), speller(definition)
     for token in vocabulary:
-        if token.kind in (TokenKind.ADDED, TokenKind.SPECIAL):
-            vocab.setdefault(token.spelling, token.id)
+        if token.kind not in (TokenKind.ADDED, TokenKind.SPECIAL) or token.spelling in vocab:
+            continue
+        content, _ = spell_out(token.spelling)
+        if content != token.bytes:
+            raise TokenAdaptError(
+                f"the base cannot be extended: its added token {token.label!r} keeps its id only as an entry of the "
+                f"model's vocabulary, and there its spelling stands for the bytes {content!r}. Take the token out of "
+                "the base's tokenizer.json"
+            )
+        vocab[token.spelling] = token.id
     added = definition.get("added_tokens") or []
     return {**definition, "model": {**definition["model"], "vocab": vocab}, "added_tokens": added}
 

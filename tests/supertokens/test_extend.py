@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from learning_texts import QUIET, TEXT, new_ids, plain
 from sentences import SENTENCES
-from tokenizers_zoo import CORPUS, make_transfer, write_tokenizer
+from tokenizers_zoo import CORPUS, added, make_transfer, write_tokenizer
 
 from examples.samples import models
 from mergekit_tokenadapt.errors import TokenAdaptError
@@ -25,6 +25,13 @@ from mergekit_tokenadapt.transfer.matching import Reason
 def test_what_has_no_merges_is_refused(family, zoo, corpus):
     with pytest.raises(TokenAdaptError, match="only BPE can be extended"):
         extend(zoo[family], corpus, 10, Rules(), QUIET)
+
+
+def test_an_added_token_that_would_be_read_as_other_bytes_in_the_model_is_refused(zoo, load, corpus):
+    definition = json.loads(json.dumps(zoo["byte-level"].definition))
+    definition["added_tokens"].append(added("café", zoo["byte-level"].vocabulary.num_ids, special=False))
+    with pytest.raises(TokenAdaptError, match=r"cannot be extended: its added token 'café'"):
+        extend(load(definition), corpus, 10, Rules(), QUIET)
 
 
 def expand(extension, base):

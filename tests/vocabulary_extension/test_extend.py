@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
-from tokenizers_zoo import CORPUS, byte_unigram, clip, permutation, renumbered, shuffled_entries
+from tokenizers_zoo import CORPUS, added, byte_unigram, clip, permutation, renumbered, shuffled_entries
 
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.supertokens.merges import merges_of
@@ -211,6 +211,14 @@ def test_a_normalizer_that_changes_the_text(zoo, load):
 def test_what_cannot_be_extended(zoo, load, base, message):
     with pytest.raises(TokenAdaptError, match=message):
         extended(base(zoo, load), zoo["gemma-style"], 5, None)
+
+
+def test_an_added_token_that_would_be_read_as_other_bytes_in_the_model_is_refused(zoo, load):
+    """In a byte-level vocabulary, `é` spells the byte 0xE9; an added token outside the vocabulary is plain text."""
+    definition = json.loads(json.dumps(zoo["byte-level"].definition))
+    definition["added_tokens"].append(added("café", zoo["byte-level"].vocabulary.num_ids, special=False))
+    with pytest.raises(TokenAdaptError, match=r"cannot be extended: its added token 'café' .* the bytes b'caf\\xe9'"):
+        extended(load(definition), zoo["gemma-style"], 5, None)
 
 
 def test_a_source_without_new_tokens(zoo):
