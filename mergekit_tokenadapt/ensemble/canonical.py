@@ -10,7 +10,8 @@ of the sequence are encoded again, followed by one of these endings:
   missing, 64 evenly spread combinations are tried, so a sequence that only another one would show is missed.
 
 The result is exact (up to the last point) for BPE whose pre-tokenizer looks ahead by no more than one character. Other
-tokenizers are refused.
+tokenizers are refused. Texts are encoded without the special tokens, and without the added tokens that depend on the
+text around them (`AROUND`): the strings of these tokens are ordinary text.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ RESPELLS_SPACES = {"Prepend", "Replace", "Sequence"}
 """Normalizers that only spell spaces differently."""
 UNICODE_FORMS = {"NFC"}
 """Normalizers that are removed, because the text is assumed to be in this Unicode form already."""
+AROUND = ("lstrip", "rstrip", "single_word")
+"""Flags of added tokens that replace the white space beside them, or that are recognised only between words."""
 
 
 class Canonical:
@@ -52,7 +55,7 @@ class Canonical:
     def __init__(self, tokenizer: TokenizerFiles) -> None:
         check_supported(tokenizer)
         self.vocabulary = tokenizer.vocabulary
-        self._encoder = plain_tokenizer(_without_unicode_forms(tokenizer), tokenizer.vocabulary)
+        self._encoder = plain_tokenizer(_plain_definition(tokenizer), tokenizer.vocabulary)
         self.dummy_space = _dummy_space(tokenizer)
         """Bytes that the tokenizer puts before a text: one space, or nothing."""
         kinds = (TokenKind.ORDINARY, TokenKind.BYTE, TokenKind.ADDED)
@@ -206,9 +209,11 @@ def check_supported(tokenizer: TokenizerFiles) -> None:
             raise refuse("its pre-tokenizer looks further ahead or back than one character")
 
 
-def _without_unicode_forms(tokenizer: TokenizerFiles) -> dict[str, object]:
-    """Return the definition without normalizers that only choose a Unicode form."""
+def _plain_definition(tokenizer: TokenizerFiles) -> dict[str, object]:
+    """Return the definition without `UNICODE_FORMS`, and without added tokens that have a flag of `AROUND`."""
     definition = dict(tokenizer.definition)
+    added = definition.get("added_tokens") or ()
+    definition["added_tokens"] = [entry for entry in added if not any(entry.get(flag) for flag in AROUND)]
     normalizer = definition.get("normalizer")
     if normalizer and normalizer["type"] in UNICODE_FORMS:
         definition["normalizer"] = None

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from mergekit_tokenadapt.ensemble.byte_ensemble import ByteEnsemble
 from mergekit_tokenadapt.ensemble.byte_model import EOS, ByteModel
-from mergekit_tokenadapt.ensemble.canonical import Canonical, endings
+from mergekit_tokenadapt.ensemble.canonical import AROUND, Canonical, endings
 from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 
@@ -124,6 +124,21 @@ def test_the_cache_changes_nothing(models):
         again._runs._cache = None  # every run from the beginning
     assert np.allclose(read.log_probabilities(), again.log_probabilities(), atol=1e-4)
     assert read.num_runs < 3 * len(text)
+
+
+@pytest.mark.parametrize("flag", AROUND)
+def test_added_tokens_that_depend_on_the_text_around_them_are_ordinary_text(models, built_families, load, flag):
+    """Their text can be read, and each text has the probability that it has without them."""
+    model, plain = models["byte-level"]
+    definition, config = built_families["byte-level"]
+    entries = [{**entry, flag: entry["content"] == "<tool>"} for entry in definition["added_tokens"]]
+    files = load({**definition, "added_tokens": entries}, config)
+    without = load({**definition, "added_tokens": [e for e in entries if e["content"] != "<tool>"]}, config)
+    text = "a  <tool>  b<tool>c"
+    assert Canonical(files).encode(text.encode()) == Canonical(without).encode(text.encode())
+    bits = [ByteEnsemble([ByteModel(model, each, tolerance=0)]).score(text)[0] for each in (files, without)]
+    assert bits[0] == pytest.approx(bits[1])
+    assert Canonical(files).encode(b"<tool>") != Canonical(plain).encode(b"<tool>")
 
 
 @settings(max_examples=40)
