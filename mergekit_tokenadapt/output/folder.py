@@ -83,7 +83,7 @@ class OutputFolder:
     stated: frozenset[str] = frozenset()
     """The keys of the ``adapt`` block that the recipe states."""
     glossary: Mapping[str, Any] | None = None
-    """What the manifest states about the user's glossary; None if there is none."""
+    """What the manifest states about the user's glossary; None if it makes no row."""
     method_files: Mapping[str, str] = field(default_factory=dict)
     """The files that the method's options name, by option."""
     extension: Mapping[str, Any] | None = None

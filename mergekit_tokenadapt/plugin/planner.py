@@ -270,7 +270,7 @@ class AdaptingPlanner(MergePlanner):  # type: ignore[misc]
             stated=frozenset(adapt.model_fields_set),
             inputs=tuple((str(m.reference), m.folder) for m in models),
             cards=tuple(m.own_files for m in models),
-            glossary=None if (g := plans[models[0].reference].transfer.glossary) is None else g.describe(),
+            glossary=next(filter(None, (plan.transfer.glossary_record for plan in plans.values())), None),
             method_files=plans[models[0].reference].transfer.method.files,
             pad_move=self._moves.get(models[0].reference),
             config=self.out_model_config,

@@ -161,7 +161,8 @@ class Glossary:
                 f"one {quoted(unknown[0].token)}; a token that begins a word usually begins with a space"
             )
         self._warn(unknown, "lines name no token of the target and are left out")
-        self._warn(kept, "lines are about tokens that keep the row of a base token, and are left out")
+        what = "lines are about tokens that keep the row of a base token, and are left out"
+        self._warn(kept, what if texts else f"{what}; no line is about a new token")
         self._warn(repeated, "lines repeat another one and are left out")
         return texts
 

@@ -159,7 +159,7 @@ class Transfer:
             TokenAdaptError: the token map names tokens that are unknown, or that have no row; the method asks for
                 more tokens than the base has, or for a file that does not exist; it needs a donor, and the target has
                 no weights; it runs the base model, and there is none; or the glossary contradicts itself or the token
-                map, or says nothing about new tokens.
+                map, or names no token of the target.
         """
         self.method.check(len(self.base.vocabulary))
         for option, place in self.method.files.items():
@@ -246,10 +246,16 @@ class Transfer:
 
     @cached_property
     def defined(self) -> GlossaryRows | None:
-        """The rows of the tokens that the glossary defines; None without a glossary, or for equal vocabularies."""
-        if self.glossary is None or self.mapping.is_identity:
+        """The rows of the tokens that the glossary defines; None if there are none."""
+        if self.glossary is None:
             return None
-        return self.glossary.define(self.target.vocabulary, self.mapping, self.segmenter)
+        rows = self.glossary.define(self.target.vocabulary, self.mapping, self.segmenter)
+        return rows if len(rows.ids) else None
+
+    @property
+    def glossary_record(self) -> dict[str, Any] | None:
+        """What the manifest states about the glossary; None if it makes no row."""
+        return None if self.glossary is None or self.defined is None else self.glossary.describe()
 
     @cached_property
     def new_tokens(self) -> list[Token]:

@@ -154,9 +154,17 @@ def test_a_saved_plan_knows_the_glossarys_rows(zoo: Mapping[str, TokenizerFiles]
     assert (tmp_path / "a.plan").read_bytes() == (tmp_path / "b.plan").read_bytes()
 
 
-def test_equal_vocabularies_need_no_glossary(zoo: Mapping[str, TokenizerFiles]) -> None:
-    transfer = make_transfer(zoo["gemma-style"], zoo["gemma-style"])
-    assert not len(with_glossary(transfer, glossary_of(("the", "stone", 1.0))).make_plan().glossary_ids)
+def test_equal_vocabularies_need_no_glossary(
+    zoo: Mapping[str, TokenizerFiles], caplog: pytest.LogCaptureFixture
+) -> None:
+    transfer = with_glossary(make_transfer(zoo["gemma-style"], zoo["gemma-style"]), glossary_of((" the", "stone", 1.0)))
+    transfer.check()
+    assert not len(transfer.make_plan().glossary_ids)
+    assert transfer.glossary_record is None
+    (said,) = caplog.messages
+    assert "are about tokens that keep the row of a base token, and are left out; no line is about a new token" in said
+    with pytest.raises(TokenAdaptError, match=r"none of the 1 lines of .* names a token"):
+        with_glossary(transfer, glossary_of(("zqzqzq", "stone", 1.0))).check()
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -295,6 +303,13 @@ def test_in_a_recipe_of_stock_mergekit(files, tmp_path):
     result = CliRunner().invoke(run_yaml.main, [str(tmp_path / "recipe.yml"), str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     check_output(tmp_path / "out", files)
+
+
+def test_a_glossary_that_makes_no_row_is_not_recorded(files, tmp_path):
+    base, _, glossary, *_ = files
+    glossary.write_text(" the\tstone\n", encoding="utf-8")
+    out = transplant(base, base, tmp_path / "out", method="mean", glossary=str(glossary))
+    assert "glossary" not in json.loads((out / "tokenadapt.json").read_text())
 
 
 def test_transplant_and_adapt_and_explain(files, tmp_path):
