@@ -50,11 +50,17 @@ def choose_templates(choice: str, base: TokenizerFiles, target: TokenizerFiles) 
         target: the target tokenizer.
 
     Raises:
-        TokenAdaptError: the file does not exist.
+        TokenAdaptError: the file does not exist, or ``base`` would remove the target's templates because the base has
+            none.
     """
     if choice == "target":
         return target.chat_templates
     if choice == "base":
+        if target.chat_templates and not base.chat_templates:
+            raise TokenAdaptError(
+                f"chat_template: base: {base.name} has no chat template, and the target tokenizer {target.name} has "
+                "one: leave chat_template (--chat-template) out to keep the target's, or name a file with a template"
+            )
         return base.chat_templates
     file = Path(choice)
     if not file.is_file():

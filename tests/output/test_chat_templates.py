@@ -11,8 +11,9 @@ import pytest
 from tokenizers_zoo import CHAT_TEMPLATE, added, write_tokenizer
 from transplanting import edit_json, transplant
 
+from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.output.limits import model_max_length
-from mergekit_tokenadapt.output.templates import warn_of_templates, with_mapped_markers
+from mergekit_tokenadapt.output.templates import choose_templates, warn_of_templates, with_mapped_markers
 from mergekit_tokenadapt.tokenizer.chat_templates import read_templates, write_templates
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer
 from mergekit_tokenadapt.transfer.matching import match
@@ -95,6 +96,16 @@ def test_a_lost_template_is_said_with_the_option_that_keeps_it(
     assert "token_map: {" in text, "ready to paste"
     assert said(caplog, {}, "target", silent, zoo["unigram"]) == "", "nothing is lost"
     assert said(caplog, {}, "target", chatty, chatty) != "", "the same tokenizer, its template taken out"
+
+
+def test_the_template_of_a_base_without_one_does_not_remove_the_targets(
+    chatty: TokenizerFiles, zoo: Mapping[str, TokenizerFiles]
+) -> None:
+    silent = zoo["gemma-style"]
+    with pytest.raises(TokenAdaptError, match=r"chat_template: base: .* has no chat template, and .* has one"):
+        choose_templates("base", silent, chatty)
+    assert choose_templates("base", silent, zoo["unigram"]) == {}
+    assert choose_templates("base", chatty, silent) == choose_templates("base", chatty, chatty) == chatty.chat_templates
 
 
 def test_the_advised_token_map_mends_the_template(
