@@ -29,6 +29,7 @@ from mergekit_tokenadapt.output.start_tokens import (
     check_start_tokens,
     lost_start_token,
     warn_of_chats,
+    warn_of_end_token,
     warn_of_start_token,
     write_start_tokens,
 )
@@ -264,6 +265,7 @@ class OutputFolder:
             self._warn_of_templates(self.plans[0].mapping)
 
     def _check_start_token(self, mapping: VocabularyMap) -> None:
+        warn_of_end_token(self.base, self.target, mapping)
         if self.adapt["start_token"] == "target":
             warn_of_start_token(self.base, self.target, mapping, is_open="start_token" not in self.stated)
             return

@@ -1,13 +1,14 @@
 """The start token: what a tokenizer puts before each text (Gemma's ``<bos>``), and what becomes of it in a swap.
 
-The target's tokenizer stays as it is unless the recipe says ``start_token: base``.
+The target's tokenizer stays as it is unless the recipe says ``start_token: base``. What stands after each text
+(T5's ``</s>``) is the target tokenizer's in any case. A warning says so if that is nothing.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from mergekit_tokenadapt.output.configs import write_json
 from mergekit_tokenadapt.output.loading import write_beside_config
 from mergekit_tokenadapt.output.requirements import as_token_map, suggest_tokens
 from mergekit_tokenadapt.tokenizer.auto_tokenizer import auto_tokenizer
-from mergekit_tokenadapt.tokenizer.encoded_text import leading_tokens
+from mergekit_tokenadapt.tokenizer.encoded_text import leading_tokens, trailing_tokens
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles, load_tokenizer, read_json
 from mergekit_tokenadapt.tokenizer.post_processors import with_leading_tokens
 from mergekit_tokenadapt.tokenizer.vocabulary import Token
@@ -58,6 +59,32 @@ def warn_of_start_token(
         "there. Some models become much worse without it (Gemma)"
     )
     LOG.warning("%s", f"{message}: {_start_token_advice(lost, target, mapping)}" if is_open else message)
+
+
+def warn_of_end_token(base: TokenizerFiles, target: TokenizerFiles, mapping: VocabularyMap) -> None:
+    """Warn if the base tokenizer puts a token after each text and the target tokenizer puts none.
+
+    Embedding models may take a text's vector from this token, and T5's encoder was trained with it.
+
+    Args:
+        base: the base tokenizer.
+        target: the target tokenizer.
+        mapping: the base row of each target row.
+    """
+    before = _around(base, trailing_tokens)
+    if not before or _around(target, trailing_tokens):
+        return
+    found = _with_row_of(before[0], target, mapping)
+    advice = (
+        f"let the post_processor of its tokenizer.json put {found.spelling!r} there, which has its row"
+        if found
+        else _no_token(before[0], target, mapping)
+    )
+    LOG.warning(
+        "%s",
+        f"the base model reads {before[0].spelling!r} after each text, and the target tokenizer {target.name} puts "
+        f"nothing there. Embedding models and T5 may become much worse without it: {advice}",
+    )
 
 
 def _start_token_advice(lost: Token, target: TokenizerFiles, mapping: VocabularyMap) -> str:
@@ -214,9 +241,13 @@ def _readings(folder: Path) -> Iterator[tuple[str, list[int]]]:
 
 
 def _leading(tokenizer: TokenizerFiles) -> list[Token]:
-    """Return the tokens before each text. An id without a token has no row, so it is left out."""
+    return _around(tokenizer, leading_tokens)
+
+
+def _around(tokenizer: TokenizerFiles, ids_of: Callable[[TokenizerFiles], Sequence[int]]) -> list[Token]:
+    """Return the tokens before or after each text. An id without a token has no row, so it is left out."""
     with one_error(f"{tokenizer.name} cannot encode a text"):
-        ids = leading_tokens(tokenizer)
+        ids = ids_of(tokenizer)
     return [tokenizer.vocabulary.by_id[i] for i in ids if i in tokenizer.vocabulary.by_id]
 
 

@@ -28,12 +28,23 @@ def first_token(vocabulary: Vocabulary) -> int:
 
 def leading_tokens(tokenizer: TokenizerFiles) -> tuple[int, ...]:
     """Return the ids of the special tokens that the tokenizer puts before each text, such as Gemma's bos."""
+    return _tokens_around(tokenizer)[0]
+
+
+def trailing_tokens(tokenizer: TokenizerFiles) -> tuple[int, ...]:
+    """Return the ids of the special tokens that the tokenizer puts after each text, such as T5's eos."""
+    return _tokens_around(tokenizer)[1]
+
+
+def _tokens_around(tokenizer: TokenizerFiles) -> tuple[tuple[int, ...], tuple[int, ...]]:
     encoder = tokenizer.fast_tokenizer()
     if not encoder.num_special_tokens_to_add(is_pair=False):
-        return ()  # without reading a text: not every tokenizer can
+        return (), ()  # without reading a text: not every tokenizer can
     encoding = encoder.encode("a")
     mask = encoding.special_tokens_mask
-    return tuple(encoding.ids[: mask.index(0) if 0 in mask else len(mask)])
+    if 0 not in mask:
+        return tuple(encoding.ids), ()
+    return tuple(encoding.ids[: mask.index(0)]), tuple(encoding.ids[len(mask) - mask[::-1].index(0) :])
 
 
 def check_some_tokens(tokenizer: TokenizerFiles, encodings: Sequence[Encoding]) -> None:

@@ -15,8 +15,8 @@ from mergekit_tokenadapt.errors import TokenAdaptError
 from mergekit_tokenadapt.evaluation.checks import Status
 from mergekit_tokenadapt.evaluation.checks.tokens import check_start_token
 from mergekit_tokenadapt.models.folder import open_model
-from mergekit_tokenadapt.output.start_tokens import start_tokens_of_base, warn_of_start_token
-from mergekit_tokenadapt.tokenizer.encoded_text import leading_tokens
+from mergekit_tokenadapt.output.start_tokens import start_tokens_of_base, warn_of_end_token, warn_of_start_token
+from mergekit_tokenadapt.tokenizer.encoded_text import leading_tokens, trailing_tokens
 from mergekit_tokenadapt.tokenizer.files import load_tokenizer
 from mergekit_tokenadapt.tokenizer.post_processors import with_leading_tokens
 from mergekit_tokenadapt.transfer.matching import match
@@ -48,6 +48,42 @@ def with_start(byte_level_folder, tmp_path):
 def test_leading_tokens_are_those_before_a_text(plain, with_start):
     assert leading_tokens(plain) == ()
     assert leading_tokens(with_start) == (with_start.vocabulary.roles["bos"],)
+
+
+@pytest.fixture
+def with_end(load, plain):
+    """The same tokenizer, but it puts its end token after each text, as T5's does."""
+    text, token = {"Sequence": {"id": "A", "type_id": 0}}, plain.vocabulary.by_id[plain.vocabulary.roles["eos"]]
+    piece = {"SpecialToken": {"id": token.spelling, "type_id": 0}}
+    template = {
+        "type": "TemplateProcessing",
+        "single": [text, piece],
+        "pair": [text, piece, {"Sequence": {"id": "B", "type_id": 0}}, piece],
+        "special_tokens": {token.spelling: {"id": token.spelling, "ids": [token.id], "tokens": [token.spelling]}},
+    }
+    return load({**plain.definition, "post_processor": template}, plain.config)
+
+
+def test_trailing_tokens_are_those_after_a_text(plain, with_start, with_end):
+    assert trailing_tokens(plain) == trailing_tokens(with_start) == leading_tokens(with_end) == ()
+    assert trailing_tokens(with_end) == (with_end.vocabulary.roles["eos"],)
+
+
+def test_an_end_token_that_is_lost_is_named_with_the_token_that_has_its_row(plain, with_end, caplog):
+    warn_of_end_token(with_end, plain, _mapping(with_end, plain))
+    spelling = plain.vocabulary.by_id[plain.vocabulary.roles["eos"]].spelling
+    assert f"the base model reads {spelling!r} after each text" in caplog.text
+    assert f"let the post_processor of its tokenizer.json put {spelling!r} there, which has its row" in caplog.text
+    caplog.clear()
+    for base, target in ((with_end, with_end), (plain, with_end), (plain, plain)):
+        warn_of_end_token(base, target, _mapping(base, target))
+    assert not caplog.text
+
+
+def test_a_transplant_warns_of_a_lost_end_token(with_end, byte_level_folder, tmp_path, caplog):
+    base = tokenizers_zoo.tiny_model_folder(with_end.folder, tmp_path / "base")
+    transplant(base, byte_level_folder, tmp_path / "out", method="mean")
+    assert "after each text" in caplog.text
 
 
 def _mapping(base, target):
