@@ -10,11 +10,12 @@ from mergekit_tokenadapt.errors import first_line
 from mergekit_tokenadapt.models.classes import CannotBuild, class_of
 
 
-def forward_error(config: Any) -> str | None:
-    """Build the class of a config on the meta device, and run it on four tokens.
+def forward_error(config: Any, num_texts: int = 1) -> str | None:
+    """Build the class of a config on the meta device, and run it on texts of four tokens.
 
     Args:
         config: a transformers config; not changed.
+        num_texts: number of texts in the batch.
 
     Returns:
         The type and first line of the error; None if the model runs or transformers has no class for the config. None,
@@ -27,7 +28,7 @@ def forward_error(config: Any) -> str | None:
             return None
         model = model_class.build()
         with torch.device("meta"), torch.inference_mode():
-            ids = torch.ones((1, 4), dtype=torch.int64)
+            ids = torch.ones((num_texts, 4), dtype=torch.int64)
             more = {"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {}
             model(input_ids=ids, **more)
     except Exception as error:  # the class's own code runs here, and may raise anything

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
@@ -20,6 +21,8 @@ from mergekit_tokenadapt.output.translation import Lost, Translation
 from mergekit_tokenadapt.tokenizer.files import TokenizerFiles
 from mergekit_tokenadapt.tokenizer.vocabulary import Token, TokenKind
 from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap
+
+LOG = logging.getLogger(__name__)
 
 
 def config_content(config: Any) -> dict[str, Any]:
@@ -61,6 +64,8 @@ def check_needed(config: Any, translation: Translation, target: TokenizerFiles, 
 def _check_runs(config: Any, translation: Translation, target: TokenizerFiles, mapping: VocabularyMap) -> None:
     """Check on the meta device that the model still runs with the translated config.
 
+    A warning says so if it runs on one text, but not on several.
+
     Many models fail on the meta device in any case, because they read values of tensors. The check therefore fails only
     if the error differs from the error with the base model's own config.
 
@@ -70,12 +75,25 @@ def _check_runs(config: Any, translation: Translation, target: TokenizerFiles, m
     lost = [each for each in translation.lost if each.is_whole]
     if not lost:
         return
-    error = forward_error(type(config).from_dict(copy.deepcopy(translation.config)))
-    if error is not None and error != forward_error(config):
+    if error := _new_error(config, translation, 1):
         raise TokenAdaptError(
             f"without {_keys(lost)}, which the target tokenizer does not have, the model does not run ({error}): "
             f"{_by_role(lost)}{_remedy(lost, target, mapping)}"
         )
+    pad = [each for each in lost if role_of(each.path[-1]) == "pad"]
+    if pad and (error := _new_error(config, translation, 2)):
+        # Sequence classifiers of decoders find the last token of each text by the pad id.
+        LOG.warning(
+            "%s",
+            f"without {_keys(pad)}, which the target tokenizer does not have, the model reads only one text at a time "
+            f"({error}): {_by_role(pad)}{_remedy(pad, target, mapping)}",
+        )
+
+
+def _new_error(config: Any, translation: Translation, num_texts: int) -> str | None:
+    """Return the error of the translated config that the base model's own does not have; None if there is none."""
+    error = forward_error(type(config).from_dict(copy.deepcopy(translation.config)), num_texts)
+    return error if error is not None and error != forward_error(config, num_texts) else None
 
 
 def _by_role(lost: Sequence[Lost]) -> str:

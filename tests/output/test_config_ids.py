@@ -229,6 +229,28 @@ def test_what_is_advised_works() -> None:
     assert translation.config["image_token_id"] == 14
 
 
+@pytest.mark.parametrize(
+    ("architecture", "is_warned_of"), [("LlamaForSequenceClassification", True), ("LlamaForCausalLM", False)]
+)
+def test_a_model_that_reads_several_texts_only_with_a_pad_token(
+    architecture: str, is_warned_of: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = definition(list(range(N)))
+    new = json.loads(json.dumps(old).replace('"<pad>"', '"<other>"'))
+    base = Vocabulary.from_definition(old, ROLES)
+    target = Vocabulary.from_definition(new, {"eos": "</s>", "bos": "<s>"})
+    mapping = make_transfer((old, base), target).mapping
+    ids = SpecialIds(base, target, mapping)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    special = {"bos_token_id": 10, "eos_token_id": 11, "pad_token_id": 12}
+    config = transformers.LlamaConfig(vocab_size=N, architectures=[architecture], **special, **sizes)
+    translation = translate(config_content(config), ids)
+    assert translation.config["pad_token_id"] is None
+    check_needed(config, translation, files_of(ids), mapping)
+    warned = "without pad_token_id '<pad>', which the target tokenizer does not have, the model reads only one text"
+    assert [message.startswith(warned) for message in caplog.messages] == [True] * is_warned_of
+
+
 def test_no_token_is_advised_twice() -> None:
     ids = without_image()
     mapping = make_transfer((definition(list(range(N))), ids.base), ids.target).mapping
