@@ -41,11 +41,10 @@ STARTS: dict[str, dict[str, Any]] = {
     "calibrated, untied": {"method": "calibrated", "untie": True},
 }
 """Rows that healing starts from."""
-RECIPES: dict[str, dict[str, Any]] = {
-    "default": {},
+TAUGHT = "the base model reads all passages"
+_ALL_TAUGHT: dict[str, dict[str, Any]] = {
+    TAUGHT: {},
     "slower": {"rate": 1.5e-3, "row_rate": 4e-3},
-    "next-token": {"objective": "next_token"},
-    "chunks": {"objective": "chunks"},
     "six times the rate": {"rate": 0.029, "row_rate": 0.027},
     "rows": {"train": "rows"},
     "all": {"train": "all", "rate": 1e-3},
@@ -59,7 +58,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     "new rows move twice as far": {},
     "new rows move four times as far": {},
 }
-"""Options of `heal`, beside the time. Those without options have other text (see `texts.mixed`), or `FACTORS`."""
+"""Recipes that were measured when `heal` had no plain passages. Those without options have other text (see
+`texts.mixed`), or `FACTORS`."""
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "next-token": {"objective": "next_token"},
+    "chunks": {"objective": "chunks"},
+    **{name: {"plain_share": 0.0, **options} for name, options in _ALL_TAUGHT.items()},
+}
+"""Options of `heal`, beside the time."""
 FACTORS = {"new rows move twice as far": 2.0, "new rows move four times as far": 4.0}
 """How many times as far each step moves the rows of new tokens: see `faster_rows`."""
 

@@ -1,7 +1,8 @@
 """Before and after healing: SmolLM2 with 8,000 supertokens reads held-out text, writes, and does public tasks.
 
 The vocabulary is learned from English and code. Models are healed on the same text, for so many steps, and otherwise
-with the defaults of `heal`. They stay in the folder of models; delete one to make it again.
+with the defaults of `heal`, except that the base model reads all passages. They stay in the folder of models; delete
+one to make it again.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ def _healed(start: Path, base: Path, out: Path) -> dict[str, Any]:
         str(start),
         str(out),
         [read_text(f"{name}={file}") for name, file in learned_from().items()],
-        HealOptions(minutes=NO_LIMIT, steps=STEPS),
+        HealOptions(minutes=NO_LIMIT, steps=STEPS, plain_share=0.0),
         base=str(base),
         quiet=True,
         say=lambda line: click.echo(line, err=True),

@@ -31,8 +31,8 @@ from mergekit_tokenadapt.texts.builtin import LANGUAGES
 HEAD = "## 8,000 supertokens before and after healing"
 ABOUT = f"""SmolLM2-135M-Instruct gets {{added:,}} supertokens, learned from {{learned}}: the first documents
 of at most 200 KB of the texts in the table above. Their rows are made by `mean`, as in ReTok (arXiv 2410.04335), or by
-`calibrated` with `--untie`. Both models are then healed on the same documents for {STEPS} steps, with the defaults of
-`heal` otherwise{{healing}}.
+`calibrated` with `--untie`. Both models are then healed on the same documents for {STEPS} steps, with `--plain-share 0`
+and otherwise the defaults of `heal`{{healing}}.
 
 Square brackets hold 95% intervals of a bootstrap over documents or prompts, paired with the base model. Each healing
 was done once, with one seed. Healing also trains the model on text of the same sources as the held-out text below.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from benchmarks.common.texts import TWICE
+from benchmarks.healing.cells import TAUGHT
 from benchmarks.quality.cases import BASE, HAVE_WEIGHTS, PAIRS
 from benchmarks.quality.cases import METHODS as QUALITY_METHODS
 
@@ -68,10 +69,11 @@ OURS = ("calibrated", "donor_linear")
 """Methods that no one else has proposed."""
 HEALED: dict[str, tuple[str, str, str]] = {
     "calibrated, untied, healed 15 minutes": ("calibrated, untied", "default", "15 minutes"),
-    "calibrated, untied, healed 60 minutes": ("calibrated, untied", TWICE, "60 minutes"),
-    "calibrated, untied, healed 20 steps": ("calibrated, untied", "default", "20 steps"),
-    "hybrid, healed 15 minutes": ("hybrid", "default", "15 minutes"),
-    "mean, healed 15 minutes": ("mean", "default", "15 minutes"),
+    "calibrated, untied, healed 15 minutes, all passages taught": ("calibrated, untied", TAUGHT, "15 minutes"),
+    "hybrid, healed 15 minutes, all passages taught": ("hybrid", TAUGHT, "15 minutes"),
+    "mean, healed 15 minutes, all passages taught": ("mean", TAUGHT, "15 minutes"),
+    "calibrated, untied, healed 60 minutes, all passages taught": ("calibrated, untied", TWICE, "60 minutes"),
+    "calibrated, untied, healed 20 steps, all passages taught": ("calibrated, untied", TAUGHT, "20 steps"),
     "calibrated, untied, next-token training for 15 minutes": ("calibrated, untied", "next-token", "15 minutes"),
     "calibrated, untied, ALM's loss for 15 minutes": ("calibrated, untied", "chunks", "15 minutes"),
 }

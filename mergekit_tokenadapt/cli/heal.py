@@ -57,7 +57,7 @@ def heal_command(
     if options.train == "rows":
         refuse_idle(("rank", "rate"), "does nothing with --train rows")
     if options.objective != "base_model":
-        refuse_idle(("text_share", "copies"), f"does nothing with --objective {options.objective}")
+        refuse_idle(("text_share", "copies", "plain_share"), f"does nothing with --objective {options.objective}")
     result = heal(
         model,
         out,

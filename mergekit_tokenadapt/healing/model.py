@@ -142,7 +142,8 @@ class HealingModel(torch.nn.Module):
         self._input_rows[self._trained] = self.rows.to(self._input_rows)
         if self.output_rows is not None:
             self._output_rows[self._trained] = self.output_rows.to(self._output_rows)
-        # A tied model's head has the same matrix.
+        # A wrapper for several processes may have copied the parameter that was made of this matrix before.
+        self._head.weight = _fixed(self._output_rows)
         self._embedding.weight = self._head.weight if self.is_tied else _fixed(self._input_rows)
 
 

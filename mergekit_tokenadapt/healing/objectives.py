@@ -16,7 +16,7 @@ from mergekit_tokenadapt.healing.collator import ChunkCollator, Collator
 from mergekit_tokenadapt.healing.copying import new_words, with_copies
 from mergekit_tokenadapt.healing.next_token import next_token_lesson
 from mergekit_tokenadapt.healing.options import HealOptions
-from mergekit_tokenadapt.healing.targets import Lesson, Teacher
+from mergekit_tokenadapt.healing.targets import Lesson, Passage, Teacher
 from mergekit_tokenadapt.models.folder import ModelFolder
 
 
@@ -57,8 +57,18 @@ def lesson_for(
     else:
         words = new_words(model.tokenizer.vocabulary, mapping)
         mixed = with_copies(passages, words, options.copies, options.seed, longest)
-        teacher = Teacher(base, model, mapping, mixed[:most], device)
-    return teacher.teach(shards, goes_on=goes_on, quiet=quiet)
+        taught = None if most is None else max(1, round(most * (1 - options.plain_share)))
+        teacher = Teacher(base, model, mapping, mixed[:taught], device)
+    lesson = teacher.teach(shards, goes_on=goes_on, quiet=quiet)
+    if options.objective == "base_model" and options.plain_share:
+        lesson.passages += _plain(model, mixed[:most], len(lesson.passages), options.plain_share)
+    return lesson
+
+
+def _plain(model: ModelFolder, passages: Sequence[str], num_read: int, share: float) -> list[Passage]:
+    """Of the passages that the base model has not read, as many as make the given share of all that are trained on."""
+    number = round(num_read * share / (1 - share))
+    return next_token_lesson(model, passages[num_read : num_read + number], first=num_read).passages
 
 
 def collator_for(model: ModelFolder, trained: Tensor, start: int, options: HealOptions) -> Collator:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from mergekit_tokenadapt.errors import TokenAdaptError
@@ -46,6 +46,11 @@ class HealOptions(Options):
         default=0.15,
         description="share of each target that goes to the token that follows in the text; the rest is what the base "
         "model predicts",
+    )
+    plain_share: Annotated[float, Ge(0), Lt(1)] = Field(
+        default=0.5,
+        description="share of the passages that the base model does not read, so that more time is left for training: "
+        "their targets are the tokens that follow in the text; only with the objective base_model",
     )
     own_passages: Annotated[NonNegativeInt, Flag("self", metavar="N")] = Field(
         default=0,
