@@ -73,8 +73,9 @@ def command(row: str) -> str:
     if row in HEALED:
         start, recipe, amount = HEALED[row]
         number, unit = amount.split()
-        options = {unit: f"{float(number):g}", "interpolate": f"{INTERPOLATE:g}", **RECIPES[recipe]}
-        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items())
+        options = {unit: float(number), "interpolate": INTERPOLATE, **RECIPES[recipe]}
+        values = {name: f"{value:g}" if isinstance(value, float) else value for name, value in options.items()}
+        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
         return f"`{_transplant(STARTS[start])}`, then `heal {flags}`"
     if "tokensurgeon" in ROWS[row]:
         return f"`mergekit-tokensurgeon {' '.join(ROWS[row]['tokensurgeon'])}`"
