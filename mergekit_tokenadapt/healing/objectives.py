@@ -56,12 +56,11 @@ def lesson_for(
         teacher: Teacher = ChunkTeacher(base, model, mapping, passages[:most], device)
     else:
         words = new_words(model.tokenizer.vocabulary, mapping)
-        mixed = with_copies(passages, words, options.copies, options.seed, longest)
-        taught = None if most is None else max(1, round(most * (1 - options.plain_share)))
-        teacher = Teacher(base, model, mapping, mixed[:taught], device)
+        passages = with_copies(passages, words, options.copies, options.seed, longest)
+        taught = None if most is None else max(1, round(most * (1 - options.unread_share)))
+        teacher = Teacher(base, model, mapping, passages[:taught], device)
     lesson = teacher.teach(shards, goes_on=goes_on, quiet=quiet)
-    if options.objective == "base_model" and options.plain_share:
-        lesson.passages += _plain(model, mixed[:most], len(lesson.passages), options.plain_share)
+    lesson.passages += _plain(model, passages[:most], len(lesson.passages), options.unread_share)
     return lesson
 
 

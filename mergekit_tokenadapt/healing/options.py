@@ -96,6 +96,11 @@ class HealOptions(Options):
         """The given learning rate of the body, or the default for `train`."""
         return self.rate or {"lora": 5e-3, "rows": 5e-3, "all": 1e-3}[self.train]
 
+    @property
+    def unread_share(self) -> float:
+        """The share of the passages that the base model does not read: `plain_share`, if the objective has it."""
+        return self.plain_share if self.objective == "base_model" else 0.0
+
     def needed_packages(self) -> tuple[str, ...]:
         """Optional packages that training needs."""
         return ("accelerate", "peft") if self.train == "lora" else ("accelerate",)

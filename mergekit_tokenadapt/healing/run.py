@@ -339,7 +339,7 @@ class _Work:
             passages = spread(list(halved_to_fit(own, self.longest)), passages)
         share = TEACHING_SHARE if options.steps is None else TEACHING_SHARE_OF_STEPS
         # What the base model does not read takes no time before training.
-        share *= 1 - options.plain_share
+        share *= 1 - options.unread_share
         until = time.monotonic() + share * (self.deadline - time.monotonic())
         lesson = lesson_for(
             self.model,

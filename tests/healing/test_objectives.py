@@ -62,3 +62,11 @@ def test_steps_that_are_given_are_shared_out(tied_pair):
 def test_the_base_model_reads_at_least_one_passage(tied_pair):
     lesson = lesson_of(tied_pair, steps=1, passages_per_step=2, plain_share=0.9)
     assert [is_plain(passage) for passage in lesson.passages] == [False, True]
+
+
+def test_other_objectives_have_no_plain_passages_and_all_the_time_to_read(tied_pair):
+    lesson = lesson_of(tied_pair, objective="chunks", steps=5, passages_per_step=4)
+    assert len(lesson.passages) == 20
+    assert lesson.tokens_read == sum(len(passage.ids) for passage in lesson.passages)
+    assert HealOptions(objective="chunks", plain_share=0.5).unread_share == 0.0
+    assert HealOptions(plain_share=0.3).unread_share == 0.3
