@@ -70,13 +70,7 @@ def _copy_files(model: ModelFolder, out: Path, *, with_weights: bool) -> None:
     """Copy the files of a model's folder, and warn about those that are left out."""
     left_out = []
     for file in sorted(model.folder.iterdir()):
-        if file.is_dir():
-            is_copied = file.name == NAMED_FOLDER
-        elif WEIGHT_FILE.fullmatch(file.name):
-            is_copied = with_weights
-        else:
-            is_copied = not any(map(file.match, OTHER_WEIGHTS))
-        if not is_copied:
+        if not _is_carried_along(file, with_weights=with_weights):
             left_out.append(file)
         elif file.is_dir():
             shutil.copytree(file, out / file.name)
@@ -90,6 +84,15 @@ def _copy_files(model: ModelFolder, out: Path, *, with_weights: bool) -> None:
             ", ".join(names),
             model.name,
         )
+
+
+def _is_carried_along(file: Path, *, with_weights: bool) -> bool:
+    """Whether a file or subfolder of a model is that of the healed model, too."""
+    if file.is_dir():
+        return file.name == NAMED_FOLDER
+    if WEIGHT_FILE.fullmatch(file.name):
+        return with_weights
+    return not any(map(file.match, OTHER_WEIGHTS))
 
 
 def interpolated(model: ModelFolder, trained: Any, share: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, TypeGuard
+from typing import Any
 
 from mergekit_tokenadapt.tokenizer.segmentation import Segmenter
 from mergekit_tokenadapt.tokenizer.vocabulary import Definition, Token, TokenKind, Vocabulary
@@ -12,6 +12,8 @@ from mergekit_tokenadapt.transfer.matching import Reason, VocabularyMap, has_oth
 
 NO_FALLBACK = ("bos", "pad")
 """Roles that a model does not need. If the target tokenizer has no token for them, the config names none."""
+TEXT = (TokenKind.ORDINARY, TokenKind.BYTE)
+"""Kinds of tokens that stand for text."""
 
 
 class SpecialIds:
@@ -22,7 +24,7 @@ class SpecialIds:
         target: the target vocabulary.
         mapping: the base row of each target row.
         new_bos: id of the token that becomes bos in the output's tokenizer; None if the target's bos stays.
-        definition: the content of the target's tokenizer.json, to segment texts; None: `phrase` translates id by id.
+        definition: the content of the target's tokenizer.json, to segment texts; None: phrases are translated id by id.
     """
 
     def __init__(
@@ -69,45 +71,44 @@ class SpecialIds:
             An id of the target vocabulary; None if no target token corresponds to `old`.
         """
         token = self.base.by_id.get(old)
-        same = self.target.by_spelling.get(token.spelling) if token else None
-        if token is not None and token.kind in (TokenKind.SPECIAL, TokenKind.ADDED) and self._is_same(same, token):
-            return same.id
+        if token is not None and token.kind in (TokenKind.SPECIAL, TokenKind.ADDED):
+            same = self.target.by_spelling.get(token.spelling)
+            if same is not None and self._is_same(same, old):
+                return same.id
         return self._by_source.get(old)
 
-    def _is_same(self, new: Token | None, old: Token) -> TypeGuard[Token]:
+    def _is_same(self, new: Token, old: int) -> bool:
         """Return whether a target token with the spelling of a base token is that token."""
-        if new is None:
-            return False
         if (source := int(self._mapping.sources[new.id])) >= 0:
-            return source == old.id
+            return source == old
         is_special = new.kind is TokenKind.SPECIAL
-        return is_special or not has_other_token_for_role(self.base, self.target, old.id, new.id)
+        return is_special or not has_other_token_for_role(self.base, self.target, old, new.id)
 
-    def phrase(self, old: Sequence[int]) -> list[int | None]:
-        """Return the ids with which the target tokenizer writes the text of several base tokens.
-
-        A phrase of a token that the target has, and one with tokens that are no text, is translated id by id.
+    def phrase(self, old: Sequence[int]) -> list[int] | None:
+        """Return the ids with which the target tokenizer writes the text of base tokens.
 
         Args:
             old: ids of the base vocabulary.
 
         Returns:
-            Ids of the target vocabulary; None for a token without a counterpart.
+            Ids of the target vocabulary; None if the phrase has to be translated id by id: it is one token that the
+            target has, too, or not all of it is text, or the target cannot write the text.
         """
-        one_by_one = [self.new_id(i) for i in old]
-        if self._definition is None or self._mapping.is_identity or (len(old) == 1 and one_by_one != [None]):
-            return one_by_one
-        tokens = [self.base.by_id.get(i) for i in old]
-        if not all(t is not None and t.kind in (TokenKind.ORDINARY, TokenKind.BYTE) for t in tokens):
-            return one_by_one
-        text = b"".join(t.bytes for t in tokens if t is not None)
-        pieces: list[int | None] = [*self._segmenter.segment([text])[0].tolist()]
-        is_whole = b"".join(self.target.by_id[i].bytes for i in pieces if i is not None) == text
-        return pieces if is_whole else one_by_one
+        if self._segmenter is None or (len(old) == 1 and self.new_id(old[0]) is not None):
+            return None
+        tokens = [token for i in old if (token := self.base.by_id.get(i)) and token.kind in TEXT]
+        if len(tokens) < len(old):
+            return None
+        text = b"".join(token.bytes for token in tokens)
+        ids: list[int] = self._segmenter.segment([text])[0].tolist()
+        return ids if b"".join(self.target.by_id[i].bytes for i in ids) == text else None
 
     @cached_property
-    def _segmenter(self) -> Segmenter:
-        return Segmenter(self._definition or {}, self.target)
+    def _segmenter(self) -> Segmenter | None:
+        """Segments texts with the target tokenizer; None if there is no need or no definition."""
+        if self._definition is None or self._mapping.is_identity:
+            return None
+        return Segmenter(self._definition, self.target)
 
     def new_token(self, old: int) -> Token | None:
         """Return the target token of `new_id`; None if there is none."""

@@ -175,8 +175,7 @@ def _phrase(value: Any, ids: SpecialIds, missing: list[int]) -> Any:
     """Translate a list of ids, or a list of alternative lists; return None if a token of every alternative is lost."""
     if value and isinstance(value[0], list | tuple):
         return [new for each in value if (new := _phrase(each, ids, missing)) is not None] or None
-    new = ids.phrase(value)
-    missing += [old for old, each in zip(value, new, strict=False) if each is None]
+    new = ids.phrase(value) or [_id(each, ids, missing) for each in value]
     return None if None in new else new
 
 

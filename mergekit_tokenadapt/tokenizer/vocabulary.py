@@ -110,15 +110,17 @@ class Vocabulary:
         """
         model_entries = _model_entries(definition)
         spell_out = speller(definition)
+
+        def entry(token_id: int, spelling: str) -> Token:
+            content, is_byte = spell_out(spelling)
+            return Token(token_id, spelling, content, TokenKind.BYTE if is_byte else TokenKind.ORDINARY)
+
         tokens: dict[int, Token] = {}
         # Entries are sorted by id, then spelling. If two spellings have one id, the first is kept.
         for token_id, spelling in model_entries:
             if token_id not in tokens:
-                content, is_byte = spell_out(spelling)
-                kind = TokenKind.BYTE if is_byte else TokenKind.ORDINARY
-                tokens[token_id] = Token(token_id, spelling, content, kind)
+                tokens[token_id] = entry(token_id, spelling)
         in_the_model = set(model_entries)
-        kinds = {token_id: token.kind for token_id, token in tokens.items()}
         for added in _added_tokens(definition):
             spelling = added["content"]
             in_model = (added["id"], spelling) in in_the_model
@@ -138,7 +140,7 @@ class Vocabulary:
         for token_id in role_ids.values():  # transformers treats every token with a role as special
             token = tokens[token_id]
             is_text = (token_id, token.spelling) in in_the_model and _stands_for_text(token)
-            tokens[token_id] = token._replace(kind=kinds[token_id] if is_text else TokenKind.SPECIAL)
+            tokens[token_id] = entry(token_id, token.spelling) if is_text else token._replace(kind=TokenKind.SPECIAL)
         return cls(tuple(tokens[i] for i in sorted(tokens)), role_ids)
 
     def __len__(self) -> int:

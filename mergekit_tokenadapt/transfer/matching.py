@@ -98,10 +98,13 @@ def match(
     find_special = _special_finder(base, usable, target)
     find_marker = _marker_finder(base, usable, target)
     for token in target:
-        special = find_special(token) if token.kind is TokenKind.SPECIAL else find_marker(token)
-        source = find_copy(token) if special is None and token.kind is not TokenKind.SPECIAL else special
+        if token.kind is TokenKind.SPECIAL:
+            source, found = find_special(token), Reason.SPECIAL
+        elif (source := find_marker(token)) is not None:
+            found = Reason.SPECIAL
+        else:
+            source, found = find_copy(token), Reason.COPIED
         sources[token.id] = -1 if source is None else source
-        found = Reason.COPIED if special is None else Reason.SPECIAL
         reasons[token.id] = Reason.NEW if source is None else found
 
     mapped, texts = read_token_map(token_map or {}, base, target)
@@ -150,6 +153,8 @@ def read_token_map(
     return mapped, texts
 
 
+TAG = re.compile(r"</?\w+>")
+"""A token that may be markup in a text."""
 Finder = Callable[[Token], "int | None"]
 """Returns the id of the base token whose row a target token gets, or None."""
 
@@ -190,16 +195,15 @@ def _marker_finder(base: Vocabulary, usable: list[Token], target: Vocabulary) ->
 
     def find(token: Token) -> int | None:
         source = special.get(token.spelling) if token.kind is TokenKind.ADDED else None
-        is_text = _TAG.fullmatch(token.spelling) and has_other_token_for_role(base, target, source, token.id)
+        if source is None:
+            return None
+        is_text = TAG.fullmatch(token.spelling) and has_other_token_for_role(base, target, source, token.id)
         return None if is_text else source
 
     return find
 
 
-_TAG = re.compile(r"</?\w+>")
-
-
-def has_other_token_for_role(base: Vocabulary, target: Vocabulary, old: int | None, new: int) -> bool:
+def has_other_token_for_role(base: Vocabulary, target: Vocabulary, old: int, new: int) -> bool:
     """Return whether a role of the base token `old` belongs to another target token than `new`."""
     return any(target.roles.get(role, new) != new for role, token_id in base.roles.items() if token_id == old)
 
