@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import models
-from benchmarks.healing.cells import BYTES, KINDS, PAIRS, is_old, kept, swapped, text_of
+from benchmarks.healing.cells import BYTES, KINDS, PAIRS, kept, swapped, text_of
 
 SAME = "old token, segmented as before"
 AFTER_NEW = "old token after a new one"
@@ -27,16 +27,18 @@ def causes(pair: str, start: str, *healing: str) -> dict[str, dict[str, list[flo
     Returns:
         For each built-in text and each of `CAUSES`: tokens, bits beyond the base model's, and bytes of the text.
     """
+    from mergekit_tokenadapt.transfer.matching import match
+
     base, model = models.fetched(PAIRS[pair][0]), kept(pair, start, *healing) if healing else swapped(pair, start)
     old, new = models.tokenizer_files(base), models.tokenizer_files(model)
-    has_old = is_old(base, model)
+    is_old = match(old.vocabulary, new.vocabulary).sources >= 0
     in_text = _in_text(new, text_of(healing[0] if healing else "default"))
     before, after = _scored(base, old), _scored(model, new)
     found: dict[str, dict[str, list[float]]] = {}
     for kind in KINDS:
         sums = np.zeros((len(CAUSES), 2))
         for of_base, document in zip(before[kind], after[kind], strict=True):
-            kinds = _kinds(document.ids, document.ends, of_base.ends, has_old, in_text)
+            kinds = _kinds(document.ids, document.ends, of_base.ends, is_old, in_text)
             beyond = (document.losses - _spread(of_base.losses, of_base.ends, document.ends)) / np.log(2)
             sums[:, 0] += np.bincount(kinds, minlength=len(CAUSES))
             sums[:, 1] += np.bincount(kinds, beyond, minlength=len(CAUSES))
@@ -64,15 +66,15 @@ def _scored(folder: Path, tokenizer: Any) -> Mapping[str, Sequence[Any]]:
 
 
 def _kinds(
-    ids: np.ndarray, ends: np.ndarray, old_ends: np.ndarray, has_old: np.ndarray, in_text: np.ndarray
+    ids: np.ndarray, ends: np.ndarray, old_ends: np.ndarray, is_old: np.ndarray, in_text: np.ndarray
 ) -> np.ndarray:
     """The place of each token's kind in `CAUSES`, int64 [tokens]."""
     old_spans = set(zip(_starts(old_ends).tolist(), old_ends.tolist(), strict=True))
     as_before = np.array([span in old_spans for span in zip(_starts(ends).tolist(), ends.tolist(), strict=True)])
-    after_new = np.concatenate([[False], ~has_old[ids][:-1]])
+    after_new = np.concatenate([[False], ~is_old[ids][:-1]])
     of_old = np.select([~as_before, after_new], [CAUSES.index(OTHERWISE), CAUSES.index(AFTER_NEW)], CAUSES.index(SAME))
     of_new = np.where(in_text[ids], CAUSES.index(SEEN), CAUSES.index(UNSEEN))
-    return np.where(has_old[ids], of_old, of_new)
+    return np.where(is_old[ids], of_old, of_new)
 
 
 def _spread(losses: np.ndarray, old_ends: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -5,17 +5,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-import torch
 
 from benchmarks.common import models, texts
 from benchmarks.common.gaps import Scores
-from benchmarks.healing.faster_rows import faster_new_rows
 from benchmarks.quality.cases import PAIRS as QUALITY_PAIRS
 
 PAIRS = QUALITY_PAIRS | {"smollm2-tekken": ("smollm2", "tekken")}
@@ -55,11 +51,8 @@ _ALL_TAUGHT: dict[str, dict[str, Any]] = {
     "250 passages that the base model writes": {"own_passages": 250},
     texts.SEVERAL_LANGUAGES: {},
     texts.TWICE: {},
-    "new rows move twice as far": {},
-    "new rows move four times as far": {},
 }
-"""Recipes that were measured when `heal` had no plain passages. Those without options have other text (see
-`texts.mixed`), or `FACTORS`."""
+"""Recipes that were measured when `heal` had no plain passages. Two without options have other text: see `text_of`."""
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     "next-token": {"objective": "next_token"},
@@ -67,8 +60,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     **{name: {"plain_share": 0.0, **options} for name, options in _ALL_TAUGHT.items()},
 }
 """Options of `heal`, beside the time."""
-FACTORS = {"new rows move twice as far": 2.0, "new rows move four times as far": 4.0}
-"""How many times as far each step moves the rows of new tokens: see `faster_rows`."""
 
 
 def unhealed(pair: str, start: str) -> dict[str, Scores]:
@@ -105,7 +96,7 @@ def healed(pair: str, start: str, recipe: str, amount: str) -> dict[str, Any]:
         **RECIPES[recipe],
     )
     sets = [read_text(f"{file.stem}={file}") for file in text_of(recipe)]
-    with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary, _faster(pair, start, recipe):
+    with tempfile.TemporaryDirectory(dir=models.KEPT) as temporary:
         began, cpu = time.perf_counter(), time.process_time()
         done = heal(
             str(swapped(pair, start)),
@@ -129,21 +120,6 @@ def healed(pair: str, start: str, recipe: str, amount: str) -> dict[str, Any]:
     }
 
 
-def _faster(pair: str, start: str, recipe: str) -> AbstractContextManager[None]:
-    """Moves the rows of new tokens farther, if the recipe says so."""
-    if recipe not in FACTORS:
-        return nullcontext()
-    return faster_new_rows(FACTORS[recipe], torch.from_numpy(~is_old(_base(pair), swapped(pair, start))))
-
-
-def is_old(base: Path, model: Path) -> np.ndarray:
-    """Whether the base model has a token of the same bytes, bool [rows of the model]."""
-    from mergekit_tokenadapt.transfer.matching import match
-
-    old, new = (models.tokenizer_files(folder).vocabulary for folder in (base, model))
-    return match(old, new).sources >= 0
-
-
 def text_of(recipe: str) -> list[Path]:
     """The files to heal with, one for each kind of text."""
     return sorted(texts.mixed(recipe if recipe in texts.FOLDERS else "").iterdir())
@@ -151,6 +127,8 @@ def text_of(recipe: str) -> list[Path]:
 
 def interpolated(pair: str, start: str, recipe: str, amount: str, share: float) -> dict[str, Any]:
     """Score weights between those before and after a healing that was measured."""
+    import torch
+
     from mergekit_tokenadapt.healing.judging import bits_per_byte, probes, worse
 
     model, trained = (models.in_float32(f) for f in (swapped(pair, start), kept(pair, start, recipe, amount)))

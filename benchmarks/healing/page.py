@@ -33,8 +33,9 @@ starts are named after the method that made the rows. Untied: the model got sepa
 The rows of 50% and 75% of the way are weights between those before and after training (`heal --interpolate`; 75% is the
 default). Learning rates, sizes of passages and steps were chosen on another pair, SmolLM2 with the tokenizer of Mistral
 Tekken, and on other parts of the built-in texts; the default of `--interpolate` on DeepSeek's tokenizer and such parts.
-That of `--plain-share` was chosen by the runs of 15 minutes below. In all runs but those, next-token training and ALM's
-loss (`chunks`), the base model reads all passages (`--plain-share 0`), which was the default until then.
+That of `--plain-share` (0.5) was chosen by the runs of 15 minutes below. Runs without a recipe in their names have it.
+In those with a recipe, the base model reads all passages (`--plain-share 0`), which was the default before. The recipes
+`next-token` and `chunks` (ALM's loss) have no such option.
 A kind where `mean` costs at most {LEAST_GAP} bits per byte more than the base has no gap to close, and is left out of
 the mean: sums of Gemma with Mistral's tokenizer.
 A text got worse where it costs more than 0.5% more bits per byte than before healing; 200 bytes of each of 18 built-in
